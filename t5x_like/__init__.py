@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""t5x_like: a laboratory for Transformer scaling laws.
+
+The package is lazy: importing it, or `t5x_like.scaling`, does not import JAX.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t5x_like.scaling.fit import fit_scaling_law as fit_scaling_law
+
+_LAZY = {"fit_scaling_law": "t5x_like.scaling.fit"}
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 't5x_like' has no attribute {name!r}; it has: {', '.join(sorted(_LAZY))}")
