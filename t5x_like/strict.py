@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strict conversion of plain dicts into frozen dataclasses, and back.
+
+Knows nothing of any particular field. A dataclass may raise `FieldError` from `__post_init__`; every error comes out
+as one line that starts with the dotted path of the field.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from t5x_like.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+class FieldError(ValueError):
+    """A value that a dataclass refuses: the field's name and what would be accepted."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+def convert(cls: type[T], content: Mapping[str, Any], path: str = "") -> T:
+    """Builds the dataclass `cls` from a nested mapping.
+
+    Every key must be a field; a value must have the field's type (an integral float such as 1e6 counts as an int, an
+    int as a float, a list as a tuple). Unions of dataclasses are told apart by their `kind: Literal[...]` field.
+
+    Raises:
+      UserError: one line naming the field, the value and what is accepted.
+    """
+    hints = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in content:
+        if key not in names:
+            raise UserError(
+                f"{_join(path, str(key))}: no such field; accepted: {', '.join(names)}{nearest(str(key), names)}"
+            )
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.name not in content and not optional:
+            raise UserError(f"{_join(path, field.name)}: is missing; expected {_describe(hints[field.name])}")
+    values = {key: _value(hints[key], value, _join(path, key)) for key, value in content.items()}
+    try:
+        return cls(**values)
+    except FieldError as error:
+        raise UserError(f"{_join(path, error.field)}: {error}") from None
+
+
+def to_dict(value: Any) -> Any:
+    """The inverse of `convert`, in types that JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_dict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dict(item) for item in value]
+    return value
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _kind(cls: type) -> str:
+    return get_args(get_type_hints(cls)["kind"])[0]
+
+
+def _describe(hint: Any) -> str:
+    """Says in words what a type accepts."""
+    if get_origin(hint) is Literal:
+        return " | ".join(repr(choice) for choice in get_args(hint))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(member) for member in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a list of {_describe(get_args(hint)[0])}"
+    if hint is type(None):
+        return "None"
+    words = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _refuse(hint: Any, value: Any, path: str) -> UserError:
+    close = ""
+    if get_origin(hint) is Literal and isinstance(value, str):
+        close = nearest(value, [choice for choice in get_args(hint) if isinstance(choice, str)])
+    return UserError(f"{path}={value!r}: expected {_describe(hint)}{close}")
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    if hint is Any:
+        return value
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _union(hint, value, path)
+    if origin is Literal:
+        if value in get_args(hint):
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_value(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, Mapping):
+            return convert(hint, value, path)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    elif type(value) is hint:
+        return value
+    raise _refuse(hint, value, path)
+
+
+def _union(hint: Any, value: Any, path: str) -> Any:
+    members = get_args(hint)
+    if value is None and type(None) in members:
+        return None
+    kinds = {_kind(member): member for member in members if dataclasses.is_dataclass(member)}
+    if not kinds:
+        simple = [member for member in members if member is not type(None)]
+        for member in simple:
+            try:
+                return _value(member, value, path)
+            except UserError:
+                continue
+        raise _refuse(hint, value, path)
+    if isinstance(value, tuple(kinds.values())):
+        return value
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}={value!r}: expected fields with a kind, one of: {', '.join(sorted(kinds))}")
+    kind = value.get("kind")
+    if kind not in kinds:
+        raise UserError(f"{path}.kind={kind!r}: expected one of: {', '.join(sorted(kinds))}{nearest(str(kind), kinds)}")
+    return convert(kinds[kind], value, path)
