@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a careful colleague would say about a fit before anybody spends compute on it, as plain sentences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from t5x_like.scaling.certificate import FLAT
+from t5x_like.scaling.frontier import BEYOND
+from t5x_like.scaling.laws import Law
+from t5x_like.scaling.points import Points
+
+Array = np.ndarray
+Pair = list[float | None]
+
+OUTLIER = 6.0  # robust standard deviations; a normal residual passes it once in 5e8
+REPEATED = 4.0  # passes over the data up to which Muennighoff et al. 2023 see repeated tokens worth nearly fresh ones
+
+
+def concerns(
+    law: Law,
+    points: Points,
+    parameters: Mapping[str, float],
+    intervals: Mapping[str, Pair],
+    residuals: Array,
+    certificate: Mapping[str, Any],
+    optimal: Mapping[str, Any] | None,
+) -> list[str]:
+    """Returns the warnings of a fit, those about the data first, then the fit, then what it is used for."""
+    return [
+        *points.warnings,
+        *_about_data(points),
+        *_about_design(law, points),
+        *_about_residuals(points, residuals),
+        *_about_minimum(certificate),
+        *_about_parameters(law, parameters, intervals, certificate),
+        *_about_frontier(law, points, optimal),
+    ]
+
+
+def _about_data(points: Points) -> list[str]:
+    found = []
+    if len(points.fingerprints) > 1:
+        found.append(
+            f"The runs were trained on {len(points.fingerprints)} different corpora (fingerprints "
+            f"{', '.join(print_[:12] for print_ in points.fingerprints)}): their losses are not comparable."
+        )
+    families = sorted({str(f) for f in points.columns.get("family", []) if f})
+    if len(families) > 1:
+        found.append(f"One law is fitted to {len(families)} model families together: {', '.join(families)}.")
+    unique = points.columns.get("unique_tokens")
+    if unique is not None:
+        passes = np.where(unique > 0, points.tokens / np.where(unique > 0, unique, 1), 1)
+        repeated = passes > 1 + 1e-6
+        if repeated.any():
+            strong = f", beyond {REPEATED:g}, where repetition is known to cost" if passes.max() > REPEATED else ""
+            found.append(
+                f"{_points(repeated.sum())} saw their data more than once (up to {passes.max():.2g} times{strong}); the law "
+                "takes every token as fresh."
+            )
+    return found
+
+
+def _points(n: int) -> str:
+    return "1 point" if n == 1 else f"{n} points"
+
+
+def _about_design(law: Law, points: Points) -> list[str]:
+    found = []
+    n, p = len(points), len(law.parameters)
+    if n <= p + 3:
+        found.append(f"{n} points for {p} parameters leave {n - p} to judge the noise by: the intervals are rough themselves.")
+    correlation = float(np.corrcoef(np.log(points.params), np.log(points.tokens))[0, 1])
+    if abs(correlation) > 0.95:
+        found.append(
+            f"Params and tokens rise together (correlation {correlation:.3f} of their logarithms), so the two exponents are "
+            "hard to tell apart: add cells with other tokens per parameter."
+        )
+    return found
+
+
+def _about_residuals(points: Points, residuals: Array) -> list[str]:
+    scale = 1.4826 * float(np.median(np.abs(residuals)))
+    if scale < 1e-12:
+        return []
+    scale = max(scale, 0.2 * float(np.sqrt(np.mean(residuals**2))))  # a Huber fit passes exactly through some points
+    far = np.flatnonzero(np.abs(residuals) > OUTLIER * scale)
+    if not len(far):
+        return []
+    worst = far[np.argmax(np.abs(residuals[far]))]
+    return [
+        f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations off the law; "
+        f"the worst is {100 * residuals[worst]:+.1f} % at {points.params[worst]:.3g} params and {points.tokens[worst]:.3g} tokens."
+    ]
+
+
+def _about_minimum(certificate: Mapping[str, Any]) -> list[str]:
+    found = []
+    second = certificate["second_method"]
+    if not second["agrees"]:
+        found.append(
+            f"A second method ({second['name']}) ended at objective {second['objective']:.8g}, not at this fit's: the minimum is "
+            "not confirmed."
+        )
+    if certificate["condition_number"] > FLAT:
+        direction = certificate["flattest_direction"]
+        names = sorted(direction, key=lambda name: -abs(direction[name]))[:2]
+        found.append(
+            f"The points barely determine a combination of {' and '.join(names)} (condition number "
+            f"{certificate['condition_number']:.1g}): very different values of them fit almost as well."
+        )
+    return found
+
+
+def _about_parameters(
+    law: Law, parameters: Mapping[str, float], intervals: Mapping[str, Pair], certificate: Mapping[str, Any]
+) -> list[str]:
+    found = [
+        f"{bound.split(' = ')[0]} is at its bound ({bound}): the points do not determine it, and the other parameters' "
+        "intervals are too optimistic."
+        for bound in certificate["active_bounds"]
+    ]
+    for name, (low, high) in intervals.items():
+        limits = law.nonlinear.get(name)
+        if name in law.linear and low is not None and low <= 0 < parameters[name]:
+            found.append(f"The interval of {name} reaches 0: the points do not exclude a law without it.")
+        if limits and (low is None or high is None or low <= limits[0] or high >= limits[1]):
+            found.append(f"The interval of {name} reaches the edge of the range searched, {limits[0]:g} to {limits[1]:g}.")
+        elif limits and low is not None and high is not None and high - low > parameters[name]:
+            found.append(
+                f"The interval of {name}, {low:.2f} to {high:.2f}, is wider than {name} itself: more points, or less noise, "
+                "are needed before extrapolating."
+            )
+    return found
+
+
+def _about_frontier(law: Law, points: Points, optimal: Mapping[str, Any] | None) -> list[str]:
+    if optimal is None:
+        reason = "has no closed form for it" if law.allocation is None else "has no minimum at fixed compute here"
+        return [f"No compute-optimal sizes are given: law {law.name!r} {reason}."]
+    low, high = optimal["intervals"].get("a", (0.0, 0.0))
+    found = []
+    if low is None or high is None or high - low > 0.3:
+        found.append(
+            f"The compute-optimal exponent a is known only {_span(low, high)}: sizes far beyond the largest run (the rows go "
+            f"to {BEYOND:g} times its compute) are guesses."
+        )
+    ratio = points.tokens / points.params
+    ours = [row["tokens_per_param"] for row in optimal["rows"] if row["times_largest"] <= 1]
+    if ours and (max(ours) < ratio.min() or min(ours) > ratio.max()):
+        side = "fewer" if max(ours) < ratio.min() else "more"
+        found.append(
+            f"Every point has {'more' if side == 'fewer' else 'fewer'} tokens per parameter than the law calls optimal "
+            f"({min(ours):.3g} to {max(ours):.3g}): cells with {side} would test it."
+        )
+    return found
+
+
+def _span(low: float | None, high: float | None) -> str:
+    return "without bounds" if low is None or high is None else f"to lie between {low:.2f} and {high:.2f}"

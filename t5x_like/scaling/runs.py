@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the fit reads out of a sweep's run folders: data fingerprints, training curves, a sample of text."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t5x_like.errors import UserError
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's held-out (or, without evaluations, training) loss as it trained: tokens [t], loss [t] in nats per token."""
+
+    run: str
+    params: float
+    tokens: Array
+    loss: Array
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file, or {} where there is no file.
+
+    Raises:
+      UserError: the file is not a JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a JSON object was expected, this is a {type(content).__name__}")
+    return content
+
+
+def fingerprints(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the distinct data fingerprints in the environment.json of the named run folders."""
+    found = (read_object(folder / name / "environment.json").get("data_fingerprint") for name in names if name)
+    return tuple(sorted({str(print_) for print_ in found if print_}))
+
+
+def read_curves(folder: Path, names: Iterable[str], params: Iterable[float]) -> list[Curve]:
+    """Reads metrics.jsonl of the named run folders; runs without one, or with fewer than two usable lines, are passed over."""
+    curves = []
+    for name, size in zip(names, params, strict=True):
+        path = folder / name / "metrics.jsonl"
+        if not name or not path.is_file():
+            continue
+        lines = [line for line in map(_line, path.read_text().splitlines()) if line]
+        chosen = [line for line in lines if line.get("split") == "eval"]
+        chosen = chosen if len(chosen) > 2 else [line for line in lines if line.get("split") == "train"]
+        pairs = np.array([(line["tokens"], line["loss"]) for line in chosen if _positive(line, "tokens", "loss")], float)
+        if len(pairs) >= 2:
+            curves.append(Curve(name, float(size), pairs[:, 0], pairs[:, 1]))
+    return curves
+
+
+def _line(text: str) -> dict[str, Any]:
+    """One metrics line; {} for one that an interrupted run left half-written."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _positive(line: dict[str, Any], *names: str) -> bool:
+    return all(isinstance(line.get(name), int | float) and np.isfinite(line[name]) and line[name] > 0 for name in names)
+
+
+def read_sample(folder: Path | None) -> str | None:
+    """Returns the text of the sweep's sample.txt (written by its largest model), if there is one."""
+    path = folder / "sample.txt" if folder else None
+    return path.read_text(errors="replace") if path and path.is_file() else None

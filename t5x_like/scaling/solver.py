@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Minimises the sum of Huber losses of log-loss residuals, many data sets at once, from many starts.
+
+Two steps. `profile` uses that a law is linear once its exponents are fixed: a grid over the exponents, and in each cell
+a small non-negative least squares, reweighted a few times. `minimise` polishes all parameters together.
+
+Legend: R data sets or starts, n points, P parameters, K linear coefficients, Q exponents.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from t5x_like.scaling.laws import Law
+
+Array = np.ndarray
+
+_STEP = 1e-30  # of the complex-step derivative: no subtraction, so it may be as small as it likes
+
+
+def huber(residuals: Array, delta: float | Array) -> Array:
+    """Returns r^2/2 for |r| <= delta, delta (|r| - delta/2) beyond it (Huber 1964), elementwise."""
+    size = np.abs(residuals)
+    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A law on fixed points, in coordinates where every parameter is of order one.
+
+    The solver's vector theta [R, P] holds the coefficients, each multiplied by the geometric mean of its column over the
+    points and divided by the geometric mean of the losses, then the exponents. So coefficients are shares of
+    a typical loss, and a change of exponent tilts a column about its middle instead of moving it by orders of magnitude.
+    """
+
+    law: Law
+    variables: Mapping[str, Array]
+    log_unit: float  # logarithm of the geometric mean of the losses
+
+    @classmethod
+    def over(cls, law: Law, variables: Mapping[str, Array], loss: Array) -> "Surface":
+        return cls(law, variables, float(np.mean(np.log(loss))))
+
+    @property
+    def lower(self) -> Array:
+        return np.array([0.0] * len(self.law.linear) + [low for low, _ in self.law.nonlinear.values()])
+
+    @property
+    def upper(self) -> Array:
+        return np.array([np.inf] * len(self.law.linear) + [high for _, high in self.law.nonlinear.values()])
+
+    def _logs(self, exponents: Array) -> list[Array]:
+        """Logarithms of the columns, K arrays [R, n] (or [R, 1] for a constant one), at exponents [R, Q]."""
+        named = {name: exponents[:, q, None] for q, name in enumerate(self.law.nonlinear)}
+        columns = self.law.columns(self.variables, named)
+        return [np.log(column) if np.ndim(column) else np.zeros((len(exponents), 1)) for column in columns]
+
+    def columns(self, exponents: Array) -> tuple[Array, Array]:
+        """Returns columns [R, K, n] scaled to geometric mean 1, and the logarithms [R, K] of what they were divided by."""
+        n = len(next(iter(self.variables.values())))
+        logs = self._logs(exponents)
+        means = np.stack([log.mean(1) for log in logs], 1)
+        shape = (len(exponents), n)
+        return np.stack([np.broadcast_to(np.exp(log - log.mean(1, keepdims=True)), shape) for log in logs], 1), means
+
+    def predict(self, theta: Array) -> Array:
+        """Returns log losses [R, n]; -inf where every coefficient is zero."""
+        k = len(self.law.linear)
+        columns, _ = self.columns(theta[:, k:])
+        with np.errstate(divide="ignore"):
+            return np.log(np.einsum("rk,rkn->rn", theta[:, :k], columns)) + self.log_unit
+
+    def jacobian(self, theta: Array) -> tuple[Array, Array]:
+        """Returns log losses [R, n] and their derivatives [R, P, n] by theta."""
+        k = len(self.law.linear)
+        columns, _ = self.columns(theta[:, k:])
+        coefficients = theta[:, :k]
+        loss = np.einsum("rk,rkn->rn", coefficients, columns)
+        slopes = [columns]
+        for q in range(theta.shape[1] - k):
+            stepped = theta[:, k:].astype(complex)
+            stepped[:, q] += 1j * _STEP
+            by_exponent = np.zeros_like(loss)
+            for i, log in enumerate(self._logs(stepped)):
+                if np.iscomplexobj(log):
+                    tilt = log.imag / _STEP
+                    by_exponent += coefficients[:, i, None] * columns[:, i] * (tilt - tilt.mean(1, keepdims=True))
+            slopes.append(by_exponent[:, None])
+        return np.log(loss) + self.log_unit, np.concatenate(slopes, 1) / loss[:, None]
+
+    def natural(self, theta: Array) -> Array:
+        """Returns the law's own parameters [R, P]."""
+        k = len(self.law.linear)
+        _, means = self.columns(theta[:, k:])
+        return np.concatenate([theta[:, :k] * np.exp(self.log_unit - means), theta[:, k:]], 1)
+
+    def scaled(self, parameters: Array) -> Array:
+        """Returns theta [R, P] for the law's own parameters: the inverse of `natural`."""
+        k = len(self.law.linear)
+        _, means = self.columns(parameters[:, k:])
+        return np.concatenate([parameters[:, :k] * np.exp(means - self.log_unit), parameters[:, k:]], 1)
+
+
+def exponent_grid(law: Law, cells: int = 1600) -> Array:
+    """Returns exponents [about `cells`, Q]: a product grid, evenly spaced in the logarithm inside the bounds."""
+    per_axis = max(2, round(cells ** (1 / len(law.nonlinear))))
+    axes = [np.geomspace(low, high, per_axis + 2)[1:-1] for low, high in law.nonlinear.values()]
+    return np.array(list(itertools.product(*axes)))
+
+
+def nonnegative_least_squares(gram: Array, moment: Array) -> Array:
+    """Minimises c'Gc/2 - m'c over c >= 0 for a stack of small problems, trying every set of positive coefficients.
+
+    Args:
+      gram: G [R, K, K], positive semi-definite.
+      moment: m [R, K].
+
+    Returns:
+      c [R, K]. With K coefficients there are 2^K - 1 candidate sets, so the answer is exact, and cheap for K <= 5.
+    """
+    k = gram.shape[-1]
+    best, best_value = np.zeros_like(moment), np.zeros(len(moment))
+    ridge = 1e-13 * np.trace(gram, axis1=1, axis2=2)[:, None, None]
+    for size in range(1, k + 1):
+        for chosen in itertools.combinations(range(k), size):
+            at = np.array(chosen)
+            part = np.linalg.solve(gram[:, at[:, None], at] + ridge * np.eye(size), moment[:, at, None])[..., 0]
+            value = -0.5 * np.einsum("rk,rk->r", part, moment[:, at])
+            better = (part >= 0).all(1) & (value < best_value)
+            best_value = np.where(better, value, best_value)
+            candidate = np.zeros_like(moment)
+            candidate[:, at] = part
+            best = np.where(better[:, None], candidate, best)
+    return best
+
+
+def profile(surface: Surface, log_loss: Array, exponents: Array, delta: float, rounds: int = 6) -> tuple[Array, Array]:
+    """For each row of exponents [R, Q], fits the coefficients; returns theta [R, P] and the Huber objective [R].
+
+    Relative errors stand in for log residuals (equal to first order), so each round is a weighted linear least squares.
+    """
+    loss = np.exp(log_loss - surface.log_unit)
+    columns, _ = surface.columns(exponents)
+    relative = columns / loss
+    weights = np.ones((len(exponents), len(loss)))
+    for _ in range(rounds):
+        gram = np.einsum("rkn,rn,rjn->rkj", relative, weights, relative, optimize=True)
+        coefficients = nonnegative_least_squares(gram, np.einsum("rkn,rn->rk", relative, weights))
+        errors = np.einsum("rk,rkn->rn", coefficients, relative) - 1
+        weights = 1 / np.maximum(np.abs(errors) / delta, 1)
+    theta = np.concatenate([coefficients, exponents], 1)
+    return theta, huber(surface.predict(theta) - log_loss, delta).sum(1)
+
+
+def minimise(
+    surface: Surface, log_loss: Array, start: Array, delta: float, steps: int = 300, tolerance: float = 1e-15
+) -> tuple[Array, Array]:
+    """Descends to a local minimum of the Huber objective from each start, inside the bounds; all starts at once.
+
+    A Levenberg-Marquardt method with two curvatures of the Huber loss. Its true second derivative counts only the points
+    within delta of the surface: a Newton step on it converges fast but, with few such points, is wild. The weights of
+    iterated least squares bound the loss from above: their step always descends, slowly. The matrix is the first plus
+    lambda times the second, lambda falling while steps succeed. Parameters at a bound that the gradient pushes
+    outwards are held there.
+
+    Args:
+      surface: the law on its points.
+      log_loss: targets [R, n] or [n].
+      start: theta [R, P].
+      delta: the Huber threshold.
+      steps: the most steps per start.
+      tolerance: a start is finished when a step promises less than this share of its objective.
+
+    Returns:
+      theta [R, P] and the objectives [R], never above those of the starts.
+    """
+    theta = np.clip(start, surface.lower, surface.upper)
+    log_loss = np.broadcast_to(log_loss, (len(theta), log_loss.shape[-1]))
+    value = huber(surface.predict(theta) - log_loss, delta).sum(1)
+    damping = np.full(len(theta), 0.1)
+    open_ = np.flatnonzero(np.isfinite(value))
+    for _ in range(steps):
+        if not len(open_):
+            break
+        at, target, lam = theta[open_], log_loss[open_], damping[open_]
+        step, promise = _step(surface, at, target, delta, lam)
+        trial = np.clip(at + step, surface.lower, surface.upper)
+        trial_value = huber(surface.predict(trial) - target, delta).sum(1)
+        gain = value[open_] - trial_value
+        accept = gain > 0  # False for NaN and for infinity, too
+        theta[open_[accept]], value[open_[accept]] = trial[accept], trial_value[accept]
+        damping[open_] = np.where(accept, lam * np.where(gain > 0.7 * promise, 0.2, 1.0), lam * 6)
+        still = (promise > tolerance * value[open_]) & (damping[open_] < 1e12)
+        open_ = open_[still]
+    return theta, value
+
+
+def _step(surface: Surface, theta: Array, target: Array, delta: float, damping: Array) -> tuple[Array, Array]:
+    """Returns the damped step [R, P] and the decrease [R] that the quadratic model promises for it."""
+    predicted, jacobian = surface.jacobian(theta)
+    residuals = predicted - target
+    weights = 1 / np.maximum(np.abs(residuals) / delta, 1)
+    curvature = (np.abs(residuals) <= delta) + damping[:, None] * weights
+    gradient = np.einsum("rpn,rn->rp", jacobian, weights * residuals)
+    matrix = (jacobian * curvature[:, None]) @ jacobian.transpose(0, 2, 1)
+    free = free_parameters(surface, theta, gradient)
+    matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0)
+    diagonal = np.einsum("rpp->rp", matrix)
+    diagonal += np.where(free, 1e-13 * diagonal.max(1, keepdims=True) + 1e-300, 1.0)
+    step = -np.linalg.solve(matrix, np.where(free, gradient, 0.0)[..., None])[..., 0]
+    return step, -0.5 * np.einsum("rp,rp->r", step, np.where(free, gradient, 0.0))
+
+
+def free_parameters(surface: Surface, theta: Array, gradient: Array) -> Array:
+    """Returns which parameters [R, P] are not held at a bound by a gradient that pushes outwards."""
+    return ~(((theta <= surface.lower) & (gradient > 0)) | ((theta >= surface.upper) & (gradient < 0)))
+
+
+def anneal(surface: Surface, log_loss: Array, start: Array, delta: float) -> tuple[Array, Array]:
+    """`minimise` with a wide Huber threshold first, narrowed about tenfold at a time: fewer starts end in a crease."""
+    widest = float(np.abs(surface.predict(start) - log_loss).max())
+    if widest > delta:
+        stages = 1 + int(np.ceil(np.log10(widest / delta)))
+        for threshold in np.geomspace(widest, delta, stages)[:-1]:
+            start, _ = minimise(surface, log_loss, start, float(threshold), steps=30, tolerance=1e-3)
+    return minimise(surface, log_loss, start, delta)
+
+
+def find_minimum(surface: Surface, log_loss: Array, delta: float, starts: int = 8) -> tuple[Array, Array, Array]:
+    """Searches the exponents globally, then descends from the best few cells of the grid that are not neighbours.
+
+    Args:
+      surface: the law on its points.
+      log_loss: targets [n].
+      delta: the Huber threshold.
+      starts: how many descents, S.
+
+    Returns:
+      The minimum theta [P]; where the descents began, [S, P]; the objectives they reached, [S].
+    """
+    grid = exponent_grid(surface.law)
+    per_batch = max(1, 400_000 // len(log_loss))
+    profiles = [profile(surface, log_loss, grid[i : i + per_batch], delta) for i in range(0, len(grid), per_batch)]
+    theta = np.concatenate([cells for cells, _ in profiles])
+    values = np.concatenate([objectives for _, objectives in profiles])
+    begun = theta[_apart(np.log(grid), values, starts)]
+    reached, objectives = anneal(surface, log_loss, begun, delta)
+    return reached[np.argmin(objectives)], begun, objectives
+
+
+def _apart(places: Array, values: Array, count: int) -> list[int]:
+    """Returns the indices of the lowest values, passing over places within .2 in every axis of one already taken."""
+    taken: list[int] = []
+    for i in np.argsort(values):
+        if not taken or (np.abs(places[taken] - places[i]).max(1) > 0.2).all():
+            taken.append(int(i))
+        if len(taken) == count:
+            break
+    return taken

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fit in words: the sentences and figures that the terminal and the report share."""
+
+import math
+from collections.abc import Sequence
+
+from t5x_like.scaling.diagnosis import Pair
+from t5x_like.scaling.fit import Fit
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """Returns a number for reading: 0.347, 2,143, 1.04×10¹⁰; "unbounded" for None."""
+    if value is None:
+        return "unbounded"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if -4 < size < 5:
+        return f"{value:,.{max(0, digits - 1 - size)}f}"
+    return f"{value / 10**size:.{digits - 1}f}×10{str(size).translate(_SUPERSCRIPT)}"
+
+
+def count(value: float | None) -> str:
+    """Returns a count for reading: 393k, 2.10M, 70.0B."""
+    if value is None:
+        return "unbounded"
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit * 0.9995:
+            return f"{figure(value / unit)}{name}"
+    return figure(value)
+
+
+def span(pair: Sequence[float | None] | None, show=figure) -> str:
+    """Returns an interval for reading: `0.32 to 0.37`, or an empty string where there is none."""
+    return "" if pair is None else f"{show(pair[0])} to {show(pair[1])}"
+
+
+def percent(share: float, signed: bool = False) -> str:
+    return f"{100 * share:{'+' if signed else ''}.2f} %"
+
+
+def equation(fit: Fit) -> str:
+    """Returns the law with its numbers, such as `1.82 + 478 / params^0.347 + 2,143 / tokens^0.367`."""
+    text = fit.law.formula
+    for name in sorted(fit.parameters, key=len, reverse=True):
+        text = _replace_word(text, name, figure(fit.parameters[name], 4))
+    return text
+
+
+def _replace_word(text: str, word: str, by: str) -> str:
+    import re
+
+    return re.sub(rf"\b{word}\b", by, text)
+
+
+def parameter_rows(fit: Fit) -> list[tuple[str, str, str]]:
+    """Returns (name, estimate, interval) per parameter, then the compute-optimal exponents a and b."""
+    rows = [(name, figure(v, 4), span(fit.intervals.get(name))) for name, v in fit.parameters.items()]
+    optimal = fit.compute_optimal
+    if optimal:
+        rows += [(name, figure(optimal[name]), span(optimal["intervals"].get(name))) for name in ("a", "b")]
+    return rows
+
+
+def findings(fit: Fit) -> list[str]:
+    """Returns what the fit says, a sentence each, most important first."""
+    return [*_allocation(fit), *_holdout(fit), _residuals(fit), *_entropy(fit)]
+
+
+def _allocation(fit: Fit) -> list[str]:
+    optimal = fit.compute_optimal
+    if not optimal:
+        return []
+    a, b = figure(optimal["a"]), figure(optimal["b"])
+    a += _brackets(optimal["intervals"].get("a"))
+    rows = optimal["rows"]
+    largest, furthest = next(r for r in rows if r["times_largest"] >= 0.999), rows[-1]
+    return [
+        f"Compute-optimal params grow as C^{a}, tokens as C^{b}.",
+        f"At the largest compute used, {figure(largest['flops'])} FLOPs, the optimum is {count(largest['params'])} params on "
+        f"{count(largest['tokens'])} tokens ({figure(largest['tokens_per_param'])} tokens per param); at "
+        f"{furthest['times_largest']:.0f} times that, {count(furthest['params'])} on {count(furthest['tokens'])} "
+        f"({figure(furthest['tokens_per_param'])}), with a predicted loss of {figure(furthest['loss'], 4)}"
+        f"{_brackets(furthest.get('intervals', {}).get('loss'), 4)} nats per token.",
+    ]
+
+
+def _brackets(pair: Pair | None, digits: int = 3) -> str:
+    return "" if pair is None else f" ({figure(pair[0], digits)} to {figure(pair[1], digits)})"
+
+
+def _holdout(fit: Fit) -> list[str]:
+    held = fit.holdout
+    if not held:
+        return []
+    return [
+        f"The {held['points']} points of highest compute, predicted from the others: {percent(held['rms_relative_error'])} rms "
+        f"error, {percent(held['mean_relative_error'], signed=True)} on average, "
+        f"{percent(held['worst_relative_error'], signed=True)} at worst."
+    ]
+
+
+def _residuals(fit: Fit) -> str:
+    return f"Residuals: {percent(fit.residual_rms)} rms over {len(fit.points)} points."
+
+
+def _entropy(fit: Fit) -> list[str]:
+    exact = fit.points.exact_entropy
+    if exact is None or "E" not in fit.parameters:
+        return []
+    ours = fit.parameters["E"]
+    text = f"E is {figure(ours, 4)}{_brackets(fit.intervals.get('E'), 4)}; the source's exact entropy is {figure(exact, 4)} nats"
+    return [f"{text} per token ({ours - exact:+.3f})."]
