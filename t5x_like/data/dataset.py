@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every data source is to the rest of the package: numbered rows, cut into batches.
+
+A source has an endless sequence of training rows and a fixed sequence of held-out rows. Row k is a pure function of
+(config, seed, k), and batch i is rows [i B, (i + 1) B). So a position is the whole state of the input: restarts, hosts
+and the batch size never change which tokens come when.
+"""
+
+import functools
+import hashlib
+import itertools
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from t5x_like.data.packing import Batch
+from t5x_like.data.tokenizers import Tokenizer
+from t5x_like.errors import UserError
+
+if TYPE_CHECKING:
+    import grain
+
+# Rows are made this many tokens at a time: numpy's cost per call would dominate batches of a tiny model.
+_BLOCK_TOKENS = 65536
+
+
+class Dataset(ABC):
+    """A data source, ready to be read.
+
+    Attributes:
+      vocab_size: number of token ids.
+      sequence_length: T.
+      tokenizer: None where tokens are not text.
+      exact_entropy: nats per token of the source, None where nobody knows it.
+      fingerprint: hexadecimal digits that change with any token of training or held-out data.
+      unique_tokens: tokens in the training stream; None: unlimited.
+      held_out_bytes_per_token: UTF-8 bytes per held-out token, separators counted as tokens of no bytes, so that
+        bits per byte = loss in nats / (ln 2 * held_out_bytes_per_token). None where tokens are not text.
+      description: counts and fingerprints for environment.json.
+    """
+
+    vocab_size: int
+    sequence_length: int
+    tokenizer: Tokenizer | None = None
+    exact_entropy: float | None = None
+    fingerprint: str
+    unique_tokens: int | None = None
+    held_out_bytes_per_token: float | None = None
+    description: dict[str, Any]
+
+    @abstractmethod
+    def _training_rows(self, first: int, count: int) -> Batch:
+        """Returns training rows [first, first + count), each feature [count, T]."""
+
+    @abstractmethod
+    def _held_out_rows(self, first: int, count: int) -> Batch:
+        """Returns held-out rows [first, first + count), which do not depend on the run's seed."""
+
+    @property
+    def _num_held_out_rows(self) -> int | None:
+        """How many held-out rows there are; None: any number."""
+        return None
+
+    def _score_features(self, batch: Batch) -> Batch:
+        """Returns the features that evaluation batches carry besides."""
+        return {}
+
+    def training_batch(self, index: int, batch_size: int, *, host_index: int = 0, host_count: int = 1) -> Batch:
+        """Returns host `host_index`'s rows of training batch `index`: features [batch_size / host_count, T].
+
+        Raises:
+          UserError: the hosts do not divide the batch.
+        """
+        rows = _host_rows(batch_size, host_index, host_count)
+        return self._from_blocks(index * batch_size + rows.start, len(rows))
+
+    def grain_batches(self, batch_size: int, *, host_index: int = 0, host_count: int = 1) -> "grain.MapDataset":
+        """Returns the training batches as a Grain dataset whose element i is batch i, for mixing and prefetching.
+
+        Differs from Grain's usual pipeline: an element is a whole batch and the shuffle is ours, because Grain's costs
+        more for one window of 64 tokens than cutting and packing it does.
+        """
+        import grain  # here: it imports JAX, which the rest of data/ does without
+
+        batch = functools.partial(
+            self.training_batch, batch_size=batch_size, host_index=host_index, host_count=host_count
+        )
+        return grain.MapDataset.range(sys.maxsize).map(batch)
+
+    def train_batches(
+        self, batch_size: int, *, start: int = 0, host_index: int = 0, host_count: int = 1
+    ) -> Iterator[Batch]:
+        """Returns this host's rows of training batches `start`, `start` + 1, ... without end.
+
+        Host h of H gets rows [h B/H, (h + 1) B/H) of every batch. The arrays are read-only views.
+
+        Raises:
+          UserError: the hosts do not divide the batch.
+        """
+        _host_rows(batch_size, host_index, host_count)
+        batches = self.grain_batches(batch_size, host_index=host_index, host_count=host_count)
+        return (batches[index] for index in itertools.count(start))
+
+    def eval_batches(
+        self, batch_size: int, num_tokens: int, *, host_index: int = 0, host_count: int = 1
+    ) -> Iterator[Batch]:
+        """Returns this host's rows of the held-out batches, always the same tokens whatever the seed and batch size.
+
+        They hold `num_tokens` tokens rounded up to whole rows, or all there are. Missing rows of the last batch are
+        padding: zeros, with segment id 0 and weight 0, so every batch has the same shape.
+
+        Raises:
+          UserError: the hosts do not divide the batch.
+        """
+        rows = _host_rows(batch_size, host_index, host_count)
+        wanted = -(-num_tokens // self.sequence_length)
+        total = wanted if self._num_held_out_rows is None else min(wanted, self._num_held_out_rows)
+        return (self._eval_batch(begin + rows.start, len(rows), total) for begin in range(0, total, batch_size))
+
+    def _eval_batch(self, first: int, count: int, total: int) -> Batch:
+        """Returns held-out rows [first, first + count), zeros from row `total` on."""
+        real = min(max(total - first, 0), count)
+        batch = self._held_out_rows(first, real)
+        batch = {name: np.pad(value, ((0, count - real), (0, 0))) for name, value in batch.items()}
+        return batch | self._score_features(batch)
+
+    def _from_blocks(self, first: int, count: int) -> Batch:
+        """Returns training rows [first, first + count) out of blocks that are made once and kept a while."""
+        size = max(1, _BLOCK_TOKENS // self.sequence_length)
+        parts = []
+        while count:
+            block, offset = divmod(first, size)
+            taken = min(count, size - offset)
+            rows = self._block(block, size)
+            parts.append({name: value[offset : offset + taken] for name, value in rows.items()})
+            first, count = first + taken, count - taken
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    @functools.cached_property
+    def _block(self) -> Any:
+        @functools.lru_cache(maxsize=2)
+        def block(index: int, size: int) -> Batch:
+            rows = self._training_rows(index * size, size)
+            for value in rows.values():
+                value.flags.writeable = False
+            return rows
+
+        return block
+
+
+def random_stream(*names: str | int, block: int = 0) -> np.random.Philox:
+    """Returns a counter-based generator (Philox, Salmon et al. 2011) that `names` alone determine.
+
+    Its raw 64-bit output is the same on every machine and under every NumPy. `block` skips that many blocks of four.
+    """
+    digest = hashlib.sha256("\n".join(map(str, names)).encode()).digest()
+    return np.random.Philox(key=int.from_bytes(digest[:16], "little"), counter=block)
+
+
+def _host_rows(batch_size: int, host_index: int, host_count: int) -> range:
+    if batch_size % host_count:
+        raise UserError(f"training.batch_size={batch_size}: not a multiple of the {host_count} hosts")
+    rows = batch_size // host_count
+    return range(host_index * rows, (host_index + 1) * rows)

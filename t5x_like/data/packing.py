@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packing: documents in one stream of tokens, cut into windows of equal length.
+
+The stream S is every document behind a separator, one after another. Window w of length T takes the T + 1 tokens from
+S[w T] on: the first T are its inputs, the last T its targets, so consecutive windows share one token and every token
+of the stream but the first is a target exactly once. With T = 6, the separator 0, and the documents (7 8 9) and
+(4 5 6 4 5), the stream fills one window and half of another:
+
+    stream                    0 7 8 9 0 4 | 5 6 4 5          starts: 0, 4
+
+    window 0                                    window 1
+    decoder_input_tokens      0 7 8 9 0 4       5 6 4 0 0 0
+    decoder_target_tokens     7 8 9 0 4 5       6 4 5 0 0 0
+    decoder_segment_ids       1 1 1 1 2 2       1 1 1 0 0 0
+    decoder_positions         0 1 2 3 0 1       0 1 2 0 0 0
+    decoder_loss_weights      1 1 1 1 1 1       1 1 1 0 0 0
+
+A document's last token has the next separator as its target: "here the text ends". A document that is cut by a window's
+edge starts anew there, with segment 1 and position 0. What lies past the end of the stream is padding: token 0, segment
+0, position 0, weight 0.
+"""
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+
+def pack(documents: list[np.ndarray], separator: int) -> tuple[np.ndarray, np.ndarray]:
+    """Joins documents into a stream.
+
+    Args:
+      documents: token arrays, uint16 [tokens].
+      separator: the token put before each.
+
+    Returns:
+      The stream, uint16 [tokens], and where each document's separator is, int64 [documents].
+    """
+    lengths = np.array([len(document) + 1 for document in documents], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    stream = np.full(lengths.sum(), separator, np.uint16)
+    for start, document in zip(starts, documents, strict=True):
+        stream[start + 1 : start + 1 + len(document)] = document
+    return stream, starts
+
+
+def num_windows(stream_length: int, length: int) -> int:
+    """How many windows of `length` have at least one target in a stream of `stream_length` tokens."""
+    return -(-(stream_length - 1) // length)
+
+
+def windows(stream: np.ndarray, document_starts: np.ndarray, indices: np.ndarray, length: int) -> Batch:
+    """Cuts windows out of a stream; the example above shows the values.
+
+    Args:
+      stream: tokens, integers [S].
+      document_starts: where the documents begin, ascending int64 [documents]; the first is 0.
+      indices: which windows, integers [B], in any order; those past the stream's end are all padding.
+      length: T.
+
+    Returns:
+      The five `decoder_*` features, [B, T] each: int32, the weights float32.
+    """
+    begins = np.asarray(indices, np.int64) * length
+    places = begins[:, None] + np.arange(length + 1)
+    ends_inside = begins.size == 0 or int(begins.max()) + length < len(stream)
+    tokens = stream[places if ends_inside else np.minimum(places, len(stream) - 1)].astype(np.int32)
+    segments, positions = _segments(document_starts, begins, length)
+    batch = {
+        "decoder_input_tokens": tokens[:, :-1],
+        "decoder_target_tokens": tokens[:, 1:],
+        "decoder_segment_ids": segments,
+        "decoder_positions": positions,
+        "decoder_loss_weights": np.ones(segments.shape, np.float32),
+    }
+    if not ends_inside:
+        real = places[:, 1:] < len(stream)
+        batch = {name: value * real.astype(value.dtype) for name, value in batch.items()}
+    return batch
+
+
+def _segments(starts: np.ndarray, begins: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns segment ids and positions, int32 [B, T], of windows that begin at `begins`.
+
+    Few windows hold the start of a document, so starts are scattered into the windows rather than looked up for
+    every token.
+    """
+    first = np.searchsorted(starts, begins, side="right")  # the first document to start within, past the window's edge
+    counts = np.searchsorted(starts, begins + length, side="left") - first
+    segments = np.ones((len(begins), length), np.int32)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), segments.shape).copy()
+    (touched,) = np.nonzero(counts)
+    if touched.size:
+        counts = counts[touched]
+        rows = np.repeat(np.arange(touched.size), counts)
+        within = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
+        columns = starts[first[touched][rows] + within] - begins[touched][rows]
+        last_start = np.zeros((touched.size, length), np.int32)
+        last_start[rows, columns] = columns
+        segments[touched] += np.cumsum(last_start > 0, axis=1, dtype=np.int32)
+        positions[touched] -= np.maximum.accumulate(last_start, axis=1)
+    return segments, positions
