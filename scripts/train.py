@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the run that a config describes, or goes on with it.
+
+python scripts/train.py --config=configs/python_small.py --workdir=runs/small --config.training.tokens=1e6
+"""
+
+from t5x_like.command_line import Parser
+from t5x_like.config_files import load_run
+from t5x_like.errors import exit_with
+
+
+def main() -> int:
+    parser = Parser(__doc__, required=("config", "workdir"))
+    parser.add_argument("--config", metavar="FILE", help="a file with get_config(); --config.field=value changes it")
+    parser.add_argument("--workdir", metavar="DIR", help="the run folder; a run found there is resumed")
+    flags, overrides = parser.read_with_overrides()
+    config = load_run(flags.config, overrides)
+
+    from t5x_like.training.loop import train
+    from t5x_like.training.progress import reporter
+    from t5x_like.training.startup import configure_jax
+
+    configure_jax()
+    summary = train(config, flags.workdir, reporter=reporter())
+    loss = "" if summary["loss"] is None else f", held-out loss {summary['loss']:.4f} +- {summary['loss_stderr']:.4f}"
+    print(f"{summary['status']} at step {summary['steps']}, {summary['tokens']:,} tokens{loss}: {flags.workdir}")
+    return {"finished": 0, "diverged": 1, "interrupted": 130}[summary["status"]]
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model families: pure functions `init(key) -> params` and `apply(params, batch) -> outputs`."""
+
+from t5x_like.config import ModelConfig
+from t5x_like.models.decoder_only import DecoderOnly
+
+FAMILIES = {"decoder_only": DecoderOnly}
+
+
+def build_model(config: ModelConfig) -> DecoderOnly:
+    """Returns the model that a resolved model config describes."""
+    return FAMILIES[config.kind](config)

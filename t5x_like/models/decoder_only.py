@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder-only family: GPT (Radford et al. 2018, 2019) and LLaMA (Touvron et al. 2023) by their fields."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config import DecoderOnlyConfig
+from t5x_like.models.context import Context, MaskSpec
+from t5x_like.models.layers.attention import Cache, SelfAttention
+from t5x_like.models.layers.embeddings import Embedding, dropout
+from t5x_like.models.layers.feed_forward import FeedForward
+from t5x_like.models.layers.linear import Linear, project
+from t5x_like.models.layers.norms import Norm
+from t5x_like.models.layers.parameters import Params, initialise, record_specs
+from t5x_like.models.layers.positions import sinusoidal
+from t5x_like.models.stack import Stack
+
+
+class DecoderBlock(nn.Module):
+    """Attention, then feed-forward, each a residual branch.
+
+    pre-norm   x = x + attention(norm(x));  x = x + mlp(norm(x))
+    post-norm  x = norm(x + attention(x));  x = norm(x + mlp(x))
+    """
+
+    config: DecoderOnlyConfig
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, ctx: Context, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None, dict[str, jax.Array]]:
+        c = self.config
+        assert c.num_kv_heads and c.head_dim and c.mlp_dim
+        out_scale = 1 / math.sqrt(2 * c.num_layers)  # keeps the residual stream's variance near 1 at any depth
+        attention = SelfAttention(
+            c.d_model,
+            c.num_heads,
+            c.num_kv_heads,
+            c.head_dim,
+            c.rope_theta if c.positions == "rotary" else None,
+            c.use_bias,
+            out_scale,
+            name="attention",
+        )
+        mlp = FeedForward(c.d_model, c.mlp_dim, c.activation, c.gated_mlp, c.use_bias, out_scale, name="mlp")
+        attention_norm = Norm(c.norm, c.norm_epsilon, c.use_bias, name="attention_norm")
+        mlp_norm = Norm(c.norm, c.norm_epsilon, c.use_bias, name="mlp_norm")
+
+        def branch(y: jax.Array, number: int) -> jax.Array:
+            key = None if ctx.key is None else jax.random.fold_in(ctx.key, number)
+            return ctx.constrain(dropout(y, c.dropout_rate, key, ctx.train), "batch length embed")
+
+        if c.norm_position == "pre":
+            y, cache = attention(attention_norm(x), ctx, cache)
+            x = x + branch(y, 0)
+            x = x + branch(mlp(mlp_norm(x), ctx), 1)
+        else:
+            y, cache = attention(x, ctx, cache)
+            x = attention_norm(x + branch(y, 0))
+            x = mlp_norm(x + branch(mlp(x, ctx), 1))
+        return x, cache, {}
+
+
+class DecoderOnly:
+    """Token embeddings, a stack of causal blocks, logits.
+
+    Attributes:
+      config: resolved (no field is None).
+    """
+
+    def __init__(self, config: DecoderOnlyConfig):
+        c = self.config = config
+        assert c.vocab_size and c.max_length and c.num_kv_heads and c.head_dim
+        self.vocab_size, self.max_length = c.vocab_size, c.max_length
+        self.cache_shape = (c.num_kv_heads, c.head_dim)
+        self.stack = Stack((DecoderBlock(c),), c.num_layers)
+        # Logits of a unit-variance hidden state through a tied table start with variance 1 at every width.
+        self.token_embedding = Embedding(c.vocab_size, c.d_model, "vocab", 1 / math.sqrt(c.d_model))
+        self.position_embedding = Embedding(c.max_length, c.d_model, "positions", 0.02)
+        self.final_norm = Norm(c.norm, c.norm_epsilon, c.use_bias)
+        self.logits = Linear("BTD,DV->BTV", (c.d_model,), ("embed",), (c.vocab_size,), ("vocab",))
+
+    def specs(self) -> Params:
+        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
+        c = self.config
+        tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        x = jax.ShapeDtypeStruct((1, 1, c.d_model), jnp.float32)
+        decoder = {"layers": self.stack.specs(c.d_model)}
+        if c.norm_position == "pre":
+            decoder["final_norm"] = record_specs(self.final_norm, x)
+        specs = {"token_embedding": record_specs(self.token_embedding, tokens), "decoder": decoder}
+        if c.positions == "learned":
+            specs["position_embedding"] = record_specs(self.position_embedding, tokens)
+        if not c.tie_embeddings:
+            specs["logits"] = record_specs(self.logits, x)
+        return specs
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws float32 parameters; the same bits on every mesh."""
+        return initialise(self.specs(), key)
+
+    def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32) -> Params:
+        """Returns an empty cache of `length` slots: keys and values by layer, segment ids, and the next free slot."""
+        shape = (self.config.num_layers, batch_size, length, *self.cache_shape)
+        return {
+            "layers": {"0": {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}},
+            "segment_ids": jnp.zeros((batch_size, length), jnp.int32),
+            "index": jnp.zeros((), jnp.int32),
+        }
+
+    def apply(
+        self,
+        params: Params,
+        batch: dict[str, jax.Array],
+        *,
+        key: jax.Array | None = None,
+        train: bool = False,
+        cache: Params | None = None,
+        want: Sequence[str] = ("logits",),
+        ctx: Context | None = None,
+    ) -> dict[str, Any]:
+        """Computes what `want` names.
+
+        Args:
+          params: as `init` returns them.
+          batch: `decoder_input_tokens` int [B, T]; optionally `decoder_segment_ids` (absent: 1 everywhere) and
+            `decoder_positions` (absent: 0 to T-1, continued from the cache).
+          key: randomness, for dropout.
+          train: whether dropout acts.
+          cache: from `init_cache` or an earlier call's outputs["cache"]; this call's tokens are appended to it.
+          want: any of "logits" float32 [B, T, V], "hidden" [B, T, D] after the final norm, and "hidden_states",
+            [L + 1, B, T, D], embeddings first, the last after the final norm.
+          ctx: execution; by default float32, on whatever device the parameters are.
+
+        Returns:
+          {name: array for name in want}, "aux" (sums such as router losses) and, with a cache, "cache".
+        """
+        c = self.config
+        tokens = batch["decoder_input_tokens"]
+        ctx = (ctx or Context()).replace(train=train, key=key)
+        ctx, cache = self._with_mask_and_positions(ctx, batch, tokens, cache)
+        x = self._embed(params, tokens, ctx)
+        keep = "hidden_states" in want
+        layers = None if cache is None else cache["layers"]
+        x, layers, aux, states = self.stack.apply(params["decoder"]["layers"], x, ctx, layers, keep)
+        if c.norm_position == "pre":
+            x = self.final_norm.apply({"params": params["decoder"]["final_norm"]}, x)
+        outputs: dict[str, Any] = {"aux": aux}
+        if "hidden" in want:
+            outputs["hidden"] = x
+        if keep:
+            outputs["hidden_states"] = jnp.concatenate([states, x[None]])
+        if "logits" in want:
+            outputs["logits"] = self.unembed(self.unembedding(params), x, ctx)
+        if cache is not None:
+            outputs["cache"] = {**cache, "layers": layers, "index": cache["index"] + tokens.shape[1]}
+        return outputs
+
+    def unembedding(self, params: Params) -> Params:
+        """The part of the parameters that `unembed` reads."""
+        name = "token_embedding" if self.config.tie_embeddings else "logits"
+        return {name: params[name]}
+
+    def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array:
+        """Maps hidden states [B, T, D] to float32 logits [B, T, V]; `params` may be just `unembedding(params)`."""
+        ctx = ctx or Context()
+        if self.config.tie_embeddings:
+            logits = project(hidden, params["token_embedding"]["embedding"], "BTD,VD->BTV")
+        else:
+            logits = self.logits.apply({"params": params["logits"]}, hidden)
+        return ctx.constrain(logits.astype(ctx.policy.softmax), "batch length vocab")
+
+    def _embed(self, params: Params, tokens: jax.Array, ctx: Context) -> jax.Array:
+        c = self.config
+        assert ctx.positions is not None
+        x = self.token_embedding.apply({"params": params["token_embedding"]}, tokens)
+        if c.scale_embeddings:
+            x = x * math.sqrt(c.d_model)
+        if c.positions == "learned":
+            x = x + self.position_embedding.apply({"params": params["position_embedding"]}, ctx.positions)
+        elif c.positions == "sinusoidal":
+            x = x + sinusoidal(ctx.positions, c.d_model)
+        key = None if ctx.key is None else jax.random.fold_in(ctx.key, c.num_layers)
+        x = dropout(x.astype(ctx.policy.compute), c.dropout_rate, key, ctx.train)
+        return ctx.constrain(x, "batch length embed")
+
+    def _with_mask_and_positions(
+        self, ctx: Context, batch: dict[str, jax.Array], tokens: jax.Array, cache: Params | None
+    ) -> tuple[Context, Params | None]:
+        segments = batch.get("decoder_segment_ids")
+        positions = batch.get("decoder_positions")
+        start: jax.Array | int = 0 if cache is None else cache["index"]
+        if positions is None:
+            positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1]), tokens.shape)
+        kv_segments = segments
+        if cache is not None:
+            segments = jnp.ones_like(tokens) if segments is None else segments
+            kv_segments = jax.lax.dynamic_update_slice(cache["segment_ids"], segments, (0, start))
+            cache = {**cache, "segment_ids": kv_segments}
+        mask = MaskSpec(causal=True, q_segments=segments, kv_segments=kv_segments, offset=start)
+        return ctx.replace(positions=positions, mask=mask), cache

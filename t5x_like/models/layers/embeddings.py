@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of embeddings, and the dropout that follows them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_like.models.layers.parameters import Normal, ParamSpec, parameter
+
+
+class Embedding(nn.Module):
+    """A table of `size` rows of width D, looked up by integer.
+
+    Attributes:
+      axis: logical name of the rows: "vocab" for tokens, "positions" for positions.
+      stddev: of the initial values.
+    """
+
+    size: int
+    width: int
+    axis: str
+    stddev: float
+
+    @nn.compact
+    def __call__(self, indices: jax.Array) -> jax.Array:
+        spec = ParamSpec(
+            (self.size, self.width), (self.axis, "embed"), (self.axis,), ("embed",), init=Normal(self.stddev)
+        )
+        return jnp.take(parameter(self, "embedding", spec), indices, axis=0)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> jax.Array:
+    """Zeroes a fraction `rate` of x and scales the rest up (Srivastava et al. 2014); identity outside training."""
+    if not train or rate == 0.0:
+        return x
+    if key is None:
+        raise ValueError("dropout in training needs a key: model.apply(..., key=key, train=True)")
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LayerNorm (Ba et al. 2016) and RMSNorm (Zhang and Sennrich 2019)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_like.models.layers.parameters import Constant, ParamSpec, parameter
+
+
+class Norm(nn.Module):
+    """Normalises the last dimension; statistics in float32, the result in the input's dtype.
+
+    Attributes:
+      kind: "layernorm" subtracts the mean and divides by the standard deviation; "rmsnorm" divides by the root mean
+        square.
+      use_bias: whether a bias is added after the scale.
+    """
+
+    kind: str
+    epsilon: float
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, axes = (x.shape[-1],), ("embed",)
+        scale = parameter(self, "scale", ParamSpec(shape, axes, init=Constant(1.0)))
+        y = x.astype(jnp.float32)
+        if self.kind == "layernorm":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon) * scale
+        if self.use_bias:
+            y = y + parameter(self, "bias", ParamSpec(shape, axes, init=Constant(0.0)))
+        return y.astype(x.dtype)

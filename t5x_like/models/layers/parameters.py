@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Declaring parameters: one helper through which every parameter of every layer goes, so that its meaning is recorded.
+
+Optimizers, weight decay, tuning methods and shardings read a `ParamSpec`; nobody guesses from a shape what a parameter
+is (a stack of norms has two dimensions, and is no matrix).
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Initial values drawn from a normal distribution of mean 0."""
+
+    stddev: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        return (self.stddev * jax.random.normal(key, shape)).astype(dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """One initial value everywhere."""
+
+    value: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        return jnp.full(shape, self.value, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSpec:
+    """What a parameter is.
+
+    Attributes:
+      shape: its dimensions.
+      axes: their logical names, one each.
+      in_axes: names of the dimensions that a product with this parameter contracts (empty: not a matrix).
+      out_axes: names of the dimensions that it produces.
+      init: draws the initial value.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    in_axes: tuple[str, ...] = ()
+    out_axes: tuple[str, ...] = ()
+    init: Normal | Constant = Constant(0.0)
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.axes):
+            raise ValueError(f"a parameter of shape {self.shape} needs {len(self.shape)} axis names, not {self.axes}")
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it maps inputs to outputs, whatever the number of its dimensions."""
+        return bool(self.in_axes and self.out_axes)
+
+    def stacked(self, layers: int) -> "ParamSpec":
+        """The same parameter, once for each of `layers` layers."""
+        return dataclasses.replace(self, shape=(layers, *self.shape), axes=("layers", *self.axes))
+
+
+_record: ContextVar[dict[tuple[str, ...], ParamSpec] | None] = ContextVar(
+    "parameter specs being recorded", default=None
+)
+
+
+def parameter(module: nn.Module, name: str, spec: ParamSpec) -> Any:
+    """Declares the parameter `name` of a Linen module and returns its value."""
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+    record = _record.get()
+    if record is not None:
+        record[(*module.path, name)] = spec
+    return module.param(name, lambda key: spec.init(key, spec.shape, jnp.float32))
+
+
+def record_specs(module: nn.Module, *args: Any) -> Params:
+    """Returns the nested dict of ParamSpec that `module`, called with `args`, declares. Computes nothing."""
+    record: dict[tuple[str, ...], ParamSpec] = {}
+    token = _record.set(record)
+    try:
+        jax.eval_shape(module.init, jax.random.key(0), *args)
+    finally:
+        _record.reset(token)
+    tree: Params = {}
+    for path, spec in record.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = spec
+    return tree
+
+
+def map_specs(function: Callable[[ParamSpec], Any], specs: Params) -> Params:
+    """Maps over the ParamSpecs of a tree."""
+    return jax.tree.map(function, specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+
+
+def initialise(specs: Params, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Params:
+    """Draws every parameter from a key folded from its own path.
+
+    So the value of a parameter depends on the seed and its name alone: not on the mesh, and not on which other
+    parameters there are. Stacked layers are drawn in one piece.
+    """
+
+    def draw(path: tuple[Any, ...], spec: ParamSpec) -> jax.Array:
+        name = "/".join(str(entry.key) for entry in path)
+        return spec.init(jax.random.fold_in(key, zlib.crc32(name.encode())), spec.shape, dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=lambda node: isinstance(node, ParamSpec))

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stack of layers: a pattern of p blocks, repeated L/p times, its parameters stacked over the repeats.
+
+    layers/0/...  [L/p, ...]     the pattern's first block of every repeat
+    layers/1/...  [L/p, ...]     its second
+
+The layout is the same whether layers are scanned or unrolled, rematerialised or not. The stack is plain JAX on those
+arrays; a block is any Linen module `block(x, ctx, cache) -> (x, cache, aux)`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_like.models.context import Context
+from t5x_like.models.layers.parameters import Params, map_specs, record_specs
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks over a repeating pattern.
+
+    Attributes:
+      pattern: the p blocks of one repeat.
+      repeats: how often the pattern is repeated.
+    """
+
+    pattern: tuple[nn.Module, ...]
+    repeats: int
+
+    def specs(self, width: int) -> Params:
+        """Returns {"0": specs, ..., "p-1": specs}, each parameter with a leading `layers` dimension."""
+        x = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
+        ctx = Context(positions=jnp.zeros((1, 1), jnp.int32))
+        return {
+            str(i): map_specs(lambda spec: spec.stacked(self.repeats), record_specs(block, x, ctx, None))
+            for i, block in enumerate(self.pattern)
+        }
+
+    def apply(
+        self, params: Params, x: jax.Array, ctx: Context, cache: Params | None = None, keep_states: bool = False
+    ) -> tuple[jax.Array, Params | None, dict[str, jax.Array], jax.Array | None]:
+        """Runs x through all layers.
+
+        Args:
+          params: as `specs` describes.
+          x: [B, T, D].
+          ctx: shared by all layers; its key is folded with the number of the layer.
+          cache: {"0": {"key": [L/p, B, S, K, C], ...}, ...} or None.
+          keep_states: whether to return what enters every block.
+
+        Returns:
+          x after the last layer, the new cache, auxiliary sums added up over layers, and [L, B, T, D] or None.
+        """
+
+        def repeat(x: jax.Array, params: Params, cache: Params | None, start: jax.Array) -> tuple[jax.Array, Any]:
+            states, caches, aux = [], {}, {}
+            for i, block in enumerate(self.pattern):
+                states.append(x)
+                here = ctx if ctx.key is None else ctx.replace(key=jax.random.fold_in(ctx.key, start + i))
+                name = str(i)
+                x, caches[name], more = block.apply(
+                    {"params": params[name]}, x, here, None if cache is None else cache[name]
+                )
+                aux = {key: aux.get(key, 0.0) + value for key, value in more.items()} if more else aux
+            return x, (caches, aux, jnp.stack(states) if keep_states else None)
+
+        if ctx.train and ctx.remat == "full":
+            repeat = jax.checkpoint(repeat)
+        starts = len(self.pattern) * jnp.arange(self.repeats)
+        if ctx.scan_layers:
+            x, (caches, aux, states) = jax.lax.scan(lambda x, xs: repeat(x, *xs), x, (params, cache, starts))
+        else:
+            collected = []
+            for number, layer in enumerate(_unstack(params, self.repeats)):
+                part = None if cache is None else jax.tree.map(lambda leaf, n=number: leaf[n], cache)
+                x, kept = repeat(x, layer, part, starts[number])
+                collected.append(kept)
+            caches, aux, states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *collected)
+        if keep_states:
+            states = states.reshape(-1, *x.shape)
+        return x, None if cache is None else caches, jax.tree.map(lambda leaf: leaf.sum(0), aux), states
+
+
+@jax.custom_vjp
+def _slices(leaf: jax.Array) -> Sequence[jax.Array]:
+    return tuple(leaf[i] for i in range(leaf.shape[0]))
+
+
+# Autodiff alone would pad the gradient of every slice to the whole stack and add L such arrays.
+_slices.defvjp(lambda leaf: (_slices(leaf), None), lambda _, slices: (jnp.stack(slices),))
+
+
+def _unstack(params: Params, repeats: int) -> list[Params]:
+    """Splits stacked parameters into one tree for each repeat."""
+    leaves, treedef = jax.tree.flatten(params)
+    split = [_slices(leaf) for leaf in leaves]
+    return [treedef.unflatten([slices[i] for slices in split]) for i in range(repeats)]

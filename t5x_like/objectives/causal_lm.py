@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Causal language modelling: the cross-entropy of every next token."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config import CausalLMConfig
+from t5x_like.models.context import Context
+from t5x_like.models.decoder_only import DecoderOnly
+from t5x_like.models.layers.parameters import Params
+from t5x_like.objectives.chunked import chunk_length, sum_over_chunks
+
+Batch = dict[str, jax.Array]
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class CausalLM:
+    """A task: `prepare` a batch, then sums and weights of its losses.
+
+    Attributes:
+      separable: the loss is a sum over examples, so that microbatches may be accumulated.
+    """
+
+    separable = True
+
+    def __init__(self, config: CausalLMConfig):
+        self.config = config
+
+    def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
+        """Identity: next-token prediction needs nothing from the state."""
+        del state, key
+        return batch
+
+    def loss(self, model: DecoderOnly, params: Params, batch: Batch, *, key: jax.Array | None, ctx: Context) -> Sums:
+        """Returns {"loss", "accuracy": (float32 sum over the batch, summed weights)} of a training batch.
+
+        Args:
+          model: outputs "hidden" and unembeds.
+          params: of the model.
+          batch: a decoder-only batch with `decoder_target_tokens` [B, T] and optionally `decoder_loss_weights` [B, T].
+          key: for dropout.
+          ctx: execution.
+        """
+        return {
+            name: (value.sum(), weight.sum())
+            for name, (value, weight) in self._sums(model, params, batch, key, ctx.replace(train=True)).items()
+        }
+
+    def evaluate(self, model: DecoderOnly, params: Params, batch: Batch, *, ctx: Context) -> Sums:
+        """Returns the same for held-out data, each a pair of [B], one entry an example.
+
+        A batch from a known process carries `decoder_target_distribution` [B, T, V], the true distribution of every
+        next token. Then there is also "divergence": KL(truth || model) in nats, which scores the model without the
+        noise of sampled targets: its cross-entropy is the process's entropy plus that.
+        """
+        return self._sums(model, params, batch, None, ctx.replace(train=False))
+
+    def _sums(self, model: DecoderOnly, params: Params, batch: Batch, key: jax.Array | None, ctx: Context) -> Sums:
+        outputs = model.apply(params, batch, key=key, train=ctx.train, want=("hidden",), ctx=ctx)
+        targets = batch["decoder_target_tokens"]
+        weights = batch.get("decoder_loss_weights", jnp.ones(targets.shape, jnp.float32))
+        rest = {"targets": targets, "weights": weights}
+        if "decoder_target_distribution" in batch and not ctx.train:
+            rest["distribution"] = batch["decoder_target_distribution"]
+
+        def of_chunk(params: Params, hidden: jax.Array, rest: Batch) -> tuple[jax.Array, Batch]:
+            logits = model.unembed(params, hidden, ctx)
+            values = token_losses(logits, rest["targets"])
+            if "distribution" in rest:
+                values["divergence"] = divergence(rest["distribution"], logits)
+            sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
+            return sums["loss"].sum(), sums
+
+        chunk = chunk_length(targets.shape[1], model.vocab_size, self.config.logits_chunk)
+        loss, sums = sum_over_chunks(of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest)
+        weight = weights.sum(1)
+        if ctx.train:  # the loss that carries the gradient
+            sums = {**sums, "loss": loss}
+        return {name: (value, weight) for name, value in sums.items()}
+
+
+def token_losses(logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+    """Cross-entropy in nats and whether the likeliest token is the target, [B, T] each, from logits [B, T, V]."""
+    at_target = jnp.arange(logits.shape[-1]) == targets[..., None]  # selected, not gathered: no scatter backwards
+    target_logits = jnp.where(at_target, logits, 0.0).sum(-1)
+    correct = target_logits >= jax.lax.stop_gradient(logits).max(-1)
+    return {
+        "loss": jax.nn.logsumexp(logits, axis=-1) - target_logits,
+        "accuracy": correct.astype(logits.dtype),
+    }
+
+
+def divergence(distribution: jax.Array, logits: jax.Array) -> jax.Array:
+    """KL(distribution || softmax(logits)) in nats over the last dimension."""
+    log_p = jnp.log(jnp.maximum(distribution, jnp.finfo(jnp.float32).tiny))
+    return (distribution * (log_p - jax.nn.log_softmax(logits, axis=-1))).sum(-1)

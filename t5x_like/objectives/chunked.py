@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loss over a vocabulary without the logits of a whole batch: a few positions of every sequence at a time.
+
+The loss is the last thing that a step computes, so its gradient is known up to one scalar as soon as a chunk of logits
+is: it is taken there and then, and the logits are dropped. Recomputing them in the backward pass would cost a product
+with the vocabulary more.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Sums = dict[str, jax.Array]
+ChunkFunction = Callable[[Any, jax.Array, Any], tuple[jax.Array, Sums]]
+
+
+def chunk_length(length: int, vocab_size: int, wanted: int | None) -> int:
+    """Returns how many positions have logits at once: a divisor of `length`.
+
+    At most `wanted` where that is given; else at most half the length, and at most 2^23 logits for each sequence.
+    """
+    most = wanted or min(max(1, length // 2), max(1, 2**23 // vocab_size))
+    return next(chunk for chunk in range(min(most, length), 0, -1) if length % chunk == 0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def sum_over_chunks(
+    function: ChunkFunction, chunk: int, params: Any, hidden: jax.Array, rest: Any
+) -> tuple[jax.Array, Sums]:
+    """Adds `function(params, hidden[:, chunk], rest[:, chunk]) -> (loss, sums)` up over chunks of dimension 1.
+
+    Args:
+      function: its loss is differentiated with respect to params and hidden; its sums are not.
+      chunk: length of a chunk, a divisor of T.
+      params: what the loss needs of the parameters.
+      hidden: [B, T, D].
+      rest: a tree of [B, T, ...], such as targets and weights; no gradient.
+    """
+
+    def add(total: Any, xs: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(params, *xs)), None
+
+    chunks = _split((hidden, rest), chunk)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(function, params, chunks))
+    return jax.lax.scan(add, zero, chunks, unroll=2)[0]
+
+
+def _forward(function: ChunkFunction, chunk: int, params: Any, hidden: jax.Array, rest: Any) -> Any:
+    def add(carry: Any, xs: Any) -> tuple[Any, jax.Array]:
+        total, d_params = carry
+        hidden, rest = xs
+        loss, pullback, sums = jax.vjp(lambda p, h: function(p, h, rest), params, hidden, has_aux=True)
+        more, d_hidden = pullback(jnp.ones_like(loss))
+        return (jax.tree.map(jnp.add, total, (loss, sums)), jax.tree.map(jnp.add, d_params, more)), d_hidden
+
+    chunks = _split((hidden, rest), chunk)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(function, params, chunks))
+    (total, d_params), d_hidden = jax.lax.scan(add, (zero, jax.tree.map(jnp.zeros_like, params)), chunks, unroll=2)
+    return total, (d_params, jnp.moveaxis(d_hidden, 0, 1).reshape(hidden.shape))
+
+
+def _backward(function: ChunkFunction, chunk: int, saved: Any, cotangent: Any) -> Any:
+    del function, chunk
+    d_params, d_hidden = saved
+    scale = cotangent[0]
+    return *jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), (d_params, d_hidden)), None
+
+
+sum_over_chunks.defvjp(_forward, _backward)
+
+
+def _split(tree: Any, chunk: int) -> Any:
+    """[B, T, ...] -> [T / chunk, B, chunk, ...]."""
+    return jax.tree.map(
+        lambda leaf: jnp.moveaxis(leaf.reshape(leaf.shape[0], leaf.shape[1] // chunk, chunk, *leaf.shape[2:]), 1, 0),
+        tree,
+    )
+
+
+def _shapes(function: ChunkFunction, params: Any, chunks: Any) -> Any:
+    return jax.eval_shape(function, params, *jax.tree.map(lambda leaf: leaf[0], chunks))

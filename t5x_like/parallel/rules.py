@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From logical names of dimensions to mesh axes, in two tables that read as sentences.
+
+Fully sharded data parallelism: parameters put `embed` on fsdp, activations put `batch` on it. Tensor parallelism:
+both put `mlp`, `heads`, `kv_heads` and `vocab` on tensor.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t5x_like.errors import UserError, unknown_name
+from t5x_like.models.layers.parameters import Params, ParamSpec
+
+Rules = Mapping[str, tuple[str, ...]]
+
+PARAMETER_RULES: Rules = {
+    "embed": ("fsdp",),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "vocab": ("tensor",),
+    "expert": ("expert",),
+    "layers": ("pipe",),
+    "head_dim": (),
+    "positions": (),
+}
+
+ACTIVATION_RULES: Rules = {
+    "batch": ("data", "fsdp", "expert"),
+    "length": ("seq",),
+    "kv_length": (),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "vocab": ("tensor",),
+    "embed": (),
+    "head_dim": (),
+}
+
+
+def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh: Mesh, what: str) -> PartitionSpec:
+    """Resolves the named dimensions of one array.
+
+    Mesh axes of size 1 are left out, so that a PartitionSpec says what is really cut.
+
+    Raises:
+      UserError: a name that the rules lack, or a size that its mesh axes do not divide; `what` names the array.
+    """
+    entries: list[tuple[str, ...] | str | None] = []
+    for name, size in zip(axes, shape, strict=True):
+        if name not in rules:
+            raise unknown_name(f"{what}: logical axis", name, rules)
+        over = tuple(axis for axis in rules[name] if mesh.shape[axis] > 1)
+        parts = math.prod(mesh.shape[axis] for axis in over)
+        if size % parts:
+            raise UserError(
+                f"{what}: {name}={size} does not divide over mesh axes {' x '.join(over)}={parts}; accepted: a "
+                f"multiple of {parts} (nearest {max(1, round(size / parts)) * parts}), or a mesh that divides {size}"
+            )
+        entries.append(over[0] if len(over) == 1 else over or None)
+    return PartitionSpec(*entries)
+
+
+@dataclass(frozen=True)
+class MeshLayout:
+    """A mesh with its rules: where parameters and activations lie."""
+
+    mesh: Mesh
+
+    def constrain(self, x: jax.Array, axes: str) -> jax.Array:
+        """Pins an activation by the logical names of its dimensions, e.g. "batch length embed"."""
+        if self.mesh.size == 1:
+            return x
+        spec = partition(tuple(axes.split()), x.shape, ACTIVATION_RULES, self.mesh, f"an activation [{axes}]")
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def parameters(self, specs: Params) -> Params:
+        """Returns the tree of NamedSharding for a tree of ParamSpec."""
+
+        def place(path: tuple[Any, ...], spec: ParamSpec) -> NamedSharding:
+            name = "/".join(str(entry.key) for entry in path)
+            return NamedSharding(self.mesh, partition(spec.axes, spec.shape, PARAMETER_RULES, self.mesh, name))
+
+        return jax.tree_util.tree_map_with_path(place, specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+
+    def batch(self, leading: int = 0) -> NamedSharding:
+        """Returns the sharding of a batch array whose batch dimension follows `leading` others."""
+        over = tuple(axis for axis in ACTIVATION_RULES["batch"] if self.mesh.shape[axis] > 1)
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * leading, over or None))
+
+    def check_batch(self, batch_size: int, what: str) -> None:
+        """Refuses a batch size that the mesh does not divide."""
+        partition(("batch",), (batch_size,), ACTIVATION_RULES, self.mesh, what)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding of what every device holds whole."""
+        return NamedSharding(self.mesh, PartitionSpec())

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints through Orbax: saved in the background, restored strictly, onto any mesh.
+
+A checkpoint has three items: `params` (trainable and frozen), `optimizer` (its state, the step and the loss scale) and
+`tally` (JSON: what the loop has counted). So a program that only wants the model reads only its parameters.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from t5x_like.errors import UserError
+from t5x_like.models.layers.parameters import Params
+from t5x_like.training.state import State, merge
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    Attributes:
+      latest: step of the newest one, or None.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._folder = folder
+
+    @property
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: State, step: int, tally: dict[str, Any]) -> None:
+        """Copies the state off the devices and writes it in the background; a step already saved is left alone."""
+        if step == self.latest:
+            return
+        items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+        self._manager.save(step, args=ocp.args.Composite(**items, tally=ocp.args.JsonSave(tally)))
+
+    def restore(self, abstract: State) -> tuple[State, dict[str, Any]]:
+        """Restores the newest checkpoint onto the shardings of `abstract`.
+
+        Raises:
+          UserError: the checkpoint's parameters are not the model's (names, shapes or dtypes).
+        """
+        step = self._manager.latest_step()
+        assert step is not None
+        wanted = _items(abstract)
+        for name, item in wanted.items():
+            self._check(step, name, item)
+        args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args, tally=ocp.args.JsonRestore()))
+        opt = restored["optimizer"]
+        state = State(
+            step=opt["step"],
+            trainable=restored["params"]["trainable"],
+            frozen=restored["params"]["frozen"],
+            opt=opt["opt"],
+            loss_scale=opt["loss_scale"],
+        )
+        return state, restored["tally"]
+
+    def restore_params(self, abstract: State) -> Params:
+        """Restores only the parameters of the newest checkpoint."""
+        step = self._manager.latest_step()
+        if step is None:
+            raise UserError(f"{self._folder}: holds no checkpoint")
+        wanted = _items(abstract)["params"]
+        self._check(step, "params", wanted)
+        args = ocp.args.Composite(params=ocp.args.StandardRestore(wanted))
+        params = self._manager.restore(step, args=args)["params"]
+        return merge(params["frozen"], params["trainable"])
+
+    def _check(self, step: int, name: str, wanted: Any) -> None:
+        """Compares names, shapes and dtypes first: Orbax would cast a wrong dtype without a word."""
+        saved = _leaves(self._manager.item_metadata(step)[name])
+        expected = _leaves(wanted)
+        for path in sorted(saved.keys() | expected.keys()):
+            if saved.get(path) != expected.get(path):
+                raise UserError(
+                    f"{self._folder}/{step}: {name}/{path} is {saved.get(path, 'absent')} in the checkpoint and "
+                    f"{expected.get(path, 'absent')} in this run's config"
+                )
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and frees the manager's threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _items(state: State) -> dict[str, Any]:
+    """A state as the items of a checkpoint."""
+    return {
+        "params": {"trainable": state.trainable, "frozen": state.frozen},
+        "optimizer": {"opt": state.opt, "step": state.step, "loss_scale": state.loss_scale},
+    }
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """{path: "float32[3, 4]"} of a tree of arrays or of Orbax's metadata."""
+    found = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        "/".join(_name(entry) for entry in path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in found
+        if hasattr(leaf, "dtype")
+    }
+
+
+def _name(entry: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The held-out loss of a model, with its standard error."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_like.config import RunConfig
+from t5x_like.data.dataset import Dataset
+from t5x_like.models.layers.parameters import Params
+from t5x_like.training.program import Program
+
+TOKENS_PER_CALL = 8192
+
+
+def evaluate(program: Program, params: Params, dataset: Dataset, config: RunConfig) -> dict[str, float]:
+    """Scores the model on the held-out tokens that the config names; the same ones for every run of a dataset.
+
+    Returns:
+      loss (nats a token), loss_stderr, accuracy, eval_tokens, and bits_per_byte for text. On a process of known
+      entropy the loss is that entropy plus the divergence of the model's predictions from the truth. The standard
+      error takes the windows as independent, which windows of one document are not quite.
+    """
+    batch_size = config.training.batch_size
+    batch_size *= max(1, TOKENS_PER_CALL // (batch_size * dataset.sequence_length))
+    pending: list[Any] = []
+    collected: dict[str, list[np.ndarray]] = {}
+    hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+    for batch in dataset.eval_batches(batch_size, config.training.eval_tokens, **hosts):
+        pending.append(program.evaluate(params, program.on_devices(batch)))
+        if len(pending) > 1:  # one call stays in flight while the next batch is made
+            _collect(collected, pending.pop(0))
+    for sums in pending:
+        _collect(collected, sums)
+    totals = {name: np.concatenate(parts, axis=1) for name, parts in collected.items()}
+    name = "loss" if dataset.exact_entropy is None else "divergence"
+    loss, stderr = _mean(totals[name])
+    result = {
+        "loss": loss + (dataset.exact_entropy or 0.0),
+        "loss_stderr": stderr,
+        "accuracy": _mean(totals["accuracy"])[0],
+        "eval_tokens": float(totals[name][1].sum()),
+    }
+    if dataset.held_out_bytes_per_token:
+        result["bits_per_byte"] = result["loss"] / math.log(2) / dataset.held_out_bytes_per_token
+    return result
+
+
+def _collect(collected: dict[str, list[np.ndarray]], sums: Any) -> None:
+    for name, pair in jax.device_get(sums).items():
+        collected.setdefault(name, []).append(np.stack(pair).astype(np.float64))
+
+
+def _mean(pairs: np.ndarray) -> tuple[float, float]:
+    """The weighted mean of [2, n] (sums, weights) and its standard error (ratio estimator)."""
+    sums, weights = pairs
+    total = weights.sum()
+    mean = sums.sum() / total
+    count = int((weights > 0).sum())
+    spread = float(np.square(sums - mean * weights).sum())
+    return float(mean), math.sqrt(spread * count / max(1, count - 1)) / float(total)

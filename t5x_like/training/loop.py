@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: batches in, metrics out, nothing waited for that need not be."""
+
+import math
+import resource
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_like.accounting.hardware import peak_flops
+from t5x_like.config import RunConfig
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.pipeline import build_dataset
+from t5x_like.files import read_json, write_json
+from t5x_like.training.checkpoints import Checkpoints
+from t5x_like.training.evaluation import evaluate
+from t5x_like.training.metrics import Metrics, Tally
+from t5x_like.training.optimizers import learning_rates
+from t5x_like.training.program import program_for
+from t5x_like.training.progress import Reporter, Silent
+from t5x_like.training.run_folder import open_folder, write_accounting, write_environment
+from t5x_like.training.startup import StopRequest, stop_on_signals
+
+
+def train(
+    config: RunConfig, workdir: str | Path, *, dataset: Dataset | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Trains a run to its end, or goes on with it where its folder says it stopped.
+
+    Args:
+      config: resolved.
+      workdir: the run folder; made when missing.
+      dataset: as `build_dataset(config.data, config.seed)` gives it, when the caller has it already.
+      reporter: told of progress.
+
+    Returns:
+      What summary.json holds. Its `status` is "finished", "diverged" (a loss that is not finite) or "interrupted"
+      (SIGTERM or ctrl-C: state saved, the next call goes on).
+
+    Raises:
+      UserError: the folder belongs to another run, or the mesh does not fit.
+    """
+    folder = Path(workdir)
+    program = program_for(config)
+    program.layout.check_batch(config.training.batch_size // config.training.microbatches, "training.batch_size")
+    open_folder(folder, config)
+    summary_path = folder / "summary.json"
+    if summary_path.is_file():
+        summary = read_json(summary_path)
+        if summary["status"] != "interrupted":
+            return summary
+    dataset = dataset or build_dataset(config.data, config.seed)
+    loop = _Loop(config, folder, dataset, reporter or Silent())
+    try:
+        with stop_on_signals() as stop:
+            status = loop.run(stop)
+        summary = loop.summary(status)
+    finally:
+        loop.close()
+    if jax.process_index() == 0:
+        write_json(summary_path, summary)
+    return summary
+
+
+class _Loop:
+    """One run in progress."""
+
+    def __init__(self, config: RunConfig, folder: Path, dataset: Dataset, reporter: Reporter):
+        self.config, self.folder, self.dataset, self.reporter = config, folder, dataset, reporter
+        assert config.training.steps is not None
+        self.total = config.training.steps
+        self.program = program_for(config)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.training.keep_checkpoints)
+        self.key = jax.random.key(config.seed)
+        self.tally = Tally()
+        self.last_eval: dict[str, float] | None = None
+        if self.checkpoints.latest is None:
+            self.state = self.program.init(jax.random.fold_in(self.key, 0))
+        else:
+            self.state, tally = self.checkpoints.restore(self.program.abstract_state)
+            self.tally = Tally(**tally)
+            reporter.note(f"resuming from step {self.tally.step}")
+        self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
+        self.pending: deque[tuple[np.ndarray, Any]] = deque()
+        write_environment(folder, self.program.layout.mesh, dataset.description | {"fingerprint": dataset.fingerprint})
+        accounting = write_accounting(folder, config)
+        peak = peak_flops(jax.devices()[0].device_kind)
+        self.metrics = Metrics(
+            folder,
+            self.tally,
+            flops_per_token=accounting["flops_per_token"],
+            peak=None if peak is None else peak * self.program.layout.mesh.size,
+            tensorboard=config.training.tensorboard,
+        )
+        self.began = time.monotonic() - self.tally.wall_seconds
+
+    def run(self, stop: StopRequest) -> str:
+        """Steps to the end, a stop or a loss that is not finite; returns the status."""
+        training = self.config.training
+        hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+        batches = self.dataset.train_batches(training.batch_size, start=self.step, **hosts)
+        self.reporter.start(self.step, self.total)
+        try:
+            while self.step < self.total and not stop:
+                self._dispatch(batches)
+                while len(self.pending) > 1:  # the call before; the one just dispatched is running
+                    self._collect()
+                if self.step < self.total and _due(self.step, training.evaluate_every):
+                    self._evaluate()
+                if self.step < self.total and _due(self.step, training.checkpoint_every):
+                    self._save()
+            self._collect_all()
+            if self.step == self.total:
+                self._evaluate()
+        except _Diverged as diverged:
+            self.reporter.note(str(diverged))
+            return "diverged"
+        self._save()
+        if stop and self.step < self.total:
+            self.reporter.note(f"stopped at step {self.step} of {self.total}; the same command goes on from there")
+            return "interrupted"
+        return "finished"
+
+    def _dispatch(self, batches: Any) -> None:
+        """Sends the next steps to the device: a whole call, or fewer up to the next evaluation or checkpoint."""
+        training = self.config.training
+        size = self.program.steps_per_call
+        count = min(size, self.total - self.step)
+        for every in (training.evaluate_every, training.checkpoint_every):
+            if every is not None:
+                count = min(count, every - self.step % every)
+        parts = [next(batches) for _ in range(count)]
+        parts += [parts[-1]] * (size - count)  # never used; every call has the same shape
+        stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        steps = np.arange(self.step, self.step + count)
+        rates = learning_rates(self.config.schedule, self.config.optimizer.learning_rate, self.total, steps)
+        knobs = self.program.knobs(rates, self.key)
+        self.state, sums = self.program.step(self.state, self.program.on_devices(stacked, leading=1), knobs)
+        self.pending.append((rates, sums))
+        self.step += count
+
+    def _collect(self) -> None:
+        """Fetches the metrics of the oldest call in flight and logs them."""
+        rates, sums = self.pending.popleft()
+        sums = jax.device_get(sums)
+        for i, rate in enumerate(rates):
+            values = {name: (float(value[i]), float(weight[i])) for name, (value, weight) in sums.items()}
+            self.tally.add(values)
+            if not math.isfinite(values["loss"][0]):
+                self.metrics.train(self.tally, float(rate))
+                raise _Diverged(f"diverged: the loss of step {self.tally.step} is {values['loss'][0]}")
+            if _due(self.tally.step, self.config.training.log_every) or self.tally.step == self.total:
+                line = self.metrics.train(self.tally, float(rate))
+                self.reporter.update(self.tally.step, line["loss"], line["tokens_per_second"])
+        self.tally.wall_seconds = time.monotonic() - self.began
+
+    def _collect_all(self) -> None:
+        while self.pending:
+            self._collect()
+
+    def _evaluate(self) -> None:
+        self._collect_all()
+        self.last_eval = evaluate(self.program, self.program.params(self.state), self.dataset, self.config)
+        self.metrics.eval(self.tally, self.last_eval)
+        self.metrics.restart_clock()
+        self.reporter.note(f"step {self.step}: held-out loss {self.last_eval['loss']:.4f}")
+
+    def _save(self) -> None:
+        self._collect_all()
+        self.checkpoints.save(self.state, self.step, self.tally.to_json())
+
+    def summary(self, status: str) -> dict[str, Any]:
+        """What summary.json holds; a run that did not finish has no final loss."""
+        final = self.last_eval if status == "finished" else None
+        unique = self.dataset.unique_tokens
+        return {
+            "status": status,
+            "steps": self.tally.step,
+            "tokens": self.tally.tokens,
+            "unique_tokens": self.tally.tokens if unique is None else min(unique, self.tally.tokens),
+            "loss": final and final["loss"],
+            "loss_stderr": final and final["loss_stderr"],
+            "bits_per_byte": final and final.get("bits_per_byte"),
+            "wall_seconds": time.monotonic() - self.began,
+            "peak_memory_bytes": _peak_memory(),
+        }
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        self.metrics.close()
+        self.reporter.close()
+
+
+class _Diverged(Exception):
+    """A loss that is not finite."""
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _peak_memory() -> int:
+    """Peak bytes: of the device where it keeps count, else of this process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

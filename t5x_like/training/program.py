@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is compiled: a run's model, objective and optimizer as functions on a mesh.
+
+A program does not depend on learning rate, schedule, length, seed or data, so the runs of a sweep that share a model
+share one program and its compiled code.
+"""
+
+import dataclasses
+from functools import cached_property, lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+
+from t5x_like.config import (
+    ExecutionConfig,
+    MeshConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RunConfig,
+    TuningConfig,
+)
+from t5x_like.models import build_model
+from t5x_like.models.context import Context
+from t5x_like.models.layers.parameters import Params, initialise
+from t5x_like.objectives import build_objective
+from t5x_like.parallel.mesh import make_mesh
+from t5x_like.parallel.rules import MeshLayout
+from t5x_like.precision import policy
+from t5x_like.training.optimizers import build_optimizer
+from t5x_like.training.state import State, init_state, merge
+from t5x_like.training.step import Batch, Sums, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramConfig:
+    """The fields of a run that its compiled code depends on."""
+
+    model: ModelConfig
+    objective: ObjectiveConfig
+    optimizer: OptimizerConfig
+    tuning: TuningConfig
+    mesh: MeshConfig
+    execution: ExecutionConfig
+    precision: str
+    microbatches: int
+
+
+def program_for(config: RunConfig) -> "Program":
+    """Returns the program of a run; runs that need the same one get the same object."""
+    return _program(
+        ProgramConfig(
+            config.model,
+            config.objective,
+            dataclasses.replace(config.optimizer, learning_rate=1.0),
+            config.tuning,
+            config.mesh,
+            config.execution,
+            config.precision,
+            config.training.microbatches,
+        )
+    )
+
+
+@lru_cache(maxsize=4)
+def _program(config: ProgramConfig) -> "Program":
+    return Program(config)
+
+
+class Program:
+    """Jitted functions and the shardings of their arguments.
+
+    Attributes:
+      model, objective, optimizer, layout, specs: as built from the config.
+      steps_per_call: the leading dimension of the batches that `step` takes.
+    """
+
+    def __init__(self, config: ProgramConfig):
+        self.model = build_model(config.model)
+        self.objective = build_objective(config.objective)
+        self.specs = self.model.specs()
+        self.optimizer = build_optimizer(config.optimizer, self.specs)
+        self.layout = MeshLayout(make_mesh(config.mesh))
+        self.steps_per_call = config.execution.steps_per_call
+        self.microbatches = config.microbatches
+        self.ctx = Context(
+            policy=policy(config.precision),
+            layout=self.layout,
+            scan_layers=config.execution.scan_layers,
+            remat=config.execution.remat,
+        )
+
+    def _new_state(self, key: jax.Array) -> State:
+        return init_state(initialise(self.specs, key, self.ctx.policy.params), self.optimizer)
+
+    @cached_property
+    def state_shardings(self) -> State:
+        """A State of NamedSharding: the optimizer's moments lie where their parameters do."""
+        shapes = jax.eval_shape(self._new_state, jax.random.key(0))
+        params = self.layout.parameters(self.specs)
+        everywhere = self.layout.replicated
+        opt = optax.tree_utils.tree_map_params(
+            self.optimizer,
+            lambda _, sharding: sharding,
+            shapes.opt,
+            params,
+            transform_non_params=lambda _: everywhere,
+        )
+        return State(step=everywhere, trainable=params, frozen={}, opt=opt, loss_scale=everywhere)
+
+    @cached_property
+    def abstract_state(self) -> State:
+        """A State of jax.ShapeDtypeStruct with shardings, for restoring into."""
+        shapes = jax.eval_shape(self._new_state, jax.random.key(0))
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings
+        )
+
+    @cached_property
+    def init(self) -> Any:
+        """init(key) -> State, sharded."""
+        return jax.jit(self._new_state, out_shardings=self.state_shardings)
+
+    @cached_property
+    def step(self) -> Any:
+        """step(state, batches_K, knobs_K) -> (state, sums); the state passed in is used up. See `make_step`."""
+        function = make_step(self.model, self.objective, self.optimizer, self.ctx, self.microbatches)
+        everywhere = self.layout.replicated
+        return jax.jit(
+            function,
+            in_shardings=(self.state_shardings, self.layout.batch(leading=1), everywhere),
+            out_shardings=(self.state_shardings, everywhere),
+            donate_argnums=0,
+        )
+
+    @cached_property
+    def evaluate(self) -> Any:
+        """evaluate(params, batch) -> {name: ([B], [B])}, sums and weights by example."""
+
+        def function(params: Params, batch: Batch) -> Sums:
+            return self.objective.evaluate(self.model, params, batch, ctx=self.ctx)
+
+        return jax.jit(
+            function,
+            in_shardings=(self.state_shardings.trainable, self.layout.batch()),
+            out_shardings=self.layout.replicated,
+        )
+
+    def params(self, state: State) -> Params:
+        """The whole parameter tree of a state."""
+        return merge(state.frozen, state.trainable)
+
+    def on_devices(self, batch: dict[str, np.ndarray], leading: int = 0) -> Batch:
+        """Puts this host's part of a batch on the mesh; `leading` dimensions come before the batch's."""
+        sharding: NamedSharding = self.layout.batch(leading)
+        if jax.process_count() == 1:
+            return jax.device_put(batch, sharding)
+        return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+    def knobs(self, learning_rates: np.ndarray, key: jax.Array) -> dict[str, jax.Array]:
+        """Pads the rates of up to `steps_per_call` steps to that many."""
+        padded = np.zeros(self.steps_per_call, np.float32)
+        padded[: len(learning_rates)] = learning_rates
+        count = np.int32(len(learning_rates))
+        return {"learning_rate": jnp.asarray(padded), "count": jnp.asarray(count), "key": key}

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run folder: what training writes and everything else reads."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from t5x_like.accounting.flops import flops_per_token, flops_per_token_6n
+from t5x_like.accounting.parameters import count_parameters
+from t5x_like.config import RunConfig, identity
+from t5x_like.config_files import run_from_json
+from t5x_like.errors import UserError
+from t5x_like.files import read_json, write_json, write_text
+from t5x_like.strict import to_dict
+
+PACKAGES = ("t5x_like", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+
+
+def load_config(folder: Path) -> RunConfig:
+    """Reads the config of an existing run folder.
+
+    Raises:
+      UserError: the folder is missing or is no run folder.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: is not a run folder (it has no config.json)")
+    return run_from_json(read_json(path))
+
+
+def open_folder(folder: Path, config: RunConfig) -> None:
+    """Makes the folder, or accepts one that belongs to the same run.
+
+    Raises:
+      UserError: the folder belongs to another run, or is no run folder and not empty; nothing in it is touched.
+    """
+    path = folder / "config.json"
+    if path.is_file():
+        theirs, ours = _flat(identity(load_config(folder))), _flat(identity(config))
+        changed = [
+            f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
+            for name in sorted(theirs.keys() | ours.keys())
+            if theirs.get(name) != ours.get(name)
+        ]
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise UserError(f"{folder}: belongs to another run: {changed[0]}{more}; choose another --workdir")
+        return
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; --workdir must name a folder")
+    if folder.is_dir() and any(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
+        raise UserError(f"{folder}: is not empty and is no run folder; choose another --workdir")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, to_dict(config))
+
+
+def write_accounting(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """Writes accounting.json and returns its content."""
+    counts = count_parameters(config.model)
+    content = {
+        "params_total": counts.total,
+        "params_nonembedding": counts.nonembedding,
+        "params_active": counts.active,
+        "flops_per_token": flops_per_token(config.model, config.data.sequence_length),
+        "flops_per_token_6n": flops_per_token_6n(config.model),
+    }
+    write_json(folder / "accounting.json", content)
+    return content
+
+
+def write_environment(folder: Path, mesh: Any, data: dict[str, Any]) -> None:
+    """Writes environment.json: what ran, on what, on which data."""
+    write_json(
+        folder / "environment.json",
+        {
+            "packages": {name: version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "device_kind": jax.devices()[0].device_kind,
+            "device_count": jax.device_count(),
+            "process_count": jax.process_count(),
+            "mesh": dict(mesh.shape),
+            "git_commit": _git_commit(),
+            "data": data,
+        },
+    )
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, each line flushed; lines past a resumed step are dropped."""
+
+    def __init__(self, folder: Path, step: int):
+        self._path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self._path.open("a")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends one line; what is not finite is written as null, so that the file stays strict JSON."""
+        finite = {
+            key: None if isinstance(value, float) and value - value != 0 else value for key, value in line.items()
+        }
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Reads metrics.jsonl; a last line that a kill left half written is ignored."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {"a.b.c": value}."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, or None outside one."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

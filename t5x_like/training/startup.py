@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a program does once, before it trains: caches, and signals that stop it cleanly."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import jax
+
+
+def cache_folder() -> Path:
+    """The folder of caches: `$T5X_LIKE_CACHE`, else `~/.cache/t5x_like`."""
+    return Path(os.environ.get("T5X_LIKE_CACHE") or Path.home() / ".cache" / "t5x_like")
+
+
+def configure_jax() -> None:
+    """Turns JAX's persistent compilation cache on, for small programs too."""
+    folder = cache_folder() / "xla"
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+class StopRequest:
+    """Whether SIGTERM or ctrl-C asked for an end.
+
+    Attributes:
+      signal: number of the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Notes SIGTERM and the first ctrl-C instead of dying of them; a second ctrl-C interrupts at once."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if request and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.signal = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
