@@ -105,7 +105,7 @@ def _build(config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, folder
 
 
 def _write(config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, folder: Path) -> None:
-    tokenizer = build_tokenizer(config.tokenizer, [document.read() for document in corpus.train])
+    tokenizer = build_tokenizer(config.tokenizer, (document.read() for document in corpus.train))
     tokenizer.save(folder / "tokenizer.json")
     fingerprint = hashlib.sha256()
     meta: dict[str, Any] = {"corpus_fingerprint": corpus.fingerprint}

@@ -144,6 +144,7 @@ class Dataset(ABC):
         @functools.lru_cache(maxsize=2)
         def block(index: int, size: int) -> Batch:
             rows = self._training_rows(index * size, size)
+            rows = {name: np.ascontiguousarray(value) for name, value in rows.items()}
             for value in rows.values():
                 value.flags.writeable = False
             return rows

@@ -109,7 +109,7 @@ class BPETokenizer(Tokenizer):
         write_text(path, self._model.to_str(pretty=True) + "\n")
 
 
-def train_bpe(texts: Sequence[str], vocab_size: int) -> BPETokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     """Learns the merges of a byte-level BPE: always the most frequent pair next, ties by the older tokens.
 
     The result depends on the texts (not on their order) and the size alone.
@@ -127,7 +127,7 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> BPETokenizer:
         show_progress=False,
     )
     with _threads():
-        model.train_from_iterator(texts, trainer, len(texts))
+        model.train_from_iterator(texts, trainer)
     if model.get_vocab_size() != vocab_size:
         raise UserError(
             f"data.tokenizer.vocab_size={vocab_size}: the training documents yield only {model.get_vocab_size()} "
@@ -136,7 +136,7 @@ def train_bpe(texts: Sequence[str], vocab_size: int) -> BPETokenizer:
     return BPETokenizer(model)
 
 
-def build_tokenizer(config: TokenizerConfig, texts: Sequence[str]) -> Tokenizer:
+def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Returns the configured tokenizer, trained on `texts` where it has something to learn."""
     if isinstance(config, ByteTokenizerConfig):
         return ByteTokenizer()
@@ -155,7 +155,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         text = Path(path).read_text(encoding="utf-8")
         if json.loads(text).get("kind") == "byte":
             return ByteTokenizer()
-        return BPETokenizer(huggingface.Tokenizer.from_str(text))
+        model = huggingface.Tokenizer.from_str(text)
+        if model.token_to_id(_SEPARATOR_NAME) != SEPARATOR:
+            raise ValueError(f"token {SEPARATOR} is not {_SEPARATOR_NAME}")
+        return BPETokenizer(model)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a tokenizer.json that t5x_like wrote") from None
     except Exception as error:  # the library raises bare Exception for what it cannot parse
