@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fits a scaling law to points and writes fit.json, pictures and report.html.
 
-    python scripts/fit.py --points=points.csv --out=fit
-    python scripts/fit.py --points=SWEEP_DIR --out=SWEEP_DIR/fit --bootstrap=4000
+python scripts/fit.py --points=points.csv --out=fit
+python scripts/fit.py --points=SWEEP_DIR --out=SWEEP_DIR/fit --bootstrap=4000
 """
 
 import argparse
@@ -18,51 +18,60 @@ from t5x_like.errors import UserError, exit_with, nearest
 from t5x_like.scaling import summary
 from t5x_like.scaling.fit import BOOTSTRAP, HUBER_DELTA, Fit, fit_scaling_law
 from t5x_like.scaling.laws import LAWS
+from t5x_like.scaling.points import read_points
 from t5x_like.scaling.report import prepare_folder, write_report
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with the nearest flag, instead of printing the usage."""
+    """Says what is wrong in one line instead of printing the usage."""
 
     def error(self, message: str) -> NoReturn:
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
-        hint = nearest(unknown[0], flags) if message.startswith("unrecognized") and unknown else ""
-        raise UserError(f"{message}{hint} (--help lists the flags)")
+        raise UserError(f"{message} (--help lists the flags)")
 
 
 def _flags() -> argparse.Namespace:
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--points", required=True, metavar="PATH", help="a points.csv, or a sweep's folder")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where fit.json, report.html and the pictures go")
-    parser.add_argument("--law", default="chinchilla", help=f"one of {', '.join(LAWS)} (default: %(default)s)")
-    parser.add_argument(
-        "--huber_delta", type=float, default=HUBER_DELTA, help="Huber threshold on log-loss residuals (default: %(default)s)"
+    add = parser.add_argument
+    add("--points", metavar="PATH", help="a points.csv, or a sweep's folder (required)")
+    add("--out", metavar="DIR", help="where fit.json, report.html and the pictures go (required)")
+    add("--law", default="chinchilla", help=f"one of {', '.join(LAWS)} (default: %(default)s)")
+    add("--huber_delta", type=float, default=HUBER_DELTA, help="threshold on log-loss residuals (default: %(default)s)")
+    add(
+        "--bootstrap",
+        type=int,
+        default=BOOTSTRAP,
+        metavar="N",
+        help="replicates for the intervals (default: %(default)s)",
     )
-    parser.add_argument(
-        "--bootstrap", type=int, default=BOOTSTRAP, metavar="N", help="replicates for the intervals (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--params_column", help="the column that counts the parameters, if not params")
-    return parser.parse_args()
+    add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    add("--params_column", metavar="NAME", help="the column that counts the parameters, if not params")
+    flags, unknown = parser.parse_known_args()
+    for word in unknown:
+        name = word.split("=")[0]
+        known = [flag for action in parser._actions for flag in action.option_strings]
+        parser.error(f"unknown flag {name!r}{nearest(name, known)}")
+    for name in ("points", "out"):
+        if getattr(flags, name) is None:
+            parser.error(f"--{name} is missing: fit.py --points=points.csv|SWEEP_DIR --out=DIR")
+    return flags
 
 
 def main() -> None:
     flags = _flags()
+    points = read_points(flags.points, flags.params_column)
     out = prepare_folder(flags.out)
-    console = Console()
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("bootstrap", total=flags.bootstrap or None)
         fit = fit_scaling_law(
-            flags.points,
+            points,
             flags.law,
             huber_delta=flags.huber_delta,
             bootstrap=flags.bootstrap,
             seed=flags.seed,
-            params_column=flags.params_column,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     report = write_report(fit, out, command=shlex.join(["python", *sys.argv]))
+    console = Console()
     _print(console, fit)
     console.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scaling laws from finished runs: points in; law, intervals, frontier, pictures and report out. NumPy and SciPy, never JAX.
+"""Scaling laws from finished runs: points in; law, intervals, frontier, pictures and report out. Never JAX.
 
-    points -> fit (solver, certificate, intervals, frontier, holdout, diagnosis) -> plots, report
+Points -> fit (solver, certificate, intervals, frontier, holdout, diagnosis) -> summary, plots, report.
 """

@@ -14,7 +14,9 @@ AGREE = 1e-6  # relative difference of objectives below which two methods found 
 FLAT = 3e4  # condition number from which a direction of the parameters is undetermined in practice
 
 
-def certify(surface: Surface, log_loss: Array, theta: Array, delta: float, starts: Array, values: Array) -> dict[str, Any]:
+def certify(
+    surface: Surface, log_loss: Array, theta: Array, delta: float, starts: Array, values: Array
+) -> dict[str, Any]:
     """Returns what speaks for theta [P] being the global minimum.
 
     Args:
@@ -26,8 +28,8 @@ def certify(surface: Surface, log_loss: Array, theta: Array, delta: float, start
       values: the objectives they reached, [S].
 
     Returns:
-      `gradient_norm`: of the objective by theta over the free parameters, divided by its size if no residuals cancelled:
-        0 to rounding at a minimum, of order 0.1 to 1 elsewhere.
+      `gradient_norm`: of the objective by theta over the free parameters, divided by its size if no residuals
+        cancelled: 0 to rounding at a minimum, of order 0.1 to 1 elsewhere.
       `second_method`: scipy's L-BFGS-B on the log-parametrised law: the lowest objective it found, and `agrees`.
       `starts`, `starts_at_minimum`: descents begun, and how many ended here.
       `condition_number`, `flattest_direction`: of the derivative of log losses by log coefficients and exponents.
@@ -57,15 +59,15 @@ def _gradient_norm(surface: Surface, log_loss: Array, theta: Array, delta: float
     pull = np.clip(predicted[0] - log_loss, -delta, delta)
     gradient = jacobian[0] @ pull
     free = free_parameters(surface, theta[None], gradient[None])[0]
-    uncancelled = np.linalg.norm(np.abs(jacobian[0]) @ np.abs(pull))
-    return float(np.linalg.norm(gradient[free]) / max(uncancelled, 1e-300))
+    uncancelled = float(np.linalg.norm(np.abs(jacobian[0]) @ np.abs(pull)))
+    return float(np.linalg.norm(gradient[free])) / max(uncancelled, 1e-300)
 
 
 def _second_opinion(surface: Surface, log_loss: Array, delta: float, starts: Array) -> float:
     """Returns the lowest objective that L-BFGS-B reaches from the starts.
 
-    It shares the objective and its derivatives with `solver.minimise`, not the descent or the coordinates. The objective
-    is divided by delta times the number of points: at its raw scale scipy's default tolerances stop it where it stands.
+    It shares the objective and its derivatives with `solver.minimise`, not the descent or the coordinates. The
+    objective is divided by delta times the number of points: at its raw scale scipy's tolerances stop it where it is.
     """
     k = len(surface.law.linear)
     unit = delta * len(log_loss)
@@ -84,7 +86,9 @@ def _second_opinion(surface: Surface, log_loss: Array, delta: float, starts: Arr
     for start in starts:
         x = np.concatenate([np.log(np.maximum(start[:k], 1e-6)), start[k:]])
         for _ in range(3):  # restarted, because its curvature estimate ages where residuals cross delta
-            found = optimize.minimize(value_and_gradient, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+            found = optimize.minimize(
+                value_and_gradient, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+            )
             x = found.x
         best = min(best, float(found.fun) * unit)
     return best

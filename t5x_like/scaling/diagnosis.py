@@ -56,8 +56,8 @@ def _about_data(points: Points) -> list[str]:
         if repeated.any():
             strong = f", beyond {REPEATED:g}, where repetition is known to cost" if passes.max() > REPEATED else ""
             found.append(
-                f"{_points(repeated.sum())} saw their data more than once (up to {passes.max():.2g} times{strong}); the law "
-                "takes every token as fresh."
+                f"{_points(repeated.sum())} saw their data more than once (up to {passes.max():.2g} times{strong}); "
+                "the law takes every token as fresh."
             )
     return found
 
@@ -70,12 +70,13 @@ def _about_design(law: Law, points: Points) -> list[str]:
     found = []
     n, p = len(points), len(law.parameters)
     if n <= p + 3:
-        found.append(f"{n} points for {p} parameters leave {n - p} to judge the noise by: the intervals are rough themselves.")
+        left = f"leave {n - p} to judge the noise by"
+        found.append(f"{n} points for {p} parameters {left}: the intervals are rough themselves.")
     correlation = float(np.corrcoef(np.log(points.params), np.log(points.tokens))[0, 1])
     if abs(correlation) > 0.95:
         found.append(
-            f"Params and tokens rise together (correlation {correlation:.3f} of their logarithms), so the two exponents are "
-            "hard to tell apart: add cells with other tokens per parameter."
+            f"Params and tokens rise together (correlation {correlation:.3f} of their logarithms), so the two "
+            "exponents are hard to tell apart: add cells with other tokens per parameter."
         )
     return found
 
@@ -90,8 +91,9 @@ def _about_residuals(points: Points, residuals: Array) -> list[str]:
         return []
     worst = far[np.argmax(np.abs(residuals[far]))]
     return [
-        f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations off the law; "
-        f"the worst is {100 * residuals[worst]:+.1f} % at {points.params[worst]:.3g} params and {points.tokens[worst]:.3g} tokens."
+        f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations "
+        f"off the law; the worst is {100 * residuals[worst]:+.1f} % at {points.params[worst]:.3g} params and "
+        f"{points.tokens[worst]:.3g} tokens."
     ]
 
 
@@ -100,8 +102,8 @@ def _about_minimum(certificate: Mapping[str, Any]) -> list[str]:
     second = certificate["second_method"]
     if not second["agrees"]:
         found.append(
-            f"A second method ({second['name']}) ended at objective {second['objective']:.8g}, not at this fit's: the minimum is "
-            "not confirmed."
+            f"A second method ({second['name']}) ended at objective {second['objective']:.8g}, not at this fit's: "
+            "the minimum is not confirmed."
         )
     if certificate["condition_number"] > FLAT:
         direction = certificate["flattest_direction"]
@@ -126,11 +128,12 @@ def _about_parameters(
         if name in law.linear and low is not None and low <= 0 < parameters[name]:
             found.append(f"The interval of {name} reaches 0: the points do not exclude a law without it.")
         if limits and (low is None or high is None or low <= limits[0] or high >= limits[1]):
-            found.append(f"The interval of {name} reaches the edge of the range searched, {limits[0]:g} to {limits[1]:g}.")
+            edge = f"the edge of the range searched, {limits[0]:g} to {limits[1]:g}"
+            found.append(f"The interval of {name} reaches {edge}.")
         elif limits and low is not None and high is not None and high - low > parameters[name]:
             found.append(
-                f"The interval of {name}, {low:.2f} to {high:.2f}, is wider than {name} itself: more points, or less noise, "
-                "are needed before extrapolating."
+                f"The interval of {name}, {low:.2f} to {high:.2f}, is wider than {name} itself: more points, or "
+                "less noise, are needed before extrapolating."
             )
     return found
 
@@ -143,8 +146,8 @@ def _about_frontier(law: Law, points: Points, optimal: Mapping[str, Any] | None)
     found = []
     if low is None or high is None or high - low > 0.3:
         found.append(
-            f"The compute-optimal exponent a is known only {_span(low, high)}: sizes far beyond the largest run (the rows go "
-            f"to {BEYOND:g} times its compute) are guesses."
+            f"The compute-optimal exponent a is known only {_span(low, high)}: sizes far beyond the largest run "
+            f"(the rows go to {BEYOND:g} times its compute) are guesses."
         )
     ratio = points.tokens / points.params
     ours = [row["tokens_per_param"] for row in optimal["rows"] if row["times_largest"] <= 1]

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fits a scaling law to points: the minimum, the evidence for it, 95 % intervals, and what follows for the next run.
 
-The objective is Hoffmann et al. 2022's (approach 3): the sum over points of Huber(delta) of log predicted - log measured.
+The objective is Hoffmann et al. 2022's (approach 3): the sum over points of Huber(delta) of log predicted minus log
+measured.
 """
 
+import hashlib
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 
+import t5x_like
 from t5x_like.errors import UserError
 from t5x_like.scaling.certificate import certify
 from t5x_like.scaling.diagnosis import Pair, concerns
@@ -114,12 +119,24 @@ class Fit:
             "num_points": len(points),
             "largest_flops": float(points.compute.max()),
             "warnings": self.warnings,
-            "provenance": {
-                "points": points.source,
-                "data_fingerprints": list(points.fingerprints),
-                "bootstrap": len(self.draws),
-                "interval_method": "wild bootstrap of HC3-rescaled least-squares residuals, full refits, 95 % percentiles",
-                "seed": self.seed,
+            "provenance": self._provenance(),
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        points = self.points
+        used = np.stack([points.params, points.tokens, points.loss])
+        return {
+            "points": points.source,
+            "points_used_sha256": hashlib.sha256(used.tobytes()).hexdigest(),
+            "data_fingerprints": list(points.fingerprints),
+            "bootstrap": len(self.draws),
+            "interval_method": "95 % percentiles of a wild bootstrap, HC3-rescaled least-squares residuals, full refits",
+            "seed": self.seed,
+            "versions": {
+                "t5x_like": t5x_like.__version__,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "scipy": scipy.__version__,
             },
         }
 

@@ -21,7 +21,7 @@ BEYOND = 30.0  # rows go this far beyond the largest budget used; further out th
 
 @dataclass(frozen=True)
 class Frontier:
-    """Optimal allocations for parameter vectors [..., P] at budgets [c]: params, tokens and loss [..., c], exponents [...]."""
+    """Optimal allocations of parameter vectors [..., P] at budgets [c]: params, tokens, loss [..., c]; a, b [...]."""
 
     flops: Array
     params: Array
@@ -50,7 +50,7 @@ def frontier(law: Law, parameters: Array, flops: Array) -> Frontier:
 
 
 def budgets(compute: Array, rows: int = 13) -> Array:
-    """Returns budgets [rows] from the smallest compute used to `BEYOND` times the largest; the largest is one of them."""
+    """Returns budgets [rows] from the smallest compute used to `BEYOND` times the largest, which is among them."""
     low, high = float(compute.min()), float(compute.max())
     beyond = max(2, round((rows - 1) * np.log(BEYOND) / np.log(BEYOND * high / low)))
     within = np.geomspace(low, high, max(2, rows - beyond)) if high > low else np.array([high])
@@ -58,12 +58,12 @@ def budgets(compute: Array, rows: int = 13) -> Array:
 
 
 def compute_optimal(law: Law, estimate: Array, draws: Array, compute: Array) -> dict[str, Any] | None:
-    """Returns fit.json's `compute_optimal`: a, b, and rows of flops, params, tokens, loss, with intervals from the draws.
+    """Returns fit.json's `compute_optimal`: a, b, and rows of flops, params, tokens, loss, with intervals.
 
     Args:
       law: the law.
       estimate: parameters [P].
-      draws: bootstrap replicates [R, P]; with none of them, no intervals.
+      draws: bootstrap replicates [R, P], which give the intervals; with none of them, no intervals.
       compute: the FLOPs of the points, [n].
 
     Returns:

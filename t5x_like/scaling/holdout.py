@@ -59,12 +59,14 @@ def surface_over(law: Law, points: Points) -> Surface:
 
     Raises:
       UserError: a variable of the law is missing or not positive; too few points; one value of a variable only; all
-        points on one line of log params and log tokens, where exchanging the exponents leaves every prediction as it was.
+        points on one line of log params and log tokens, where exchanging the exponents leaves every prediction as it
+        was.
     """
     variables = {}
     for name in law.variables:
         if name not in points.variables:
-            raise UserError(f"law {law.name!r} reads the column {name!r}; {points.source} has {', '.join(points.variables)}")
+            given = ", ".join(points.variables)
+            raise UserError(f"law {law.name!r} reads the column {name!r}; {points.source} has {given}")
         variables[name] = points.variables[name]
         if not (np.isfinite(variables[name]) & (variables[name] > 0)).all():
             raise UserError(f"law {law.name!r} needs a positive {name!r} in every row of {points.source}")
@@ -82,7 +84,7 @@ def _refuse_a_line(law: Law, variables: dict[str, Array]) -> None:
     logs = np.stack([np.log(column) for column in variables.values()], 1)
     for name, column in zip(variables, logs.T, strict=True):
         if np.ptp(column) < 0.01:
-            raise UserError(f"all {len(logs)} points have the same {name}, so its exponent has nothing to show itself by")
+            raise UserError(f"all {len(logs)} points have the same {name}: its exponent cannot be determined; vary it")
     if len(law.nonlinear) < 2 or len(variables) < 2:
         return
     width = np.linalg.svd(logs - logs.mean(0), compute_uv=False)[-1] / np.sqrt(len(logs))

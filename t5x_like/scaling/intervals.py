@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """95 % intervals that cover with 16 points: a wild bootstrap of rescaled residuals, every replicate refitted in full.
 
-Each replicate keeps the design, adds to the fitted log losses the residuals with random signs (Wu 1986; Rademacher signs
-are also the valid choice for fits close to least absolute deviations, Feng, He and Hu 2011) and is fitted again with
-the same Huber threshold. Intervals are percentiles of the replicates, so they respect bounds, skewness, and any
+Each replicate keeps the design, adds to the fitted log losses the residuals with random signs (Wu 1986; Rademacher
+signs are also the valid choice for fits close to least absolute deviations, Feng, He and Hu 2011) and is fitted again
+with the same Huber threshold. Intervals are percentiles of the replicates, so they respect bounds, skewness, and any
 transformation: the exponent a, N*(C) and a predicted loss need no formula of their own.
 
 Two things decide whether that covers in small sweeps, and both concern the residuals:
@@ -85,7 +85,7 @@ def wild_bootstrap(
 
 
 def refit(surface: Surface, log_loss: Array, start: Array, delta: float) -> Array:
-    """Fits [R, n] targets from starts nearby, far more finely than they scatter: first with a wider threshold, then delta."""
+    """Fits [R, n] targets from starts nearby, far more finely than they scatter; a wider threshold goes first."""
     scatter = float(np.sqrt(np.mean((surface.predict(start) - log_loss) ** 2)))
     if scatter > delta:
         start, _ = minimise(surface, log_loss, start, 10 * delta, steps=20, tolerance=1e-3)
@@ -93,7 +93,7 @@ def refit(surface: Surface, log_loss: Array, start: Array, delta: float) -> Arra
 
 
 def interval(samples: Array, level: float = LEVEL) -> tuple[Array, Array]:
-    """Returns the central percentile interval over axis 0; a bound is infinite where too many samples are not finite."""
+    """Returns the central percentile interval over axis 0; infinite where too many samples are not finite."""
     tail = (1 - level) / 2
     low = np.quantile(np.where(np.isnan(samples), -np.inf, samples), tail, axis=0, method="lower")
     high = np.quantile(np.where(np.isnan(samples), np.inf, samples), 1 - tail, axis=0, method="higher")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scaling laws, declared: what a law is made of, so that fitter, intervals, frontier, plots and report work on any of them.
+"""Scaling laws, declared: what a law is made of, so that fitter, intervals, plots and report work on any of them.
 
 A law predicts a loss as a sum of columns with coefficients >= 0, the columns shaped by a few exponents:
 

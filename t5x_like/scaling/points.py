@@ -88,7 +88,7 @@ def read_points(source: Any, params_column: str | None = None) -> Points:
 
     Args:
       source: a points.csv; a sweep folder (its points.csv, with sweep.json and one run folder per cell beside it); a
-        mapping of columns; a sequence of row mappings; an array [n, 3] of params, tokens, loss; or `Points`, taken as is.
+        mapping of columns; a sequence of row mappings; an array [n, 3] of params, tokens, loss; or `Points`, as is.
       params_column: read the parameter count from this column instead of `params`.
 
     Raises:
@@ -167,8 +167,8 @@ def _memory_table(source: Any) -> tuple[dict[str, Any], list[str]]:
             array = np.empty(0)
         if array.ndim != 2 or array.shape[1] != len(REQUIRED):
             raise UserError(
-                f"points: got {type(source).__name__} of shape {np.shape(array)}; accepted: a path, a mapping of columns, "
-                "a list of row mappings, or an array with the columns params, tokens, loss"
+                f"points: got {type(source).__name__} of shape {np.shape(array)}; accepted: a path, a mapping of "
+                "columns, a list of row mappings, or an array with the columns params, tokens, loss"
             )
         table = {name: list(array[:, i]) for i, name in enumerate(REQUIRED)}
     lengths = {name: len(column) for name, column in table.items()}
@@ -187,14 +187,14 @@ def _from_table(table: tuple[dict[str, Any], list[str]], name: str, params_colum
             raise UserError(f"{name}: no column {wanted!r}; its columns are {', '.join(columns)}{hint}")
     if not labels:
         raise UserError(f"{name}: the header is there, but no rows of numbers below it")
-    required = [_numbers(columns[c], c, labels, empty_is=None) for c in (count, *REQUIRED[1:])]
-    for column, values in zip((count, "tokens"), required, strict=False):
+    params, tokens, loss = (_numbers(columns[c], c, labels, empty_is=None) for c in (count, *REQUIRED[1:]))
+    for column, values in ((count, params), ("tokens", tokens)):
         for value, label in zip(values, labels, strict=True):
             if not (np.isfinite(value) and value > 0):
                 raise UserError(f"{label}: {column} is {value:g}; it must be a positive number")
     optional: dict[str, Array] = {c: _numbers(columns[c], c, labels, empty_is=np.nan) for c in NUMBERS if c in columns}
     optional |= {c: np.array([_text(cell) for cell in columns[c]], str) for c in TEXTS if c in columns}
-    return Points(*required, columns=optional, params_column=count, source=name)
+    return Points(params, tokens, loss, columns=optional, params_column=count, source=name)
 
 
 def _numbers(cells: Sequence[Any], column: str, labels: list[str], empty_is: float | None) -> Array:

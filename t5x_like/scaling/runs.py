@@ -16,7 +16,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's held-out (or, without evaluations, training) loss as it trained: tokens [t], loss [t] in nats per token."""
+    """A run's held-out loss as it trained (its training loss without evaluations): tokens [t], nats per token [t]."""
 
     run: str
     params: float
@@ -48,7 +48,7 @@ def fingerprints(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_curves(folder: Path, names: Iterable[str], params: Iterable[float]) -> list[Curve]:
-    """Reads metrics.jsonl of the named run folders; runs without one, or with fewer than two usable lines, are passed over."""
+    """Reads metrics.jsonl of the named run folders, passing over runs with fewer than two usable lines."""
     curves = []
     for name, size in zip(names, params, strict=True):
         path = folder / name / "metrics.jsonl"
@@ -57,7 +57,8 @@ def read_curves(folder: Path, names: Iterable[str], params: Iterable[float]) -> 
         lines = [line for line in map(_line, path.read_text().splitlines()) if line]
         chosen = [line for line in lines if line.get("split") == "eval"]
         chosen = chosen if len(chosen) > 2 else [line for line in lines if line.get("split") == "train"]
-        pairs = np.array([(line["tokens"], line["loss"]) for line in chosen if _positive(line, "tokens", "loss")], float)
+        usable = [line for line in chosen if _positive(line, "tokens", "loss")]
+        pairs = np.array([(line["tokens"], line["loss"]) for line in usable], float)
         if len(pairs) >= 2:
             curves.append(Curve(name, float(size), pairs[:, 0], pairs[:, 1]))
     return curves

@@ -30,9 +30,9 @@ def huber(residuals: Array, delta: float | Array) -> Array:
 class Surface:
     """A law on fixed points, in coordinates where every parameter is of order one.
 
-    The solver's vector theta [R, P] holds the coefficients, each multiplied by the geometric mean of its column over the
-    points and divided by the geometric mean of the losses, then the exponents. So coefficients are shares of
-    a typical loss, and a change of exponent tilts a column about its middle instead of moving it by orders of magnitude.
+    The solver's vector theta [R, P] holds the coefficients, each multiplied by the geometric mean of its column over
+    the points and divided by the geometric mean of the losses, then the exponents. So coefficients are shares of a
+    typical loss, and a change of exponent tilts a column about its middle instead of moving it by orders of magnitude.
     """
 
     law: Law
@@ -58,7 +58,7 @@ class Surface:
         return [np.log(column) if np.ndim(column) else np.zeros((len(exponents), 1)) for column in columns]
 
     def columns(self, exponents: Array) -> tuple[Array, Array]:
-        """Returns columns [R, K, n] scaled to geometric mean 1, and the logarithms [R, K] of what they were divided by."""
+        """Returns columns [R, K, n] of geometric mean 1, and the logarithms [R, K] of what they were divided by."""
         n = len(next(iter(self.variables.values())))
         logs = self._logs(exponents)
         means = np.stack([log.mean(1) for log in logs], 1)
@@ -159,11 +159,11 @@ def minimise(
 ) -> tuple[Array, Array]:
     """Descends to a local minimum of the Huber objective from each start, inside the bounds; all starts at once.
 
-    A Levenberg-Marquardt method with two curvatures of the Huber loss. Its true second derivative counts only the points
-    within delta of the surface: a Newton step on it converges fast but, with few such points, is wild. The weights of
-    iterated least squares bound the loss from above: their step always descends, slowly. The matrix is the first plus
-    lambda times the second, lambda falling while steps succeed. Parameters at a bound that the gradient pushes
-    outwards are held there.
+    A Levenberg-Marquardt method with two curvatures of the Huber loss. Its true second derivative counts only the
+    points within delta of the surface: a Newton step on it converges fast but, with few such points, is wild. The
+    weights of iterated least squares bound the loss from above: their step always descends, slowly. The matrix is the
+    first plus lambda times the second, lambda falling while steps succeed. Parameters at a bound that the gradient
+    pushes outwards are held there.
 
     Args:
       surface: the law on its points.

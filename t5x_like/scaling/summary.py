@@ -2,7 +2,9 @@
 """A fit in words: the sentences and figures that the terminal and the report share."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from t5x_like.scaling.diagnosis import Pair
 from t5x_like.scaling.fit import Fit
@@ -22,17 +24,18 @@ def figure(value: float | None, digits: int = 3) -> str:
     return f"{value / 10**size:.{digits - 1}f}×10{str(size).translate(_SUPERSCRIPT)}"
 
 
-def count(value: float | None) -> str:
-    """Returns a count for reading: 393k, 2.10M, 70.0B."""
+def count(value: float | None, trim: bool = False) -> str:
+    """Returns a count for reading: 393k, 2.10M, 70.0B; trimmed, 2.1M and 70B."""
     if value is None:
         return "unbounded"
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= unit * 0.9995:
-            return f"{figure(value / unit)}{name}"
+            text = figure(value / unit)
+            return f"{text.rstrip('0').rstrip('.') if trim and '.' in text else text}{name}"
     return figure(value)
 
 
-def span(pair: Sequence[float | None] | None, show=figure) -> str:
+def span(pair: Sequence[float | None] | None, show: Callable[[float | None], str] = figure) -> str:
     """Returns an interval for reading: `0.32 to 0.37`, or an empty string where there is none."""
     return "" if pair is None else f"{show(pair[0])} to {show(pair[1])}"
 
@@ -50,8 +53,6 @@ def equation(fit: Fit) -> str:
 
 
 def _replace_word(text: str, word: str, by: str) -> str:
-    import re
-
     return re.sub(rf"\b{word}\b", by, text)
 
 
@@ -76,15 +77,18 @@ def _allocation(fit: Fit) -> list[str]:
     a, b = figure(optimal["a"]), figure(optimal["b"])
     a += _brackets(optimal["intervals"].get("a"))
     rows = optimal["rows"]
-    largest, furthest = next(r for r in rows if r["times_largest"] >= 0.999), rows[-1]
+    largest, furthest = next(row for row in rows if row["times_largest"] >= 0.999), rows[-1]
     return [
         f"Compute-optimal params grow as C^{a}, tokens as C^{b}.",
-        f"At the largest compute used, {figure(largest['flops'])} FLOPs, the optimum is {count(largest['params'])} params on "
-        f"{count(largest['tokens'])} tokens ({figure(largest['tokens_per_param'])} tokens per param); at "
-        f"{furthest['times_largest']:.0f} times that, {count(furthest['params'])} on {count(furthest['tokens'])} "
-        f"({figure(furthest['tokens_per_param'])}), with a predicted loss of {figure(furthest['loss'], 4)}"
+        f"At the largest compute used, {figure(largest['flops'])} FLOPs, the optimum is {_sizes(largest)}; "
+        f"at {furthest['times_largest']:.0f} times that, {_sizes(furthest)}, for a loss of {figure(furthest['loss'], 4)}"
         f"{_brackets(furthest.get('intervals', {}).get('loss'), 4)} nats per token.",
     ]
+
+
+def _sizes(row: dict[str, Any]) -> str:
+    ratio = figure(row["tokens_per_param"])
+    return f"{count(row['params'])} params on {count(row['tokens'])} tokens ({ratio} per param)"
 
 
 def _brackets(pair: Pair | None, digits: int = 3) -> str:
@@ -95,10 +99,10 @@ def _holdout(fit: Fit) -> list[str]:
     held = fit.holdout
     if not held:
         return []
+    rms, mean, worst = (held[f"{name}_relative_error"] for name in ("rms", "mean", "worst"))
     return [
-        f"The {held['points']} points of highest compute, predicted from the others: {percent(held['rms_relative_error'])} rms "
-        f"error, {percent(held['mean_relative_error'], signed=True)} on average, "
-        f"{percent(held['worst_relative_error'], signed=True)} at worst."
+        f"The {held['points']} points of highest compute, predicted from the others: {percent(rms)} rms error, "
+        f"{percent(mean, signed=True)} on average, {percent(worst, signed=True)} at worst."
     ]
 
 
@@ -111,5 +115,5 @@ def _entropy(fit: Fit) -> list[str]:
     if exact is None or "E" not in fit.parameters:
         return []
     ours = fit.parameters["E"]
-    text = f"E is {figure(ours, 4)}{_brackets(fit.intervals.get('E'), 4)}; the source's exact entropy is {figure(exact, 4)} nats"
-    return [f"{text} per token ({ours - exact:+.3f})."]
+    estimate = f"E is {figure(ours, 4)}{_brackets(fit.intervals.get('E'), 4)}"
+    return [f"{estimate}; the exact entropy of the source is {figure(exact, 4)} nats per token ({ours - exact:+.3f})."]
