@@ -130,7 +130,7 @@ class Fit:
             "points_used_sha256": hashlib.sha256(used.tobytes()).hexdigest(),
             "data_fingerprints": list(points.fingerprints),
             "bootstrap": len(self.draws),
-            "interval_method": "95 % percentiles of a wild bootstrap, HC3-rescaled least-squares residuals, full refits",
+            "interval_method": "95 % percentiles of a wild bootstrap of HC3 least-squares residuals, full refits",
             "seed": self.seed,
             "versions": {
                 "t5x_like": t5x_like.__version__,

@@ -31,7 +31,7 @@ SIZES = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.0, 0.86, 256)))
 INK, MUTED, GRID, ACCENT, SECOND = "#22262b", "#667079", "#e7eaed", "#c2410c", "#1d4ed8"
 COMPUTE = "training compute, 6 × params × tokens FLOPs"
 MOST_LABELLED = 9  # curves that still find room for a label each
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": "#aab2b9",
     "axes.labelcolor": INK,
@@ -86,7 +86,7 @@ def _draw(name: str, title: str, draw: Callable[[Figure, Fit], str], fit: Fit) -
         canvas = Figure(figsize=(7.2, 4.6), layout="constrained")
         caption = draw(canvas, fit)
         out = io.BytesIO()
-        canvas.savefig(out, format="png", dpi=170, metadata={"Software": None})
+        canvas.savefig(out, format="png", dpi=150, metadata={"Software": None})
     return Picture(name, title, caption, out.getvalue())
 
 
@@ -310,6 +310,6 @@ def _size_bar(canvas: Figure, axes: Any, norm: LogNorm, params: Array) -> None:
     bar = canvas.colorbar(ScalarMappable(norm, SIZES), ax=axes, pad=0.015, aspect=35)
     bar.outline.set_visible(False)
     sizes = _representative(params)
-    bar.set_ticks(sizes, labels=[count(size) for size in sizes])
+    bar.set_ticks(list(sizes), labels=[count(size) for size in sizes])
     bar.ax.minorticks_off()
     bar.set_label("params")

@@ -147,8 +147,8 @@ def _certificate(fit: Fit) -> str:
     c, second = fit.certificate, fit.certificate["second_method"]
     verdict = "agrees" if second["agrees"] else f"disagrees: it ended at {second['objective']:.10g}"
     return (
-        f'<p class="note">Objective {fit.objective:.10g}, the sum of Huber losses (delta {fit.huber_delta:g}) of log-loss '
-        f"residuals. {c['starts_at_minimum']} of {c['starts']} descents from different exponents end at this minimum; "
+        f'<p class="note">Objective {fit.objective:.10g}, the sum of Huber losses (delta {fit.huber_delta:g}) of '
+        f"log-loss residuals. {c['starts_at_minimum']} of {c['starts']} descents from other exponents end at this minimum; "
         f"{html.escape(second['name'])} {verdict}. Relative gradient {c['gradient_norm']:.1e}; condition number "
         f"{figure(c['condition_number'])}.</p>"
     )
@@ -158,20 +158,17 @@ def _frontier(fit: Fit) -> str:
     optimal = fit.compute_optimal
     if not optimal:
         return ""
-    known = bool(optimal["intervals"])
-    head, rows, beyond = ["FLOPs", "of the largest"], [], []
-    shows = (("params", count), ("tokens", count), ("tokens_per_param", figure), ("loss", lambda v: figure(v, 4)))
-    for name, _ in shows:
-        head += [name.replace("_per_", " per "), *(["95 % interval"] if known else [])]
+    shows = {"params": count, "tokens": count, "tokens_per_param": figure, "loss": lambda value: figure(value, 4)}
+    rows: list[list[Cell]] = []
     for row in optimal["rows"]:
-        cells = [figure(row["flops"]), f"× {figure(row['times_largest'], 2)}"]
-        for name, show in shows:
-            cells += [show(row[name]), *([span(row["intervals"][name], show)] if known else [])]
-        rows.append(cells)
-        beyond.append(row["times_largest"] > 1.001)
+        spread = row.get("intervals", {})
+        sizes = [(show(row[name]), span(spread.get(name), show)) for name, show in shows.items()]
+        rows.append([figure(row["flops"]), f"× {figure(row['times_largest'], 2)}", *sizes])
+    head = ("FLOPs", "of the largest", *(name.replace("_", " ") for name in shows))
+    beyond = [row["times_largest"] > 1.001 for row in optimal["rows"]]
     note = (
-        '<p class="note">FLOPs are 6 × params × tokens, and params are counted as in the points '
-        f"({html.escape(fit.points.params_column)}). Rows set back lie beyond the largest run.</p>"
+        '<p class="note">With 95 % intervals. FLOPs are 6 × params × tokens; params are counted as in the points '
+        f"({html.escape(fit.points.params_column)}). Rows in italics lie beyond the largest run.</p>"
     )
     return _section("Compute-optimal sizes", _table(head, rows, beyond), note)
 
@@ -216,10 +213,8 @@ def _provenance(provenance: dict[str, Any], fit: Fit) -> str:
         ("params column", fit.points.params_column),
         ("data fingerprint", ", ".join(provenance["data_fingerprints"]) or "not recorded"),
         ("law", f"{fit.law.name}: loss = {fit.law.formula}"),
-        (
-            "intervals",
-            f"{provenance['interval_method']}; {provenance['bootstrap']} replicates, seed {provenance['seed']}",
-        ),
+        ("intervals", provenance["interval_method"]),
+        ("replicates", f"{provenance['bootstrap']}, seed {provenance['seed']}"),
         ("held out", fit.holdout["rule"] if fit.holdout else "nothing"),
         ("command", provenance["command"] or "from Python"),
         ("versions", versions),

@@ -4,10 +4,10 @@
 CSS = """
 :root { --ink: #22262b; --muted: #667079; --rule: #e2e6ea; --accent: #c2410c; --paper: #fff; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #f5f6f7; color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue",
-  Arial, sans-serif; }
-main { max-width: 68rem; margin: 0 auto; padding: 2.5rem clamp(1rem, 4vw, 3rem) 3rem; background: var(--paper); }
-h1 { font-size: clamp(1.25rem, 3.6vw, 2rem); line-height: 1.3; margin: 0 0 1.5rem; font-weight: 600;
+body { margin: 0; background: #f5f6f7; color: var(--ink);
+  font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 72rem; margin: 0 auto; padding: 2.5rem clamp(1rem, 4vw, 3rem) 3rem; background: var(--paper); }
+h1 { font-size: clamp(1.2rem, 2.6vw, 1.7rem); line-height: 1.3; margin: 0 0 1.5rem; font-weight: 600;
   font-variant-numeric: tabular-nums; }
 h1 sup { font-size: .6em; }
 h2 { font-size: 1.15rem; margin: 0 0 .7rem; font-weight: 600; }
@@ -21,18 +21,20 @@ li { margin: .35rem 0; max-width: 48rem; }
 .tiles span { color: var(--muted); font-size: .875rem; line-height: 1.4; display: block; }
 .warnings { background: #fff8eb; border-left: 4px solid #d97706; padding: 1rem 1.25rem; border-radius: 0 4px 4px 0; }
 .fine { border-left: 4px solid #15803d; padding: .1rem 1.25rem; background: #f2faf5; border-radius: 0 4px 4px 0; }
-figure { margin: 0 0 2rem; }
-figure img { width: 100%; max-width: 52rem; height: auto; display: block; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 2rem; }
+figure { margin: 0; }
+figure img { width: 100%; height: auto; display: block; }
 figcaption, .note { color: var(--muted); font-size: .9rem; margin-top: .5rem; max-width: 52rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .9rem .3rem 0; white-space: nowrap; border-bottom: 1px solid var(--rule); }
 th { font-weight: 600; color: var(--muted); vertical-align: bottom; }
+td small { display: block; color: var(--muted); font-size: .78rem; font-style: normal; }
 th:first-child, td:first-child { text-align: left; }
 tr.beyond td { color: var(--muted); font-style: italic; }
 summary { cursor: pointer; margin-bottom: .6rem; }
-.sample { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f7; padding: 1rem 1.25rem; border-radius: 4px;
-  font: .875rem/1.5 ui-monospace, Menlo, Consolas, monospace; margin: 0; }
+.sample { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f7; padding: 1rem 1.25rem; margin: 0;
+  border-radius: 4px; font: .875rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.5rem; margin: 0; font-size: .9rem; }
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }

@@ -80,8 +80,8 @@ def _allocation(fit: Fit) -> list[str]:
     largest, furthest = next(row for row in rows if row["times_largest"] >= 0.999), rows[-1]
     return [
         f"Compute-optimal params grow as C^{a}, tokens as C^{b}.",
-        f"At the largest compute used, {figure(largest['flops'])} FLOPs, the optimum is {_sizes(largest)}; "
-        f"at {furthest['times_largest']:.0f} times that, {_sizes(furthest)}, for a loss of {figure(furthest['loss'], 4)}"
+        f"At the largest compute used, {figure(largest['flops'])} FLOPs, the optimum is {_sizes(largest)}; at "
+        f"{furthest['times_largest']:.0f} times that, {_sizes(furthest)}, for a loss of {figure(furthest['loss'], 4)}"
         f"{_brackets(furthest.get('intervals', {}).get('loss'), 4)} nats per token.",
     ]
 
