@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains every cell of a sweep that is missing and writes points.csv.
+
+python scripts/sweep.py --config=configs/sweeps/markov.py --workdir=runs/markov
+"""
+
+import signal
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from t5x_like.command_line import Parser
+from t5x_like.errors import exit_with
+from t5x_like.sweeps.design import Cell, load_sweep
+from t5x_like.sweeps.execute import run_sweep
+
+
+class _Reporter:
+    """A line for every cell that ends; on a terminal a bar over the work of the whole sweep as well."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._bar = Progress(
+            TextColumn("{task.fields[cells]} cells"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._began = time.monotonic()
+
+    def start(self, done: float, total: float, finished: int, number: int) -> None:
+        self._finished, self._number, self._total, self._at_start = finished, number, total, done
+        self._task = self._bar.add_task("", total=total, completed=done, cells=f"{finished}/{number}")
+        self._bar.start()
+        self._print(f"{number} cells, {finished} of them already there")
+
+    def progress(self, done: float) -> None:
+        self._bar.update(self._task, completed=done, cells=f"{self._finished}/{self._number}")
+        self._done = done
+
+    def cell(self, cell: Cell, status: str, loss: float | None, seconds: float) -> None:
+        self._finished += status != "failed"
+        result = status if loss is None else f"held-out loss {loss:.4f}"
+        self._print(f"[{self._finished}/{self._number}] {cell.run}: {result}, {seconds:.0f} s{self._left(cell)}")
+
+    def _left(self, cell: Cell) -> str:
+        if self._console.is_terminal:
+            return ""  # the bar says it
+        done = getattr(self, "_done", self._at_start) + cell.flops
+        rate = (done - self._at_start) / (time.monotonic() - self._began)
+        return f", about {max(0.0, self._total - done) / rate:.0f} s left" if self._finished < self._number else ""
+
+    def _print(self, text: str) -> None:
+        self._bar.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def main() -> int:
+    parser = Parser(__doc__, required=("config", "workdir"))
+    parser.add_argument("--config", metavar="FILE", help="a sweep's config; --config.field=value changes a field")
+    parser.add_argument("--workdir", metavar="DIR", help="the sweep folder; cells already there are not run again")
+    flags, overrides = parser.read_with_overrides()
+    sweep = load_sweep(flags.config, overrides)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    reporter = _Reporter()
+    try:
+        errors = run_sweep(sweep, flags.workdir, reporter)
+    finally:
+        reporter.close()
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    print(f"points: {flags.workdir}/points.csv")
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

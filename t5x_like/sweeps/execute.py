@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carrying a sweep out: worker processes, what is missing handed to them, points.csv kept up to date."""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from t5x_like.data.pipeline import build_dataset
+from t5x_like.errors import UserError
+from t5x_like.files import read_json, write_json
+from t5x_like.strict import to_dict
+from t5x_like.sweeps.design import Cell, SweepConfig, base_identity, cells
+from t5x_like.sweeps.points import cell_status, write_points
+
+
+class SweepReporter(Protocol):
+    """What a sweep tells of itself; amounts of work are FLOPs."""
+
+    def start(self, done: float, total: float, finished: int, number: int) -> None: ...
+    def progress(self, done: float) -> None: ...
+    def cell(self, cell: Cell, status: str, loss: float | None, seconds: float) -> None: ...
+    def close(self) -> None: ...
+
+
+def run_sweep(sweep: SweepConfig, workdir: str | Path, reporter: SweepReporter) -> list[str]:
+    """Runs the cells that are missing and writes sweep.json and points.csv.
+
+    A folder may be used again with a larger grid; cells that have ended are never run again. When this process is
+    interrupted or dies, its workers save and stop, and the next call goes on from there.
+
+    Returns:
+      Errors of cells that could not be run, a line each; empty on success.
+
+    Raises:
+      UserError: an impossible cell, or a folder that holds the cells of another sweep.
+    """
+    folder = Path(workdir)
+    design = cells(sweep)
+    _open_folder(folder, sweep, design)
+    write_points(folder, sweep, design)
+    ended = [cell for cell in design if cell_status(folder, cell)]
+    missing = [cell for cell in design if cell not in ended]
+    reporter.start(_work(ended), _work(design), len(ended), len(design))
+    if not missing:
+        return []
+    cores = worker_cores(sweep, design[0])[: len(missing)]
+    pool = _Pool(folder, cores)
+    try:
+        return _Execution(folder, sweep, design, missing, pool, reporter).run()
+    finally:
+        pool.stop()
+
+
+def worker_cores(sweep: SweepConfig, cell: Cell) -> list[int | None]:
+    """Which core each worker is pinned to: one worker a core for one-device runs on a CPU, else one, not pinned."""
+    if any(size != 1 for size in cell.config.mesh.sizes.values()) or not hasattr(os, "sched_getaffinity"):
+        return [None]
+    probe = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    backend = subprocess.run(probe, capture_output=True, text=True).stdout.strip()
+    return [*sorted(os.sched_getaffinity(0))] if backend == "cpu" else [None]
+
+
+class _Execution:
+    """The missing cells of a sweep being run by a pool of workers."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sweep: SweepConfig,
+        design: list[Cell],
+        missing: list[Cell],
+        pool: "_Pool",
+        reporter: SweepReporter,
+    ):
+        self.folder, self.sweep, self.design, self.pool, self.reporter = folder, sweep, design, pool, reporter
+        self.waiting = list(missing)
+        self.running: dict[int, tuple[Cell, float]] = {}  # by worker: the cell and when it began
+        self.steps: dict[int, int] = {}
+        self.last_size: dict[int, str] = {}
+        self.done = _work(design) - _work(missing)
+        self.errors: list[str] = []
+
+    def run(self) -> list[str]:
+        for worker in range(len(self.pool)):
+            self._give(worker)
+        while self.running:
+            worker, answer = self.pool.answers.get()
+            if "step" in answer:
+                self.steps[worker] = answer["step"]
+                self.reporter.progress(self.done + sum(map(self._partial, self.running)))
+                continue
+            self._ended(worker, answer)
+            if "gone" not in answer:
+                self._give(worker)
+        if self.waiting and not self.errors:
+            self.errors.append("every worker has stopped")
+        return self.errors
+
+    def _give(self, worker: int) -> None:
+        """Hands the next cell to a worker.
+
+        Preferably of the size it has compiled, then of one that no other worker is at, so that no two compile the same
+        program at once; within that the most work first, so that no long cell is left for the end.
+        """
+        if not self.waiting:
+            return
+        others = {size for other, size in self.last_size.items() if other != worker}
+        mine = self.last_size.get(worker)
+        cell = max(self.waiting, key=lambda cell: (cell.size == mine, cell.size not in others, cell.flops))
+        self.waiting.remove(cell)
+        self.last_size[worker] = cell.size
+        self.running[worker] = (cell, time.monotonic())
+        self.steps[worker] = 0
+        path = self.folder / cell.run
+        path.mkdir(exist_ok=True)
+        write_json(path / "config.json", to_dict(cell.config))
+        self.pool.send(worker, str(path))
+
+    def _ended(self, worker: int, answer: dict[str, Any]) -> None:
+        cell, began = self.running.pop(worker)
+        status = cell_status(self.folder, cell)
+        if status is None:
+            why = answer.get("error") or answer.get("gone") or f"its status is {answer.get('status')!r}"
+            self.errors.append(f"{cell.run}: {why} (see {self.pool.log(worker)})")
+            self.reporter.cell(cell, "failed", None, time.monotonic() - began)
+            return
+        self.done += cell.flops
+        loss = read_json(self.folder / cell.run / "summary.json")["loss"]
+        write_points(self.folder, self.sweep, self.design)
+        self.reporter.cell(cell, status, loss, time.monotonic() - began)
+        self.reporter.progress(self.done + sum(map(self._partial, self.running)))
+
+    def _partial(self, worker: int) -> float:
+        """Work that a worker has done on the cell it is at."""
+        cell, _ = self.running[worker]
+        return cell.flops * self.steps[worker] / max(1, cell.config.training.steps or 1)
+
+
+class _Pool:
+    """Worker processes with their pipes.
+
+    Attributes:
+      answers: (worker, answer) as they come; {"gone": why} when a worker dies.
+    """
+
+    def __init__(self, folder: Path, cores: list[int | None]):
+        self.answers: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
+        self._logs = [folder / "workers" / f"{number}.log" for number in range(len(cores))]
+        self._processes = [self._start(number, core) for number, core in enumerate(cores)]
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def log(self, worker: int) -> Path:
+        return self._logs[worker]
+
+    def _start(self, number: int, core: int | None) -> "subprocess.Popen[str]":
+        path = self._logs[number]
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "t5x_like.sweeps.worker", *([] if core is None else [str(core)])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # ctrl-C reaches the sweep alone, which then stops its workers in order
+            )
+        threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
+        return process
+
+    def _listen(self, number: int, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.answers.put((number, json.loads(line)))
+        self.answers.put((number, {"gone": f"worker {number} ended with code {process.wait()}"}))
+
+    def send(self, worker: int, job: str) -> None:
+        pipe = self._processes[worker].stdin
+        assert pipe is not None
+        try:
+            print(job, file=pipe, flush=True)
+        except BrokenPipeError:
+            pass  # its end is on the way as an answer
+
+    def stop(self) -> None:
+        """Closes the workers' input, upon which they save and end, and waits for them."""
+        for process in self._processes:
+            if process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+        for process in self._processes:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _open_folder(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
+    path = folder / "sweep.json"
+    base = json.loads(json.dumps(base_identity(sweep)))
+    if path.is_file():
+        if read_json(path)["base"] != base:
+            raise UserError(f"{folder}: holds the cells of another sweep; choose another --workdir")
+    elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder}: is not empty and holds no sweep; choose another --workdir")
+    folder.mkdir(parents=True, exist_ok=True)
+    data = build_dataset(design[0].config.data, 0)  # tokenises once, before the workers start
+    write_json(
+        path,
+        {
+            "params_column": sweep.params_column,
+            "exact_entropy": data.exact_entropy,
+            "fingerprint": data.fingerprint,
+            "base": base,
+            "design": to_dict(sweep),
+            "cells": [cell.run for cell in design],
+        },
+    )
+
+
+def _work(some: list[Cell]) -> float:
+    return sum(cell.flops for cell in some)

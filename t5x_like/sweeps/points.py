@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""points.csv: one line a finished cell, in the order of the design."""
+
+import csv
+import io
+from pathlib import Path
+
+from t5x_like.files import read_json, write_text
+from t5x_like.sweeps.design import Cell, SweepConfig
+
+COLUMNS = (
+    "params",
+    "tokens",
+    "loss",
+    "loss_stderr",
+    "flops",
+    "params_total",
+    "params_nonembedding",
+    "params_active",
+    "unique_tokens",
+    "family",
+    "run",
+    "seed",
+    "learning_rate",
+    "status",
+)
+
+
+def cell_status(folder: Path, cell: Cell) -> str | None:
+    """Returns "finished" or "diverged" of a cell that has ended, else None."""
+    path = folder / cell.run / "summary.json"
+    status = read_json(path)["status"] if path.is_file() else None
+    return status if status in ("finished", "diverged") else None
+
+
+def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
+    """Writes points.csv from the run folders of the cells that have ended."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for cell in design:
+        if cell_status(folder, cell) is None:
+            continue
+        summary = read_json(folder / cell.run / "summary.json")
+        accounting = read_json(folder / cell.run / "accounting.json")
+        diverged = summary["status"] == "diverged"
+        writer.writerow(
+            {
+                "params": cell.params[sweep.params_column],
+                "tokens": summary["tokens"],
+                "loss": "nan" if diverged else summary["loss"],
+                "loss_stderr": "" if diverged else summary["loss_stderr"],
+                "flops": summary["tokens"] * accounting["flops_per_token"],
+                **cell.params,
+                "unique_tokens": summary["unique_tokens"],
+                "family": cell.config.model.kind,
+                "run": cell.run,
+                "seed": cell.config.seed,
+                "learning_rate": cell.config.optimizer.learning_rate,
+                "status": summary["status"],
+            }
+        )
+    write_text(folder / "points.csv", text.getvalue())
