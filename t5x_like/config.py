@@ -181,11 +181,11 @@ class MarkovConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "sequence_length")
-        if self.num_symbols < 2:
-            raise FieldError("num_symbols", f"{self.num_symbols} is below 2")
-
+        if not 2 <= self.num_symbols <= 4096:
+            raise FieldError("num_symbols", f"{self.num_symbols} is outside 2 to 4096 (all pairs are stored)")
         if not 0 < self.logit_scale < float("inf"):
             raise FieldError("logit_scale", f"{self.logit_scale} is not above 0")
+
     @property
     def vocab_size(self) -> int:
         return self.num_symbols
