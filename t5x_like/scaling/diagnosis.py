@@ -56,7 +56,7 @@ def _about_data(points: Points) -> list[str]:
         if repeated.any():
             strong = f", beyond {REPEATED:g}, where repetition is known to cost" if passes.max() > REPEATED else ""
             found.append(
-                f"{_points(repeated.sum())} saw their data more than once (up to {passes.max():.2g} times{strong}); "
+                f"{_points(repeated.sum())} saw the same data more than once (up to {passes.max():.2g} times{strong}); "
                 "the law takes every token as fresh."
             )
     return found

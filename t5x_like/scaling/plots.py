@@ -83,7 +83,7 @@ def training_curves(fit: Fit) -> list[runs.Curve]:
 
 def _draw(name: str, title: str, draw: Callable[[Figure, Fit], str], fit: Fit) -> Picture:
     with mpl.rc_context(STYLE):
-        canvas = Figure(figsize=(7.2, 4.6), layout="constrained")
+        canvas = Figure(figsize=(6.6, 4.3), layout="constrained")
         caption = draw(canvas, fit)
         out = io.BytesIO()
         canvas.savefig(out, format="png", dpi=150, metadata={"Software": None})

@@ -148,7 +148,7 @@ def _certificate(fit: Fit) -> str:
     verdict = "agrees" if second["agrees"] else f"disagrees: it ended at {second['objective']:.10g}"
     return (
         f'<p class="note">Objective {fit.objective:.10g}, the sum of Huber losses (delta {fit.huber_delta:g}) of '
-        f"log-loss residuals. {c['starts_at_minimum']} of {c['starts']} descents from other exponents end at this minimum; "
+        f"log-loss residuals. {c['starts_at_minimum']} of {c['starts']} descents from other exponents end here; "
         f"{html.escape(second['name'])} {verdict}. Relative gradient {c['gradient_norm']:.1e}; condition number "
         f"{figure(c['condition_number'])}.</p>"
     )

@@ -43,8 +43,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def fingerprints(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
     """Returns the distinct data fingerprints in the environment.json of the named run folders."""
-    found = (read_object(folder / name / "environment.json").get("data_fingerprint") for name in names if name)
-    return tuple(sorted({str(print_) for print_ in found if print_}))
+    data = [read_object(folder / name / "environment.json").get("data") for name in names if name]
+    found = {str(d["fingerprint"]) for d in data if isinstance(d, dict) and d.get("fingerprint")}
+    return tuple(sorted(found))
 
 
 def read_curves(folder: Path, names: Iterable[str], params: Iterable[float]) -> list[Curve]:
