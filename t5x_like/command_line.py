@@ -18,9 +18,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, doc: str | None, required: Sequence[str] = ()):
-        super().__init__(
-            description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-        )
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         self._needed = required
 
     def error(self, message: str) -> NoReturn:

@@ -39,6 +39,7 @@ class DecoderOnlyConfig:
     gated_mlp: bool = False
     use_bias: bool = False
     tie_embeddings: bool = True
+    scale_embeddings: bool = False  # by sqrt(d_model), as in Vaswani et al. 2017, section 3.4
     dropout_rate: float = 0.0
 
     def __post_init__(self) -> None:
@@ -176,13 +177,13 @@ class MarkovConfig:
     sequence_length: int = 16
     num_symbols: int = 128
     spectrum_exponent: float = 0.75
-    logit_scale: float = 1.455  # standard deviation of the transition logits; with the others: 3.887 nats per token
+    logit_scale: float = 1.515  # standard deviation of the transition logits; with the others: 3.887 nats per token
     process_seed: int = 0  # which chain; apart from the run's seed, which picks the windows
 
     def __post_init__(self) -> None:
         _positive(self, "sequence_length")
-        if not 2 <= self.num_symbols <= 4096:
-            raise FieldError("num_symbols", f"{self.num_symbols} is outside 2 to 4096 (all pairs are stored)")
+        if not 2 <= self.num_symbols <= 2048:
+            raise FieldError("num_symbols", f"{self.num_symbols} is outside 2 to 2048 (all pairs are stored)")
         if not 0 < self.logit_scale < float("inf"):
             raise FieldError("logit_scale", f"{self.logit_scale} is not above 0")
 

@@ -5,14 +5,18 @@ A checkpoint has three items: `params` (trainable and frozen), `optimizer` (its 
 `tally` (JSON: what the loop has counted). So a program that only wants the model reads only its parameters.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from t5x_like.config import MeshConfig, RunConfig
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Params
+from t5x_like.training.program import Program, program_for
+from t5x_like.training.run_folder import load_config
 from t5x_like.training.state import State, merge
 
 
@@ -25,7 +29,12 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        handlers = {
+            "params": ocp.StandardCheckpointHandler(),
+            "optimizer": ocp.StandardCheckpointHandler(),
+            "tally": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
         self._folder = folder
 
     @property
@@ -92,6 +101,24 @@ class Checkpoints:
         """Waits, and frees the manager's threads."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def load_trained(folder: str | Path) -> tuple[RunConfig, Program, Params]:
+    """Reads the model of a run folder onto this machine's first device, whatever mesh trained it.
+
+    Raises:
+      UserError: the folder is no run folder, or holds no checkpoint.
+    """
+    folder = Path(folder)
+    config = dataclasses.replace(load_config(folder), mesh=MeshConfig())
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder}: holds no checkpoint yet")
+    program = program_for(config)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        return config, program, checkpoints.restore_params(program.abstract_state)
+    finally:
+        checkpoints.close()
 
 
 def _items(state: State) -> dict[str, Any]:

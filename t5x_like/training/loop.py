@@ -87,6 +87,8 @@ class _Loop:
         self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
         self.pending: deque[tuple[np.ndarray, Any]] = deque()
         write_environment(folder, self.program.layout.mesh, dataset.description | {"fingerprint": dataset.fingerprint})
+        if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
+            dataset.tokenizer.save(folder / "tokenizer.json")
         accounting = write_accounting(folder, config)
         peak = peak_flops(jax.devices()[0].device_kind)
         self.metrics = Metrics(
