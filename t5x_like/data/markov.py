@@ -45,14 +45,11 @@ def markov_process(config: MarkovConfig) -> MarkovProcess:
     size = config.num_symbols
     left, right = (_random_orthogonal(size, config.process_seed, side) for side in ("left", "right"))
     spectrum = np.arange(1, size + 1) ** -float(config.spectrum_exponent)
-    logits = (left * spectrum) @ right.T
+    logits = np.einsum("ik,jk->ij", left * spectrum, right)
     logits *= config.logit_scale / logits.std()
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     transitions = _on_grid(exponentials / exponentials.sum(axis=1, keepdims=True))
-    balance = transitions.T - np.eye(size)  # pi (P - I) = 0; one equation is redundant and gives way to sum pi = 1
-    balance[-1] = 1.0
-    stationary = np.linalg.solve(balance, np.eye(size)[-1])
-    return MarkovProcess(transitions, stationary)
+    return MarkovProcess(transitions, _stationary(transitions))
 
 
 class MarkovDataset(Dataset):
@@ -104,13 +101,43 @@ class MarkovDataset(Dataset):
         }
 
 
+# The three linear-algebra steps use no BLAS, whose result depends on its build and on the number of threads, and whose
+# threads take seconds instead of milliseconds on a machine that is busy with something else.
+
+
 def _random_orthogonal(size: int, seed: int, side: str) -> np.ndarray:
-    """Returns an orthogonal matrix, uniformly random: Q of a Gaussian matrix, signs fixed so that diag(R) > 0."""
+    """Returns a uniformly random orthogonal matrix, float64 [size, size] (Stewart 1980).
+
+    Of the trailing blocks, each in turn becomes a reflection that sends the first axis to a random direction, times
+    the block before.
+    """
     raw = random_stream("markov", seed, side).random_raw(2 * size * size)
     radius, angle = ((raw >> np.uint64(11)).astype(np.float64) + 0.5).reshape(2, size, size) * 2.0**-53
     gaussian = np.sqrt(-2.0 * np.log(radius)) * np.cos(2.0 * np.pi * angle)
-    q, r = np.linalg.qr(gaussian)
-    return q * np.where(np.diag(r) < 0, -1.0, 1.0)
+    matrix = np.eye(size)
+    for corner in reversed(range(size)):
+        normal = gaussian[corner, corner:] / np.sqrt((gaussian[corner, corner:] ** 2).sum())
+        sign = 1.0 if normal[0] >= 0 else -1.0
+        normal[0] += sign  # now the reflection's axis, of squared length 2 |normal[0]|
+        block = matrix[corner:, corner:]
+        block -= np.multiply.outer(normal, np.einsum("i,ij->j", normal, block)) / abs(normal[0])
+        block *= -sign
+    return matrix
+
+
+def _stationary(transitions: np.ndarray) -> np.ndarray:
+    """Solves pi P = pi, sum pi = 1, by eliminating state after state (Grassmann, Taksar and Heyman 1985).
+
+    Nothing is subtracted, so every entry is accurate to rounding however rare the state.
+    """
+    rest = transitions.copy()
+    for state in reversed(range(1, len(rest))):
+        rest[:state, state] /= rest[state, :state].sum()
+        rest[:state, :state] += np.multiply.outer(rest[:state, state], rest[state, :state])
+    weights = np.ones(len(rest))
+    for state in range(1, len(rest)):
+        weights[state] = (weights[:state] * rest[:state, state]).sum()
+    return weights / weights.sum()
 
 
 def _on_grid(rows: np.ndarray) -> np.ndarray:
@@ -145,6 +172,10 @@ def _sample(
     symbols = np.empty((length, count), np.int32)
     state = np.full(count, size, np.int64)
     for step in range(length):
-        state = np.searchsorted(table, (state << _BITS) + uniforms[step], side="right") - state * size
-        symbols[step] = state
+        state = symbols[step] = _next_symbols(table, size, state, uniforms[step])
     return np.ascontiguousarray(symbols.T)
+
+
+def _next_symbols(table: np.ndarray, size: int, state: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Returns the symbols that uniform integers below 2^32 pick after each state, all int64 [count]."""
+    return np.searchsorted(table, (state << _BITS) + uniforms, side="right") - state * size

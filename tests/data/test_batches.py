@@ -123,6 +123,18 @@ def test_an_epoch_is_every_full_window_once_and_the_next_another_order(text_data
         assert same.mean() < 0.2
 
 
+def test_training_rows_are_full(text_dataset):
+    tokens = text_dataset(vocab_size=None).unique_tokens
+    divisors = [length for length in range(2, tokens // 2) if tokens % length in (0, 1)]
+    assert len(divisors) > 3
+    for length in [*divisors, 9]:
+        dataset = text_dataset(length=length, vocab_size=None)
+        epoch = dataset.training_batch(0, (tokens - 1) // length)
+        assert epoch["decoder_loss_weights"].all()
+        every = windows(dataset._text.train, dataset._text.train_starts, np.arange((tokens - 1) // length), length)
+        assert _row_set(epoch) == _row_set(every)
+
+
 def test_batches_hold_the_training_files_and_only_them(text_dataset, tmp_path):
     """From the batches back to text, with brute force over the files."""
     dataset = text_dataset(length=12, vocab_size=None)

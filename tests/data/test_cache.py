@@ -153,6 +153,16 @@ def test_a_cache_that_cannot_be_written_is_named(config, tmp_path):
         _build(config, tmp_path / "file")
 
 
+def test_a_rename_that_fails_is_no_success(config, tmp_path, monkeypatch):
+    def rename(self, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache.Path, "rename", rename)
+    with pytest.raises(UserError, match=r"cannot be written .Permission denied"):
+        _build(config, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("T5X_LIKE_CACHE", str(tmp_path / "here"))
     assert cache.cache_root() == tmp_path / "here"

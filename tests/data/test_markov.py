@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from t5x_like.config import MarkovConfig
-from t5x_like.data.markov import MarkovDataset, markov_process
+from t5x_like.data.markov import (
+    MarkovDataset,
+    _next_symbols,
+    _random_orthogonal,
+    _sampling_table,
+    markov_process,
+)
 from t5x_like.strict import FieldError
 
 
@@ -32,6 +38,17 @@ def test_stationary_distribution_and_rows(config):
     np.testing.assert_allclose(process.stationary @ process.transitions, process.stationary, atol=1e-13)
     powers = np.linalg.matrix_power(process.transitions, 2**20)  # brute force: where every start leads
     np.testing.assert_allclose(powers, np.broadcast_to(process.stationary, powers.shape), atol=1e-9)
+
+
+def test_random_orthogonal_matrices():
+    many = np.array([_random_orthogonal(4, seed, "left") for seed in range(2000)])
+    np.testing.assert_allclose(many @ many.transpose(0, 2, 1), np.broadcast_to(np.eye(4), many.shape), atol=1e-14)
+    np.testing.assert_allclose((many**2).mean(axis=0), 1 / 4, atol=0.03)  # moments of the uniform distribution,
+    np.testing.assert_allclose((many**4).mean(axis=0), 3 / 24, atol=0.03)  # five standard errors
+    assert abs(many.mean(axis=0)).max() < 0.06
+    traces = np.trace(many, axis1=1, axis2=2)
+    assert traces.var() == pytest.approx(1, abs=0.16)
+    assert (_random_orthogonal(4, 0, "left") != _random_orthogonal(4, 0, "right")).all()
 
 
 def test_spectrum_and_scale_of_the_logits():
@@ -65,6 +82,18 @@ def test_samples_have_the_transitions_the_stationary_distribution_and_the_entrop
         assert (np.abs(counts / len(tokens) - process.stationary) < 5 * deviation).all()
     plug_in = -(pairs * np.log(pairs / visits)).sum() / pairs.sum()
     assert dataset.exact_entropy == pytest.approx(plug_in, abs=0.003)
+
+
+def test_each_symbol_owns_as_many_uniform_integers_as_its_probability_says():
+    process = markov_process(MarkovConfig(num_symbols=5, logit_scale=4.0))
+    table = _sampling_table(process)
+    for state, row in enumerate([*process.transitions, process.stationary]):
+        edges = np.rint(np.cumsum(row) * 2**32).astype(np.int64)
+        for symbol, (low, high) in enumerate(zip([0, *edges], edges, strict=False)):
+            if state == 5:  # the stationary distribution is rounded to the grid
+                low, high = low + 10, high - 10
+            drawn = _next_symbols(table, 5, np.array([state, state]), np.array([low, high - 1]))
+            assert drawn.tolist() == [symbol, symbol]
 
 
 def test_batches():
@@ -114,7 +143,8 @@ def test_streams_differ_where_they_should():
     assert (_tokens(same, 50) != _tokens(other, 50)).mean() > 0.9
     held_out = next(same.eval_batches(50, 800))["decoder_input_tokens"]
     np.testing.assert_array_equal(held_out, next(other.eval_batches(50, 800))["decoder_input_tokens"])
-    assert (held_out != _tokens(same, 50)[:, :-1]).mean() > 0.9
+    for seed in range(4):
+        assert (held_out != _tokens(first(seed=seed), 50)[:, :-1]).mean() > 0.9
     chains = [first(), first(process_seed=1), first(logit_scale=1.0), first(spectrum_exponent=1.0)]
     assert len({chain.fingerprint for chain in chains}) == 4
     assert len({chain.exact_entropy for chain in chains}) == 4

@@ -40,6 +40,7 @@ def test_the_example_in_the_docstring():
     stream, starts = pack([np.array([7, 8, 9]), np.array([4, 5, 6, 4, 5])], 0)
     assert starts.tolist() == [0, 4]
     assert num_windows(len(stream), 6) == 2
+    assert [num_windows(tokens, 6) for tokens in (1, 2, 7, 8, 13, 14)] == [0, 1, 1, 2, 2, 3]
     batch = windows(stream, starts, np.array([0, 1]), 6)
     assert batch["decoder_input_tokens"].tolist() == [[0, 7, 8, 9, 0, 4], [5, 6, 4, 0, 0, 0]]
     assert batch["decoder_target_tokens"].tolist() == [[7, 8, 9, 0, 4, 5], [6, 4, 5, 0, 0, 0]]
