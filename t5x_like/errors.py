@@ -28,7 +28,7 @@ def exit_with(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)  # a message quoted from elsewhere may have lines
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

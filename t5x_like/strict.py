@@ -6,6 +6,7 @@ as one line that starts with the dotted path of the field.
 """
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -111,6 +112,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, Mapping):
             return convert(hint, value, path)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise UserError(f"{path}={value!r}: expected a finite number")
         return float(value)
     elif hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
