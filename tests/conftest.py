@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eight emulated devices, a cache of the session's own, and what the tests of several rooms share.
+
+The environment is set here, before anything imports JAX, so that worker processes of pytest-xdist and the programs
+that tests start inherit it.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+
+import pytest
+
+_COUNT = "--xla_force_host_platform_device_count"
+_flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_COUNT)]
+os.environ["XLA_FLAGS"] = " ".join([*_flags, f"{_COUNT}=8"])
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+_own_cache = None
+if "T5X_LIKE_CACHE" not in os.environ:
+    _own_cache = os.environ["T5X_LIKE_CACHE"] = tempfile.mkdtemp(prefix="t5x_like_tests_")
+# The programs under scripts/ keep compiled code in the same folder, so nothing is compiled twice.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["T5X_LIKE_CACHE"], "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+def pytest_unconfigure() -> None:
+    if _own_cache is not None:
+        shutil.rmtree(_own_cache, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def make_run():
+    """Builds the resolved config of a tiny run on a Markov chain, changed by overrides such as "model.d_model=8"."""
+    from t5x_like.config import RunConfig
+    from t5x_like.config_files import with_overrides
+    from t5x_like.strict import convert
+
+    base = {
+        "data": {"kind": "markov", "sequence_length": 8, "num_symbols": 16},
+        "model": {"kind": "decoder_only", "num_layers": 2, "d_model": 16, "num_heads": 4},
+        "training": {"steps": 4, "batch_size": 8, "eval_tokens": 256, "tensorboard": False},
+    }
+
+    def build(*overrides):
+        return convert(RunConfig, with_overrides(base, overrides)).resolve()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def redraw():
+    """Draws every parameter anew from its ParamSpec's shape, so that no bias is 0 and no norm's scale is 1."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from t5x_like.models.layers.parameters import map_specs
+
+    def draw(specs, seed=0):
+        generator = np.random.default_rng(seed)
+
+        def one(spec):
+            fan_in = math.prod(
+                size for size, axis in zip(spec.shape, spec.axes, strict=True) if axis in spec.in_axes
+            ) if spec.is_matrix and "vocab" not in spec.in_axes and "positions" not in spec.in_axes else 4
+            values = generator.standard_normal(spec.shape) / math.sqrt(fan_in)
+            return jnp.asarray(values + (spec.init == _one(spec)), jnp.float32)
+
+        return jax.tree.map(lambda leaf: leaf, map_specs(one, specs))
+
+    def _one(spec):
+        return type(spec.init)(1.0)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def equations():
+    """Lists (equation, how often it runs) of a jaxpr and everything inside it; `while` bodies count once."""
+    import jax
+    from jax.extend.core import ClosedJaxpr, Jaxpr
+
+    def walk(jaxpr, times=1):
+        jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+        for equation in jaxpr.eqns:
+            yield equation, times
+            inside = times * equation.params["length"] if equation.primitive.name == "scan" else times
+            leaves = jax.tree.leaves(
+                equation.params, is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr)
+            )
+            for value in leaves:
+                if isinstance(value, Jaxpr | ClosedJaxpr):
+                    yield from walk(value, inside)
+
+    return walk
+
+
+@pytest.fixture(scope="session")
+def relative_error():
+    """Returns the largest error of any leaf of a tree, relative to the norm of that leaf."""
+    import jax
+    import numpy as np
+
+    def compare(got, expected):
+        def error(a, b):
+            a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+            assert a.shape == b.shape
+            return np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
+
+        assert jax.tree.structure(got) == jax.tree.structure(expected)
+        return max(jax.tree.leaves(jax.tree.map(error, got, expected)))
+
+    return compare
