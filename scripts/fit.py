@@ -6,15 +6,18 @@ python scripts/fit.py --points=SWEEP_DIR --out=SWEEP_DIR/fit --bootstrap=4000
 """
 
 import argparse
+import os
 import shlex
 import sys
-from typing import NoReturn
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: on 5 x 5 matrices threads only wait for one another
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from t5x_like.errors import UserError, exit_with, nearest
+from t5x_like.command_line import Parser
+from t5x_like.errors import exit_with
 from t5x_like.scaling import summary
 from t5x_like.scaling.fit import BOOTSTRAP, HUBER_DELTA, Fit, fit_scaling_law
 from t5x_like.scaling.laws import LAWS
@@ -22,38 +25,17 @@ from t5x_like.scaling.points import read_points
 from t5x_like.scaling.report import prepare_folder, write_report
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line instead of printing the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists the flags)")
-
-
 def _flags() -> argparse.Namespace:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__, required=("points", "out"))
     add = parser.add_argument
-    add("--points", metavar="PATH", help="a points.csv, or a sweep's folder (required)")
-    add("--out", metavar="DIR", help="where fit.json, report.html and the pictures go (required)")
+    add("--points", metavar="PATH", help="a points.csv, or a sweep's folder")
+    add("--out", metavar="DIR", help="where fit.json, report.html and the pictures go")
     add("--law", default="chinchilla", help=f"one of {', '.join(LAWS)} (default: %(default)s)")
     add("--huber_delta", type=float, default=HUBER_DELTA, help="threshold on log-loss residuals (default: %(default)s)")
-    add(
-        "--bootstrap",
-        type=int,
-        default=BOOTSTRAP,
-        metavar="N",
-        help="replicates for the intervals (default: %(default)s)",
-    )
+    add("--bootstrap", type=int, default=BOOTSTRAP, metavar="N", help="replicates for intervals (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     add("--params_column", metavar="NAME", help="the column that counts the parameters, if not params")
-    flags, unknown = parser.parse_known_args()
-    for word in unknown:
-        name = word.split("=")[0]
-        known = [flag for action in parser._actions for flag in action.option_strings]
-        parser.error(f"unknown flag {name!r}{nearest(name, known)}")
-    for name in ("points", "out"):
-        if getattr(flags, name) is None:
-            parser.error(f"--{name} is missing: fit.py --points=points.csv|SWEEP_DIR --out=DIR")
-    return flags
+    return parser.read()
 
 
 def main() -> None:

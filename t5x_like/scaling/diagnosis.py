@@ -10,6 +10,7 @@ from t5x_like.scaling.certificate import FLAT
 from t5x_like.scaling.frontier import BEYOND
 from t5x_like.scaling.laws import Law
 from t5x_like.scaling.points import Points
+from t5x_like.scaling.wording import count, figure
 
 Array = np.ndarray
 Pair = list[float | None]
@@ -32,7 +33,7 @@ def concerns(
         *points.warnings,
         *_about_data(points),
         *_about_design(law, points),
-        *_about_residuals(points, residuals),
+        *_about_residuals(law, points, residuals),
         *_about_minimum(certificate),
         *_about_parameters(law, parameters, intervals, certificate),
         *_about_frontier(law, points, optimal),
@@ -81,19 +82,19 @@ def _about_design(law: Law, points: Points) -> list[str]:
     return found
 
 
-def _about_residuals(points: Points, residuals: Array) -> list[str]:
-    scale = 1.4826 * float(np.median(np.abs(residuals)))
+def _about_residuals(law: Law, points: Points, residuals: Array) -> list[str]:
+    """Outliers, by a scale that leaves out as many points as a Huber fit may pass exactly through."""
+    scale = 1.4826 * float(np.median(np.sort(np.abs(residuals))[len(law.parameters) :]))
     if scale < 1e-12:
         return []
-    scale = max(scale, 0.2 * float(np.sqrt(np.mean(residuals**2))))  # a Huber fit passes exactly through some points
     far = np.flatnonzero(np.abs(residuals) > OUTLIER * scale)
     if not len(far):
         return []
     worst = far[np.argmax(np.abs(residuals[far]))]
     return [
         f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations "
-        f"off the law; the worst is {100 * residuals[worst]:+.1f} % at {points.params[worst]:.3g} params and "
-        f"{points.tokens[worst]:.3g} tokens."
+        f"off the law; the worst is {100 * residuals[worst]:+.1f} % at {count(float(points.params[worst]))} params and "
+        f"{count(float(points.tokens[worst]))} tokens."
     ]
 
 
@@ -110,7 +111,7 @@ def _about_minimum(certificate: Mapping[str, Any]) -> list[str]:
         names = sorted(direction, key=lambda name: -abs(direction[name]))[:2]
         found.append(
             f"The points barely determine a combination of {' and '.join(names)} (condition number "
-            f"{certificate['condition_number']:.1g}): very different values of them fit almost as well."
+            f"{figure(certificate['condition_number'], 2)}): very different values of them fit almost as well."
         )
     return found
 
@@ -119,8 +120,8 @@ def _about_parameters(
     law: Law, parameters: Mapping[str, float], intervals: Mapping[str, Pair], certificate: Mapping[str, Any]
 ) -> list[str]:
     found = [
-        f"{bound.split(' = ')[0]} is at its bound ({bound}): the points do not determine it, and the other parameters' "
-        "intervals are too optimistic."
+        f"{bound.split(' = ')[0]} is at its bound ({bound}): the losses pull it further, so the law does not describe "
+        "them well, and the other intervals are too narrow."
         for bound in certificate["active_bounds"]
     ]
     for name, (low, high) in intervals.items():
@@ -155,7 +156,7 @@ def _about_frontier(law: Law, points: Points, optimal: Mapping[str, Any] | None)
         side = "fewer" if max(ours) < ratio.min() else "more"
         found.append(
             f"Every point has {'more' if side == 'fewer' else 'fewer'} tokens per parameter than the law calls optimal "
-            f"({min(ours):.3g} to {max(ours):.3g}): cells with {side} would test it."
+            f"({figure(min(ours))} to {figure(max(ours))}): cells with {side} would test it."
         )
     return found
 

@@ -12,6 +12,8 @@ from t5x_like.scaling.solver import Surface, find_minimum
 
 Array = np.ndarray
 
+SAME = 0.01  # logarithms closer than this count as one value: tokens are rounded to whole steps
+
 
 def held_out(points: Points) -> Array:
     """Returns the mask [n] of the cells to hold out: the fifth of the points of highest compute, at least 2.
@@ -58,9 +60,9 @@ def surface_over(law: Law, points: Points) -> Surface:
     """Returns the law on the points, or refuses points that cannot determine it.
 
     Raises:
-      UserError: a variable of the law is missing or not positive; too few points; one value of a variable only; all
-        points on one line of log params and log tokens, where exchanging the exponents leaves every prediction as it
-        was.
+      UserError: a variable of the law is missing or not positive; too few points; fewer than three values of a
+        variable; all points on one line of log params and log tokens, where exchanging the exponents leaves every
+        prediction as it was.
     """
     variables = {}
     for name in law.variables:
@@ -76,19 +78,24 @@ def surface_over(law: Law, points: Points) -> Surface:
             f"law {law.name!r} has {needed - 1} parameters and needs at least {needed} points, to leave an error bar; "
             f"{points.source} has {len(points)} usable"
         )
-    _refuse_a_line(law, variables)
+    _refuse_a_poor_design(law, variables)
     return Surface.over(law, variables, points.loss)
 
 
-def _refuse_a_line(law: Law, variables: dict[str, Array]) -> None:
+def _refuse_a_poor_design(law: Law, variables: dict[str, Array]) -> None:
     logs = np.stack([np.log(column) for column in variables.values()], 1)
     for name, column in zip(variables, logs.T, strict=True):
-        if np.ptp(column) < 0.01:
-            raise UserError(f"all {len(logs)} points have the same {name}: its exponent cannot be determined; vary it")
+        distinct = 1 + int((np.diff(np.sort(column)) > SAME).sum())
+        if distinct < 3:
+            times = "one value" if distinct == 1 else "two values"
+            raise UserError(
+                f"all {len(logs)} points have only {times} of {name}; law {law.name!r} needs at least three, to tell "
+                "how fast the loss falls from where it ends"
+            )
     if len(law.nonlinear) < 2 or len(variables) < 2:
         return
     width = np.linalg.svd(logs - logs.mean(0), compute_uv=False)[-1] / np.sqrt(len(logs))
-    if width < 0.01:
+    if width < SAME:
         raise UserError(
             f"all {len(logs)} points lie on one line of log {' and log '.join(variables)} (such as tokens = k params): "
             f"{' and '.join(law.nonlinear)} cannot be told apart; add cells that leave the line"

@@ -23,7 +23,7 @@ from t5x_like.scaling import runs
 from t5x_like.scaling.fit import Fit
 from t5x_like.scaling.frontier import BEYOND, frontier
 from t5x_like.scaling.intervals import interval
-from t5x_like.scaling.summary import count, figure
+from t5x_like.scaling.wording import count, figure
 
 Array = np.ndarray
 

@@ -17,7 +17,8 @@ from t5x_like.scaling import runs
 from t5x_like.scaling.fit import Fit
 from t5x_like.scaling.plots import Picture, pictures
 from t5x_like.scaling.style import CSS
-from t5x_like.scaling.summary import count, equation, figure, findings, parameter_rows, percent, span
+from t5x_like.scaling.summary import equation, findings, parameter_rows
+from t5x_like.scaling.wording import count, figure, percent, span
 
 PARAMETER_HEAD = ("parameter", "estimate", "95 % interval")
 LONG_TABLE = 40  # rows from which the table of points starts folded
