@@ -6,11 +6,13 @@ command line's overrides, into a `RunConfig`, once, at the door; nothing further
 """
 
 import ast
+import copy
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from t5x_like.config import RunConfig
 from t5x_like.errors import UserError, nearest
@@ -45,19 +47,26 @@ def load_file(path: str) -> dict[str, Any]:
         spec.loader.exec_module(module)
         config = module.get_config()
     except Exception as error:
-        raise UserError(f"--config={path}: {type(error).__name__}: {error}") from error
-    return config.to_dict()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"--config={path}: {reason}") from error
+    if isinstance(config, ConfigDict):
+        return config.to_dict()
+    if isinstance(config, dict):
+        return config
+    raise UserError(
+        f"--config={path}: get_config() returned {type(config).__name__}; expected an ml_collections.ConfigDict"
+    )
 
 
 def with_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Returns a copy of `content` in which each `a.b.c=value` has replaced or added its field."""
-    content = json.loads(json.dumps(content))
+    changed = copy.deepcopy(dict(content))
     for override in overrides:
         name, sign, text = override.partition("=")
         if not sign:
             raise UserError(f"--config.{override}: expected --config.field=value")
-        set_field(content, name, _parse(text))
-    return content
+        set_field(changed, name, _parse(text))
+    return changed
 
 
 def set_field(content: dict[str, Any], name: str, value: Any) -> None:
