@@ -63,7 +63,10 @@ def test_an_int_is_taken_for_a_float():
     [
         ({"nmae": "x"}, r"^nmae: no such field; accepted: .*; did you mean 'name'\?$"),
         ({"shape": {"kind": "circle", "raduis": 1}}, r"^shape\.raduis: no such field; .*did you mean 'radius'\?$"),
-        ({"shape": {"kind": "circel"}}, r"^shape\.kind='circel': expected one of: circle, square; did you mean 'circle'"),
+        (
+            {"shape": {"kind": "circel"}},
+            r"^shape\.kind='circel': expected one of: circle, square; did you mean 'circle'",
+        ),
         ({"shape": {"side": 1}}, r"^shape\.kind=None: expected one of: circle, square$"),
         ({"shape": 3}, r"^shape=3: expected fields with a kind, one of: circle, square$"),
         ({"shape": {"kind": "circle", "radius": "big"}}, r"^shape\.radius='big': expected a number$"),
