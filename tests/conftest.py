@@ -62,9 +62,11 @@ def redraw():
         generator = np.random.default_rng(seed)
 
         def one(spec):
-            fan_in = math.prod(
-                size for size, axis in zip(spec.shape, spec.axes, strict=True) if axis in spec.in_axes
-            ) if spec.is_matrix and "vocab" not in spec.in_axes and "positions" not in spec.in_axes else 4
+            fan_in = (
+                math.prod(size for size, axis in zip(spec.shape, spec.axes, strict=True) if axis in spec.in_axes)
+                if spec.is_matrix and "vocab" not in spec.in_axes and "positions" not in spec.in_axes
+                else 4
+            )
             values = generator.standard_normal(spec.shape) / math.sqrt(fan_in)
             return jnp.asarray(values + (spec.init == _one(spec)), jnp.float32)
 
@@ -87,9 +89,7 @@ def equations():
         for equation in jaxpr.eqns:
             yield equation, times
             inside = times * equation.params["length"] if equation.primitive.name == "scan" else times
-            leaves = jax.tree.leaves(
-                equation.params, is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr)
-            )
+            leaves = jax.tree.leaves(equation.params, is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr))
             for value in leaves:
                 if isinstance(value, Jaxpr | ClosedJaxpr):
                     yield from walk(value, inside)
