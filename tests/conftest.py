@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eight emulated devices, a cache of the session's own, and what the tests of several rooms share.
+"""Eight emulated devices, quick compiles, a cache of the session's own, and what the tests of several rooms share.
 
 The environment is set here, before anything imports JAX, so that worker processes of pytest-xdist and the programs
 that tests start inherit it.
@@ -12,9 +12,14 @@ import tempfile
 
 import pytest
 
-_COUNT = "--xla_force_host_platform_device_count"
-_flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_COUNT)]
-os.environ["XLA_FLAGS"] = " ".join([*_flags, f"{_COUNT}=8"])
+# LLVM's optimisations double the time that compiling takes, and compiling is most of what tests of tiny shapes do.
+_FLAGS = {
+    "--xla_force_host_platform_device_count": "8",
+    "--xla_backend_optimization_level": "0",
+    "--xla_llvm_disable_expensive_passes": "true",
+}
+_others = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag.split("=")[0] not in _FLAGS]
+os.environ["XLA_FLAGS"] = " ".join([*_others, *(f"{name}={value}" for name, value in _FLAGS.items())])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 _own_cache = None
