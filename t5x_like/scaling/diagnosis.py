@@ -10,12 +10,13 @@ from t5x_like.scaling.certificate import FLAT
 from t5x_like.scaling.frontier import BEYOND
 from t5x_like.scaling.laws import Law
 from t5x_like.scaling.points import Points
-from t5x_like.scaling.wording import count, figure
+from t5x_like.scaling.wording import count, figure, percent
 
 Array = np.ndarray
 Pair = list[float | None]
 
 OUTLIER = 6.0  # robust standard deviations; a normal residual passes it once in 5e8
+MISSED = 3.0  # held-out error over the residual of the fit, from which the law is the problem rather than noise
 REPEATED = 4.0  # passes over the data up to which Muennighoff et al. 2023 see repeated tokens worth nearly fresh ones
 
 
@@ -27,6 +28,7 @@ def concerns(
     residuals: Array,
     certificate: Mapping[str, Any],
     optimal: Mapping[str, Any] | None,
+    holdout: Mapping[str, Any] | None,
 ) -> list[str]:
     """Returns the warnings of a fit, those about the data first, then the fit, then what it is used for."""
     return [
@@ -37,6 +39,7 @@ def concerns(
         *_about_minimum(certificate),
         *_about_parameters(law, parameters, intervals, certificate),
         *_about_frontier(law, points, optimal),
+        *_about_extrapolation(holdout, residuals),
     ]
 
 
@@ -91,10 +94,11 @@ def _about_residuals(law: Law, points: Points, residuals: Array) -> list[str]:
     if not len(far):
         return []
     worst = far[np.argmax(np.abs(residuals[far]))]
+    size, tokens = count(float(points.params[worst])), count(float(points.tokens[worst]))
     return [
-        f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations "
-        f"off the law; the worst is {100 * residuals[worst]:+.1f} % at {count(float(points.params[worst]))} params and "
-        f"{count(float(points.tokens[worst]))} tokens."
+        f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations off "
+        f"the law; the worst is {percent(float(np.expm1(residuals[worst])), signed=True)}, at {size} params and "
+        f"{tokens} tokens."
     ]
 
 
@@ -163,3 +167,16 @@ def _about_frontier(law: Law, points: Points, optimal: Mapping[str, Any] | None)
 
 def _span(low: float | None, high: float | None) -> str:
     return "without bounds" if low is None or high is None else f"to lie between {low:.2f} and {high:.2f}"
+
+
+def _about_extrapolation(holdout: Mapping[str, Any] | None, residuals: Array) -> list[str]:
+    if holdout is None:
+        return []
+    missed, fitted = holdout["rms_relative_error"], float(np.sqrt(np.mean(residuals**2)))
+    if missed < MISSED * fitted or missed < 0.005:
+        return []
+    return [
+        f"Predicting the {holdout['points']} largest runs from the others misses by {percent(missed)} rms, "
+        f"{missed / fitted:.1f} times the residual of the fit: the losses do not bend as the law does, and an "
+        "extrapolation may miss by more than its interval says."
+    ]

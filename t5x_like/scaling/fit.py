@@ -192,7 +192,7 @@ def fit_scaling_law(
     holdout, no_holdout = predict_largest(chosen, points, huber_delta)
     optimal = compute_optimal(chosen, vector, draws, points.compute)
     parameters = {name: float(value) for name, value in zip(chosen.parameters, vector, strict=True)}
-    warnings = concerns(chosen, points, parameters, _intervals(chosen, draws), residuals, certificate, optimal)
+    warnings = concerns(chosen, points, parameters, _intervals(chosen, draws), residuals, certificate, optimal, holdout)
     return Fit(
         law=chosen,
         points=points,

@@ -51,19 +51,20 @@ class Surface:
     def upper(self) -> Array:
         return np.array([np.inf] * len(self.law.linear) + [high for _, high in self.law.nonlinear.values()])
 
-    def _logs(self, exponents: Array) -> list[Array]:
-        """Logarithms of the columns, K arrays [R, n] (or [R, 1] for a constant one), at exponents [R, Q]."""
+    def _raw(self, exponents: Array, stepped: int | None = None) -> list[Array]:
+        """The law's columns at exponents [R, Q]: K arrays [R, n], complex where they feel the imaginary step of one."""
         named = {name: exponents[:, q, None] for q, name in enumerate(self.law.nonlinear)}
-        columns = self.law.columns(self.variables, named)
-        return [np.log(column) if np.ndim(column) else np.zeros((len(exponents), 1)) for column in columns]
+        if stepped is not None:
+            name = list(self.law.nonlinear)[stepped]
+            named[name] = named[name] + 1j * _STEP
+        return [np.asarray(column) for column in self.law.columns(self.variables, named)]
 
     def columns(self, exponents: Array) -> tuple[Array, Array]:
         """Returns columns [R, K, n] of geometric mean 1, and the logarithms [R, K] of what they were divided by."""
-        n = len(next(iter(self.variables.values())))
-        logs = self._logs(exponents)
-        means = np.stack([log.mean(1) for log in logs], 1)
-        shape = (len(exponents), n)
-        return np.stack([np.broadcast_to(np.exp(log - log.mean(1, keepdims=True)), shape) for log in logs], 1), means
+        shape = (len(exponents), len(next(iter(self.variables.values()))))
+        logs = np.stack([np.broadcast_to(np.log(column), shape) for column in self._raw(exponents)], 1)
+        means = logs.mean(2)
+        return np.exp(logs - means[..., None]), means
 
     def predict(self, theta: Array) -> Array:
         """Returns log losses [R, n]; -inf where every coefficient is zero."""
@@ -80,12 +81,10 @@ class Surface:
         loss = np.einsum("rk,rkn->rn", coefficients, columns)
         slopes = [columns]
         for q in range(theta.shape[1] - k):
-            stepped = theta[:, k:].astype(complex)
-            stepped[:, q] += 1j * _STEP
             by_exponent = np.zeros_like(loss)
-            for i, log in enumerate(self._logs(stepped)):
-                if np.iscomplexobj(log):
-                    tilt = log.imag / _STEP
+            for i, column in enumerate(self._raw(theta[:, k:], stepped=q)):
+                if np.iscomplexobj(column):
+                    tilt = column.imag / (_STEP * column.real)
                     by_exponent += coefficients[:, i, None] * columns[:, i] * (tilt - tilt.mean(1, keepdims=True))
             slopes.append(by_exponent[:, None])
         return np.log(loss) + self.log_unit, np.concatenate(slopes, 1) / loss[:, None]

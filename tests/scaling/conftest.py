@@ -72,7 +72,12 @@ def sweep(tmp_path, grid, write_points):
         run.mkdir(parents=True)
         (run / "environment.json").write_text(json.dumps({"format": 1, "data": {"fingerprint": "0123abcd"}}))
         lines = [
-            {"step": s, "tokens": tokens * s / 8, "split": "eval", "loss": float(loss_at(params, tokens * s / 8, **TRUTH))}
+            {
+                "step": s,
+                "tokens": tokens * s / 8,
+                "split": "eval",
+                "loss": float(loss_at(params, tokens * s / 8, **TRUTH)),
+            }
             for s in range(1, 9)
         ]
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9, "tok')

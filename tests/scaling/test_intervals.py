@@ -41,7 +41,7 @@ def simulate(columns, truth, noise, simulations, replicates):
 
 @pytest.mark.parametrize("noise", [0.003, 0.01])
 def test_intervals_cover_with_sixteen_points(grid, truth, noise):
-    covered, width = simulate(grid(), truth, noise, simulations=200, replicates=150)
+    covered, width = simulate(grid(), truth, noise, simulations=150, replicates=150)
     report = dict(zip(QUANTITIES, zip(covered, width, strict=True), strict=True))
     assert covered.min() > 0.90, report
     assert covered.mean() > 0.92, report
@@ -54,7 +54,7 @@ def test_that_simulation_rejects_raw_residuals_of_the_huber_fit(grid, truth, mon
     monkeypatch.setattr(
         intervals, "rescaled_residuals", lambda surface, log_loss, estimate: log_loss - surface.predict(estimate)
     )
-    covered, _ = simulate(grid(), truth, 0.01, simulations=100, replicates=100)
+    covered, _ = simulate(grid(), truth, 0.01, simulations=80, replicates=80)
     assert covered.mean() < 0.85
 
 

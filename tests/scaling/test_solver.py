@@ -35,9 +35,7 @@ def test_huber_is_scipys():
 def test_nonnegative_least_squares_is_scipys():
     rng = np.random.default_rng(0)
     design, target = rng.normal(size=(200, 12, 3)), rng.normal(size=(200, 12))
-    ours = nonnegative_least_squares(
-        np.einsum("rnk,rnj->rkj", design, design), np.einsum("rnk,rn->rk", design, target)
-    )
+    ours = nonnegative_least_squares(np.einsum("rnk,rnj->rkj", design, design), np.einsum("rnk,rn->rk", design, target))
     theirs = np.array([optimize.nnls(x, y)[0] for x, y in zip(design, target, strict=True)])
     np.testing.assert_allclose(ours, theirs, atol=1e-8)
     assert 0.2 < (theirs == 0).mean() < 0.8  # both sides of the constraint were exercised

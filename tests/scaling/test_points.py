@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading points: every mistake is one clear line, every row left out is told."""
+
+import json
+
+import numpy as np
+import pytest
+
+from t5x_like.errors import UserError
+from t5x_like.scaling.points import read_points
+from t5x_like.scaling.runs import read_curves, read_sample
+
+GOOD = "params,tokens,loss\n1000,20000,4.5\n2000,20000,4.25\n"
+
+
+def rows(**columns):
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "the file is empty"),
+        ("params,tokens,loss\n", "no rows"),
+        ("params,tokens,los\n1,2,3\n", "no column 'loss'; its columns are params, tokens, los; did you mean 'los'?"),
+        (GOOD + "3000,many,4.1\n", "points.csv line 4: column 'tokens' is 'many'; it must be a number"),
+        (GOOD + "\n3000,,4.1\n", "points.csv line 5: column 'tokens' is ''"),
+        (GOOD + "-3000,1,4.1\n", "points.csv line 4: params is -3000; it must be a positive number"),
+        (GOOD + "3000,inf,4.1\n", "tokens is inf"),
+        (GOOD + "3000,1\n", "points.csv line 4: 2 cells where the header has 3"),
+        ("params,loss,tokens,loss\n1,2,3,4\n", "'loss' is named twice"),
+        ("params,tokens,loss\n1,2,nan\n", "none of its rows is usable"),
+    ],
+)
+def test_mistakes_in_a_file_are_one_line(tmp_path, text, expected):
+    path = tmp_path / "points.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_points(path)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_folder_without_points(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.csv: no such file"):
+        read_points(tmp_path / "nowhere.csv")
+    with pytest.raises(UserError, match=r"holds no points\.csv"):
+        read_points(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [3, "abc", [1, 2], [[1, 2]], {"params": [1], "tokens": [1, 2], "loss": [1]}])
+def test_mistakes_in_memory_are_one_line(bad):
+    with pytest.raises(UserError) as error:
+        read_points(bad)
+    assert "\n" not in str(error.value)
+
+
+def test_every_way_in_gives_the_same_points(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("\ufeff" + GOOD.replace(",", " , "))
+    table = np.array([[1000, 20000, 4.5], [2000, 20000, 4.25]])
+    columns = {"params": [1000, 2000], "tokens": [20000, 20000], "loss": [4.5, 4.25]}
+    for source in (path, str(path), table, table.tolist(), columns, rows(**columns)):
+        points = read_points(source)
+        np.testing.assert_array_equal(np.stack([points.params, points.tokens, points.loss], 1), table)
+        assert points.warnings == ()
+    np.testing.assert_array_equal(points.compute, [1.2e8, 2.4e8])
+
+
+def test_unusable_rows_are_left_out_and_told(write_points):
+    path = write_points(
+        rows(
+            params=[1, 2, 3, 4, 5, 6],
+            tokens=[10] * 6,
+            loss=[3.0, 2.9, "nan", "-1", 9.0, 2.5],
+            status=["finished", "", "finished", "finished", "diverged", "interrupted"],
+        )
+    )
+    points = read_points(path)
+    assert points.params.tolist() == [1, 2]
+    assert points.warnings == (
+        "1 row was left out because the run was diverged.",
+        "1 row was left out because the run was interrupted.",
+        "2 rows were left out because the loss is not a positive finite number.",
+    )
+
+
+def test_exact_copies_count_once_but_other_seeds_stay(write_points):
+    path = write_points(rows(params=[1, 1, 1], tokens=[10] * 3, loss=[3.0, 3.0, 3.0], seed=[0, 0, 1]))
+    points = read_points(path)
+    assert points.columns["seed"].tolist() == [0, 1]
+    assert points.warnings == ("1 row was left out as an exact copy of another row.",)
+
+
+def test_best_learning_rate_of_each_cell_is_kept_and_edges_are_counted():
+    points = read_points(
+        {
+            "params": [1, 1, 1, 2, 2, 2, 3, 3, 4],
+            "tokens": [10] * 9,
+            "loss": [3.0, 2.8, 2.9, 2.5, 2.6, 2.7, 2.2, 9.0, 2.0],
+            "learning_rate": [0.1, 0.2, 0.4, 0.1, 0.2, 0.4, 0.1, 0.2, 0.1],
+            "status": ["", "", "", "", "", "", "", "diverged", ""],
+        }
+    )
+    assert points.loss.tolist() == [2.8, 2.5, 2.2, 2.0]
+    assert points.warnings[-1].startswith(
+        "The best learning rate is the lowest or the highest one tried in 2 of 3 cells"
+    )
+
+
+def test_a_diverged_learning_rate_counts_as_tried():
+    points = read_points(
+        {
+            "params": [1, 1, 1],
+            "tokens": [10, 10, 10],
+            "loss": [3.0, 2.8, np.nan],
+            "learning_rate": [0.1, 0.2, 0.4],
+            "status": ["finished", "finished", "diverged"],
+        }
+    )
+    assert points.loss.tolist() == [2.8]
+    assert not any("learning rate" in warning for warning in points.warnings)
+
+
+def test_sweep_folder_brings_what_its_files_know(sweep):
+    for source in (sweep, sweep / "points.csv"):
+        points = read_points(source)
+        assert len(points) == 16
+        assert (points.params_column, points.exact_entropy) == ("params_total", 3.0)
+        assert points.fingerprints == ("0123abcd",)
+    curves = read_curves(points.folder, points.columns["run"], points.params)
+    assert len(curves) == 16
+    assert curves[3].tokens[-1] == points.tokens[3]
+    assert len(curves[3].loss) == 8  # the half-written last line of a killed run is passed over
+    assert read_sample(points.folder) == "a <b>bold</b> sample & more"
+
+
+def test_other_params_column(write_points):
+    path = write_points(rows(params=[1, 2], params_total=[11, 12], tokens=[10, 10], loss=[3, 2]))
+    points = read_points(path, params_column="params_total")
+    assert points.params.tolist() == [11, 12]
+    assert points.params_column == "params_total"
+    with pytest.raises(UserError, match=r"no column 'params_totl'.*did you mean 'params_total'"):
+        read_points(path, params_column="params_totl")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", json.dumps({"exact_entropy": "low"}), json.dumps({"exact_entropy": -1})]
+)
+def test_broken_sweep_json_is_one_line(sweep, content):
+    (sweep / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match=r"sweep\.json: "):
+        read_points(sweep)
