@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Continues a prompt with the model of a run folder.
+"""Continues a prompt with the model of a run folder, or with the largest model of a sweep.
 
 python scripts/generate.py --checkpoint=runs/small --prompt="def main(" --temperature=0.8 --top_p=0.95
 """
@@ -13,7 +13,7 @@ from t5x_like.errors import UserError, exit_with
 def main() -> None:
     parser = Parser(__doc__, required=("checkpoint", "prompt"))
     add = parser.add_argument
-    add("--checkpoint", metavar="DIR", help="a run folder")
+    add("--checkpoint", metavar="DIR", help="a run folder, or a sweep folder")
     add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
     add("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: %(default)s)")
     add("--top_k", type=int, default=0, help="keep the k likeliest tokens (default: all)")
@@ -25,13 +25,16 @@ def main() -> None:
     from t5x_like.data.tokenizers import load_tokenizer
     from t5x_like.inference.generate import generate
     from t5x_like.inference.sampling import Sampling
+    from t5x_like.sweeps.points import largest_run
     from t5x_like.training.checkpoints import load_trained
     from t5x_like.training.startup import configure_jax
 
     configure_jax()
     sampling = Sampling(flags.temperature, flags.top_k, flags.top_p).check()
-    config, program, params = load_trained(flags.checkpoint)
-    vocabulary = Path(flags.checkpoint) / "tokenizer.json"
+    folder = Path(flags.checkpoint)
+    folder = largest_run(folder) if (folder / "sweep.json").is_file() else folder
+    config, program, params = load_trained(folder)
+    vocabulary = folder / "tokenizer.json"
     if not vocabulary.is_file():
         raise UserError(f"--checkpoint={flags.checkpoint}: was trained on {config.data.kind!r} data, which is no text")
     tokenizer = load_tokenizer(vocabulary)

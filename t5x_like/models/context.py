@@ -46,6 +46,7 @@ class Context:
       train: whether dropout acts and blocks are rematerialised.
       scan_layers: scan over stacked layers, or unroll them; the same numbers either way.
       remat: "none", or "full" to keep only each block's input for the backward pass.
+      one_cpu: whether the program is for a single CPU device, for which `layers/cpu.py` writes some things differently.
       positions: int [B, T].
       mask: see `MaskSpec`.
       key: randomness of this call, folded per layer; None when nothing is random.
@@ -56,6 +57,7 @@ class Context:
     train: bool = flax.struct.field(pytree_node=False, default=False)
     scan_layers: bool = flax.struct.field(pytree_node=False, default=True)
     remat: str = flax.struct.field(pytree_node=False, default="none")
+    one_cpu: bool = flax.struct.field(pytree_node=False, default=False)
     positions: jax.Array | None = None
     mask: MaskSpec = MaskSpec()
     key: jax.Array | None = None

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from t5x_like.config import DecoderOnlyConfig
 from t5x_like.models.context import Context, MaskSpec
 from t5x_like.models.layers.attention import Cache, SelfAttention
+from t5x_like.models.layers.cpu import logits_from_table
 from t5x_like.models.layers.embeddings import Embedding, dropout
 from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.linear import Linear, project
@@ -170,7 +171,8 @@ class DecoderOnly:
         """Maps hidden states [B, T, D] to float32 logits [B, T, V]; `params` may be just `unembedding(params)`."""
         ctx = ctx or Context()
         if self.config.tie_embeddings:
-            logits = project(hidden, params["token_embedding"]["embedding"], "BTD,VD->BTV")
+            table = params["token_embedding"]["embedding"]
+            logits = logits_from_table(hidden, table) if ctx.one_cpu else project(hidden, table, "BTD,VD->BTV")
         else:
             logits = self.logits.apply({"params": params["logits"]}, hidden)
         return ctx.constrain(logits.astype(ctx.policy.softmax), "batch length vocab")

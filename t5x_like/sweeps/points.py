@@ -5,6 +5,7 @@ import csv
 import io
 from pathlib import Path
 
+from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_text
 from t5x_like.sweeps.design import Cell, SweepConfig
 
@@ -61,3 +62,17 @@ def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
             }
         )
     write_text(folder / "points.csv", text.getvalue())
+
+
+def largest_run(folder: Path) -> Path:
+    """Returns the run folder of the finished cell of a sweep that took the most compute.
+
+    Raises:
+      UserError: no cell has finished.
+    """
+    path = folder / "points.csv"
+    rows = list(csv.DictReader(path.open())) if path.is_file() else []
+    finished = [row for row in rows if row["status"] == "finished"]
+    if not finished:
+        raise UserError(f"{folder}: no cell of this sweep has finished yet")
+    return folder / max(finished, key=lambda row: float(row["flops"]))["run"]

@@ -92,6 +92,7 @@ class Program:
             layout=self.layout,
             scan_layers=config.execution.scan_layers,
             remat=config.execution.remat,
+            one_cpu=self.layout.mesh.size == 1 and self.layout.mesh.devices.flat[0].platform == "cpu",
         )
 
     def _new_state(self, key: jax.Array) -> State:

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The main job on this machine: train a sweep of small Transformers on real text, fit L(N, D), write report.html.
+#
+#   scripts/quickstart.sh [OUT]        OUT is the sweep's folder (default: runs/quickstart)
+#
+# Stopped at any moment, the same command goes on with what is missing.
+set -euo pipefail
+case "${1:-}" in
+    -*) sed -n '3,7s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] || [ "$1" = -h ]; exit ;;
+esac
+out="$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart}")"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup
+
+python scripts/sweep.py --config=configs/sweeps/python.py --workdir="$out"
+python scripts/generate.py --checkpoint="$out" --prompt="def " --temperature=0.7 --max_new_tokens=120 >"$out/sample.tmp"
+mv "$out/sample.tmp" "$out/sample.txt"
+echo
+python scripts/fit.py --points="$out" --out="$out/fit" >"$out/fit.tmp"
+sed '$d' "$out/fit.tmp"
+echo
+echo "A sample from the largest model:"
+sed 's/^/    /' "$out/sample.txt"
+echo
+sed -n '$p' "$out/fit.tmp"
+rm "$out/fit.tmp"
