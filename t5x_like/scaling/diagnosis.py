@@ -96,8 +96,8 @@ def _about_residuals(law: Law, points: Points, residuals: Array) -> list[str]:
     worst = far[np.argmax(np.abs(residuals[far]))]
     size, tokens = count(float(points.params[worst])), count(float(points.tokens[worst]))
     return [
-        f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations off "
-        f"the law; the worst is {percent(float(np.expm1(residuals[worst])), signed=True)}, at {size} params and "
+        f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations "
+        f"off the law; the worst is {percent(float(np.expm1(residuals[worst])), signed=True)}, at {size} params and "
         f"{tokens} tokens."
     ]
 
