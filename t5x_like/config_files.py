@@ -82,7 +82,7 @@ def set_field(content: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _parse(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None, "null": None}
+    words = {"true": True, "false": False, "null": None}  # None is Python's; "none" is a choice that some fields have
     if text.lower() in words:
         return words[text.lower()]
     try:

@@ -36,8 +36,9 @@ def test_overrides_of_every_type():
         MARKOV,
         [
             "training.tokens=1e6", "training.batch_size=16", "training.tensorboard=False", "optimizer.learning_rate=1",
-            "optimizer.clip_norm=none", "execution.scan_layers=false", "model.activation=silu",
+            "optimizer.clip_norm=None", "execution.scan_layers=false", "model.activation=silu",
             "model.norm='layernorm'", "data.sequence_length=0x20",
+            "execution.remat=none",
         ],
     )  # fmt: skip
     assert config.training.steps == round(1e6 / (16 * 32))
@@ -46,6 +47,8 @@ def test_overrides_of_every_type():
     assert config.training.tensorboard is config.execution.scan_layers is False
     assert (config.model.activation, config.model.norm) == ("silu", "layernorm")
     assert config.data.sequence_length == 32
+    assert config.execution.remat == "none"
+    assert load_run(MARKOV, ["optimizer.clip_norm=null"]).optimizer.clip_norm is None
 
 
 def test_overrides_of_a_sweep_reach_lists_and_the_base():
