@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
-from t5x_like.scaling.solver import Surface, free_parameters, huber
+from t5x_like.scaling.solver import free_parameters, huber
+from t5x_like.scaling.surface import Surface
 
 Array = np.ndarray
 

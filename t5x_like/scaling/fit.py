@@ -19,11 +19,12 @@ from t5x_like.errors import UserError
 from t5x_like.scaling.certificate import certify
 from t5x_like.scaling.diagnosis import Pair, concerns
 from t5x_like.scaling.frontier import compute_optimal
-from t5x_like.scaling.holdout import held_out, predict_largest, surface_over
+from t5x_like.scaling.holdout import held_out, predict_largest
 from t5x_like.scaling.intervals import as_pair, interval, wild_bootstrap
 from t5x_like.scaling.laws import Law, get_law
 from t5x_like.scaling.points import Points, read_points
 from t5x_like.scaling.solver import find_minimum, huber
+from t5x_like.scaling.surface import surface_of
 
 Array = np.ndarray
 
@@ -178,7 +179,7 @@ def fit_scaling_law(
     if seed < 0:
         raise UserError(f"seed: {seed}; it must be 0 or more")
     points = read_points(points, params_column)
-    surface = surface_over(chosen, points)
+    surface = surface_of(chosen, points)
     log_loss = np.log(points.loss)
     theta, starts, values = find_minimum(surface, log_loss, huber_delta)
     vector = surface.natural(theta[None])[0]

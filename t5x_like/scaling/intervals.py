@@ -19,7 +19,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from t5x_like.scaling.solver import Surface, minimise
+from t5x_like.scaling.solver import minimise
+from t5x_like.scaling.surface import Surface
 
 Array = np.ndarray
 Progress = Callable[[int, int], None]

@@ -84,13 +84,19 @@ def render(fit: Fit, drawn: Sequence[Picture], provenance: dict[str, Any]) -> st
 
 def _header(fit: Fit) -> str:
     law = re.sub(r"\^(\S+)", r"<sup>\1</sup>", html.escape(equation(fit))).replace(" / ", " ∕ ")
-    lead = f"{html.escape(fit.law.source)}, fitted to {len(fit.points)} runs"
+    source = f" ({html.escape(fit.law.source)})" if fit.law.source else ""
+    lead = f"Scaling law of {len(fit.points)} runs{source}"
     tiles = "".join(f"<div><b>{value}</b><span>{html.escape(name)}</span></div>" for name, value in _tiles(fit))
     return f'<header><p class="lead">{lead}</p><h1>loss = {law}</h1><div class="tiles">{tiles}</div></header>'
 
 
 def _tiles(fit: Fit) -> Iterable[tuple[str, str]]:
-    """The four figures that people ask for first."""
+    """The figures that people ask for first, each with what it is."""
+    if "E" in fit.parameters and "E" in fit.intervals:
+        exact = fit.points.exact_entropy
+        known = "" if exact is None else f"; exact entropy {figure(exact, 4)}"
+        name = f"E: loss that no size or data removes, {span(fit.intervals['E'])}{known}"
+        yield name, figure(fit.parameters["E"], 4)
     if fit.compute_optimal:
         a = fit.compute_optimal["intervals"].get("a")
         yield f"a: optimal params grow as C^a{', ' + span(a) if a else ''}", figure(fit.compute_optimal["a"])

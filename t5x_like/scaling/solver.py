@@ -8,98 +8,19 @@ Legend: R data sets or starts, n points, P parameters, K linear coefficients, Q 
 """
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from t5x_like.scaling.laws import Law
+from t5x_like.scaling.surface import Surface
 
 Array = np.ndarray
-
-_STEP = 1e-30  # of the complex-step derivative: no subtraction, so it may be as small as it likes
 
 
 def huber(residuals: Array, delta: float | Array) -> Array:
     """Returns r^2/2 for |r| <= delta, delta (|r| - delta/2) beyond it (Huber 1964), elementwise."""
     size = np.abs(residuals)
     return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
-
-
-@dataclass(frozen=True)
-class Surface:
-    """A law on fixed points, in coordinates where every parameter is of order one.
-
-    The solver's vector theta [R, P] holds the coefficients, each multiplied by the geometric mean of its column over
-    the points and divided by the geometric mean of the losses, then the exponents. So coefficients are shares of a
-    typical loss, and a change of exponent tilts a column about its middle instead of moving it by orders of magnitude.
-    """
-
-    law: Law
-    variables: Mapping[str, Array]
-    log_unit: float  # logarithm of the geometric mean of the losses
-
-    @classmethod
-    def over(cls, law: Law, variables: Mapping[str, Array], loss: Array) -> "Surface":
-        return cls(law, variables, float(np.mean(np.log(loss))))
-
-    @property
-    def lower(self) -> Array:
-        return np.array([0.0] * len(self.law.linear) + [low for low, _ in self.law.nonlinear.values()])
-
-    @property
-    def upper(self) -> Array:
-        return np.array([np.inf] * len(self.law.linear) + [high for _, high in self.law.nonlinear.values()])
-
-    def _raw(self, exponents: Array, stepped: int | None = None) -> list[Array]:
-        """The law's columns at exponents [R, Q]: K arrays [R, n], complex where they feel the imaginary step of one."""
-        named = {name: exponents[:, q, None] for q, name in enumerate(self.law.nonlinear)}
-        if stepped is not None:
-            name = list(self.law.nonlinear)[stepped]
-            named[name] = named[name] + 1j * _STEP
-        return [np.asarray(column) for column in self.law.columns(self.variables, named)]
-
-    def columns(self, exponents: Array) -> tuple[Array, Array]:
-        """Returns columns [R, K, n] of geometric mean 1, and the logarithms [R, K] of what they were divided by."""
-        shape = (len(exponents), len(next(iter(self.variables.values()))))
-        logs = np.stack([np.broadcast_to(np.log(column), shape) for column in self._raw(exponents)], 1)
-        means = logs.mean(2)
-        return np.exp(logs - means[..., None]), means
-
-    def predict(self, theta: Array) -> Array:
-        """Returns log losses [R, n]; -inf where every coefficient is zero."""
-        k = len(self.law.linear)
-        columns, _ = self.columns(theta[:, k:])
-        with np.errstate(divide="ignore"):
-            return np.log(np.einsum("rk,rkn->rn", theta[:, :k], columns)) + self.log_unit
-
-    def jacobian(self, theta: Array) -> tuple[Array, Array]:
-        """Returns log losses [R, n] and their derivatives [R, P, n] by theta."""
-        k = len(self.law.linear)
-        columns, _ = self.columns(theta[:, k:])
-        coefficients = theta[:, :k]
-        loss = np.einsum("rk,rkn->rn", coefficients, columns)
-        slopes = [columns]
-        for q in range(theta.shape[1] - k):
-            by_exponent = np.zeros_like(loss)
-            for i, column in enumerate(self._raw(theta[:, k:], stepped=q)):
-                if np.iscomplexobj(column):
-                    tilt = column.imag / (_STEP * column.real)
-                    by_exponent += coefficients[:, i, None] * columns[:, i] * (tilt - tilt.mean(1, keepdims=True))
-            slopes.append(by_exponent[:, None])
-        return np.log(loss) + self.log_unit, np.concatenate(slopes, 1) / loss[:, None]
-
-    def natural(self, theta: Array) -> Array:
-        """Returns the law's own parameters [R, P]."""
-        k = len(self.law.linear)
-        _, means = self.columns(theta[:, k:])
-        return np.concatenate([theta[:, :k] * np.exp(self.log_unit - means), theta[:, k:]], 1)
-
-    def scaled(self, parameters: Array) -> Array:
-        """Returns theta [R, P] for the law's own parameters: the inverse of `natural`."""
-        k = len(self.law.linear)
-        _, means = self.columns(parameters[:, k:])
-        return np.concatenate([parameters[:, :k] * np.exp(means - self.log_unit), parameters[:, k:]], 1)
 
 
 def exponent_grid(law: Law, cells: int = 1600) -> Array:

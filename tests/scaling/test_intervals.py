@@ -8,7 +8,7 @@ from t5x_like.scaling import intervals
 from t5x_like.scaling.frontier import frontier
 from t5x_like.scaling.intervals import as_pair, interval, refit, wild_bootstrap
 from t5x_like.scaling.laws import CHINCHILLA
-from t5x_like.scaling.solver import Surface
+from t5x_like.scaling.surface import Surface
 
 DELTA = 1e-3
 QUANTITIES = ("E", "A", "B", "alpha", "beta", "a", "log N*", "log D*", "L*", "L(1M, 10M)")

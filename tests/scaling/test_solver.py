@@ -7,7 +7,6 @@ from scipy import optimize, special
 
 from t5x_like.scaling.laws import CHINCHILLA
 from t5x_like.scaling.solver import (
-    Surface,
     anneal,
     exponent_grid,
     find_minimum,
@@ -16,6 +15,7 @@ from t5x_like.scaling.solver import (
     nonnegative_least_squares,
     profile,
 )
+from t5x_like.scaling.surface import Surface
 
 LEAST_SQUARES = 1e6
 
