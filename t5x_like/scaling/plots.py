@@ -180,7 +180,7 @@ def _curves(canvas: Figure, fit: Fit, curves: list[runs.Curve]) -> str:
     _loss_ticks(axes)
     _few_decades(axes)
     _size_bar(canvas, axes, norm, fit.points.params)
-    return "Loss as each run trained, ending in the point that was fitted."
+    return "Loss as each run trained; dots are the held-out losses that were fitted."
 
 
 def _of(source: Any, name: str) -> Array:
@@ -251,15 +251,24 @@ def _largest(axes: Axes, fit: Fit) -> None:
 
 
 def _floor(axes: Axes, fit: Fit) -> None:
-    """Marks E and the exact entropy, when they are near enough to the points not to squeeze them."""
+    """Marks E and the exact entropy at the left, when they are near enough to the points not to squeeze them."""
     low, high = np.log(fit.points.loss.min()), np.log(fit.points.loss.max())
     marks = [(fit.parameters.get("E"), "E", "--"), (fit.points.exact_entropy, "exact entropy", ":")]
-    for value, name, dashes in marks:
-        if value and np.log(value) > low - 0.8 * (high - low):
-            label = f"{name} = {figure(value, 4)}"
-            axes.axhline(value, color=INK, lw=1, ls=dashes, zorder=1, label=label)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="best")
+    near = sorted((v, name, dashes) for v, name, dashes in marks if v and np.log(v) > low - 0.8 * (high - low))
+    for i, (value, name, dashes) in enumerate(near):
+        axes.axhline(value, color=INK, lw=1, ls=dashes, zorder=1)
+        below = i == 0 and len(near) == 2  # the lower one's name goes below it, so that the two cannot collide
+        axes.annotate(
+            f"{name} = {figure(value, 4)}",
+            (0.01, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, -3 if below else 3),
+            textcoords="offset points",
+            va="top" if below else "bottom",
+            fontsize=8.5,
+        )
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom * (bottom / top) ** 0.03, top)
 
 
 def _loss_ticks(axes: Axes) -> None:

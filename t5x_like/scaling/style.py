@@ -15,7 +15,7 @@ section { margin: 2.4rem 0 0; }
 ul { margin: 0; padding-left: 1.1rem; }
 li { margin: .35rem 0; max-width: 48rem; }
 .lead { color: var(--muted); margin: 0 0 .4rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1rem; }
 .tiles div { border-top: 3px solid var(--accent); padding-top: .5rem; }
 .tiles b { display: block; font-size: 1.6rem; font-weight: 600; line-height: 1.25; }
 .tiles span { color: var(--muted); font-size: .875rem; line-height: 1.4; display: block; }
