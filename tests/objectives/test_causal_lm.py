@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chunked loss against the naive one, and the memory it is there to save."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_like.config import CausalLMConfig
+from t5x_like.models import build_model
+from t5x_like.models.context import Context
+from t5x_like.objectives import build_objective
+from t5x_like.objectives.causal_lm import divergence, token_losses
+from t5x_like.objectives.chunked import chunk_length, sum_over_chunks
+from t5x_like.training.program import program_for
+
+B, T, D, V = 3, 12, 6, 37
+GENERATOR = np.random.default_rng(0)
+TABLE = GENERATOR.standard_normal((V, D)).astype(np.float32)
+HIDDEN = GENERATOR.standard_normal((B, T, D)).astype(np.float32)
+TARGETS = GENERATOR.integers(0, V, (B, T))
+WEIGHTS = (GENERATOR.random((B, T)) * GENERATOR.integers(0, 2, (B, T))).astype(np.float32)  # ragged, half of them 0
+
+
+def of_chunk(table, hidden, rest):
+    losses = token_losses(jnp.einsum("BTD,VD->BTV", hidden, table), rest["targets"])
+    weighted = losses["loss"] * rest["weights"]
+    return weighted.sum(), {"by_row": weighted.sum(1), "correct": (losses["accuracy"] * rest["weights"]).sum(1)}
+
+
+def naive(table, hidden):
+    """The textbook: log-softmax of all logits, the target's picked, weighted, summed."""
+    log_p = jax.nn.log_softmax(hidden @ table.T, axis=-1)
+    return -(jnp.take_along_axis(log_p, TARGETS[..., None], axis=-1)[..., 0] * WEIGHTS).sum()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 6, 12])
+def test_chunked_loss_and_gradient_are_the_naive_ones(chunk, relative_error):
+    rest = {"targets": TARGETS, "weights": WEIGHTS}
+
+    def chunked(table, hidden):
+        loss, sums = sum_over_chunks(of_chunk, chunk, table, hidden, rest)
+        return jnp.tanh(loss / 100), (loss, sums)  # the loss's cotangent is not 1
+
+    def expected(table, hidden):
+        loss = naive(table, hidden)
+        return jnp.tanh(loss / 100), loss
+
+    gradient, (loss, sums) = jax.jit(jax.grad(chunked, argnums=(0, 1), has_aux=True))(TABLE, HIDDEN)
+    naive_gradient, naive_loss = jax.jit(jax.grad(expected, argnums=(0, 1), has_aux=True))(TABLE, HIDDEN)
+    np.testing.assert_allclose(loss, naive_loss, rtol=1e-6)
+    assert relative_error(gradient, naive_gradient) < 1e-6
+    # and without a gradient
+    again, more = jax.jit(lambda *xs: sum_over_chunks(of_chunk, chunk, *xs, rest))(TABLE, HIDDEN)
+    np.testing.assert_allclose(again, naive_loss, rtol=1e-6)
+    np.testing.assert_allclose(more["by_row"].sum(), naive_loss, rtol=1e-6)
+    np.testing.assert_allclose(more["correct"], sums["correct"], rtol=1e-6)
+    picked = (HIDDEN @ TABLE.T).argmax(-1) == TARGETS
+    np.testing.assert_allclose(more["correct"], (picked * WEIGHTS).sum(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "vocab_size", "wanted", "expected"),
+    [
+        (128, 1000, None, 64),  # half the sequence
+        (128, 1000, 128, 128),  # as asked for
+        (128, 1000, 1000, 128),
+        (12, 1000, 5, 4),  # the largest divisor not above it
+        (7, 1000, None, 1),  # a prime length
+        (1, 1000, None, 1),
+        (4096, 2**20, None, 8),  # 2^23 logits a sequence
+        (16, 2**24, None, 1),
+    ],
+)
+def test_chunk_length(length, vocab_size, wanted, expected):
+    assert chunk_length(length, vocab_size, wanted) == expected
+
+
+@pytest.fixture(scope="module")
+def model_and_params(make_run, redraw):
+    model = build_model(make_run("data.num_symbols=37", "model.num_layers=1").model)
+    return model, redraw(model.specs())
+
+
+def batch_of(rows=3, length=8):
+    tokens = GENERATOR.integers(0, V, (rows, length))
+    weights = GENERATOR.random((rows, length)).astype(np.float32)
+    return {
+        "decoder_input_tokens": tokens,
+        "decoder_target_tokens": TARGETS[:, :length],
+        "decoder_loss_weights": weights,
+    }
+
+
+def test_sums_and_weights_against_brute_force(model_and_params):
+    model, params = model_and_params
+    objective = build_objective(CausalLMConfig())
+    distribution = GENERATOR.dirichlet(np.ones(V), (3, 8)).astype(np.float32)
+    distribution[0, 0] = np.eye(V)[3]  # zeros in the truth are no trouble
+    batch = batch_of() | {"decoder_target_distribution": distribution}
+    sums = jax.jit(lambda params, batch: objective.evaluate(model, params, batch, ctx=Context()))(params, batch)
+    logits = np.asarray(jax.jit(model.apply)(params, batch)["logits"], np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    for row in range(3):
+        loss = accuracy = kl = 0.0
+        for t in range(8):
+            weight, target = batch["decoder_loss_weights"][row, t], batch["decoder_target_tokens"][row, t]
+            loss -= weight * log_p[row, t, target]
+            accuracy += weight * (log_p[row, t].argmax() == target)
+            kl += weight * sum(
+                p * (np.log(p) - log_p[row, t, v]) for v, p in enumerate(distribution[row, t].astype(float)) if p > 0
+            )
+        for name, expected in (("loss", loss), ("accuracy", accuracy), ("divergence", kl)):
+            np.testing.assert_allclose(sums[name][0][row], expected, rtol=2e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(sums[name][1][row], batch["decoder_loss_weights"][row].sum(), rtol=1e-6)
+    # cross-entropy = entropy + divergence, where the targets are spread as the truth says
+    cross_entropy = -(distribution.astype(float) * log_p).sum(-1)
+    entropy = -(distribution * np.log(np.maximum(distribution, 1e-300, dtype=np.float64))).sum(-1)
+    np.testing.assert_allclose(divergence(distribution, jnp.asarray(logits)), cross_entropy - entropy, atol=2e-5)
+
+
+def test_absent_weights_are_ones_and_training_sums_rows(model_and_params):
+    model, params = model_and_params
+    objective = build_objective(CausalLMConfig(logits_chunk=8))
+    batch = batch_of()
+    del batch["decoder_loss_weights"]
+    training = jax.jit(lambda params, batch: objective.loss(model, params, batch, key=None, ctx=Context()))
+    evaluation = jax.jit(lambda params, batch: objective.evaluate(model, params, batch, ctx=Context()))
+    rows, sums = evaluation(params, batch), training(params, batch)
+    assert set(sums) == set(rows) == {"loss", "accuracy"}
+    for name, (value, weight) in sums.items():
+        assert value.shape == weight.shape == ()
+        np.testing.assert_allclose(value, rows[name][0].sum(), rtol=1e-6)
+        assert weight == 3 * 8
+
+
+def test_ties_count_as_correct_for_a_uniform_model_only_where_the_maximum_is():
+    logits = jnp.asarray([[[2.0, 2.0, 1.0]]])
+    assert [float(token_losses(logits, jnp.asarray([[target]]))["accuracy"][0, 0]) for target in range(3)] == [1, 1, 0]
+
+
+def test_huge_logits_stay_finite():
+    losses = token_losses(jnp.asarray([[[1e30, 0.0, -1e30]]]), jnp.asarray([[0]]))
+    assert losses["loss"][0, 0] == 0
+
+
+def test_a_training_step_never_holds_the_logits_of_a_batch(make_run, equations):
+    """Searches every value of the traced step, inner programs included, for [B, T, V] in any form."""
+    config = make_run("data.num_symbols=37")
+    program = program_for(config)
+    rows, length = config.training.batch_size, config.data.sequence_length
+    whole = rows * length * 37
+
+    def largest(traced):
+        sizes = [
+            variable.aval.size
+            for equation, _ in equations(traced.jaxpr)
+            for variable in (*equation.invars, *equation.outvars)
+            if 37 in getattr(variable.aval, "shape", ())
+        ]
+        return max(sizes)
+
+    batch = {name: np.stack([value]) for name, value in batch_of(3, 8).items()}
+    batch = {name: np.repeat(value[:, :1], rows, axis=1) for name, value in batch.items()}
+    knobs = program.knobs(np.ones(1, np.float32), jax.random.key(0))
+    assert largest(program.step.trace(program.abstract_state, batch, knobs)) <= whole // 2
+
+    # the search does find them where they are
+    def naive(params, batch):
+        logits = program.model.apply(params, batch)["logits"]
+        return jax.nn.log_softmax(logits).sum()
+
+    one = {"decoder_input_tokens": batch["decoder_input_tokens"][0]}
+    assert largest(jax.jit(jax.grad(naive)).trace(program.abstract_state.trainable, one)) >= whole

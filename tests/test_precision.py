@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dtype of every number of a training step, read off the traced program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_like.errors import UserError
+from t5x_like.precision import policy
+from t5x_like.training.program import program_for
+
+
+@pytest.fixture(scope="module")
+def traced(make_run):
+    """{precision: the traced step}"""
+
+    def trace(precision):
+        config = make_run(
+            f"precision={precision}", "model.num_kv_heads=2", "model.gated_mlp=true", "training.microbatches=2",
+            "model.tie_embeddings=false", "model.use_bias=true",
+        )  # fmt: skip
+        program = program_for(config)
+        shape = (1, config.training.batch_size, config.data.sequence_length)
+        batch = {f"decoder_{name}_tokens": jnp.zeros(shape, jnp.int32) for name in ("input", "target")}
+        batch["decoder_loss_weights"] = jnp.ones(shape, jnp.float32)
+        return program, program.step.trace(
+            program.abstract_state, batch, program.knobs(np.ones(1, np.float32), jax.random.key(0))
+        )
+
+    return {precision: trace(precision) for precision in ("f32", "bf16")}
+
+
+def operands(equation):
+    return {variable.aval.dtype for variable in equation.invars}
+
+
+def test_weights_are_multiplied_in_bfloat16_and_softmax_is_float32(traced, equations):
+    found = {"weights": 0, "logits of attention": 0, "values of attention": 0, "float32": 0}
+    for equation, _ in equations(traced["bf16"][1].jaxpr):
+        name = equation.primitive.name
+        if name == "dot_general":
+            (_, _), (batched, _) = equation.params["dimension_numbers"]
+            if not batched:  # a weight
+                assert operands(equation) == {jnp.dtype(jnp.bfloat16)}, equation
+                found["weights"] += 1
+            elif operands(equation) == {jnp.dtype(jnp.float32)}:
+                found["logits of attention"] += 1
+            else:
+                assert operands(equation) == {jnp.dtype(jnp.bfloat16)}, equation
+                found["values of attention"] += 1
+        if name in ("exp", "log", "rsqrt", "reduce_max", "log1p", "div", "sqrt"):
+            assert all(dtype != jnp.bfloat16 for dtype in operands(equation)), equation
+            found["float32"] += 1
+    # 4 of attention, 3 of the gated feed-forward, 1 for logits; each forward and twice backward, in the body of a scan
+    # over layers, or of a scan over chunks that is unrolled once
+    assert found["weights"] >= 3 * 8
+    assert found["logits of attention"] == found["values of attention"] == 3
+    assert found["float32"] > 10
+
+
+def test_what_is_kept_is_float32(traced):
+    for program, step in traced.values():
+        state, sums = step.out_info
+        for leaf in jax.tree.leaves((state.trainable, state.opt, sums)):
+            assert leaf.dtype == jnp.float32 or leaf.dtype == jnp.int32, leaf
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.trainable))
+        assert program.ctx.policy.params == jnp.float32
+
+
+def test_gradients_are_accumulated_in_float32(traced, equations):
+    """The carry of the scan over microbatches."""
+    shapes = jax.tree.map(lambda leaf: leaf.shape, jax.tree.leaves(traced["bf16"][0].abstract_state.trainable))
+    scans = [
+        equation
+        for equation, _ in equations(traced["bf16"][1].jaxpr)
+        if equation.primitive.name == "scan" and equation.params["length"] == 2 and equation.params["num_carry"] > 10
+    ]
+    (scan,) = scans
+    first = scan.params["num_consts"]
+    carry = [variable.aval for variable in scan.invars[first : first + scan.params["num_carry"]]]
+    assert sorted(aval.shape for aval in carry if aval.shape) == sorted(shapes)
+    assert all(aval.dtype == jnp.float32 for aval in carry)
+
+
+def test_float32_has_no_bfloat16_anywhere(traced, equations):
+    for equation, _ in equations(traced["f32"][1].jaxpr):
+        assert all(getattr(variable.aval, "dtype", None) != jnp.bfloat16 for variable in equation.outvars), equation
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(UserError, match="precision: 'fp8' is not known; accepted: bf16, f32"):
+        policy("fp8")
