@@ -2,18 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 # The main job on this machine: train a sweep of small Transformers on real text, fit L(N, D), write report.html.
 #
-#   scripts/quickstart.sh [OUT]        OUT is the sweep's folder (default: runs/quickstart)
+#   scripts/quickstart.sh [OUT] [--config.field=value ...]
 #
+# OUT is the sweep's folder (default: runs/quickstart); fields are those of configs/sweeps/python.py.
 # Stopped at any moment, the same command goes on with what is missing.
 set -euo pipefail
 case "${1:-}" in
-    -*) sed -n '3,7s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] || [ "$1" = -h ]; exit ;;
+    -h | --help) sed -n '3,8s/^# \{0,1\}//p' "$0"; exit ;;
+    --config.*) set -- "" "$@" ;;
+    -*) echo "error: unknown flag '$1' (--help lists the flags)" >&2; exit 2 ;;
 esac
 out="$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart}")"
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup
 
-python scripts/sweep.py --config=configs/sweeps/python.py --workdir="$out"
+python scripts/sweep.py --config=configs/sweeps/python.py --workdir="$out" "${@:2}"
 python scripts/generate.py --checkpoint="$out" --prompt="def " --temperature=0.7 --max_new_tokens=120 >"$out/sample.tmp"
 mv "$out/sample.tmp" "$out/sample.txt"
 echo

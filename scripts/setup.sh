@@ -20,14 +20,14 @@ setup() {
         echo "error: Python 3.11 or newer is needed; tried: ${PYTHON:-python3 python3.13 python3.12 python3.11}" >&2
         return 2
     fi
-    stamp="$venv/.t5x_like_${extra:-core}"
+    stamp="$venv/.t5x_like_installed"
     wanted="$("$python" -V) $(cat "$root/setup.cfg" "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
-    if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+    if [ "$(head -n 1 "$stamp" 2>/dev/null)" != "$wanted" ] || ! grep -qxF "extra=$extra" "$stamp"; then
         echo "setting up $venv with $("$python" -V) (a minute or two, once)"
         "$python" -m venv "$venv" || return
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$root/constraints.txt" \
             --editable "$root${extra:+[$extra]}" || return
-        echo "$wanted" >"$stamp"
+        printf '%s\nextra=\nextra=%s\n' "$wanted" "$extra" >"$stamp"
     fi
     export PATH="$venv/bin:$PATH"
     cd "$root" || return
