@@ -36,7 +36,8 @@ class _Reporter:
 
     def start(self, done: float, total: float, finished: int, number: int) -> None:
         self._finished, self._number, self._total, self._at_start = finished, number, total, done
-        self._task = self._bar.add_task("", total=total, completed=done, cells=f"{finished}/{number}")
+        self._task = self._bar.add_task("", total=total, cells=f"{finished}/{number}")
+        self._bar.update(self._task, completed=done)
         self._bar.start()
         self._print(f"{number} cells, {finished} of them already there")
 

@@ -91,6 +91,10 @@ def _refuse(hint: Any, value: Any, path: str) -> UserError:
     return UserError(f"{path}={value!r}: expected {_describe(hint)}{close}")
 
 
+def _is_dataclass(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint)
+
+
 def _value(hint: Any, value: Any, path: str) -> Any:
     if hint is Any:
         return value
@@ -106,7 +110,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     elif origin is dict:
         if isinstance(value, Mapping):
             return dict(value)
-    elif dataclasses.is_dataclass(hint):
+    elif _is_dataclass(hint):
         if isinstance(value, hint):
             return value
         if isinstance(value, Mapping):
@@ -126,7 +130,7 @@ def _union(hint: Any, value: Any, path: str) -> Any:
     members = get_args(hint)
     if value is None and type(None) in members:
         return None
-    kinds = {_kind(member): member for member in members if dataclasses.is_dataclass(member)}
+    kinds = {_kind(member): member for member in members if _is_dataclass(member)}
     if not kinds:
         simple = [member for member in members if member is not type(None)]
         for member in simple:

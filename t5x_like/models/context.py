@@ -15,8 +15,7 @@ class Layout(Protocol):
     def constrain(self, x: jax.Array, axes: str) -> jax.Array: ...
 
 
-@flax.struct.dataclass
-class MaskSpec:
+class MaskSpec(flax.struct.PyTreeNode):
     """Who attends to whom, described rather than spelt out as a [T, S] matrix.
 
     A query attends to a key when all conditions hold: the key's index is not above the query's (`causal`), it is fewer
@@ -36,8 +35,7 @@ class MaskSpec:
     offset: jax.Array | int = 0
 
 
-@flax.struct.dataclass
-class Context:
+class Context(flax.struct.PyTreeNode):
     """Execution (static) and the arrays that every block of a stack shares.
 
     Attributes:

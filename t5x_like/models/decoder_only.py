@@ -17,7 +17,7 @@ from t5x_like.models.layers.embeddings import Embedding, dropout
 from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.linear import Linear, project
 from t5x_like.models.layers.norms import Norm
-from t5x_like.models.layers.parameters import Params, initialise, record_specs
+from t5x_like.models.layers.parameters import Params, call, initialise, record_specs
 from t5x_like.models.layers.positions import sinusoidal
 from t5x_like.models.stack import Stack
 
@@ -150,11 +150,11 @@ class DecoderOnly:
         layers = None if cache is None else cache["layers"]
         x, layers, aux, states = self.stack.apply(params["decoder"]["layers"], x, ctx, layers, keep)
         if c.norm_position == "pre":
-            x = self.final_norm.apply({"params": params["decoder"]["final_norm"]}, x)
+            x = call(self.final_norm, params["decoder"]["final_norm"], x)
         outputs: dict[str, Any] = {"aux": aux}
         if "hidden" in want:
             outputs["hidden"] = x
-        if keep:
+        if states is not None:
             outputs["hidden_states"] = jnp.concatenate([states, x[None]])
         if "logits" in want:
             outputs["logits"] = self.unembed(self.unembedding(params), x, ctx)
@@ -174,17 +174,17 @@ class DecoderOnly:
             table = params["token_embedding"]["embedding"]
             logits = logits_from_table(hidden, table) if ctx.one_cpu else project(hidden, table, "BTD,VD->BTV")
         else:
-            logits = self.logits.apply({"params": params["logits"]}, hidden)
+            logits = call(self.logits, params["logits"], hidden)
         return ctx.constrain(logits.astype(ctx.policy.softmax), "batch length vocab")
 
     def _embed(self, params: Params, tokens: jax.Array, ctx: Context) -> jax.Array:
         c = self.config
         assert ctx.positions is not None
-        x = self.token_embedding.apply({"params": params["token_embedding"]}, tokens)
+        x = call(self.token_embedding, params["token_embedding"], tokens)
         if c.scale_embeddings:
             x = x * math.sqrt(c.d_model)
         if c.positions == "learned":
-            x = x + self.position_embedding.apply({"params": params["position_embedding"]}, ctx.positions)
+            x = x + call(self.position_embedding, params["position_embedding"], ctx.positions)
         elif c.positions == "sinusoidal":
             x = x + sinusoidal(ctx.positions, c.d_model)
         key = None if ctx.key is None else jax.random.fold_in(ctx.key, c.num_layers)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.models.context import Context
-from t5x_like.models.layers.parameters import Params, map_specs, record_specs
+from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Stack:
         """
 
         def repeat(x: jax.Array, params: Params, cache: Params | None, start: jax.Array) -> tuple[jax.Array, Any]:
-            states, caches, aux = [], {}, {}
+            states: list[jax.Array] = []
+            caches: Params = {}
+            aux: dict[str, jax.Array] = {}
             for i, block in enumerate(self.pattern):
                 states.append(x)
                 here = ctx if ctx.key is None else ctx.replace(key=jax.random.fold_in(ctx.key, start + i))
                 name = str(i)
-                x, caches[name], more = block.apply(
-                    {"params": params[name]}, x, here, None if cache is None else cache[name]
-                )
+                x, caches[name], more = call(block, params[name], x, here, None if cache is None else cache[name])
                 aux = {key: aux.get(key, 0.0) + value for key, value in more.items()} if more else aux
             return x, (caches, aux, jnp.stack(states) if keep_states else None)
 
@@ -99,4 +99,4 @@ def _unstack(params: Params, repeats: int) -> list[Params]:
     """Splits stacked parameters into one tree for each repeat."""
     leaves, treedef = jax.tree.flatten(params)
     split = [_slices(leaf) for leaf in leaves]
-    return [treedef.unflatten([slices[i] for slices in split]) for i in range(repeats)]
+    return [jax.tree.unflatten(treedef, [slices[i] for slices in split]) for i in range(repeats)]

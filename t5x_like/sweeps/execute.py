@@ -185,10 +185,8 @@ class _Pool:
     def send(self, worker: int, job: str) -> None:
         pipe = self._processes[worker].stdin
         assert pipe is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the worker's end is on the way as an answer
             print(job, file=pipe, flush=True)
-        except BrokenPipeError:
-            pass  # its end is on the way as an answer
 
     def stop(self) -> None:
         """Closes the workers' input, upon which they save and end, and waits for them."""

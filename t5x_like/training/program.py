@@ -99,8 +99,8 @@ class Program:
         return init_state(initialise(self.specs, key, self.ctx.policy.params), self.optimizer)
 
     @cached_property
-    def state_shardings(self) -> State:
-        """A State of NamedSharding: the optimizer's moments lie where their parameters do."""
+    def state_shardings(self) -> Any:
+        """A State whose leaves are NamedShardings: the optimizer's moments lie where their parameters do."""
         shapes = jax.eval_shape(self._new_state, jax.random.key(0))
         params = self.layout.parameters(self.specs)
         everywhere = self.layout.replicated
@@ -111,7 +111,7 @@ class Program:
             params,
             transform_non_params=lambda _: everywhere,
         )
-        return State(step=everywhere, trainable=params, frozen={}, opt=opt, loss_scale=everywhere)
+        return shapes.replace(step=everywhere, trainable=params, opt=opt, loss_scale=everywhere)
 
     @cached_property
     def abstract_state(self) -> State:

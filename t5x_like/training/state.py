@@ -11,8 +11,7 @@ import optax
 from t5x_like.models.layers.parameters import Params
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
     """Parameters and what trains them.
 
     Attributes:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The position-wise feed-forward block, plain (Vaswani et al. 2017) or gated (Shazeer 2020)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax
 from t5x_like.models.context import Context
 from t5x_like.models.layers.linear import Linear
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,

@@ -103,6 +103,11 @@ def record_specs(module: nn.Module, *args: Any) -> Params:
     return tree
 
 
+def call(module: nn.Module, params: Params, *args: Any) -> Any:
+    """Runs a Linen module as what it is here: a pure function of its parameters."""
+    return module.apply({"params": params}, *args)
+
+
 def map_specs(function: Callable[[ParamSpec], Any], specs: Params) -> Params:
     """Maps over the ParamSpecs of a tree."""
     return jax.tree.map(function, specs, is_leaf=lambda node: isinstance(node, ParamSpec))
