@@ -35,7 +35,8 @@ class _Reporter:
         self._began = time.monotonic()
 
     def start(self, done: float, total: float, finished: int, number: int) -> None:
-        self._finished, self._number, self._total, self._at_start = finished, number, total, done
+        self._finished, self._number, self._total = finished, number, total
+        self._at_start = self._done = done
         self._task = self._bar.add_task("", total=total, cells=f"{finished}/{number}")
         self._bar.update(self._task, completed=done)
         self._bar.start()
@@ -48,14 +49,15 @@ class _Reporter:
     def cell(self, cell: Cell, status: str, loss: float | None, seconds: float) -> None:
         self._finished += status != "failed"
         result = status if loss is None else f"held-out loss {loss:.4f}"
-        self._print(f"[{self._finished}/{self._number}] {cell.run}: {result}, {seconds:.0f} s{self._left(cell)}")
+        self._print(f"[{self._finished}/{self._number}] {cell.run}: {result}, {seconds:.0f} s{self._left()}")
 
-    def _left(self, cell: Cell) -> str:
+    def _left(self) -> str:
         if self._console.is_terminal:
             return ""  # the bar says it
-        done = getattr(self, "_done", self._at_start) + cell.flops
-        rate = (done - self._at_start) / (time.monotonic() - self._began)
-        return f", about {max(0.0, self._total - done) / rate:.0f} s left" if self._finished < self._number else ""
+        rate = (self._done - self._at_start) / (time.monotonic() - self._began)
+        return (
+            f", about {(self._total - self._done) / rate:.0f} s left" if rate > 0 and self._done < self._total else ""
+        )
 
     def _print(self, text: str) -> None:
         self._bar.console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -21,7 +21,7 @@ from t5x_like.sweeps.points import cell_status, write_points
 
 
 class SweepReporter(Protocol):
-    """What a sweep tells of itself; amounts of work are FLOPs."""
+    """What a sweep tells of itself; amounts of work as in `Cell.work`."""
 
     def start(self, done: float, total: float, finished: int, number: int) -> None: ...
     def progress(self, done: float) -> None: ...
@@ -113,7 +113,7 @@ class _Execution:
             return
         others = {size for other, size in self.last_size.items() if other != worker}
         mine = self.last_size.get(worker)
-        cell = max(self.waiting, key=lambda cell: (cell.size == mine, cell.size not in others, cell.flops))
+        cell = max(self.waiting, key=lambda cell: (cell.size == mine, cell.size not in others, cell.work))
         self.waiting.remove(cell)
         self.last_size[worker] = cell.size
         self.running[worker] = (cell, time.monotonic())
@@ -131,16 +131,16 @@ class _Execution:
             self.errors.append(f"{cell.run}: {why} (see {self.pool.log(worker)})")
             self.reporter.cell(cell, "failed", None, time.monotonic() - began)
             return
-        self.done += cell.flops
+        self.done += cell.work
         loss = read_json(self.folder / cell.run / "summary.json")["loss"]
         write_points(self.folder, self.sweep, self.design)
-        self.reporter.cell(cell, status, loss, time.monotonic() - began)
         self.reporter.progress(self.done + sum(map(self._partial, self.running)))
+        self.reporter.cell(cell, status, loss, time.monotonic() - began)
 
     def _partial(self, worker: int) -> float:
         """Work that a worker has done on the cell it is at."""
         cell, _ = self.running[worker]
-        return cell.flops * self.steps[worker] / max(1, cell.config.training.steps or 1)
+        return cell.work * self.steps[worker] / max(1, cell.config.training.steps or 1)
 
 
 class _Pool:
@@ -225,4 +225,4 @@ def _open_folder(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
 
 
 def _work(some: list[Cell]) -> float:
-    return sum(cell.flops for cell in some)
+    return sum(cell.work for cell in some)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command in README.md and docs/ is run, in the order of its page, at a size that takes seconds.
+
+A command is a line of a ```bash block. Only its size is changed: the flags below are added, and `runs/` lies in a
+temporary folder.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+SMALL_RUN = ["--config.training.tokens=4096", "--config.training.eval_tokens=4096", "--config.training.log_every=2"]
+SMALL_SWEEP = [
+    "--config.sizes=({'model.d_model':8,'model.num_heads':2},{'model.d_model':12,'model.num_heads':2},"
+    "{'model.d_model':16,'model.num_heads':2})",
+    "--config.tokens=(4096,8192,16384)",
+    "--config.base.training.eval_tokens=4096",
+]
+# Which flags make a command small, by how it begins. A command that begins otherwise fails the test.
+SMALLER = {
+    "scripts/quickstart.sh": SMALL_SWEEP,
+    "scripts/test.sh": ["tests/test_strict.py"],
+    "python scripts/train.py": SMALL_RUN,
+    "python scripts/sweep.py": SMALL_SWEEP,
+    "python scripts/fit.py": ["--bootstrap=100"],
+    "python scripts/generate.py": ["--max_new_tokens=8"],
+}
+
+
+def commands(page):
+    """The commands of a page in order."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def smaller(command, folder):
+    """The command as it is run here."""
+    program = re.sub(r"^(\w+=\S+ )+", "", command)
+    begins = [start for start in SMALLER if program.startswith(start)]
+    assert begins, f"no test knows how to run: {command}"
+    command = command.split(" #")[0].replace("runs/", f"{folder}/runs/")
+    if command == "scripts/quickstart.sh":
+        command += f" {folder}/runs/quickstart"
+    return f"{command} {shlex.join(SMALLER[begins[0]])}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_run(page, tmp_path):
+    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    venv = {"T5X_LIKE_VENV": sys.prefix, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in commands(page):
+        words = ["bash", "-c", smaller(command, tmp_path)]
+        done = subprocess.run(words, cwd=ROOT, env=inherited | venv, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def test_the_pages_have_commands():
+    """The test above is not empty: the README's two commands are among those it runs."""
+    found = commands(ROOT / "README.md")
+    assert any(line.startswith("scripts/quickstart.sh") for line in found)
+    assert any(line.startswith("scripts/test.sh") for line in found)
+    assert sum(len(commands(page)) for page in PAGES) >= 10
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
