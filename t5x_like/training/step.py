@@ -57,7 +57,8 @@ def make_step(
         (grads, sums), _ = jax.lax.scan(
             accumulate, (zero_grads, zero_sums), (parts, jnp.arange(microbatches)), unroll=microbatches == 1
         )
-        weight = jnp.maximum(sums["loss"][1], 1.0)
+        weight = sums["loss"][1]
+        weight = jnp.where(weight > 0, weight, 1.0)  # a batch of nothing but padding moves nothing
         return jax.tree.map(lambda g: g / weight, grads), sums
 
     def one(state: State, batch: Batch, learning_rate: jax.Array, key: jax.Array) -> tuple[State, Sums]:
