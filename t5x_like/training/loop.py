@@ -77,7 +77,6 @@ class _Loop:
         self.checkpoints = Checkpoints(folder / "checkpoints", config.training.keep_checkpoints)
         self.key = jax.random.key(config.seed)
         self.tally = Tally()
-        self.last_eval: dict[str, float] | None = None
         if self.checkpoints.latest is None:
             self.state = self.program.init(jax.random.fold_in(self.key, 0))
         else:
@@ -116,7 +115,7 @@ class _Loop:
                 if self.step < self.total and _due(self.step, training.checkpoint_every):
                     self._save()
             self._collect_all()
-            if self.step == self.total:
+            if self.step == self.total and self.tally.last_eval.get("step") != self.total:
                 self._evaluate()
         except _Diverged as diverged:
             self.reporter.note(str(diverged))
@@ -166,10 +165,11 @@ class _Loop:
 
     def _evaluate(self) -> None:
         self._collect_all()
-        self.last_eval = evaluate(self.program, self.program.params(self.state), self.dataset, self.config)
-        self.metrics.eval(self.tally, self.last_eval)
+        result = evaluate(self.program, self.program.params(self.state), self.dataset, self.config)
+        self.tally.last_eval = {"step": self.step, **result}
+        self.metrics.eval(self.tally, result)
         self.metrics.restart_clock()
-        self.reporter.note(f"step {self.step}: held-out loss {self.last_eval['loss']:.4f}")
+        self.reporter.note(f"step {self.step}: held-out loss {result['loss']:.4f}")
 
     def _save(self) -> None:
         self._collect_all()
@@ -177,7 +177,7 @@ class _Loop:
 
     def summary(self, status: str) -> dict[str, Any]:
         """What summary.json holds; a run that did not finish has no final loss."""
-        final = self.last_eval if status == "finished" else None
+        final = self.tally.last_eval if status == "finished" else None
         unique = self.dataset.unique_tokens
         return {
             "status": status,

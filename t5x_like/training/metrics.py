@@ -21,12 +21,14 @@ class Tally:
       tokens: target tokens consumed, without padding.
       wall_seconds: time spent on the run, over all its sessions.
       interval: {name: [sum, weight]} since the last log point.
+      last_eval: the newest held-out evaluation and its step.
     """
 
     step: int = 0
     tokens: int = 0
     wall_seconds: float = 0.0
     interval: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    last_eval: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def add(self, sums: dict[str, tuple[float, float]]) -> None:
         """Counts one step."""
