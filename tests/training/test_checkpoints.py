@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: strict about names, shapes and dtypes, indifferent to the mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_like.errors import UserError
+from t5x_like.training.checkpoints import Checkpoints
+from t5x_like.training.program import program_for
+
+
+@pytest.fixture(scope="module")
+def saved(make_run, tmp_path_factory):
+    """(folder, the state in it), as one device holds it."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    state = program_for(make_run()).init(jax.random.key(0))
+    state = state.replace(step=jnp.asarray(5, jnp.int32))
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.latest is None
+    checkpoints.save(state, 5, {"step": 5, "interval": {"loss": [1.5, 2.0]}})
+    checkpoints.close()
+    return folder, jax.tree.map(np.asarray, state)
+
+
+@pytest.fixture
+def reopened(saved):
+    checkpoints = Checkpoints(saved[0])
+    yield checkpoints
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("mesh", [{}, {"fsdp": 4, "data": 2}], ids=["one device", "fsdp=4 data=2"])
+def test_restores_bit_for_bit_onto_any_mesh(mesh, saved, reopened, make_run):
+    program = program_for(make_run(*(f"mesh.{axis}={size}" for axis, size in mesh.items())))
+    state, tally = reopened.restore(program.abstract_state)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, state), saved[1])
+    assert tally == {"step": 5, "interval": {"loss": [1.5, 2.0]}}
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(program.state_shardings), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    params = reopened.restore_params(program.abstract_state)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, params), saved[1].trainable)
+
+
+def test_another_shape_is_refused(reopened, make_run):
+    wider = program_for(make_run("model.mlp_dim=32")).abstract_state
+    expected = r"/5: params/trainable/decoder/layers/0/mlp/out/kernel is float32\[2, 64, 16\] in the checkpoint and "
+    expected += r"float32\[2, 32, 16\] in this run's config$"
+    with pytest.raises(UserError, match=expected):
+        reopened.restore(wider)
+    with pytest.raises(UserError, match=expected):
+        reopened.restore_params(wider)
+
+
+def test_missing_and_additional_parameters_are_refused(reopened, make_run):
+    with pytest.raises(
+        UserError, match=r"logits/kernel is absent in the checkpoint and float32\[16, 16\] in this run's"
+    ):
+        reopened.restore(program_for(make_run("model.tie_embeddings=false")).abstract_state)
+    with pytest.raises(
+        UserError, match=r"final_norm/scale is float32\[16\] in the checkpoint and absent in this run's"
+    ):
+        reopened.restore(program_for(make_run("model.norm_position=post")).abstract_state)
+
+
+def test_another_dtype_is_refused(reopened, make_run):
+    """Orbax alone would cast it without a word."""
+    abstract = program_for(make_run()).abstract_state
+
+    def half(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding)
+
+    changed = abstract.replace(trainable=jax.tree.map(half, abstract.trainable))
+    with pytest.raises(UserError, match=r"is float32\[.*\] in the checkpoint and bfloat16\["):
+        reopened.restore(changed)
+
+
+def test_a_step_already_saved_is_left_alone(saved, reopened, make_run):
+    folder, _ = saved
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    reopened.save(program_for(make_run()).init(jax.random.key(1)), 5, {"step": 6})
+    reopened.wait()
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_empty_folder_holds_no_checkpoint(make_run, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoints.restore_params(program_for(make_run()).abstract_state)
+    checkpoints.close()
