@@ -7,6 +7,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from t5x_like.errors import UserError
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and its parents, where they are missing.
+
+    Raises:
+      UserError: a file is in the way, or the user may not write there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made: {error.strerror}; choose another --workdir") from error
+
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to `path` atomically; the folder must exist."""

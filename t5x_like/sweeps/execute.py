@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
-from t5x_like.files import read_json, write_json
+from t5x_like.files import make_folder, read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.sweeps.design import Cell, SweepConfig, base_identity, cells
 from t5x_like.sweeps.points import cell_status, write_points
@@ -209,7 +209,7 @@ def _open_folder(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
             raise UserError(f"{folder}: holds the cells of another sweep; choose another --workdir")
     elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder}: is not empty and holds no sweep; choose another --workdir")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     data = build_dataset(design[0].config.data, 0)  # tokenises once, before the workers start
     write_json(
         path,

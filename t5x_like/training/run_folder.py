@@ -15,7 +15,7 @@ from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config import RunConfig, identity
 from t5x_like.config_files import run_from_json
 from t5x_like.errors import UserError
-from t5x_like.files import read_json, write_json, write_text
+from t5x_like.files import make_folder, read_json, write_json, write_text
 from t5x_like.strict import to_dict
 
 PACKAGES = ("t5x_like", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
@@ -55,7 +55,7 @@ def open_folder(folder: Path, config: RunConfig) -> None:
         raise UserError(f"{folder}: is a file; --workdir must name a folder")
     if folder.is_dir() and any(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
         raise UserError(f"{folder}: is not empty and is no run folder; choose another --workdir")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(path, to_dict(config))
 
 
