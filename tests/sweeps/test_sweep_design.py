@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A design's cells, and the points that their folders make."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from t5x_like.accounting.flops import flops_per_token
+from t5x_like.accounting.parameters import count_parameters
+from t5x_like.config import config_hash
+from t5x_like.errors import UserError
+from t5x_like.strict import convert
+from t5x_like.sweeps.design import SweepConfig, _short, base_identity, cells
+from t5x_like.sweeps.points import cell_status, write_points
+
+BASE = {
+    "data": {"kind": "markov", "sequence_length": 8, "num_symbols": 16},
+    "model": {"kind": "decoder_only", "num_layers": 1, "num_heads": 2},
+    "training": {"batch_size": 8, "eval_tokens": 256},
+}
+
+
+def sweep(**fields):
+    content = {
+        "base": BASE,
+        "sizes": [{"model.d_model": 8}, {"model.d_model": 16, "model.num_heads": 4}],
+        "tokens": [1000, 2e3],
+        "learning_rates": [0.02],
+    }
+    return convert(SweepConfig, content | fields)
+
+
+def test_every_combination_is_a_cell_with_a_readable_name_of_its_own():
+    design = cells(sweep(learning_rates=[0.02, 0.01], seeds=[0, 7]))
+    assert len({cell.run for cell in design}) == len(design) == 2 * 2 * 2 * 2
+    for cell in design:
+        nonembedding = count_parameters(cell.config.model).nonembedding
+        rate, seed = cell.config.optimizer.learning_rate, cell.config.seed
+        tokens = "1.02k" if cell.config.training.tokens == 1024 else "1.98k"
+        assert cell.run == f"n{_short(nonembedding)}_d{tokens}_lr{rate:g}_s{seed}_{config_hash(cell.config)}"
+        assert re.fullmatch(r"[\w.\-]+", cell.run)
+        assert cell.flops == cell.config.training.tokens * flops_per_token(cell.config.model, 8)
+    assert {(cell.config.model.d_model, cell.config.model.num_heads) for cell in design} == {(8, 2), (16, 4)}
+    assert {cell.config.training.steps for cell in design} == {16, 31}  # 1000 and 2000 tokens in steps of 64
+
+
+def test_names_count_what_the_sweep_calls_params():
+    (cell, *_) = cells(sweep(params_column="params_total"))
+    assert cell.run.startswith(f"n{_short(count_parameters(cell.config.model).total)}_")
+    assert [_short(n) for n in (7, 999, 1234, 262144, 1.5e6, 2e9, 3e12)] == [
+        "7", "999", "1.23k", "262k", "1.5M", "2B", "3T",
+    ]  # fmt: skip
+
+
+def test_cells_of_one_size_share_compiled_code():
+    design = cells(sweep(seeds=[0, 1]))
+    by_width = {cell.config.model.d_model: cell.size for cell in design}
+    assert len(set(by_width.values())) == 2
+    assert all(cell.size == by_width[cell.config.model.d_model] for cell in design)
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1.0, {8: 0.16, 16: 0.08}), (0.5, {8: 0.08, 16: 0.0565685})])
+def test_learning_rate_by_width(power, expected):
+    design = cells(sweep(learning_rates=[0.04], learning_rate_width=32, learning_rate_power=power))
+    assert {cell.config.model.d_model: cell.config.optimizer.learning_rate for cell in design} == expected
+
+
+def test_without_a_width_every_size_has_the_same_rate():
+    assert {cell.config.optimizer.learning_rate for cell in cells(sweep())} == {0.02}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"sizes": []}, r"^sizes: is empty; give at least one$"),
+        ({"tokens": [1000, 1000]}, r"^tokens: \[1000, 1000\] names one twice$"),
+        ({"seeds": "0"}, r"^seeds='0': expected a list of an integer$"),
+        ({"learning_rate": [1]}, r"^learning_rate: no such field; accepted: .*; did you mean 'learning_rates'\?$"),
+        ({"params_column": "params"}, r"^params_column='params': expected 'params_total' \| "),
+        ({"sizes": [{"model.d_modle": 8}]}, r"^base\.model\.d_modle: no such field; .*; did you mean 'd_model'\?$"),
+        ({"sizes": [{"model.d_model": 7}]}, r"^base\.model\.num_heads: 2 heads do not divide d_model=7"),
+        ({"learning_rates": [-1.0]}, r"^base\.optimizer\.learning_rate: -1\.0 is not above 0$"),
+        ({"tokens": [1000, 1001]}, r"two of them make the same run"),  # both are 16 steps
+        ({"tokens": [0]}, r"^base\.training\.tokens: 0 is below 1$"),
+    ],
+)
+def test_impossible_designs_are_refused(fields, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        cells(sweep(**fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_larger_grid_has_the_same_base_and_another_source_has_not():
+    base = base_identity(sweep())
+    assert base_identity(sweep(tokens=[500], sizes=[{"model.d_model": 4}], seeds=[3])) == base
+    other = {**BASE, "data": {**BASE["data"], "process_seed": 1}}
+    assert base_identity(sweep(base=other)) != base
+
+
+COLUMNS = (
+    "params,tokens,loss,loss_stderr,flops,params_total,params_nonembedding,params_active,unique_tokens,family,run,seed,"
+    "learning_rate,status"
+)
+
+
+def test_points_from_run_folders(tmp_path):
+    """Finished cells have their numbers, a diverged one its status, others no line; in the order of the design."""
+    design = cells(sweep())
+    endings = ["finished", "interrupted", "diverged", None]
+    for number, (cell, status) in enumerate(zip(design, endings, strict=True)):
+        folder = tmp_path / cell.run
+        folder.mkdir()
+        loss = 2.5 + number if status == "finished" else None
+        summary = {"status": status, "tokens": 1024, "unique_tokens": 900, "loss": loss, "loss_stderr": loss and 0.125}
+        if status is not None:
+            (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "accounting.json").write_text(json.dumps({"flops_per_token": 6e15}))  # times 1024: past int64
+    assert [cell_status(tmp_path, cell) for cell in design] == ["finished", None, "diverged", None]
+    write_points(tmp_path, sweep(), design)
+    text = (tmp_path / "points.csv").read_text()
+    assert text.splitlines()[0] == COLUMNS
+    first, diverged = csv.DictReader(text.splitlines())
+    counts = count_parameters(design[0].config.model)
+    assert first == {
+        "params": str(counts.nonembedding), "tokens": "1024", "loss": "2.5", "loss_stderr": "0.125",
+        "flops": "6.144e+18", "params_total": str(counts.total), "params_nonembedding": str(counts.nonembedding),
+        "params_active": str(counts.total), "unique_tokens": "900", "family": "decoder_only", "run": design[0].run,
+        "seed": "0", "learning_rate": "0.02", "status": "finished",
+    }  # fmt: skip
+    assert (diverged["run"], diverged["status"], diverged["loss"]) == (design[2].run, "diverged", "nan")
