@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
             "data": {
                 "kind": "python_library",
                 "sequence_length": 128,
-                "tokenizer": {"kind": "bpe", "vocab_size": 2048},
+                "tokenizer": {"kind": "bpe", "vocab_size": 512},
             },
             "model": {"kind": "decoder_only", "num_layers": 2, "d_model": 64, "num_heads": 4},
             "optimizer": {"kind": "adamw", "learning_rate": 0.006},

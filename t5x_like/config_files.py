@@ -25,7 +25,10 @@ def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
       UserError: a missing file or a field that is misspelt, ill-typed or impossible, in one line.
     """
-    return convert(RunConfig, with_overrides(load_file(path), overrides)).resolve()
+    content = load_file(path)
+    if "base" in content:
+        raise UserError(f"--config={path}: is a sweep (it has a field `base`); sweep.py takes sweeps")
+    return convert(RunConfig, with_overrides(content, overrides)).resolve()
 
 
 def run_from_json(content: Mapping[str, Any]) -> RunConfig:
