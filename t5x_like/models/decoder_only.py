@@ -170,12 +170,14 @@ class DecoderOnly:
     def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array:
         """Maps hidden states [B, T, D] to float32 logits [B, T, V]; `params` may be just `unembedding(params)`."""
         ctx = ctx or Context()
+        wide = ctx.policy.softmax
         if self.config.tie_embeddings:
             table = params["token_embedding"]["embedding"]
-            logits = logits_from_table(hidden, table) if ctx.one_cpu else project(hidden, table, "BTD,VD->BTV")
+            by_hand = ctx.one_cpu and hidden.dtype == wide
+            logits = logits_from_table(hidden, table) if by_hand else project(hidden, table, "BTD,VD->BTV", wide)
         else:
-            logits = call(self.logits, params["logits"], hidden)
-        return ctx.constrain(logits.astype(ctx.policy.softmax), "batch length vocab")
+            logits = project(hidden, params["logits"]["kernel"], self.logits.pattern, wide)
+        return ctx.constrain(logits.astype(wide), "batch length vocab")
 
     def _embed(self, params: Params, tokens: jax.Array, ctx: Context) -> jax.Array:
         c = self.config

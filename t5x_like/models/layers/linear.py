@@ -2,17 +2,48 @@
 """Linear maps: the only door to a product with a weight."""
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from t5x_like.models.layers.parameters import Constant, Normal, ParamSpec, parameter
 
 
-def project(x: jax.Array, kernel: jax.Array, pattern: str) -> jax.Array:
-    """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype."""
-    return jnp.einsum(pattern, x, kernel.astype(x.dtype))
+def project(x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike | None = None) -> jax.Array:
+    """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype.
+
+    With `dtype` the operands stay as narrow as they are but the result is not rounded to them: bfloat16 logits would
+    have two or three digits.
+    """
+    kernel = kernel.astype(x.dtype)
+    if dtype is None or x.dtype == dtype:
+        return jnp.einsum(pattern, x, kernel)
+    return _wide_product(pattern, dtype, x, kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _wide_product(pattern: str, dtype: DTypeLike, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.einsum(pattern, x, kernel, preferred_element_type=dtype)
+
+
+def _wide_backward(
+    pattern: str, dtype: DTypeLike, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Narrow operands here too: autodiff alone would multiply by the wide gradient, at a wide product's price."""
+    del dtype
+    x, kernel = saved
+    narrow = gradient.astype(x.dtype)
+    (d_x,) = jax.linear_transpose(lambda x: jnp.einsum(pattern, x, kernel), x)(narrow)
+    (d_kernel,) = jax.linear_transpose(lambda kernel: jnp.einsum(pattern, x, kernel), kernel)(narrow)
+    return d_x, d_kernel
+
+
+_wide_product.defvjp(
+    lambda pattern, dtype, x, kernel: (_wide_product(pattern, dtype, x, kernel), (x, kernel)), _wide_backward
+)
 
 
 class Linear(nn.Module):
