@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from t5x_like.errors import UserError
+from t5x_like.models.layers.linear import project
 from t5x_like.precision import policy
 from t5x_like.training.program import program_for
 
@@ -86,6 +87,32 @@ def test_gradients_are_accumulated_in_float32(traced, equations):
 def test_float32_has_no_bfloat16_anywhere(traced, equations):
     for equation, _ in equations(traced["f32"][1].jaxpr):
         assert all(getattr(variable.aval, "dtype", None) != jnp.bfloat16 for variable in equation.outvars), equation
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_not_rounded_to_bfloat16(tied, make_run, redraw):
+    program = program_for(make_run("precision=bf16", f"model.tie_embeddings={tied}"))
+    params = redraw(program.specs)
+    tokens = {"decoder_input_tokens": np.arange(8).reshape(1, 8)}
+    logits = jax.jit(lambda params: program.model.apply(params, tokens, ctx=program.ctx)["logits"])(params)
+    assert logits.dtype == jnp.float32
+    assert (logits.astype(jnp.bfloat16).astype(jnp.float32) != logits).mean() > 0.9
+
+
+def test_a_wide_product_of_narrow_operands_and_its_gradient(relative_error):
+    """Forward as exact as float32 accumulates; backward the cotangent is rounded to 8 bits, and nothing else."""
+    generator = np.random.default_rng(0)
+    x, kernel, cotangent = (
+        jnp.asarray(generator.standard_normal(shape).astype(np.float32)).astype(jnp.bfloat16)
+        for shape in ((2, 3, 16), (37, 16), (2, 3, 37))
+    )
+    product, pullback = jax.vjp(lambda x, k: project(x, k, "BTD,VD->BTV", jnp.float32), x, kernel.astype(jnp.float32))
+    wide = [np.asarray(leaf, np.float64) for leaf in (x, kernel, cotangent)]
+    np.testing.assert_allclose(product, wide[0] @ wide[1].T, atol=2e-5)
+    d_x, d_kernel = pullback(cotangent.astype(jnp.float32))
+    assert (d_x.dtype, d_kernel.dtype) == (jnp.bfloat16, jnp.float32)
+    expected = wide[2] @ wide[1], np.einsum("BTV,BTD->VD", wide[2], wide[0])
+    assert relative_error((d_x, d_kernel), expected) < 2**-8
 
 
 def test_an_unknown_policy_is_refused():

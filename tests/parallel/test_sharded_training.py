@@ -19,7 +19,7 @@ slow = pytest.mark.slow
 # What differs between the sizes of one axis is little; the default run takes some of each.
 MESHES = [
     pytest.param({"data": 2}, (), marks=slow, id="data=2"),
-    pytest.param({"data": 4}, (), id="data=4"),
+    pytest.param({"data": 4}, (), marks=slow, id="data=4"),
     pytest.param({"data": 8}, BOTH, id="data=8, dropout, microbatches"),
     pytest.param({"fsdp": 2}, (), marks=slow, id="fsdp=2"),
     pytest.param({"fsdp": 4}, (), marks=slow, id="fsdp=4"),
@@ -28,7 +28,12 @@ MESHES = [
     pytest.param({"tensor": 2}, (), marks=slow, id="tensor=2"),
     pytest.param({"fsdp": 2, "tensor": 2}, BOTH, id="fsdp=2 tensor=2, dropout, microbatches"),
     pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, BOTH, marks=slow, id="data=2 fsdp=2 tensor=2"),
-    pytest.param({"data": 2, "fsdp": 2}, ("execution.scan_layers=false", "execution.remat=full"), id="unrolled, remat"),
+    pytest.param(
+        {"data": 2, "fsdp": 2},
+        ("execution.scan_layers=false", "execution.remat=full"),
+        marks=slow,
+        id="unrolled, remat",
+    ),
 ]
 STEPS, B, T, V = 3, 16, 8, 16
 
