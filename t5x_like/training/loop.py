@@ -22,7 +22,7 @@ from t5x_like.training.metrics import Metrics, Tally
 from t5x_like.training.optimizers import learning_rates
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Reporter, Silent
-from t5x_like.training.run_folder import open_folder, write_accounting, write_environment
+from t5x_like.training.run_folder import check_data, open_folder, write_accounting, write_environment
 from t5x_like.training.startup import StopRequest, stop_on_signals
 
 
@@ -42,7 +42,7 @@ def train(
       (SIGTERM or ctrl-C: state saved, the next call goes on).
 
     Raises:
-      UserError: the folder belongs to another run, or the mesh does not fit.
+      UserError: the folder belongs to another run or its data has changed, or the mesh does not fit.
     """
     folder = Path(workdir)
     program = program_for(config)
@@ -54,6 +54,7 @@ def train(
         if summary["status"] != "interrupted":
             return summary
     dataset = dataset or build_dataset(config.data, config.seed)
+    check_data(folder, dataset.fingerprint)
     loop = _Loop(config, folder, dataset, reporter or Silent())
     try:
         with stop_on_signals() as stop:

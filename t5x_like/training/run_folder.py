@@ -59,6 +59,21 @@ def open_folder(folder: Path, config: RunConfig) -> None:
     write_json(path, to_dict(config))
 
 
+def check_data(folder: Path, fingerprint: str) -> None:
+    """Makes sure that a run goes on with the data that it began with.
+
+    Raises:
+      UserError: environment.json names other data; nothing is touched.
+    """
+    path = folder / "environment.json"
+    began_with = read_json(path)["data"]["fingerprint"] if path.is_file() else fingerprint
+    if began_with != fingerprint:
+        raise UserError(
+            f"{folder}: the data has changed since this run began: its fingerprint is {began_with} there and "
+            f"{fingerprint} now; restore the data or choose another --workdir"
+        )
+
+
 def write_accounting(folder: Path, config: RunConfig) -> dict[str, Any]:
     """Writes accounting.json and returns its content."""
     counts = count_parameters(config.model)

@@ -4,6 +4,7 @@
 import json
 import math
 import os
+import re
 import signal
 import struct
 
@@ -256,6 +257,25 @@ def test_the_folder_of_another_run_is_refused_and_untouched(unbroken, make_run):
     with pytest.raises(UserError, match=r"model\.d_model is 16 there and 32 here \(and 2 more\)"):
         train(make_run(*RUN, "model.d_model=32"), unbroken)
     assert before == {path: path.stat().st_mtime_ns for path in unbroken.rglob("*") if path.is_file()}
+
+
+def test_other_data_than_a_run_began_with_is_refused_and_nothing_touched(make_run, tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text(f"the {number} quick brown foxes, " * 20)
+    config = make_run(
+        "data.kind=text_files", f"data.pattern={tmp_path}/*.txt", "data.sequence_length=16", "data.tokenizer.kind=byte",
+        "data.held_out_fraction=0.3", "model.num_layers=1", "training.steps=4", "training.log_every=1",
+    )  # fmt: skip
+    folder = tmp_path / "run"
+    train(config, folder, reporter=At(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    then = build_dataset(config.data, 0).fingerprint
+    (tmp_path / "3.txt").write_text("the slow brown foxes, " * 20)
+    now = build_dataset(config.data, 0).fingerprint
+    expected = f"{folder}: the data has changed since this run began: its fingerprint is {then} there and {now} now; "
+    with pytest.raises(UserError, match=re.escape(expected)):
+        train(config, folder)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_folder_that_is_no_run_is_refused_and_untouched(config, tmp_path):
