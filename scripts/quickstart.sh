@@ -12,7 +12,9 @@ case "${1:-}" in
     --config.*) set -- "" "$@" ;;
     -*) echo "error: unknown flag '$1' (--help lists the flags)" >&2; exit 2 ;;
 esac
-out="$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart}")"
+out="${1:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart}"
+mkdir -p "$out"
+out="$(cd "$out" && pwd)"
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup
 

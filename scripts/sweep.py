@@ -70,12 +70,16 @@ def main() -> int:
     parser = Parser(__doc__, required=("config", "workdir"))
     parser.add_argument("--config", metavar="FILE", help="a sweep's config; --config.field=value changes a field")
     parser.add_argument("--workdir", metavar="DIR", help="the sweep folder; cells already there are not run again")
+    parser.add_argument("--workers", type=int, metavar="N", help="worker processes on a CPU (default: one a core)")
     flags, overrides = parser.read_with_overrides()
+    workdir = parser.local_folder("workdir", flags.workdir)
+    if flags.workers is not None and flags.workers < 1:
+        parser.error(f"--workers={flags.workers}: expected 1 or more")
     sweep = load_sweep(flags.config, overrides)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     reporter = _Reporter()
     try:
-        errors = run_sweep(sweep, flags.workdir, reporter)
+        errors = run_sweep(sweep, workdir, reporter, flags.workers)
     finally:
         reporter.close()
     for error in errors:

@@ -14,6 +14,7 @@ def main() -> int:
     parser.add_argument("--config", metavar="FILE", help="a file with get_config(); --config.field=value changes it")
     parser.add_argument("--workdir", metavar="DIR", help="the run folder; a run found there is resumed")
     flags, overrides = parser.read_with_overrides()
+    workdir = parser.local_folder("workdir", flags.workdir)
     config = load_run(flags.config, overrides)
 
     from t5x_like.training.loop import train
@@ -21,7 +22,7 @@ def main() -> int:
     from t5x_like.training.startup import configure_jax
 
     configure_jax()
-    summary = train(config, flags.workdir, reporter=reporter())
+    summary = train(config, workdir, reporter=reporter())
     loss = "" if summary["loss"] is None else f", held-out loss {summary['loss']:.4f} +- {summary['loss_stderr']:.4f}"
     print(f"{summary['status']} at step {summary['steps']}, {summary['tokens']:,} tokens{loss}: {flags.workdir}")
     return {"finished": 0, "diverged": 1, "interrupted": 130}[summary["status"]]

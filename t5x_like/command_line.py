@@ -4,6 +4,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from t5x_like.errors import UserError, nearest
@@ -30,11 +31,19 @@ class Parser(argparse.ArgumentParser):
         known = [flag for action in self._actions for flag in action.option_strings]
         for word in unknown:
             name = word.split("=")[0]
+            if not word.startswith("-"):
+                self.error(f"{word!r} stands alone; a value belongs to its flag: --flag=value")
             self.error(f"unknown flag {name!r}{nearest(name, known)}")
         missing = [f"--{name}" for name in self._needed if getattr(flags, name) is None]
         if missing:
             self.error(f"missing: {', '.join(missing)}")
         return flags
+
+    def local_folder(self, name: str, value: str) -> Path:
+        """The value of a flag that names a folder on a disk of this machine."""
+        if "://" in value:
+            self.error(f"--{name}={value}: expected a folder on a disk of this machine")
+        return Path(value)
 
     def read_with_overrides(self) -> tuple[argparse.Namespace, list[str]]:
         """Parses the command line; every `--config.a.b=value` is set apart and returned as "a.b=value"."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from t5x_like.errors import UserError
-from t5x_like.strict import FieldError, to_dict
+from t5x_like.strict import FieldError, to_dict, without_defaults
 
 # -------------------------------------------------------------------------------------------------------------- models
 
@@ -65,6 +65,9 @@ class DecoderOnlyConfig:
             raise FieldError("head_dim", f"{head_dim} is odd; rotary positions turn pairs, so it must be even")
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise FieldError("d_model", f"{self.d_model} is odd; sinusoidal positions need an even width")
+        for name in ("rope_theta", "norm_epsilon"):
+            if not getattr(self, name) > 0:
+                raise FieldError(name, f"{getattr(self, name)} is not above 0")
         if not 0 <= self.dropout_rate < 1:
             raise FieldError("dropout_rate", f"{self.dropout_rate} is outside [0, 1)")
 
@@ -95,7 +98,7 @@ class CausalLMConfig:
     """Next-token prediction. `logits_chunk` positions of every sequence have float32 logits at a time."""
 
     kind: Literal["causal_lm"] = "causal_lm"
-    logits_chunk: int | None = None  # None: chosen from the batch and the vocabulary, at most half the sequence
+    logits_chunk: int | None = None  # None: chosen from batch and vocabulary, at most half the sequence
 
     def __post_init__(self) -> None:
         if self.logits_chunk is not None:
@@ -212,6 +215,12 @@ class AdamWConfig:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise FieldError("learning_rate", f"{self.learning_rate} is not above 0")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise FieldError(name, f"{getattr(self, name)} is outside [0, 1)")
+        for name in ("epsilon", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise FieldError(name, f"{getattr(self, name)} is below 0")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise FieldError("clip_norm", f"{self.clip_norm} is not above 0; None turns clipping off")
 
@@ -222,11 +231,10 @@ OptimizerConfig = AdamWConfig
 @dataclass(frozen=True)
 class _Schedule:
     warmup_fraction: float = 0.1  # of the run's steps
-    final_fraction: float = 0.0  # of the peak learning rate, at the last step
 
     def __post_init__(self) -> None:
         for name in ("warmup_fraction", "final_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= getattr(self, name, 0.0) <= 1:
                 raise FieldError(name, f"{getattr(self, name)} is outside [0, 1]")
 
 
@@ -235,6 +243,7 @@ class CosineConfig(_Schedule):
     """Linear warm-up, then half a cosine (Loshchilov and Hutter 2017)."""
 
     kind: Literal["cosine"] = "cosine"
+    final_fraction: float = 0.0  # of the peak learning rate, at the end
 
 
 @dataclass(frozen=True)
@@ -242,6 +251,7 @@ class LinearConfig(_Schedule):
     """Linear warm-up, then a straight line."""
 
     kind: Literal["linear"] = "linear"
+    final_fraction: float = 0.0  # of the peak learning rate, at the end
 
 
 @dataclass(frozen=True)
@@ -249,7 +259,6 @@ class ConstantConfig(_Schedule):
     """Linear warm-up, then the peak rate to the end."""
 
     kind: Literal["constant"] = "constant"
-    final_fraction: float = 1.0
 
 
 ScheduleConfig = CosineConfig | LinearConfig | ConstantConfig
@@ -377,17 +386,25 @@ class RunConfig:
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """What makes a run the same run: everything but how it is executed, logged and kept."""
-    content = to_dict(config)
-    for name in ("mesh", "execution"):
-        del content[name]
-    for name in ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"):
-        del content["training"][name]
-    return content
+    return _without_execution(to_dict(config))
+
+
+def distinctive(config: RunConfig) -> dict[str, Any]:
+    """The part of the identity that is not default, for hashes and comparisons that outlive new fields."""
+    return _without_execution(without_defaults(config))
 
 
 def config_hash(config: RunConfig) -> str:
-    """Eight hexadecimal digits of the run's identity."""
-    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
+    """Eight hexadecimal digits of what makes the run the same run."""
+    return hashlib.sha256(json.dumps(distinctive(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _without_execution(content: dict[str, Any]) -> dict[str, Any]:
+    for name in ("mesh", "execution"):
+        content.pop(name, None)
+    for name in ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"):
+        content["training"].pop(name, None)
+    return content
 
 
 def _positive(config: Any, name: str) -> None:

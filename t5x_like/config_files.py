@@ -43,8 +43,8 @@ def load_file(path: str) -> dict[str, Any]:
         files = sorted(str(file) for file in folder.glob("*.py")) if folder.is_dir() else []
         raise UserError(f"--config={path}: no such file{nearest(path, files)}")
     spec = importlib.util.spec_from_file_location("t5x_like_config_file", path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path}: is no Python file; expected one with get_config()")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -64,22 +64,27 @@ def load_file(path: str) -> dict[str, Any]:
 def with_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Returns a copy of `content` in which each `a.b.c=value` has replaced or added its field."""
     changed = copy.deepcopy(dict(content))
+    fields = []
     for override in overrides:
         name, sign, text = override.partition("=")
         if not sign:
             raise UserError(f"--config.{override}: expected --config.field=value")
-        set_field(changed, name, _parse(text))
+        fields.append((name, _parse(text)))
+    # Kinds first, outer before inner: the order on the command line does not decide which fields a kind drops.
+    kinds = sorted((field for field in fields if field[0].endswith(".kind")), key=lambda field: field[0].count("."))
+    for name, value in [*kinds, *(field for field in fields if field not in kinds)]:
+        set_field(changed, name, value)
     return changed
 
 
 def set_field(content: dict[str, Any], name: str, value: Any) -> None:
-    """Sets the dotted field `name` in nested dicts; a changed `kind` drops the fields of the kind it replaces."""
+    """Sets the dotted field `name` in nested dicts; a `kind` that replaces another drops that one's fields."""
     *parents, last = name.split(".")
     for i, parent in enumerate(parents):
         if not isinstance(content.setdefault(parent, {}), dict):
             raise UserError(f"{name}: {'.'.join(parents[: i + 1])} is a value and has no fields")
         content = content[parent]
-    if last == "kind" and content.get("kind") != value:
+    if last == "kind" and content.get("kind", value) != value:
         content.clear()
     content[last] = value
 

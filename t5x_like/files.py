@@ -49,5 +49,15 @@ def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads one JSON object."""
-    return json.loads(Path(path).read_text())
+    """Reads one JSON object.
+
+    Raises:
+      UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no JSON object")
+    return content

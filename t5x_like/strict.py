@@ -40,10 +40,12 @@ def convert(cls: type[T], content: Mapping[str, Any], path: str = "") -> T:
             raise UserError(
                 f"{_join(path, str(key))}: no such field; accepted: {', '.join(names)}{nearest(str(key), names)}"
             )
+    defaults = {field.name: field.default_factory for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if field.name not in content and not optional:
             raise UserError(f"{_join(path, field.name)}: is missing; expected {_describe(hints[field.name])}")
+    content = {key: _with_default_kind(defaults[key], value) for key, value in content.items()}
     values = {key: _value(hints[key], value, _join(path, key)) for key, value in content.items()}
     try:
         return cls(**values)
@@ -60,6 +62,22 @@ def to_dict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_dict(item) for item in value]
     return value
+
+
+def without_defaults(value: Any) -> Any:
+    """Like `to_dict`, but only with the fields that differ from their defaults, and every `kind`.
+
+    So a field that a later version adds, at a default that changes nothing, does not change the result.
+    """
+    if not _is_dataclass(value) or isinstance(value, type):
+        return to_dict(value)
+    kept = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if _is_dataclass(item) or field.name == "kind" or item != default:
+            kept[field.name] = without_defaults(item)
+    return kept
 
 
 def _join(path: str, name: str) -> str:
@@ -89,6 +107,13 @@ def _refuse(hint: Any, value: Any, path: str) -> UserError:
     if get_origin(hint) is Literal and isinstance(value, str):
         close = nearest(value, [choice for choice in get_args(hint) if isinstance(choice, str)])
     return UserError(f"{path}={value!r}: expected {_describe(hint)}{close}")
+
+
+def _with_default_kind(default: Any, value: Any) -> Any:
+    """Fields given without their kind belong to the kind that the field has by default."""
+    if isinstance(value, Mapping) and "kind" not in value and "kind" in getattr(default, "__dataclass_fields__", {}):
+        return {"kind": _kind(default), **value}
+    return value
 
 
 def _is_dataclass(hint: Any) -> bool:

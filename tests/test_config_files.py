@@ -137,5 +137,5 @@ def test_a_plain_dict_is_taken_too(tmp_path):
 def test_a_run_is_no_sweep_and_a_sweep_no_run():
     with pytest.raises(UserError, match=r"is no sweep \(it has no field `base`\)"):
         load_sweep(MARKOV)
-    with pytest.raises(UserError, match=r"^base: no such field"):
+    with pytest.raises(UserError, match=r"is a sweep \(it has a field `base`\); sweep.py"):
         load_run(str(CONFIGS / "sweeps" / "markov.py"))

@@ -80,7 +80,7 @@ def _parser():
         (["--config=a"], "missing: --workdir"),
         ([], "missing: --config, --workdir"),
         (["--config=a", "--workdir=b", "--number=x"], "argument --number: invalid int value: 'x'"),
-        (["--config=a", "--workdir=b", "stray"], "unknown flag 'stray'"),
+        (["--config=a", "--workdir=b", "stray"], "'stray' stands alone"),
         (["--conf=a", "--workdir=b"], "unknown flag '--conf'"),
     ],
 )

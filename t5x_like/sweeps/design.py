@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sweep's design: which cells there are, and what each one's run is."""
 
+import copy
 import itertools
 import json
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from t5x_like.accounting.flops import flops_per_token
 from t5x_like.accounting.parameters import count_parameters
-from t5x_like.config import RunConfig, config_hash, identity
+from t5x_like.config import RunConfig, config_hash, distinctive
 from t5x_like.config_files import load_file, set_field, with_overrides
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError, convert, to_dict
@@ -47,6 +48,12 @@ class SweepConfig:
                 raise FieldError(name, "is empty; give at least one")
             if any(values.count(value) > 1 for value in values):
                 raise FieldError(name, f"{list(values)} names one twice")
+        if not all(isinstance(name, str) for size in self.sizes for name in size):
+            raise FieldError("sizes", f"{list(self.sizes)}: expected run fields such as {{'model.d_model': 64}}")
+        if min(self.tokens) < 1 or min(self.learning_rates) <= 0:
+            raise FieldError("tokens" if min(self.tokens) < 1 else "learning_rates", "expected numbers above 0")
+        if self.learning_rate_width is not None and self.learning_rate_width < 1:
+            raise FieldError("learning_rate_width", f"{self.learning_rate_width} is below 1")
 
 
 # Elementwise work, the optimizer and the input, as FLOPs a token: one-layer models of width 16 to 96 over 2,048 tokens
@@ -106,18 +113,21 @@ def cells(sweep: SweepConfig) -> list[Cell]:
     names = [cell.run for cell in made]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise UserError(f"sizes: two of them make the same run {sorted(twice)[0]}")
+        raise UserError(f"the grid makes the run {sorted(twice)[0]} twice: two sizes, or two budgets within one step")
     return made
 
 
 def base_identity(sweep: SweepConfig) -> dict[str, Any]:
-    """What all cells share, execution apart: a folder holds the cells of one such base."""
-    return identity(_run(sweep, sweep.sizes[0], sweep.tokens[0], sweep.learning_rates[0], sweep.seeds[0])) | {
-        "model": None,
-        "optimizer": None,
-        "training": None,
-        "seed": None,
-    }
+    """What all cells share, execution apart and defaults left out: a folder holds the cells of one such base."""
+    content = copy.deepcopy(sweep.base)
+    for name in (
+        "optimizer.learning_rate",
+        "training.tokens",
+        "seed",
+        *(name for size in sweep.sizes for name in size),
+    ):
+        _drop(content, name)
+    return distinctive(convert(RunConfig, content, "base"))
 
 
 def _cell(sweep: SweepConfig, size: dict[str, Any], tokens: int, rate: float, seed: int) -> Cell:
@@ -153,6 +163,14 @@ def _run(sweep: SweepConfig, size: dict[str, Any], tokens: int, rate: float, see
     set_field(content, "training.tokens", tokens)
     set_field(content, "seed", seed)
     return convert(RunConfig, content, "base").resolve()
+
+
+def _drop(content: dict[str, Any], name: str) -> None:
+    """Takes the dotted field `name` out of nested dicts, where it is there."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        content = content.get(parent, {})
+    content.pop(last, None)
 
 
 def _short(number: float) -> str:

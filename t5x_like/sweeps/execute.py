@@ -2,6 +2,7 @@
 """Carrying a sweep out: worker processes, what is missing handed to them, points.csv kept up to date."""
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -9,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
-from t5x_like.files import make_folder, read_json, write_json
+from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.sweeps.design import Cell, SweepConfig, base_identity, cells
 from t5x_like.sweeps.points import cell_status, write_points
@@ -29,28 +31,42 @@ class SweepReporter(Protocol):
     def close(self) -> None: ...
 
 
-def run_sweep(sweep: SweepConfig, workdir: str | Path, reporter: SweepReporter) -> list[str]:
+def run_sweep(
+    sweep: SweepConfig, workdir: str | Path, reporter: SweepReporter, workers: int | None = None
+) -> list[str]:
     """Runs the cells that are missing and writes sweep.json and points.csv.
 
     A folder may be used again with a larger grid; cells that have ended are never run again. When this process is
     interrupted or dies, its workers save and stop, and the next call goes on from there.
 
+    Args:
+      sweep: the design.
+      workdir: the sweep's folder.
+      reporter: told of progress.
+      workers: at most so many worker processes; None: one a core.
+
     Returns:
       Errors of cells that could not be run, a line each; empty on success.
 
     Raises:
-      UserError: an impossible cell, or a folder that holds the cells of another sweep.
+      UserError: an impossible cell, a folder that holds the cells of another sweep, or one that is in use.
     """
     folder = Path(workdir)
     design = cells(sweep)
-    _open_folder(folder, sweep, design)
+    with _opened(folder, sweep, design):
+        return _run(folder, sweep, design, reporter, workers)
+
+
+def _run(
+    folder: Path, sweep: SweepConfig, design: list[Cell], reporter: SweepReporter, workers: int | None
+) -> list[str]:
     write_points(folder, sweep, design)
     ended = [cell for cell in design if cell_status(folder, cell)]
     missing = [cell for cell in design if cell not in ended]
     reporter.start(_work(ended), _work(design), len(ended), len(design))
     if not missing:
         return []
-    cores = worker_cores(sweep, design[0])[: len(missing)]
+    cores = worker_cores(design[0])[: min(len(missing), workers or len(missing))]
     pool = _Pool(folder, cores)
     try:
         return _Execution(folder, sweep, design, missing, pool, reporter).run()
@@ -58,7 +74,7 @@ def run_sweep(sweep: SweepConfig, workdir: str | Path, reporter: SweepReporter) 
         pool.stop()
 
 
-def worker_cores(sweep: SweepConfig, cell: Cell) -> list[int | None]:
+def worker_cores(cell: Cell) -> list[int | None]:
     """Which core each worker is pinned to: one worker a core for one-device runs on a CPU, else one, not pinned."""
     if any(size != 1 for size in cell.config.mesh.sizes.values()) or not hasattr(os, "sched_getaffinity"):
         return [None]
@@ -124,6 +140,8 @@ class _Execution:
         self.pool.send(worker, str(path))
 
     def _ended(self, worker: int, answer: dict[str, Any]) -> None:
+        if worker not in self.running:  # one that had nothing left to do has ended
+            return
         cell, began = self.running.pop(worker)
         status = cell_status(self.folder, cell)
         if status is None:
@@ -178,8 +196,9 @@ class _Pool:
 
     def _listen(self, number: int, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.answers.put((number, json.loads(line)))
+        with contextlib.suppress(json.JSONDecodeError):  # a line torn by the worker's death
+            for line in process.stdout:
+                self.answers.put((number, json.loads(line)))
         self.answers.put((number, {"gone": f"worker {number} ended with code {process.wait()}"}))
 
     def send(self, worker: int, job: str) -> None:
@@ -201,16 +220,43 @@ class _Pool:
                 process.kill()
 
 
-def _open_folder(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
+@contextlib.contextmanager
+def _opened(folder: Path, sweep: SweepConfig, design: list[Cell]) -> Iterator[None]:
+    """Makes the folder, or accepts one of the same sweep, and keeps other sweeps out of it meanwhile."""
     path = folder / "sweep.json"
-    base = json.loads(json.dumps(base_identity(sweep)))
-    if path.is_file():
-        if read_json(path)["base"] != base:
-            raise UserError(f"{folder}: holds the cells of another sweep; choose another --workdir")
-    elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if not path.is_file() and folder.exists() and _occupied(folder):
         raise UserError(f"{folder}: is not empty and holds no sweep; choose another --workdir")
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when this process dies
+        except OSError:
+            raise UserError(f"{folder}: another sweep.py is at work there") from None
+        _write_design(path, sweep, design)
+        yield
+
+
+def _write_design(path: Path, sweep: SweepConfig, design: list[Cell]) -> None:
+    """Writes sweep.json, unless what it says contradicts this design."""
+    base = json.loads(json.dumps(base_identity(sweep)))
     data = build_dataset(design[0].config.data, 0)  # tokenises once, before the workers start
+    names = [cell.run for cell in design]
+    if path.is_file():
+        before = read_json(path)
+        if before.get("base") != base:
+            raise UserError(f"{path.parent}: holds the cells of another sweep; choose another --workdir")
+        if before.get("fingerprint") != data.fingerprint:
+            raise UserError(
+                f"{path.parent}: its cells were trained on data {before.get('fingerprint')}, which has changed since: "
+                f"it is {data.fingerprint} now; choose another --workdir"
+            )
+        lost = [name for name in before.get("cells", []) if name not in names]
+        lost = [name for name in lost if (path.parent / name / "summary.json").is_file()]
+        if lost:
+            raise UserError(
+                f"{path.parent}: this grid lacks {len(lost)} cells that are already there, such as {lost[0]}; a grid "
+                "may only grow: add them, or choose another --workdir"
+            )
     write_json(
         path,
         {
@@ -219,9 +265,14 @@ def _open_folder(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
             "fingerprint": data.fingerprint,
             "base": base,
             "design": to_dict(sweep),
-            "cells": [cell.run for cell in design],
+            "cells": names,
         },
     )
+
+
+def _occupied(folder: Path) -> bool:
+    """Whether a folder has more than hidden files, such as what a kill left of a write."""
+    return folder.is_file() or any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _work(some: list[Cell]) -> float:

@@ -45,13 +45,14 @@ def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
         summary = read_json(folder / cell.run / "summary.json")
         accounting = read_json(folder / cell.run / "accounting.json")
         diverged = summary["status"] == "diverged"
+        tokens = cell.config.training.tokens if diverged else summary["tokens"]  # its budget: the cell it belongs to
         writer.writerow(
             {
                 "params": cell.params[sweep.params_column],
-                "tokens": summary["tokens"],
+                "tokens": tokens,
                 "loss": "nan" if diverged else summary["loss"],
                 "loss_stderr": "" if diverged else summary["loss_stderr"],
-                "flops": summary["tokens"] * accounting["flops_per_token"],
+                "flops": tokens * accounting["flops_per_token"],
                 **cell.params,
                 "unique_tokens": summary["unique_tokens"],
                 "family": cell.config.model.kind,

@@ -37,6 +37,6 @@ def learning_rates(schedule: ScheduleConfig, peak: float, total: int, steps: np.
     warmup = round(schedule.warmup_fraction * total)
     done = np.clip((steps + 1 - warmup) / max(1, total + 1 - warmup), 0.0, 1.0)
     shape = {"cosine": 0.5 + 0.5 * np.cos(np.pi * done), "linear": 1 - done, "constant": np.ones_like(done)}
-    final = schedule.final_fraction
+    final = 1.0 if schedule.kind == "constant" else schedule.final_fraction
     after = final + (1 - final) * shape[schedule.kind]
     return np.where(steps < warmup, peak * (steps + 1) / max(1, warmup), peak * after).astype(np.float32)

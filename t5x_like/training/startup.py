@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a program does once, before it trains: caches, and signals that stop it cleanly."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 import jax
 
-
-def cache_folder() -> Path:
-    """The folder of caches: `$T5X_LIKE_CACHE`, else `~/.cache/t5x_like`."""
-    return Path(os.environ.get("T5X_LIKE_CACHE") or Path.home() / ".cache" / "t5x_like")
+from t5x_like.data.cache import cache_root
+from t5x_like.errors import UserError
 
 
 def configure_jax() -> None:
-    """Turns JAX's persistent compilation cache on, for small programs too."""
-    folder = cache_folder() / "xla"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Turns JAX's persistent compilation cache on, for small programs too.
+
+    Raises:
+      UserError: the cache's folder cannot be made.
+    """
+    folder = cache_root() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"T5X_LIKE_CACHE: {folder} cannot be made ({error.strerror})") from None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
