@@ -170,6 +170,8 @@ class _Loop:
         self.tally.last_eval = {"step": self.step, **result}
         self.metrics.eval(self.tally, result)
         self.metrics.restart_clock()
+        if not math.isfinite(result["loss"]):
+            raise _Diverged(f"diverged: the held-out loss at step {self.step} is {result['loss']}")
         self.reporter.note(f"step {self.step}: held-out loss {result['loss']:.4f}")
 
     def _save(self) -> None:

@@ -310,6 +310,23 @@ def test_a_run_that_diverges_keeps_its_metrics(make_run, tmp_path):
     assert train(config, tmp_path / "run") == {"format": 1, **summary}  # it has ended
 
 
+@pytest.mark.parametrize("steps", [1, 8])
+def test_a_run_whose_held_out_loss_is_not_finite_has_diverged(steps, make_run, tmp_path):
+    """One step of 3e38 spoils parameters that only the evaluation still reads: at the end, or (of 8 steps) midway."""
+    config = make_run(
+        f"training.steps={steps}", "training.evaluate_every=1", "execution.steps_per_call=1", "model.norm=layernorm",
+        "optimizer.kind=adamw", "optimizer.learning_rate=3e38", "schedule.kind=constant", "schedule.warmup_fraction=0",
+    )  # fmt: skip
+    reporter = At(None, None)
+    summary = train(config, tmp_path / "run", reporter=reporter)
+    assert (summary["status"], summary["steps"]) == ("diverged", 1)
+    assert summary["loss"] is summary["loss_stderr"] is None
+    assert reporter.notes[-1].startswith("diverged: the held-out loss at step 1 is ")
+    assert metrics(tmp_path / "run")[-1]["loss"] is None  # strict JSON has no NaN
+    assert not [entry for entry in (tmp_path / "run" / "checkpoints").iterdir() if entry.name.isdigit()]
+    assert train(config, tmp_path / "run", dataset=object()) == {"format": 1, **summary}  # it has ended
+
+
 # ----------------------------------------------------------------------------------------------------------------- text
 
 
