@@ -113,6 +113,10 @@ def _read_path(path: Path, params_column: str | None) -> Points:
     points = _from_table(_csv_table(path), str(path), params_column)
     folder = path.parent if design else None
     names = points.columns.get("run", np.array([], str))
+    planned = design.get("cells", [])
+    if isinstance(planned, list) and len(names) < len(planned):
+        missing = f"The sweep is unfinished: {len(names)} of its {len(planned)} cells are there."
+        points = dataclasses.replace(points, warnings=(missing, *points.warnings))
     return _usable(
         dataclasses.replace(
             points,

@@ -50,8 +50,6 @@ class SweepConfig:
                 raise FieldError(name, f"{list(values)} names one twice")
         if not all(isinstance(name, str) for size in self.sizes for name in size):
             raise FieldError("sizes", f"{list(self.sizes)}: expected run fields such as {{'model.d_model': 64}}")
-        if min(self.tokens) < 1 or min(self.learning_rates) <= 0:
-            raise FieldError("tokens" if min(self.tokens) < 1 else "learning_rates", "expected numbers above 0")
         if self.learning_rate_width is not None and self.learning_rate_width < 1:
             raise FieldError("learning_rate_width", f"{self.learning_rate_width} is below 1")
 
@@ -118,7 +116,7 @@ def cells(sweep: SweepConfig) -> list[Cell]:
 
 
 def base_identity(sweep: SweepConfig) -> dict[str, Any]:
-    """What all cells share, execution apart and defaults left out: a folder holds the cells of one such base."""
+    """What all cells of a folder must share: data, objective, training and optimizer, apart from what a grid varies."""
     content = copy.deepcopy(sweep.base)
     for name in (
         "optimizer.learning_rate",
@@ -127,7 +125,9 @@ def base_identity(sweep: SweepConfig) -> dict[str, Any]:
         *(name for size in sweep.sizes for name in size),
     ):
         _drop(content, name)
-    return distinctive(convert(RunConfig, content, "base"))
+    shared = distinctive(convert(RunConfig, content, "base"))
+    del shared["model"]
+    return shared
 
 
 def _cell(sweep: SweepConfig, size: dict[str, Any], tokens: int, rate: float, seed: int) -> Cell:
