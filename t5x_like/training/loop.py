@@ -5,6 +5,7 @@ import math
 import resource
 import time
 from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ from t5x_like.training.metrics import Metrics, Tally
 from t5x_like.training.optimizers import learning_rates
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Reporter, Silent
-from t5x_like.training.run_folder import check_data, open_folder, write_accounting, write_environment
+from t5x_like.training.run_folder import (
+    check_data,
+    check_folder,
+    hold_folder,
+    open_folder,
+    write_accounting,
+    write_environment,
+)
 from t5x_like.training.startup import StopRequest, stop_on_signals
 
 
@@ -42,29 +50,38 @@ def train(
       (SIGTERM or ctrl-C: state saved, the next call goes on).
 
     Raises:
-      UserError: the folder belongs to another run or its data has changed, or the mesh does not fit.
+      UserError: the folder belongs to another run or another process, its data has changed, or the mesh does not fit.
     """
     folder = Path(workdir)
     program = program_for(config)
     program.layout.check_batch(config.training.batch_size // config.training.microbatches, "training.batch_size")
-    open_folder(folder, config)
-    summary_path = folder / "summary.json"
-    if summary_path.is_file():
-        summary = read_json(summary_path)
-        if summary["status"] != "interrupted":
-            return summary
-    dataset = dataset or build_dataset(config.data, config.seed)
-    check_data(folder, dataset.fingerprint)
-    loop = _Loop(config, folder, dataset, reporter or Silent())
-    try:
-        with stop_on_signals() as stop:
-            status = loop.run(stop)
-        summary = loop.summary(status)
-    finally:
-        loop.close()
-    if jax.process_index() == 0:
-        write_json(summary_path, summary)
+    check_folder(folder, config)
+    if (ended := _ended(folder)) is not None:
+        return ended
+    reporter = reporter or Silent()
+    with hold_folder(folder, reporter.note) if jax.process_index() == 0 else nullcontext():
+        open_folder(folder, config)  # looked at again: another process may just have left it
+        if (ended := _ended(folder)) is not None:
+            return ended
+        dataset = dataset or build_dataset(config.data, config.seed)
+        check_data(folder, dataset.fingerprint)
+        loop = _Loop(config, folder, dataset, reporter)
+        try:
+            with stop_on_signals() as stop:
+                status = loop.run(stop)
+            summary = loop.summary(status)
+        finally:
+            loop.close()
+        if jax.process_index() == 0:
+            write_json(folder / "summary.json", summary)
     return summary
+
+
+def _ended(folder: Path) -> dict[str, Any] | None:
+    """The summary of a run that has nothing left to do, or None."""
+    path = folder / "summary.json"
+    summary = read_json(path) if path.is_file() else None
+    return summary if summary is not None and summary["status"] != "interrupted" else None
 
 
 class _Loop:

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run folder: what training writes and everything else reads."""
 
+import errno
+import fcntl
 import json
 import platform
 import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,9 @@ from t5x_like.strict import to_dict
 
 PACKAGES = ("t5x_like", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
+LOCK_PATIENCE = 60.0  # seconds to wait for another process to leave a run folder
+LOCK_POLL = 0.2
+
 
 def load_config(folder: Path) -> RunConfig:
     """Reads the config of an existing run folder.
@@ -33,8 +41,8 @@ def load_config(folder: Path) -> RunConfig:
     return run_from_json(read_json(path))
 
 
-def open_folder(folder: Path, config: RunConfig) -> None:
-    """Makes the folder, or accepts one that belongs to the same run.
+def check_folder(folder: Path, config: RunConfig) -> None:
+    """Accepts a folder that belongs to the same run, or to none.
 
     Raises:
       UserError: the folder belongs to another run, or is no run folder and not empty; nothing in it is touched.
@@ -55,8 +63,51 @@ def open_folder(folder: Path, config: RunConfig) -> None:
         raise UserError(f"{folder}: is a file; --workdir must name a folder")
     if folder.is_dir() and any(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
         raise UserError(f"{folder}: is not empty and is no run folder; choose another --workdir")
+
+
+@contextmanager
+def hold_folder(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Makes the folder and holds it for this process alone; the kernel lets go of it even when the process is killed.
+
+    Another process that holds it is waited for, a while: it may be a worker that was told to stop and is still saving.
+
+    Raises:
+      UserError: the folder cannot be made, or another process still holds it.
+    """
     make_folder(folder)
-    write_json(path, to_dict(config))
+    with (folder / ".lock").open("a") as file:
+        patience = time.monotonic() + LOCK_PATIENCE
+        told = False
+        while not _lock(file.fileno()):
+            if time.monotonic() > patience:
+                raise UserError(f"{folder}: another process is training in it; stop that, or choose another --workdir")
+            if not told:
+                note(f"{folder}: waiting for another process that is training in it")
+                told = True
+            time.sleep(LOCK_POLL)
+        yield
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # a file system without locks is no reason not to train
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+    return True
+
+
+def open_folder(folder: Path, config: RunConfig) -> None:
+    """Writes the config into a folder that is new; else checks that it belongs to the same run.
+
+    Raises:
+      UserError: as `check_folder`.
+    """
+    check_folder(folder, config)
+    if not (folder / "config.json").is_file():
+        write_json(folder / "config.json", to_dict(config))
 
 
 def check_data(folder: Path, fingerprint: str) -> None:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs: the run folder's contract, and that however a run is broken off, resuming it changes nothing."""
 
+import fcntl
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import struct
 
@@ -291,6 +293,53 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_anything_is_wri
     with pytest.raises(UserError, match=r"training\.batch_size: batch=6 does not divide over mesh axes data=4"):
         train(make_run("training.batch_size=12", "training.microbatches=2", "mesh.data=4"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# ----------------------------------------------------------------------------------------------- one process at a time
+
+
+def test_a_folder_that_another_process_holds_is_refused_after_a_while(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("t5x_like.training.run_folder.LOCK_PATIENCE", 0.3)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    reporter = At(None, None)
+    with (folder / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"run: another process is training in it; stop that, or choose another"):
+            train(config, folder, reporter=reporter)
+    assert reporter.notes == [f"{folder}: waiting for another process that is training in it"]
+    assert [entry.name for entry in folder.iterdir()] == [".lock"]
+
+
+def test_a_run_waits_for_the_process_before_it_and_finds_what_that_left(config, unbroken, tmp_path):
+    """The other process finishes the run while this one waits."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    held = (folder / ".lock").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    class Other(Silent):
+        def note(self, text):
+            shutil.copytree(unbroken, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+            held.close()
+
+    summary = train(config, folder, dataset=object(), reporter=Other())
+    assert summary == json.loads((unbroken / "summary.json").read_text())
+
+
+def test_a_folder_is_held_while_a_run_lasts_and_no_longer(make_run, tmp_path):
+    def free():
+        with (tmp_path / "run" / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    found = []
+    config = make_run("training.log_every=1", "execution.steps_per_call=1")
+    train(config, tmp_path / "run", reporter=At(2, lambda: found.append(free())))
+    assert found == [False] and free()
 
 
 # ------------------------------------------------------------------------------------------------------------- diverged
