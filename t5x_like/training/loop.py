@@ -65,15 +65,14 @@ def train(
             return ended
         dataset = dataset or build_dataset(config.data, config.seed)
         check_data(folder, dataset.fingerprint)
-        loop = _Loop(config, folder, dataset, reporter)
-        try:
-            with stop_on_signals() as stop:
-                status = loop.run(stop)
-            summary = loop.summary(status)
-        finally:
-            loop.close()
-        if jax.process_index() == 0:
-            write_json(folder / "summary.json", summary)
+        with stop_on_signals() as stop:  # until all is on disk: a second signal does not lose what the first one saves
+            loop = _Loop(config, folder, dataset, reporter)
+            try:
+                summary = loop.summary(loop.run(stop))
+            finally:
+                loop.close()
+            if jax.process_index() == 0:
+                write_json(folder / "summary.json", summary)
     return summary
 
 

@@ -213,6 +213,28 @@ def test_a_run_that_is_asked_to_stop_goes_on_as_if_it_had_not(step, number, conf
     assert_same_run(config, tmp_path / "run", unbroken)
 
 
+def test_further_signals_do_not_lose_the_checkpoint_of_the_first(config, unbroken, tmp_path, monkeypatch):
+    """SIGTERM again while the checkpoint is being written, and before the first step."""
+    close = Checkpoints.close
+
+    def late(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        close(self)
+
+    class Early(Silent):
+        def start(self, step, total):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "close", late)
+        assert train(config, tmp_path / "run", reporter=Early())["steps"] == 0
+        again = At(8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert train(config, tmp_path / "run", reporter=again)["status"] == "interrupted"
+    assert again.notes[0] == "resuming from step 0"
+    train(config, tmp_path / "run")
+    assert_same_run(config, tmp_path / "run", unbroken)
+
+
 @pytest.mark.parametrize("step", [8, 24])
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint(step, config, unbroken, tmp_path):
     def die():
