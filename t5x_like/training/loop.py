@@ -92,10 +92,10 @@ class _Loop:
         self.total = config.training.steps
         self.program = program_for(config)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.training.keep_checkpoints)
-        self.key = jax.random.key(config.seed)
+        init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
         self.tally = Tally()
         if self.checkpoints.latest is None:
-            self.state = self.program.init(jax.random.fold_in(self.key, 0))
+            self.state = self.program.init(init_key)
         else:
             self.state, tally = self.checkpoints.restore(self.program.abstract_state)
             self.tally = Tally(**tally)
