@@ -165,15 +165,16 @@ class _Loop:
         """Fetches the metrics of the oldest call in flight and logs them."""
         rates, sums = self.pending.popleft()
         sums = jax.device_get(sums)
+        tokens_per_second = self.metrics.rate(float(sums["loss"][1][: len(rates)].sum()))
         for i, rate in enumerate(rates):
             values = {name: (float(value[i]), float(weight[i])) for name, (value, weight) in sums.items()}
             self.tally.add(values)
             if not math.isfinite(values["loss"][0]):
-                self.metrics.train(self.tally, float(rate))
+                self.metrics.train(self.tally, float(rate), tokens_per_second)
                 raise _Diverged(f"diverged: the loss of step {self.tally.step} is {values['loss'][0]}")
             if _due(self.tally.step, self.config.training.log_every) or self.tally.step == self.total:
-                line = self.metrics.train(self.tally, float(rate))
-                self.reporter.update(self.tally.step, line["loss"], line["tokens_per_second"])
+                line = self.metrics.train(self.tally, float(rate), tokens_per_second)
+                self.reporter.update(self.tally.step, line["loss"], tokens_per_second)
         self.tally.wall_seconds = time.monotonic() - self.began
 
     def _collect_all(self) -> None:

@@ -66,11 +66,19 @@ class Metrics:
 
     def restart_clock(self) -> None:
         """Leaves what happened until now (compilation, an evaluation) out of the next rate."""
-        self._clock: tuple[float, int] | None = None
+        self._clock: float | None = None
 
-    def train(self, tally: Tally, learning_rate: float) -> dict[str, Any]:
-        """Writes the means since the last log point and returns the line."""
-        rate = self._rate(tally)
+    def rate(self, tokens: float) -> float | None:
+        """Tokens a second of a call that has just come back, since the one before it; None for the first.
+
+        All lines of a call share it: its steps come back together, so there is nothing to time between them.
+        """
+        now, before = time.monotonic(), self._clock
+        self._clock = now
+        return None if before is None or now == before else tokens / (now - before)
+
+    def train(self, tally: Tally, learning_rate: float, rate: float | None) -> dict[str, Any]:
+        """Writes the means since the last log point, with the `rate` of the call; returns the line."""
         line = {
             **self._counts(tally, "train"),
             **tally.take_means(),
@@ -88,12 +96,6 @@ class Metrics:
     def _counts(self, tally: Tally, split: str) -> dict[str, Any]:
         flops = tally.tokens * self._flops_per_token
         return {"step": tally.step, "tokens": tally.tokens, "flops": flops, "split": split}
-
-    def _rate(self, tally: Tally) -> float | None:
-        """Tokens a second since the last log point; None for the first, which compiled."""
-        now, before = time.monotonic(), self._clock
-        self._clock = (now, tally.tokens)
-        return None if before is None or now == before[0] else (tally.tokens - before[1]) / (now - before[0])
 
     def _write(self, line: dict[str, Any]) -> None:
         if not self._writes:
