@@ -227,7 +227,7 @@ def _opened(folder: Path, sweep: SweepConfig, design: list[Cell]) -> Iterator[No
     if not path.is_file() and folder.exists() and _occupied(folder):
         raise UserError(f"{folder}: is not empty and holds no sweep; choose another --workdir")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when this process dies
         except OSError:
