@@ -23,7 +23,7 @@ def evaluate(program: Program, params: Params, dataset: Dataset, config: RunConf
       entropy the loss is that entropy plus the divergence of the model's predictions from the truth. The standard
       error takes the windows as independent, which windows of one document are not quite.
     """
-    batch_size = config.training.batch_size
+    batch_size = config.training.batch_size // config.training.microbatches  # what is known to fit the devices
     batch_size *= max(1, TOKENS_PER_CALL // (batch_size * dataset.sequence_length))
     pending: list[Any] = []
     collected: dict[str, list[np.ndarray]] = {}

@@ -42,6 +42,19 @@ def test_the_batch_size_changes_nothing(markov, make_run):
         np.testing.assert_allclose(second[name], first[name], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("microbatches", "rows"), [(1, 12), (3, 4)])
+def test_no_more_rows_at_once_than_a_microbatch_has(microbatches, rows, markov, make_run, monkeypatch):
+    """Where a microbatch is itself enough for one call."""
+    _, program, params, dataset = markov
+    config = make_run("training.batch_size=12", f"training.microbatches={microbatches}")
+    monkeypatch.setattr("t5x_like.training.evaluation.TOKENS_PER_CALL", 16)
+    seen = []
+    batches = dataset.eval_batches
+    monkeypatch.setattr(dataset, "eval_batches", lambda size, *rest, **hosts: seen.append(size) or batches(size, *rest))
+    evaluate(program, params, dataset, config)
+    assert seen == [rows]
+
+
 class Ragged:
     """Held-out rows of unequal weights, some of none, in two batches."""
 
