@@ -82,10 +82,13 @@ class CausalLM:
 
 
 def token_losses(logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """Cross-entropy in nats and whether the likeliest token is the target, [B, T] each, from logits [B, T, V]."""
+    """Cross-entropy in nats and whether the likeliest token is the target, [B, T] each, from logits [B, T, V].
+
+    Of equally likely tokens the first counts, so that constant logits are right about one token only.
+    """
     at_target = jnp.arange(logits.shape[-1]) == targets[..., None]  # selected, not gathered: no scatter backwards
     target_logits = jnp.where(at_target, logits, 0.0).sum(-1)
-    correct = target_logits >= jax.lax.stop_gradient(logits).max(-1)
+    correct = jnp.argmax(jax.lax.stop_gradient(logits), axis=-1) == targets
     return {
         "loss": jax.nn.logsumexp(logits, axis=-1) - target_logits,
         "accuracy": correct.astype(logits.dtype),
@@ -93,6 +96,8 @@ def token_losses(logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
 
 
 def divergence(distribution: jax.Array, logits: jax.Array) -> jax.Array:
-    """KL(distribution || softmax(logits)) in nats over the last dimension."""
+    """KL(distribution || softmax(logits)) in nats over the last dimension; tokens past the distribution's have none."""
+    missing = logits.shape[-1] - distribution.shape[-1]
+    distribution = jnp.pad(distribution, [(0, 0)] * (distribution.ndim - 1) + [(0, missing)])
     log_p = jnp.log(jnp.maximum(distribution, jnp.finfo(jnp.float32).tiny))
     return (distribution * (log_p - jax.nn.log_softmax(logits, axis=-1))).sum(-1)

@@ -134,9 +134,23 @@ def test_absent_weights_are_ones_and_training_sums_rows(model_and_params):
         assert weight == 3 * 8
 
 
-def test_ties_count_as_correct_for_a_uniform_model_only_where_the_maximum_is():
-    logits = jnp.asarray([[[2.0, 2.0, 1.0]]])
-    assert [float(token_losses(logits, jnp.asarray([[target]]))["accuracy"][0, 0]) for target in range(3)] == [1, 1, 0]
+@pytest.mark.parametrize("logits", [[2.0, 2.0, 1.0], [0.0, 0.0, 0.0], [0.0, -1.0, -1.0]])
+def test_of_equally_likely_tokens_one_is_the_prediction(logits):
+    logits = jnp.asarray([[logits]])
+    assert [float(token_losses(logits, jnp.asarray([[target]]))["accuracy"][0, 0]) for target in range(3)] == [1, 0, 0]
+
+
+def test_a_model_may_have_more_tokens_than_the_data(model_and_params):
+    """The truth gives the tokens that the data lacks no probability."""
+    model, params = model_and_params
+    objective = build_objective(CausalLMConfig())
+    narrow = GENERATOR.dirichlet(np.ones(30), (3, 8)).astype(np.float32)
+    wide = np.concatenate([narrow, np.zeros((3, 8, V - 30), np.float32)], axis=-1)
+    evaluation = jax.jit(lambda params, batch: objective.evaluate(model, params, batch, ctx=Context()))
+    batch = batch_of()
+    got, expected = (evaluation(params, batch | {"decoder_target_distribution": truth}) for truth in (narrow, wide))
+    np.testing.assert_array_equal(got["divergence"][0], expected["divergence"][0])
+    assert (np.asarray(got["divergence"][0]) > 0).all()
 
 
 def test_huge_logits_stay_finite():
