@@ -17,13 +17,18 @@ Sums = dict[str, jax.Array]
 ChunkFunction = Callable[[Any, jax.Array, Any], tuple[jax.Array, Sums]]
 
 
-def chunk_length(length: int, vocab_size: int, wanted: int | None) -> int:
-    """Returns how many positions have logits at once: a divisor of `length`.
+MOST_LOGITS = 2**25  # at once: 128 MiB of float32
 
-    At most `wanted` where that is given; else at most half the length, and at most 2^23 logits for each sequence.
+
+def chunk_length(length: int, vocab_size: int, sequences: int, wanted: int | None) -> int:
+    """Returns how many positions of every sequence have logits at once; chunks of about equal lengths.
+
+    At most `wanted` where that is given; else at most half the length, and at most `MOST_LOGITS` logits. `sequences`
+    are those of the whole (micro)batch: on a mesh that cuts it, a device holds fewer logits than it might.
     """
-    most = wanted or min(max(1, length // 2), max(1, 2**23 // vocab_size))
-    return next(chunk for chunk in range(min(most, length), 0, -1) if length % chunk == 0)
+    most = wanted or min(max(1, length // 2), max(1, MOST_LOGITS // (sequences * vocab_size)))
+    chunks = -(-length // most)
+    return -(-length // chunks)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -33,8 +38,9 @@ def sum_over_chunks(
     """Adds `function(params, hidden[:, chunk], rest[:, chunk]) -> (loss, sums)` up over chunks of dimension 1.
 
     Args:
-      function: its loss is differentiated with respect to params and hidden; its sums are not.
-      chunk: length of a chunk, a divisor of T.
+      function: its loss is differentiated with respect to params and hidden; its sums are not. Zeros for hidden and
+        rest, which fill the last chunk up, must add nothing to either: a weight in `rest` sees to that.
+      chunk: length of a chunk.
       params: what the loss needs of the parameters.
       hidden: [B, T, D].
       rest: a tree of [B, T, ...], such as targets and weights; no gradient.
@@ -59,7 +65,7 @@ def _forward(function: ChunkFunction, chunk: int, params: Any, hidden: jax.Array
     chunks = _split((hidden, rest), chunk)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(function, params, chunks))
     (total, d_params), d_hidden = jax.lax.scan(add, (zero, jax.tree.map(jnp.zeros_like, params)), chunks, unroll=2)
-    return total, (d_params, jnp.moveaxis(d_hidden, 0, 1).reshape(hidden.shape))
+    return total, (d_params, _join(d_hidden, hidden.shape[1]))
 
 
 def _backward(function: ChunkFunction, chunk: int, saved: Any, cotangent: Any) -> Any:
@@ -73,11 +79,21 @@ sum_over_chunks.defvjp(_forward, _backward)
 
 
 def _split(tree: Any, chunk: int) -> Any:
-    """[B, T, ...] -> [T / chunk, B, chunk, ...]."""
-    return jax.tree.map(
-        lambda leaf: jnp.moveaxis(leaf.reshape(leaf.shape[0], leaf.shape[1] // chunk, chunk, *leaf.shape[2:]), 1, 0),
-        tree,
-    )
+    """[B, T, ...] -> [T / chunk, B, chunk, ...], T rounded up to whole chunks with zeros."""
+
+    def split(leaf: jax.Array) -> jax.Array:
+        missing = -leaf.shape[1] % chunk
+        if missing:
+            leaf = jnp.pad(leaf, [(0, 0), (0, missing), *[(0, 0)] * (leaf.ndim - 2)])
+        return jnp.moveaxis(leaf.reshape(leaf.shape[0], leaf.shape[1] // chunk, chunk, *leaf.shape[2:]), 1, 0)
+
+    return jax.tree.map(split, tree)
+
+
+def _join(chunks: jax.Array, length: int) -> jax.Array:
+    """[T / chunk, B, chunk, D] -> [B, length, D], without what filled the last chunk up."""
+    joined = jnp.moveaxis(chunks, 0, 1)
+    return joined.reshape(joined.shape[0], -1, joined.shape[-1])[:, :length]
 
 
 def _shapes(function: ChunkFunction, params: Any, chunks: Any) -> Any:

@@ -14,7 +14,7 @@ from t5x_like.objectives.causal_lm import divergence, token_losses
 from t5x_like.objectives.chunked import chunk_length, sum_over_chunks
 from t5x_like.training.program import program_for
 
-B, T, D, V = 3, 12, 6, 37
+B, T, D, V = 3, 13, 6, 37
 GENERATOR = np.random.default_rng(0)
 TABLE = GENERATOR.standard_normal((V, D)).astype(np.float32)
 HIDDEN = GENERATOR.standard_normal((B, T, D)).astype(np.float32)
@@ -34,8 +34,9 @@ def naive(table, hidden):
     return -(jnp.take_along_axis(log_p, TARGETS[..., None], axis=-1)[..., 0] * WEIGHTS).sum()
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 6, 12])
+@pytest.mark.parametrize("chunk", [1, 5, 7, 13])
 def test_chunked_loss_and_gradient_are_the_naive_ones(chunk, relative_error):
+    """Of a length that is prime: the last of several chunks is filled up."""
     rest = {"targets": TARGETS, "weights": WEIGHTS}
 
     def chunked(table, hidden):
@@ -60,20 +61,22 @@ def test_chunked_loss_and_gradient_are_the_naive_ones(chunk, relative_error):
 
 
 @pytest.mark.parametrize(
-    ("length", "vocab_size", "wanted", "expected"),
+    ("length", "vocab_size", "sequences", "wanted", "expected"),
     [
-        (128, 1000, None, 64),  # half the sequence
-        (128, 1000, 128, 128),  # as asked for
-        (128, 1000, 1000, 128),
-        (12, 1000, 5, 4),  # the largest divisor not above it
-        (7, 1000, None, 1),  # a prime length
-        (1, 1000, None, 1),
-        (4096, 2**20, None, 8),  # 2^23 logits a sequence
-        (16, 2**24, None, 1),
+        (128, 1000, 8, None, 64),  # half the sequence
+        (128, 1000, 8, 128, 128),  # as asked for
+        (128, 1000, 8, 1000, 128),
+        (12, 1000, 8, 5, 4),  # three equal chunks, not 5 + 5 + 2
+        (127, 1000, 8, None, 43),  # prime: never more than half, and three chunks of about the same length
+        (1021, 1000, 8, None, 341),
+        (1, 1000, 8, None, 1),
+        (4096, 2**20, 1, None, 32),  # 2^25 logits
+        (4096, 2**15, 32, None, 32),  # in the whole batch
+        (16, 2**26, 4, None, 1),
     ],
 )
-def test_chunk_length(length, vocab_size, wanted, expected):
-    assert chunk_length(length, vocab_size, wanted) == expected
+def test_chunk_length(length, vocab_size, sequences, wanted, expected):
+    assert chunk_length(length, vocab_size, sequences, wanted) == expected
 
 
 @pytest.fixture(scope="module")
