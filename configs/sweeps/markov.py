@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
                 "execution": {"steps_per_call": 128, "scan_layers": False},
             },
             "sizes": [{"model.d_model": width} for width in (8, 12, 16, 24, 32, 48)],
-            "tokens": [131_072, 262_144, 524_288, 1_048_576, 2_097_152, 4_194_304],
+            "tokens": [131_072, 262_144, 524_288, 1_048_576, 2_097_152],
             "learning_rates": [0.017],
             "learning_rate_width": 16,
             "params_column": "params_total",
