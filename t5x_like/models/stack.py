@@ -70,7 +70,8 @@ class Stack:
             return x, (caches, aux, jnp.stack(states) if keep_states else None)
 
         if ctx.train and ctx.remat == "full":
-            repeat = jax.checkpoint(repeat)
+            # Inside a scan nothing can be shared with the forward pass: its barriers would only stop fusions.
+            repeat = jax.checkpoint(repeat, prevent_cse=not ctx.scan_layers)
         starts = len(self.pattern) * jnp.arange(self.repeats)
         if ctx.scan_layers:
             x, (caches, aux, states) = jax.lax.scan(lambda x, xs: repeat(x, *xs), x, (params, cache, starts))
