@@ -203,10 +203,19 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, or None outside one."""
-    here = Path(__file__).parent
+    """The commit that this package runs from, "-dirty" after it where tracked files differ; None outside a checkout.
+
+    A package installed beneath some other project's checkout (in its virtual environment, say) is outside.
+    """
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
