@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from t5x_like.errors import UserError
 from t5x_like.models.context import Context
 from t5x_like.models.decoder_only import DecoderOnly
 from t5x_like.objectives.causal_lm import CausalLM
@@ -32,7 +33,15 @@ def make_step(
       `count` of the K batches are used), `key` (of the run; folded with the step and the microbatch).
     sums: {name: (float32 [K], float32 [K])}: sums and weights of the objective, and the norms of the gradient before
       clipping and of the parameters before the step, each with weight 1.
+
+    Raises:
+      UserError: microbatches of an objective whose loss is not a sum over examples.
     """
+    if microbatches > 1 and not objective.separable:
+        raise UserError(
+            f"training.microbatches: {microbatches}, but the loss of objective {objective.config.kind} is not a sum over "
+            "examples, which could be accumulated; accepted: 1"
+        )
 
     def gradient(state: State, batch: Batch, key: jax.Array) -> tuple[Any, Sums]:
         """The gradient of the mean loss and the sums, accumulated over microbatches, divided once."""

@@ -5,8 +5,11 @@ import jax
 import numpy as np
 import pytest
 
+from t5x_like.errors import UserError
+from t5x_like.objectives.causal_lm import CausalLM
 from t5x_like.training.program import Program, program_for
 from t5x_like.training.state import merge
+from t5x_like.training.step import make_step
 
 K, B, T, V = 3, 8, 8, 16
 
@@ -102,6 +105,18 @@ def test_runs_that_differ_in_numbers_alone_share_a_program(make_run):
     faster = make_run("optimizer.kind=adamw", "optimizer.learning_rate=0.7")
     assert one is program_for(faster)
     assert one is not program_for(make_run("model.d_model=32"))
+
+
+def test_microbatches_of_a_loss_that_is_no_sum_are_refused(program):
+    program = program()
+
+    class Contrastive(CausalLM):
+        separable = False
+
+    objective = Contrastive(program.objective.config)
+    make_step(program.model, objective, program.optimizer, program.ctx, 1)
+    with pytest.raises(UserError, match=r"^training\.microbatches: 2, but the loss of objective causal_lm is not a sum"):
+        make_step(program.model, objective, program.optimizer, program.ctx, 2)
 
 
 def test_frozen_and_trainable_parameters_join():
