@@ -39,8 +39,8 @@ def make_step(
     """
     if microbatches > 1 and not objective.separable:
         raise UserError(
-            f"training.microbatches: {microbatches}, but the loss of objective {objective.config.kind} is not a sum over "
-            "examples, which could be accumulated; accepted: 1"
+            f"training.microbatches: {microbatches}, but the loss of objective {objective.config.kind} is not a sum "
+            "over examples, which could be accumulated; accepted: 1"
         )
 
     def gradient(state: State, batch: Batch, key: jax.Array) -> tuple[Any, Sums]:
