@@ -235,7 +235,6 @@ def test_a_users_mistake_is_one_line_and_writes_nothing(words, expected, run, co
 def test_one_device_runs_get_a_worker_for_every_core(design, config):
     from t5x_like.sweeps.execute import worker_cores
 
-    sweep = load_sweep(str(config))
     assert worker_cores(design[0]) == sorted(os.sched_getaffinity(0))
     on_a_mesh = load_sweep(str(config), ["base.mesh.data=2"])
     assert worker_cores(cells(on_a_mesh)[0]) == [None]
