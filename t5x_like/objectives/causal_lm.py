@@ -84,11 +84,12 @@ class CausalLM:
 def token_losses(logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
     """Cross-entropy in nats and whether the likeliest token is the target, [B, T] each, from logits [B, T, V].
 
-    Of equally likely tokens the first counts, so that constant logits are right about one token only.
+    Equally likely tokens are no prediction, so constant logits are never right.
     """
     at_target = jnp.arange(logits.shape[-1]) == targets[..., None]  # selected, not gathered: no scatter backwards
     target_logits = jnp.where(at_target, logits, 0.0).sum(-1)
-    correct = jnp.argmax(jax.lax.stop_gradient(logits), axis=-1) == targets
+    # No token but the target is as likely. Counting is one fused pass; argmax would cost as much as the loss itself.
+    correct = (jax.lax.stop_gradient(logits) >= jax.lax.stop_gradient(target_logits)[..., None]).sum(-1) == 1
     return {
         "loss": jax.nn.logsumexp(logits, axis=-1) - target_logits,
         "accuracy": correct.astype(logits.dtype),

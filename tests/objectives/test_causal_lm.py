@@ -137,10 +137,14 @@ def test_absent_weights_are_ones_and_training_sums_rows(model_and_params):
         assert weight == 3 * 8
 
 
-@pytest.mark.parametrize("logits", [[2.0, 2.0, 1.0], [0.0, 0.0, 0.0], [0.0, -1.0, -1.0]])
-def test_of_equally_likely_tokens_one_is_the_prediction(logits):
+@pytest.mark.parametrize(
+    ("logits", "right"),
+    [([2.0, 2.0, 1.0], []), ([0.0, 0.0, 0.0], []), ([0.0, -1.0, -1.0], [0]), ([float("nan"), 1.0, 2.0], [2])],
+)
+def test_only_a_token_likelier_than_all_others_is_a_prediction(logits, right):
     logits = jnp.asarray([[logits]])
-    assert [float(token_losses(logits, jnp.asarray([[target]]))["accuracy"][0, 0]) for target in range(3)] == [1, 0, 0]
+    accuracy = [float(token_losses(logits, jnp.asarray([[target]]))["accuracy"][0, 0]) for target in range(3)]
+    assert accuracy == [float(target in right) for target in range(3)]
 
 
 def test_a_model_may_have_more_tokens_than_the_data(model_and_params):
