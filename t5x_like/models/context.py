@@ -12,6 +12,9 @@ from t5x_like.precision import Policy
 class Layout(Protocol):
     """Where activations lie. `parallel.rules.MeshLayout` implements it; a model knows only this."""
 
+    @property
+    def batch_parts(self) -> int: ...
+
     def constrain(self, x: jax.Array, axes: str) -> jax.Array: ...
 
 
@@ -59,6 +62,11 @@ class Context(flax.struct.PyTreeNode):
     positions: jax.Array | None = None
     mask: MaskSpec = MaskSpec()
     key: jax.Array | None = None
+
+    @property
+    def batch_parts(self) -> int:
+        """In how many parts the mesh cuts a batch."""
+        return 1 if self.layout is None else self.layout.batch_parts
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array:
         """Pins `x` to the mesh by the logical names of its dimensions, e.g. "batch length embed"."""

@@ -73,7 +73,8 @@ class CausalLM:
             sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
             return sums["loss"].sum(), sums
 
-        chunk = chunk_length(targets.shape[1], model.vocab_size, targets.shape[0], self.config.logits_chunk)
+        sequences = -(-targets.shape[0] // ctx.batch_parts)
+        chunk = chunk_length(targets.shape[1], model.vocab_size, sequences, self.config.logits_chunk)
         loss, sums = sum_over_chunks(of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest)
         weight = weights.sum(1)
         if ctx.train:  # the loss that carries the gradient

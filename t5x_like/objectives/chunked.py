@@ -23,8 +23,8 @@ MOST_LOGITS = 2**25  # at once: 128 MiB of float32
 def chunk_length(length: int, vocab_size: int, sequences: int, wanted: int | None) -> int:
     """Returns how many positions of every sequence have logits at once; chunks of about equal lengths.
 
-    At most `wanted` where that is given; else at most half the length, and at most `MOST_LOGITS` logits. `sequences`
-    are those of the whole (micro)batch: on a mesh that cuts it, a device holds fewer logits than it might.
+    At most `wanted` where that is given; else at most half the length, and at most `MOST_LOGITS` logits on a device,
+    which holds `sequences` of the (micro)batch.
     """
     most = wanted or min(max(1, length // 2), max(1, MOST_LOGITS // (sequences * vocab_size)))
     chunks = -(-length // most)

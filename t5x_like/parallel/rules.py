@@ -88,6 +88,11 @@ class MeshLayout:
 
         return jax.tree_util.tree_map_with_path(place, specs, is_leaf=lambda node: isinstance(node, ParamSpec))
 
+    @property
+    def batch_parts(self) -> int:
+        """In how many parts the mesh cuts a batch."""
+        return math.prod(self.mesh.shape[axis] for axis in ACTIVATION_RULES["batch"])
+
     def batch(self, leading: int = 0) -> NamedSharding:
         """Returns the sharding of a batch array whose batch dimension follows `leading` others."""
         over = tuple(axis for axis in ACTIVATION_RULES["batch"] if self.mesh.shape[axis] > 1)

@@ -139,7 +139,7 @@ def test_absent_weights_are_ones_and_training_sums_rows(model_and_params):
 
 @pytest.mark.parametrize(
     ("logits", "right"),
-    [([2.0, 2.0, 1.0], []), ([0.0, 0.0, 0.0], []), ([0.0, -1.0, -1.0], [0]), ([float("nan"), 1.0, 2.0], [2])],
+    [([2.0, 2.0, 1.0], []), ([0.0, 0.0, 0.0], []), ([0.0, -1.0, -1.0], [0])],
 )
 def test_only_a_token_likelier_than_all_others_is_a_prediction(logits, right):
     logits = jnp.asarray([[logits]])
