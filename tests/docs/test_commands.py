@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_run(page, folder):
-    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]  # one device, as users have
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]  # users have one device
     venv = {"T5X_LIKE_VENV": sys.prefix, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment = os.environ | venv | {"XLA_FLAGS": " ".join(flags)}
     for command in commands(page):
