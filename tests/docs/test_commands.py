@@ -46,7 +46,7 @@ def smaller(command, folder):
     program = re.sub(r"^(\w+=\S+ )+", "", command)
     begins = [start for start in SMALLER if program.startswith(start)]
     assert begins, f"no test knows how to run: {command}"
-    command = command.split(" #")[0].replace("runs/", f"{folder}/runs/")
+    command = command.split(" #")[0].strip().replace("runs/", f"{folder}/runs/")
     if command == "scripts/quickstart.sh":
         command += f" {folder}/runs/quickstart"
     return f"{command} {shlex.join(SMALLER[begins[0]])}"
