@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from t5x_like.accounting.parameters import count_parameters
-from t5x_like.config import CosineConfig, LinearConfig, MarkovConfig, PythonLibraryConfig
+from t5x_like.config import BPETokenizerConfig, CosineConfig, LinearConfig, MarkovConfig, PythonLibraryConfig, RunConfig
 from t5x_like.config_files import load_file, load_run, set_field, with_overrides
 from t5x_like.errors import UserError
+from t5x_like.strict import convert
 from t5x_like.sweeps.design import cells, load_sweep
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -139,3 +140,26 @@ def test_a_run_is_no_sweep_and_a_sweep_no_run():
         load_sweep(MARKOV)
     with pytest.raises(UserError, match=r"is a sweep \(it has a field `base`\); sweep.py"):
         load_run(str(CONFIGS / "sweeps" / "markov.py"))
+
+
+def test_fields_without_a_kind_belong_to_the_default_kind():
+    config = convert(RunConfig, {"data": {"kind": "python_library", "tokenizer": {"vocab_size": 300}}})
+    assert config.data.tokenizer == BPETokenizerConfig(vocab_size=300)
+
+
+def test_stating_the_kind_that_is_there_keeps_its_fields():
+    assert with_overrides({"model": {"d_model": 8}}, ["model.kind=decoder_only"])["model"] == {
+        "kind": "decoder_only",
+        "d_model": 8,
+    }
+
+
+def test_kinds_are_set_before_fields_whatever_the_order():
+    content = {"data": {"kind": "markov", "num_symbols": 8}}
+    words = ["data.pattern=*.txt", "data.tokenizer.kind=byte", "data.kind=text_files"]
+    for order in (words, words[::-1]):
+        assert with_overrides(content, order)["data"] == {
+            "kind": "text_files",
+            "pattern": "*.txt",
+            "tokenizer": {"kind": "byte"},
+        }
