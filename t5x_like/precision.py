@@ -19,11 +19,11 @@ class Policy:
     gradients: DTypeLike = jnp.float32  # accumulated over microbatches
 
 
-POLICIES = {"f32": Policy(), "bf16": Policy(compute=jnp.bfloat16)}
+POLICIES = {"f32": Policy(), "bf16": Policy(compute=jnp.bfloat16), "fp16": Policy(compute=jnp.float16)}
 
 
 def policy(name: str) -> Policy:
-    """Returns the preset `f32` or `bf16`."""
+    """Returns the preset `f32`, `bf16` or `fp16`."""
     if name not in POLICIES:
         raise unknown_name("precision", name, POLICIES)
     return POLICIES[name]

@@ -12,12 +12,12 @@ import numpy as np
 from t5x_like.errors import UserError
 from t5x_like.inference.sampling import Sampling, sample
 from t5x_like.models.context import Context
-from t5x_like.models.decoder_only import DecoderOnly
 from t5x_like.models.layers.parameters import Params
+from t5x_like.models.model import Model
 
 
 def generate(
-    model: DecoderOnly,
+    model: Model,
     params: Params,
     prompts: Sequence[Sequence[int]],
     *,
@@ -47,7 +47,7 @@ def generate(
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise UserError("prompt: is empty; expected at least one token")
     length = max(len(prompt) for prompt in prompts)
-    if model.config.positions == "learned" and length + max_new_tokens > model.max_length:
+    if model.max_length is not None and length + max_new_tokens > model.max_length:
         raise UserError(
             f"max_new_tokens={max_new_tokens}: with a prompt of {length} tokens that is more than the model's "
             f"{model.max_length} positions; accepted: at most {max(0, model.max_length - length)}"
@@ -85,7 +85,7 @@ def left_padded(prompts: Sequence[Sequence[int]], length: int) -> dict[str, jax.
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _generate(
-    model: DecoderOnly,
+    model: Model,
     max_new_tokens: int,
     ctx: Context,
     params: Params,

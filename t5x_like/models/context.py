@@ -47,6 +47,7 @@ class Context(flax.struct.PyTreeNode):
       train: whether dropout acts and blocks are rematerialised.
       scan_layers: scan over stacked layers, or unroll them; the same numbers either way.
       remat: "none", or "full" to keep only each block's input for the backward pass.
+      attention: which implementation `attend` takes; "auto" chooses by length and device.
       one_cpu: whether the program is for a single CPU device, for which `layers/cpu.py` writes some things differently.
       positions: int [B, T].
       mask: see `MaskSpec`.
@@ -58,6 +59,7 @@ class Context(flax.struct.PyTreeNode):
     train: bool = flax.struct.field(pytree_node=False, default=False)
     scan_layers: bool = flax.struct.field(pytree_node=False, default=True)
     remat: str = flax.struct.field(pytree_node=False, default="none")
+    attention: str = flax.struct.field(pytree_node=False, default="auto")
     one_cpu: bool = flax.struct.field(pytree_node=False, default=False)
     positions: jax.Array | None = None
     mask: MaskSpec = MaskSpec()

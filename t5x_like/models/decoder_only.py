@@ -77,7 +77,8 @@ class DecoderOnly:
     def __init__(self, config: DecoderOnlyConfig):
         c = self.config = config
         assert c.vocab_size and c.max_length and c.num_kv_heads and c.head_dim
-        self.vocab_size, self.max_length = c.vocab_size, c.max_length
+        self.vocab_size = c.vocab_size
+        self.max_length = c.max_length if c.positions == "learned" else None
         self.cache_shape = (c.num_kv_heads, c.head_dim)
         self.stack = Stack((DecoderBlock(c),), c.num_layers)
         # Logits of a unit-variance hidden state through a tied table start with variance 1 at every width.

@@ -8,12 +8,10 @@ import jax.numpy as jnp
 
 from t5x_like.config import CausalLMConfig
 from t5x_like.models.context import Context
-from t5x_like.models.decoder_only import DecoderOnly
 from t5x_like.models.layers.parameters import Params
+from t5x_like.models.model import Model
 from t5x_like.objectives.chunked import chunk_length, sum_over_chunks
-
-Batch = dict[str, jax.Array]
-Sums = dict[str, tuple[jax.Array, jax.Array]]
+from t5x_like.objectives.task import Batch, Sums
 
 
 class CausalLM:
@@ -33,7 +31,7 @@ class CausalLM:
         del state, key
         return batch
 
-    def loss(self, model: DecoderOnly, params: Params, batch: Batch, *, key: jax.Array | None, ctx: Context) -> Sums:
+    def loss(self, model: Model, params: Params, batch: Batch, *, key: jax.Array | None, ctx: Context) -> Sums:
         """Returns {"loss", "accuracy": (float32 sum over the batch, summed weights)} of a training batch.
 
         Args:
@@ -48,7 +46,7 @@ class CausalLM:
             for name, (value, weight) in self._sums(model, params, batch, key, ctx.replace(train=True)).items()
         }
 
-    def evaluate(self, model: DecoderOnly, params: Params, batch: Batch, *, ctx: Context) -> Sums:
+    def evaluate(self, model: Model, params: Params, batch: Batch, *, ctx: Context) -> Sums:
         """Returns the same for held-out data, each a pair of [B], one entry an example.
 
         A batch from a known process carries `decoder_target_distribution` [B, T, V], the true distribution of every
@@ -57,7 +55,7 @@ class CausalLM:
         """
         return self._sums(model, params, batch, None, ctx.replace(train=False))
 
-    def _sums(self, model: DecoderOnly, params: Params, batch: Batch, key: jax.Array | None, ctx: Context) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: jax.Array | None, ctx: Context) -> Sums:
         outputs = model.apply(params, batch, key=key, train=ctx.train, want=("hidden",), ctx=ctx)
         targets = batch["decoder_target_tokens"]
         weights = batch.get("decoder_loss_weights", jnp.ones(targets.shape, jnp.float32))

@@ -28,12 +28,13 @@ from t5x_like.models import build_model
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params, initialise
 from t5x_like.objectives import build_objective
+from t5x_like.objectives.task import Batch, Sums
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout
 from t5x_like.precision import policy
 from t5x_like.training.optimizers import build_optimizer
 from t5x_like.training.state import State, init_state, merge
-from t5x_like.training.step import Batch, Sums, make_step
+from t5x_like.training.step import make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Program:
             layout=self.layout,
             scan_layers=config.execution.scan_layers,
             remat=config.execution.remat,
+            attention=config.execution.attention,
             one_cpu=self.layout.mesh.size == 1 and self.layout.mesh.devices.flat[0].platform == "cpu",
         )
 

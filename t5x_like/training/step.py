@@ -10,18 +10,16 @@ import optax
 
 from t5x_like.errors import UserError
 from t5x_like.models.context import Context
-from t5x_like.models.decoder_only import DecoderOnly
-from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.models.model import Model
+from t5x_like.objectives.task import Batch, Sums, Task
 from t5x_like.training.state import State, merge
 
-Batch = dict[str, jax.Array]
-Sums = dict[str, tuple[jax.Array, jax.Array]]
 StepFunction = Callable[[State, Batch, dict[str, jax.Array]], tuple[State, Sums]]
 
 
 def make_step(
-    model: DecoderOnly,
-    objective: CausalLM,
+    model: Model,
+    objective: Task,
     optimizer: optax.GradientTransformation,
     ctx: Context,
     microbatches: int = 1,

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run configuration: frozen dataclasses, one for each kind of model, objective, data, optimizer and schedule.
+
+A field that is `None` in a config is filled in by `resolve`, so that `config.json` in a run folder states every number.
+How a config file becomes one of these is in `config_files.py`.
+"""
+
+from t5x_like.config.data import (
+    BPETokenizerConfig,
+    ByteTokenizerConfig,
+    DataConfig,
+    MarkovConfig,
+    PythonLibraryConfig,
+    TextFilesConfig,
+    TokenizerConfig,
+)
+from t5x_like.config.execution import ExecutionConfig, MeshConfig
+from t5x_like.config.model import DecoderOnlyConfig, ModelConfig
+from t5x_like.config.objective import CausalLMConfig, ObjectiveConfig
+from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
+from t5x_like.config.run import RunConfig, config_hash, distinctive, identity
+from t5x_like.config.schedule import ConstantConfig, CosineConfig, LinearConfig, ScheduleConfig
+from t5x_like.config.training import TrainingConfig
+from t5x_like.config.tuning import FullTuningConfig, TuningConfig
+
+__all__ = [
+    "AdamWConfig",
+    "BPETokenizerConfig",
+    "ByteTokenizerConfig",
+    "CausalLMConfig",
+    "ConstantConfig",
+    "CosineConfig",
+    "DataConfig",
+    "DecoderOnlyConfig",
+    "ExecutionConfig",
+    "FullTuningConfig",
+    "LinearConfig",
+    "MarkovConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "PythonLibraryConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "TextFilesConfig",
+    "TokenizerConfig",
+    "TrainingConfig",
+    "TuningConfig",
+    "config_hash",
+    "distinctive",
+    "identity",
+]

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where and how a run is carried out: never what it computes."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from t5x_like.config.checks import positive
+from t5x_like.strict import FieldError
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the six mesh axes; -1 on one of them takes the devices that the others leave."""
+
+    pipe: int = 1
+    data: int = 1
+    fsdp: int = 1
+    expert: int = 1
+    seq: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        for name, size in self.sizes.items():
+            if size < 1 and size != -1:
+                raise FieldError(name, f"{size} is not a size; accepted: 1 or more, or -1 for the devices left over")
+        if sum(size == -1 for size in self.sizes.values()) > 1:
+            raise FieldError("data", "more than one axis is -1; only one can take the devices left over")
+        for name in ("pipe", "expert", "seq"):
+            if getattr(self, name) != 1:
+                raise FieldError(name, f"{getattr(self, name)} is not supported yet; accepted: 1")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How the same computation is carried out. Changes speed and memory, never the model or its checkpoint."""
+
+    scan_layers: bool = True
+    remat: Literal["none", "full"] = "none"
+    attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # auto: by length and device
+    steps_per_call: int = 1  # training steps in one compiled call; tiny models want many
+
+    def __post_init__(self) -> None:
+        positive(self, "steps_per_call")

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run, and what makes it the same run."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from t5x_like.config.data import DataConfig
+from t5x_like.config.execution import ExecutionConfig, MeshConfig
+from t5x_like.config.model import DecoderOnlyConfig, ModelConfig
+from t5x_like.config.objective import CausalLMConfig, ObjectiveConfig
+from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
+from t5x_like.config.schedule import CosineConfig, ScheduleConfig
+from t5x_like.config.training import TrainingConfig
+from t5x_like.config.tuning import FullTuningConfig, TuningConfig
+from t5x_like.errors import UserError
+from t5x_like.strict import FieldError, to_dict, without_defaults
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=DecoderOnlyConfig)
+    objective: ObjectiveConfig = field(default_factory=CausalLMConfig)
+    optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
+    schedule: ScheduleConfig = field(default_factory=CosineConfig)
+    tuning: TuningConfig = field(default_factory=FullTuningConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    precision: Literal["f32", "bf16", "fp16"] = "f32"
+    seed: int = 0
+
+    def resolve(self) -> "RunConfig":
+        """Fills in every None that follows from other fields.
+
+        Raises:
+          UserError: fields that contradict one another, in one line.
+        """
+        resolved: dict[str, Any] = {}
+        for name in ("model", "training"):
+            try:
+                resolved[name] = getattr(self, name).resolve(self.data)
+            except FieldError as error:
+                raise UserError(f"{name}.{error.field}: {error}") from None
+        return dataclasses.replace(self, **resolved)
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """What makes a run the same run: everything but how it is executed, logged and kept."""
+    return _without_execution(to_dict(config))
+
+
+def distinctive(config: RunConfig) -> dict[str, Any]:
+    """The part of the identity that is not default, for hashes and comparisons that outlive new fields."""
+    return _without_execution(without_defaults(config))
+
+
+def config_hash(config: RunConfig) -> str:
+    """Eight hexadecimal digits of what makes the run the same run."""
+    return hashlib.sha256(json.dumps(distinctive(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _without_execution(content: dict[str, Any]) -> dict[str, Any]:
+    for name in ("mesh", "execution"):
+        content.pop(name, None)
+    for name in ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"):
+        content["training"].pop(name, None)
+    return content

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an objective is to training and evaluation."""
+
+from typing import Any, Protocol
+
+import jax
+
+from t5x_like.models.context import Context
+from t5x_like.models.layers.parameters import Params
+from t5x_like.models.model import Model
+
+Batch = dict[str, jax.Array]
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class Task(Protocol):
+    """Prepares batches and scores them; every mean is a sum and a weight, divided once, after all accumulation.
+
+    Attributes:
+      config: of the objective.
+      separable: whether the loss is a sum over examples, so that microbatches may be accumulated.
+    """
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def separable(self) -> bool: ...
+
+    def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
+        """Adds to a training batch what the state has to say: a teacher's logits, a rollout; or nothing."""
+        ...
+
+    def loss(self, model: Model, params: Params, batch: Batch, *, key: jax.Array | None, ctx: Context) -> Sums:
+        """Returns {name: (sum, weight)}, scalars, of a training batch; "loss" carries the gradient."""
+        ...
+
+    def evaluate(self, model: Model, params: Params, batch: Batch, *, ctx: Context) -> Sums:
+        """Returns {name: ([B], [B])} of a held-out batch, by example."""
+        ...
