@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from t5x_like.config import DecoderOnlyConfig
 from t5x_like.models.context import Context, MaskSpec
-from t5x_like.models.layers.attention import Cache, SelfAttention
-from t5x_like.models.layers.cpu import logits_from_table
+from t5x_like.models.layers.attention import SelfAttention
+from t5x_like.models.layers.cached_attention import Cache, empty_cache
 from t5x_like.models.layers.embeddings import Embedding, dropout
 from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.linear import Linear, project
@@ -79,7 +79,6 @@ class DecoderOnly:
         assert c.vocab_size and c.max_length and c.num_kv_heads and c.head_dim
         self.vocab_size = c.vocab_size
         self.max_length = c.max_length if c.positions == "learned" else None
-        self.cache_shape = (c.num_kv_heads, c.head_dim)
         self.stack = Stack((DecoderBlock(c),), c.num_layers)
         # Logits of a unit-variance hidden state through a tied table start with variance 1 at every width.
         self.token_embedding = Embedding(c.vocab_size, c.d_model, "vocab", 1 / math.sqrt(c.d_model))
@@ -107,13 +106,26 @@ class DecoderOnly:
         return initialise(self.specs(), key)
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32) -> Params:
-        """Returns an empty cache of `length` slots: keys and values by layer, segment ids, and the next free slot."""
-        shape = (self.config.num_layers, batch_size, length, *self.cache_shape)
+        """Returns an empty cache of `length` slots: keys and values by layer, segment ids, and the next free slot.
+
+        The latter is the number 0, not an array, so that the first call is seen to be the first while it is traced.
+        """
+        c = self.config
+        assert c.num_kv_heads and c.head_dim
+        shape = (batch_size, c.num_kv_heads, length, c.head_dim)
         return {
-            "layers": {"0": {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}},
+            "layers": tuple({"0": empty_cache(*shape, dtype)} for _ in range(c.num_layers)),
             "segment_ids": jnp.zeros((batch_size, length), jnp.int32),
-            "index": jnp.zeros((), jnp.int32),
+            "index": 0,
         }
+
+    def unstacked(self, params: Params) -> Params:
+        """The same parameters with every layer's apart, which `apply` takes too.
+
+        For loops over `apply`: slicing stacked layers inside of one copies all weights for every token.
+        """
+        decoder = params["decoder"]
+        return {**params, "decoder": {**decoder, "layers": self.stack.unstacked(decoder["layers"])}}
 
     def apply(
         self,
@@ -129,7 +141,7 @@ class DecoderOnly:
         """Computes what `want` names.
 
         Args:
-          params: as `init` returns them.
+          params: as `init` or `unstacked` returns them.
           batch: `decoder_input_tokens` int [B, T]; optionally `decoder_segment_ids` (absent: 1 everywhere) and
             `decoder_positions` (absent: 0 to T-1, continued from the cache).
           key: randomness, for dropout.
@@ -173,11 +185,10 @@ class DecoderOnly:
         ctx = ctx or Context()
         wide = ctx.policy.softmax
         if self.config.tie_embeddings:
-            table = params["token_embedding"]["embedding"]
-            by_hand = ctx.one_cpu and hidden.dtype == wide
-            logits = logits_from_table(hidden, table) if by_hand else project(hidden, table, "BTD,VD->BTV", wide)
+            kernel, pattern = params["token_embedding"]["embedding"], "BTD,VD->BTV"
         else:
-            logits = project(hidden, params["logits"]["kernel"], self.logits.pattern, wide)
+            kernel, pattern = params["logits"]["kernel"], self.logits.pattern
+        logits = project(hidden, kernel, pattern, wide, one_cpu=ctx.one_cpu)
         return ctx.constrain(logits.astype(wide), "batch length vocab")
 
     def _embed(self, params: Params, tokens: jax.Array, ctx: Context) -> jax.Array:
@@ -207,5 +218,8 @@ class DecoderOnly:
             segments = jnp.ones_like(tokens) if segments is None else segments
             kv_segments = jax.lax.dynamic_update_slice(cache["segment_ids"], segments, (0, start))
             cache = {**cache, "segment_ids": kv_segments}
-        mask = MaskSpec(causal=True, q_segments=segments, kv_segments=kv_segments, offset=start)
+            if isinstance(start, int) and start == 0:
+                kv_segments = segments  # the first call attends to its own keys, see SelfAttention
+        allowed = ctx.mask.allowed
+        mask = MaskSpec(causal=True, q_segments=segments, kv_segments=kv_segments, offset=start, allowed=allowed)
         return ctx.replace(positions=positions, mask=mask), cache

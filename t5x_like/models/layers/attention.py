@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.models.context import Context, MaskSpec
+from t5x_like.models.layers.cached_attention import Cache, append, attend_to_cache
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.positions import rotary
 from t5x_like.precision import Policy
 
-Cache = dict[str, jax.Array]
 MASKED = -1e30  # finite, so that a row that may attend to nothing gives numbers
 
 
@@ -29,6 +29,8 @@ def dense_mask(mask: MaskSpec, length: int, kv_length: int) -> jax.Array | None:
     if mask.q_segments is not None and mask.kv_segments is not None:
         same = mask.q_segments[:, :, None] == mask.kv_segments[:, None, :]
         allowed = same if allowed is None else allowed & same
+    if mask.allowed is not None:
+        allowed = mask.allowed if allowed is None else allowed & mask.allowed
     return allowed
 
 
@@ -79,7 +81,8 @@ class SelfAttention(nn.Module):
     """Queries, keys and values from x; attention; back to the model's width.
 
     Through a cache, the keys and values of this call are written at slot `ctx.mask.offset` and the queries attend to
-    the whole cache; the mask's segment ids keep the slots out that hold nothing yet.
+    the whole cache; the mask's segment ids keep the slots out that hold nothing yet. A call that is known to be the
+    first has nothing to look back on: it attends to its own keys alone.
     """
 
     width: int
@@ -101,7 +104,7 @@ class SelfAttention(nn.Module):
                 (axis, "head_dim"),
                 self.use_bias,
                 name=name,
-            )(x)
+            )(x, ctx)
             return ctx.constrain(y, f"batch length {axis} head_dim")
 
         q = heads("query", self.num_heads, "heads")
@@ -111,11 +114,12 @@ class SelfAttention(nn.Module):
             assert ctx.positions is not None
             q, k = rotary(q, ctx.positions, self.rope_theta), rotary(k, ctx.positions, self.rope_theta)
         if cache is not None:
-            at = (0, ctx.mask.offset, 0, 0)
-            k = jax.lax.dynamic_update_slice(cache["key"], k.astype(cache["key"].dtype), at)
-            v = jax.lax.dynamic_update_slice(cache["value"], v.astype(cache["value"].dtype), at)
-            cache = {"key": k, "value": v}
-        y = attend(q, k, v, mask=ctx.mask, policy=ctx.policy)
+            cache = append(cache, k, v, ctx)
+        if cache is not None and not (isinstance(ctx.mask.offset, int) and ctx.mask.offset == 0):
+            allowed = dense_mask(ctx.mask, x.shape[1], cache["key"].shape[2])
+            y = attend_to_cache(q, cache, allowed, ctx.policy)
+        else:
+            y = attend(q, k, v, mask=ctx.mask, policy=ctx.policy)
         out = Linear(
             "BTHC,HCD->BTD",
             (self.num_heads, self.head_dim),
@@ -126,4 +130,4 @@ class SelfAttention(nn.Module):
             self.out_scale,
             name="out",
         )
-        return out(y), cache
+        return out(y, ctx), cache

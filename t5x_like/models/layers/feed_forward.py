@@ -32,8 +32,8 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array, ctx: Context) -> jax.Array:
         wide = ("BTD,DM->BTM", (self.width,), ("embed",), (self.hidden,), ("mlp",), self.use_bias)
         activate = ACTIVATIONS[self.activation]
-        h = Linear(*wide, name="up")(x)
-        h = activate(Linear(*wide, name="gate")(x)) * h if self.gated else activate(h)
+        h = Linear(*wide, name="up")(x, ctx)
+        h = activate(Linear(*wide, name="gate")(x, ctx)) * h if self.gated else activate(h)
         h = ctx.constrain(h, "batch length mlp")
         narrow = ("BTM,MD->BTD", (self.hidden,), ("mlp",), (self.width,), ("embed",), self.use_bias)
-        return Linear(*narrow, scale=self.out_scale, name="out")(h)
+        return Linear(*narrow, scale=self.out_scale, name="out")(h, ctx)

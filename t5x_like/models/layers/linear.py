@@ -9,16 +9,22 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from t5x_like.models.context import Context
+from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Constant, Normal, ParamSpec, parameter
 
 
-def project(x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike | None = None) -> jax.Array:
+def project(
+    x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike | None = None, *, one_cpu: bool = False
+) -> jax.Array:
     """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype.
 
     With `dtype` the operands stay as narrow as they are but the result is not rounded to them: bfloat16 logits would
-    have two or three digits.
+    have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it.
     """
     kernel = kernel.astype(x.dtype)
+    if one_cpu:
+        return cpu.product(x, kernel, pattern, dtype or x.dtype)
     if dtype is None or x.dtype == dtype:
         return jnp.einsum(pattern, x, kernel)
     return _wide_product(pattern, dtype, x, kernel)
@@ -66,7 +72,7 @@ class Linear(nn.Module):
     scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, ctx: Context = Context()) -> jax.Array:
         spec = ParamSpec(
             shape=self.in_shape + self.out_shape,
             axes=self.in_axes + self.out_axes,
@@ -74,7 +80,7 @@ class Linear(nn.Module):
             out_axes=self.out_axes,
             init=Normal(self.scale / math.sqrt(math.prod(self.in_shape))),
         )
-        y = project(x, parameter(self, "kernel", spec), self.pattern)
+        y = project(x, parameter(self, "kernel", spec), self.pattern, one_cpu=ctx.one_cpu)
         if self.use_bias:
             bias = parameter(self, "bias", ParamSpec(self.out_shape, self.out_axes, init=Constant(0.0)))
             y = y + bias.astype(y.dtype)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory that a step frees stays with the process, for the next step: for XLA:CPU under glibc.
+
+XLA:CPU allocates its temporaries anew in every call and glibc gives large ones back to the kernel, which then clears
+every page of them again. Accelerators manage their own memory, and nothing here concerns them.
+"""
+
+import ctypes
+import os
+import sys
+
+# From glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep freed memory; returns whether it could be told. Call it before JAX allocates anything.
+
+    What the user has set through MALLOC_ variables of the environment stays.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    # One arena, grown by brk, never by mmap, and never trimmed.
+    return all([mallopt(_ARENA_MAX, 1), mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, 2**31 - 1)])
