@@ -1,22 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak rates of accelerators, dense bfloat16, from their vendors' data sheets."""
+"""What accelerators can do at most, by their vendors' documents. Dense rates: no structured sparsity."""
 
-# JAX's `device_kind` contains the name on the left. FLOP/s a chip (a TPU v2 or v3 device is half a chip).
-PEAK_BF16 = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-}
+import re
+from dataclasses import dataclass
+
+TERA, GIGA = 1e12, 1e9
 
 
-def peak_flops(device_kind: str) -> float | None:
-    """Returns a device's peak FLOP/s in bfloat16, or None when it is not known (a CPU, say)."""
-    matches = [name for name in PEAK_BF16 if name.lower() in device_kind.lower()]
-    return PEAK_BF16[max(matches, key=len)] if matches else None
+@dataclass(frozen=True)
+class Chip:
+    """One chip.
+
+    Attributes:
+      kinds: regular expression that JAX's `device_kind` matches as a whole. A name that is not known for certain (a
+        slice of a GPU, say) matches none: no figure is better than a wrong one.
+      peaks: {dtype: FLOP/s}. "f32" is what JAX's default precision does with float32 operands: TF32 on a GPU, one
+        bfloat16 pass on a TPU.
+      memory: bytes.
+      memory_bandwidth: bytes a second.
+      interconnect: bytes a second to other chips of a slice or node, all links, both directions.
+      devices: JAX devices on a chip: 2 where the two cores of a TPU are separate devices.
+      source: document of the figures.
+    """
+
+    name: str
+    kinds: str
+    peaks: dict[str, float]
+    memory: float
+    memory_bandwidth: float
+    interconnect: float
+    source: str
+    devices: int = 1
+
+
+def _tpu(
+    name: str,
+    kinds: str,
+    peaks: dict[str, float],
+    memory: float,
+    bandwidth: float,
+    links: float,
+    page: str,
+    devices: int = 1,
+) -> Chip:
+    """A TPU, in TFLOP/s, GB and GB/s. Its float32 rate is its bfloat16 rate; no document gives one for float16."""
+    rates = {dtype: rate * TERA for dtype, rate in {"f32": peaks["bf16"], **peaks}.items()}
+    source = f"https://cloud.google.com/tpu/docs/{page}"
+    return Chip(name, kinds, rates, memory * GIGA, bandwidth * GIGA, links * GIGA, source, devices)
+
+
+def _gpu(
+    name: str, kinds: str, dense: tuple[float, ...], memory: float, bandwidth: float, links: float, source: str
+) -> Chip:
+    """A GPU, in TFLOP/s (TF32, bfloat16 and float16, int8, and float8 where it has that), GB and GB/s."""
+    tf32, half, *eight_bits = dense
+    rates = {"f32": tf32, "bf16": half, "fp16": half, **dict(zip(("int8", "fp8"), eight_bits, strict=False))}
+    peaks = {dtype: rate * TERA for dtype, rate in rates.items()}
+    return Chip(name, kinds, peaks, memory * GIGA, bandwidth * GIGA, links * GIGA, source)
+
+
+_AMPERE = (156, 312, 624)  # SXM and PCIe alike
+_HOPPER = (494.7, 989.4, 1978.9, 1978.9)
+_HOPPER_PCIE = (378, 756.5, 1513, 1513)
+_HOPPER_NVL = (417.5, 835.5, 1670.5, 1670.5)
+_BLACKWELL = (1125, 2250, 4500, 4500)
+
+_A100 = "NVIDIA A100 data sheet, 2021"
+_H100 = "NVIDIA H100 architecture white paper v1.04 (dense rates), memory from the data sheet, 2023"
+_HALF = "NVIDIA data sheet; it states rates with sparsity, halved here: "
+
+CHIPS = (
+    _tpu("TPU v4", "TPU v4", {"bf16": 275, "int8": 275}, 32, 1200, 600, "v4"),
+    _tpu("TPU v5e", "TPU v5( lite|e)", {"bf16": 197, "int8": 393}, 16, 819, 400, "v5e"),
+    _tpu("TPU v5p", "TPU v5p?", {"bf16": 459, "int8": 918}, 95, 2765, 1200, "v5p"),
+    _tpu("TPU v6e", "TPU v6( lite|e)", {"bf16": 918, "int8": 1836}, 32, 1638, 800, "v6e"),
+    _tpu("TPU v7x", "TPU ?v?7x", {"bf16": 2307, "fp8": 4614}, 192, 7380, 1200, "tpu7x", devices=2),
+    _gpu("A100 40GB", "(NVIDIA )?A100-(SXM4|PCIE)-40GB", _AMPERE, 40, 1555, 600, _A100),
+    _gpu("A100 80GB", "(NVIDIA )?A100-SXM4-80GB", _AMPERE, 80, 2039, 600, _A100),
+    _gpu("A100 80GB PCIe", "NVIDIA A100 80GB PCIe", _AMPERE, 80, 1935, 600, _A100),
+    _gpu("H100 SXM", "NVIDIA H100 80GB HBM3", _HOPPER, 80, 3350, 900, _H100),
+    _gpu("H100 PCIe", "NVIDIA H100 PCIe", _HOPPER_PCIE, 80, 2000, 600, _HALF + "H100 PCIe, 2022"),
+    _gpu("H100 NVL", "NVIDIA H100 NVL", _HOPPER_NVL, 94, 3900, 600, _HALF + "H100 NVL, 2023"),
+    _gpu("H200 SXM", "NVIDIA H200", _HOPPER, 141, 4800, 900, _HALF + "H200 SXM, 2024"),
+    _gpu("H200 NVL", "NVIDIA H200 NVL", _HOPPER_NVL, 141, 4800, 900, _HALF + "H200 NVL, 2024"),
+    _gpu("B200", "NVIDIA B200", _BLACKWELL, 180, 8000, 1800, _HALF + "HGX B200, a GPU, 2024"),
+)
+
+
+def chip(device_kind: str) -> Chip | None:
+    """Returns the chip that JAX calls `device_kind`, or None when the table has none."""
+    return next((chip for chip in CHIPS if re.fullmatch(chip.kinds, device_kind)), None)
+
+
+def peak_flops(device_kind: str, dtype: str = "bf16") -> float | None:
+    """Returns the peak FLOP/s of one JAX device, or None when it is not known (a CPU, say).
+
+    Args:
+      device_kind: `jax.Device.device_kind`.
+      dtype: of the products' operands: "f32", "bf16", "fp16", "int8" or "fp8".
+    """
+    found = chip(device_kind)
+    rate = None if found is None else found.peaks.get(dtype)
+    return None if found is None or rate is None else rate / found.devices

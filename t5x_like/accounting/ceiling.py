@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The peak of a CPU: nobody publishes one that a product reaches, so the rate of a large float32 product is measured.
+
+Once on a machine: the figure is kept under what it depends on, the processor, the cores that this process may use and
+the version of JAX. One process measures; others that want the same figure meanwhile wait for it, so that the workers
+of a sweep do not measure one another.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from t5x_like.errors import UserError
+from t5x_like.files import read_json, write_json
+
+SIZE = 2048  # rows and columns of the matrices
+SECONDS = 0.6  # to go on repeating for
+PATIENCE = 10.0  # seconds to wait for another process that measures
+QUIET = 0.8  # share of the cores' time that the product got, below which the machine was busy with something else
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A measured rate.
+
+    Attributes:
+      flops_per_second: of the fastest repeat.
+      core_share: processor time of that repeat over its wall time and the cores. Well below 1 when other processes were
+        at work, and then the rate is too low.
+    """
+
+    flops_per_second: float
+    core_share: float
+
+
+def matmul_ceiling(folder: Path) -> float | None:
+    """FLOP/s of a float32 matrix product of this CPU, on the cores that this process may use.
+
+    Takes under a second or two the first time and nothing afterwards. A figure from a busy machine is used but measured
+    again by the next process; the highest stays.
+
+    Args:
+      folder: where figures are kept; made when missing.
+
+    Returns:
+      None when the figure cannot be kept, or another process has been measuring for too long.
+    """
+    path = folder / f"matmul_ceiling-{_key()}.json"
+    stored = _read(path)
+    if stored is not None and stored.core_share >= QUIET:
+        return stored.flops_per_second
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("a") as lock:
+            if not _locked(lock.fileno()):
+                return None if stored is None else stored.flops_per_second
+            before, stored = stored, _read(path)
+            if stored == before:  # else it was measured while this process waited
+                stored = max((c for c in (stored, measure()) if c is not None), key=lambda c: c.flops_per_second)
+                write_json(path, asdict(stored) | _machine())
+    except OSError:
+        return None
+    return None if stored is None else stored.flops_per_second
+
+
+def measure(size: int = SIZE, seconds: float = SECONDS) -> Ceiling:
+    """Times products of two float32 matrices of `size` x `size` through JAX on the first CPU device."""
+    import jax
+    import numpy as np
+
+    device = jax.local_devices(backend="cpu")[0]
+    left, right = (jax.device_put(np.full((size, size), value, np.float32), device) for value in (0.5, 2.0))
+    product = jax.jit(lambda left, right: left @ right)
+    began = time.perf_counter()
+    product(left, right).block_until_ready()  # compiles, and wakes the threads
+    best = Ceiling(0.0, 0.0)
+    while best.flops_per_second == 0 or time.perf_counter() - began < seconds:
+        wall, cpu = time.perf_counter(), time.process_time()
+        product(left, right).block_until_ready()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        rate = 2.0 * size**3 / wall
+        if rate > best.flops_per_second:
+            best = Ceiling(rate, min(1.0, cpu / (wall * _cores())))
+    return best
+
+
+def _read(path: Path) -> Ceiling | None:
+    try:
+        content = read_json(path)
+        return Ceiling(float(content["flops_per_second"]), float(content["core_share"]))
+    except (UserError, KeyError, TypeError, ValueError):  # none yet, or not one of ours: measured again
+        return None
+
+
+def _locked(file: int) -> bool:
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _machine() -> dict[str, Any]:
+    """What the figure depends on."""
+    return {"processor": _processor(), "cores": _cores(), "jax": version("jax")}
+
+
+def _key() -> str:
+    return hashlib.sha256(repr(sorted(_machine().items())).encode()).hexdigest()[:12]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

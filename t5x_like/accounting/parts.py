@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts that models are made of, as counts. A family lists its parts; sums over them are the accounting."""
+
+import dataclasses
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of part, over all layers that have it.
+
+    Attributes:
+      name: "embeddings", "attention", "attention_scores", "feed_forward", "norms" or "logits"; families may add more.
+      params: elements stored.
+      idle: those of them that a token does not meet, such as experts that it is not sent to.
+      multiplied: elements of the matrices that a token is multiplied by, wherever those are stored.
+      is_table: whether `params` are token, position or unembedding tables, which N non-embedding leaves out.
+      channels: heads times head width, summed over layers, of attention's two products q k^T and weights v.
+      causal: whether those products are masked to the past.
+      window: keys that a query may look back on, its own among them; None for all.
+    """
+
+    name: str
+    params: int = 0
+    idle: int = 0
+    multiplied: int = 0
+    is_table: bool = False
+    channels: int = 0
+    causal: bool = True
+    window: int | None = None
+
+    def times(self, layers: int) -> "Part":
+        """The same part in that many layers."""
+        names = ("params", "idle", "multiplied", "channels")
+        return dataclasses.replace(self, **{name: layers * getattr(self, name) for name in names})
+
+    def flops(self, length: int, full_attention: bool = False) -> float:
+        """FLOPs of one token of a sequence of `length`, forward: two for every multiply and add.
+
+        Args:
+          length: T, the tokens of the sequence.
+          full_attention: count every pair of a query and a key, masked or not, as a program without a fused kernel
+            computes them. Otherwise a causal mask leaves half of the square.
+        """
+        keys = float(length) if full_attention else mean_keys(length, self.causal, self.window)
+        return 2.0 * self.multiplied + 4.0 * self.channels * keys
+
+
+def mean_keys(length: int, causal: bool, window: int | None) -> float:
+    """Keys that a query attends to, averaged over a sequence: the allowed area of the T x T square, divided by T.
+
+    The diagonal counts half, so that a causal mask leaves exactly half of the square, and a window of W keys the band
+    below the diagonal: W - W^2 / 2T.
+    """
+    if not causal:
+        if window is not None:
+            raise ValueError(f"window={window}: only causal attention has one")
+        return float(length)
+    reach = length if window is None else min(window, length)
+    return reach - reach**2 / (2 * length)
+
+
+def attention(width: int, heads: int, kv_heads: int, head_dim: int, bias: bool) -> Part:
+    """Projections of one attention layer: queries, keys, values and back."""
+    kernels = width * head_dim * (2 * heads + 2 * kv_heads)
+    biases = head_dim * (heads + 2 * kv_heads) + width if bias else 0
+    return Part("attention", params=kernels + biases, multiplied=kernels)
+
+
+def attention_scores(heads: int, head_dim: int, causal: bool, window: int | None = None) -> Part:
+    """The two products of one attention layer that no weight takes part in."""
+    return Part("attention_scores", channels=heads * head_dim, causal=causal, window=window)
+
+
+def feed_forward(width: int, hidden: int, gated: bool, bias: bool) -> Part:
+    """One feed-forward layer: up, gate when `gated`, and out."""
+    ups = 2 if gated else 1
+    kernels = width * hidden * (ups + 1)
+    return Part("feed_forward", params=kernels + (ups * hidden + width if bias else 0), multiplied=kernels)
+
+
+def norm(width: int, bias: bool) -> Part:
+    """One norm: a scale, and a bias if there is one."""
+    return Part("norms", params=width * (2 if bias else 1))
+
+
+def table(rows: int, width: int) -> Part:
+    """A table of embeddings; looking a row up takes no FLOPs."""
+    return Part("embeddings", params=rows * width, is_table=True)
+
+
+def logits(vocab_size: int, width: int, tied: bool) -> Part:
+    """The product with the vocabulary; a tied one stores nothing of its own."""
+    size = vocab_size * width
+    return Part("logits", params=0 if tied else size, multiplied=size, is_table=True)

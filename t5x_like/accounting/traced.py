@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrix products of a traced program, counted: what `flops.py` says in closed form, seen from the other side."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product of a program.
+
+    Attributes:
+      flops: of all its runs: 2 * batch * m * n * k * times.
+      batched: whether it has batch dimensions, as attention's two products have.
+      shapes: of both operands.
+      times: how often it runs.
+    """
+
+    flops: int
+    batched: bool
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    times: int
+
+
+def count_products(function: Callable[..., Any], *args: Any) -> list[Product]:
+    """Traces `function(*args)` (arrays or jax.ShapeDtypeStruct) and returns its matrix products.
+
+    Calls, custom derivatives, rematerialised blocks and loops are entered. A scan's body counts as often as it runs, a
+    `while`'s once, since how often that runs is not in the program: `Program.step` is one training step so. Of a
+    conditional the dearest branch counts.
+
+    Raises:
+      NotImplementedError: an operation whose products are not in the trace, such as a Pallas kernel.
+    """
+    return list(_products(jax.make_jaxpr(function)(*args), 1))
+
+
+def count_flops(function: Callable[..., Any], *args: Any) -> int:
+    """The sum over `count_products`."""
+    return sum(product.flops for product in count_products(function, *args))
+
+
+def _products(jaxpr: ClosedJaxpr | Jaxpr, times: int) -> Iterator[Product]:
+    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            yield _product(equation, times)
+        elif name == "cond":
+            branches = [list(_products(branch, times)) for branch in params["branches"]]
+            yield from max(branches, key=lambda products: sum(product.flops for product in products))
+        elif name in ("pallas_call", "ragged_dot", "ragged_dot_general", "conv_general_dilated", "shard_map"):
+            raise NotImplementedError(f"{name}: its products are not counted")
+        else:
+            inner = times * params["length"] if name == "scan" else times
+            for inside in _inside(params):
+                yield from _products(inside, inner)
+
+
+def _inside(params: dict[str, Any]) -> list[ClosedJaxpr | Jaxpr]:
+    """The programs that an equation calls."""
+    kinds = (ClosedJaxpr, Jaxpr)
+    leaves = jax.tree.leaves(params, is_leaf=lambda value: isinstance(value, kinds))
+    return [value for value in leaves if isinstance(value, kinds)]
+
+
+def _product(equation: Any, times: int) -> Product:
+    (contracted, _), (batched, _) = equation.params["dimension_numbers"]
+    left, right = (variable.aval.shape for variable in equation.invars)
+    depth = math.prod(left[i] for i in contracted)
+    flops = 2 * times * depth * math.prod(equation.outvars[0].aval.shape)
+    return Product(flops, bool(batched), (left, right), times)

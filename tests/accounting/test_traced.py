@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FLOPs against the matrix products of the program that a user runs, one by one."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from t5x_like.accounting.flops import flops_per_token, forward_flops
+from t5x_like.accounting.traced import count_flops, count_products
+from t5x_like.training.program import program_for
+
+# What every traced run has: attention as the equation itself, which computes masked pairs too.
+REFERENCE = ["execution.attention=reference", "execution.remat=none"]
+CONFIGS = {
+    "default": [],
+    "unrolled": ["execution.scan_layers=false"],
+    "learned positions, biases": ["model.positions=learned", "model.use_bias=true", "model.norm=layernorm"],
+    "grouped, gated, untied": ["model.gated_mlp=true", "model.num_kv_heads=2", "model.tie_embeddings=false"],
+    "multi-query, narrow heads, post-norm, unrolled": [
+        "model.num_kv_heads=1", "model.head_dim=6", "model.norm_position=post", "model.use_bias=true",
+        "execution.scan_layers=false",
+    ],
+    "wide heads, three layers, unrolled": [
+        "model.head_dim=10", "model.num_layers=3", "model.mlp_dim=20", "execution.scan_layers=false",
+    ],
+    "sinusoidal, scaled, bf16": ["model.positions=sinusoidal", "model.scale_embeddings=true", "precision=bf16"],
+    "microbatches": ["training.microbatches=2"],
+    "chunks of two": ["objective.logits_chunk=2"],
+    "chunks of a vocabulary untied": ["objective.logits_chunk=8", "model.tie_embeddings=false"],
+    "dropout": ["model.dropout_rate=0.1", "execution.steps_per_call=3"],
+    "a mesh": ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"],
+}  # fmt: skip
+
+
+def abstract_batch(config, *leading):
+    shape = (*leading, config.training.batch_size, config.data.sequence_length)
+    names = ("decoder_input_tokens", "decoder_target_tokens")
+    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+
+
+def traced_step(config):
+    program = program_for(config)
+    steps = program.steps_per_call
+    knobs = {
+        "learning_rate": jax.ShapeDtypeStruct((steps,), jnp.float32),
+        "count": jax.ShapeDtypeStruct((), jnp.int32),
+        "key": jax.eval_shape(lambda: jax.random.key(0)),
+    }
+    return count_products(program.step, program.abstract_state, abstract_batch(config, steps), knobs)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_training_step(name, make_run):
+    """Nothing in the step is a product but what the closed form counts: no optimizer, no rotary, no loss."""
+    config = make_run(*REFERENCE, *CONFIGS[name])
+    products = traced_step(config)
+    length = config.data.sequence_length
+    tokens = config.training.batch_size * length
+    assert sum(p.flops for p in products) == tokens * flops_per_token(config.model, length, full_attention=True)
+    scores = sum(product.flops for product in products if product.batched)
+    in_full = forward_flops(config.model, length, full_attention=True)["attention_scores"]
+    halved = forward_flops(config.model, length)["attention_scores"]
+    assert scores == 3 * tokens * in_full == 6 * tokens * halved
+
+
+@pytest.mark.parametrize("name", ["default", "grouped, gated, untied", "chunks of two"])
+def test_an_evaluation(name, make_run):
+    config = make_run(*REFERENCE, *CONFIGS[name])
+    program = program_for(config)
+    length = config.data.sequence_length
+    forward = sum(forward_flops(config.model, length, full_attention=True).values())
+    flops = count_flops(program.evaluate, program.abstract_state.trainable, abstract_batch(config))
+    assert flops == config.training.batch_size * length * forward
+
+
+def test_positions_that_fill_the_last_chunk_up_are_extra(make_run):
+    """Seven tokens in chunks of two are eight: the one position more costs its logits and nothing else."""
+    config = make_run(*REFERENCE, "data.sequence_length=7", "objective.logits_chunk=2")
+    flops = sum(product.flops for product in traced_step(config))
+    filled = 6 * config.model.d_model * config.model.vocab_size
+    assert flops == config.training.batch_size * (7 * flops_per_token(config.model, 7, full_attention=True) + filled)
+
+
+def test_remat_computes_more_than_it_counts(make_run):
+    """The layers' forward products once more, but for each layer's last, which no gradient asks for."""
+    config = make_run("execution.attention=reference", "execution.remat=full")
+    length, c = config.data.sequence_length, config.model
+    parts = forward_flops(c, length, full_attention=True)
+    again = sum(parts.values()) - parts["logits"] - c.num_layers * 2 * c.mlp_dim * c.d_model
+    flops = sum(product.flops for product in traced_step(config)) / (config.training.batch_size * length)
+    assert flops == flops_per_token(c, length, full_attention=True) + again
+
+
+def test_loops_calls_and_branches_are_entered():
+    """Against counting by hand, on a function of every construct that the step is made of."""
+    x, w = jnp.ones((3, 4)), jnp.ones((4, 4))
+
+    @jax.custom_vjp
+    def custom(x):
+        return x @ w
+
+    custom.defvjp(lambda x: (x @ w, None), lambda _, g: (g @ w.T,))
+
+    def function(x):
+        x, _ = jax.lax.scan(lambda x, _: (jax.jit(lambda x: x @ w)(x), None), x, length=5)
+        x = jax.lax.fori_loop(0, x.astype(jnp.int32)[0, 0], lambda _, x: x @ w, x)
+        x = jax.lax.cond(x[0, 0] > 0, lambda x: (x @ w) @ w, lambda x: x @ w, x)
+        x = jax.checkpoint(custom)(x)
+        return jnp.einsum("BD,BE->BDE", x, x).sum()
+
+    one = 2 * 3 * 4 * 4
+    outer = 2 * math.prod((3, 4, 4))  # a contraction over nothing, of depth 1
+    assert count_flops(function, x) == (5 + 1 + 2 + 1) * one + outer
+    with pytest.raises(NotImplementedError, match="conv_general_dilated"):
+        count_flops(lambda x: jax.lax.conv(x, x, (1, 1), "SAME"), jnp.ones((1, 1, 3, 3)))
