@@ -28,11 +28,14 @@ def convert(cls: type[T], content: Mapping[str, Any], path: str = "") -> T:
     """Builds the dataclass `cls` from a nested mapping.
 
     Every key must be a field; a value must have the field's type (an integral float such as 1e6 counts as an int, an
-    int as a float, a list as a tuple). Unions of dataclasses are told apart by their `kind: Literal[...]` field.
+    int as a float, a list as a tuple). Unions of dataclasses are told apart by their `kind: Literal[...]` field. A
+    dataclass with a classmethod `complete(mapping) -> mapping` may first carry values from one field to another.
 
     Raises:
       UserError: one line naming the field, the value and what is accepted.
     """
+    complete = getattr(cls, "complete", None)
+    content = content if complete is None else complete(content)
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in content:
@@ -95,7 +98,10 @@ def _describe(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_describe(member) for member in get_args(hint))
     if get_origin(hint) is tuple:
-        return f"a list of {_describe(get_args(hint)[0])}"
+        members = get_args(hint)
+        if members[-1] is Ellipsis:
+            return f"a list of {_describe(members[0])}"
+        return f"[{', '.join(_describe(member) for member in members)}]"
     if hint is type(None):
         return "None"
     words = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
@@ -130,11 +136,17 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         if value in get_args(hint):
             return value
     elif origin is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(_value(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+        members = get_args(hint)
+        if isinstance(value, list | tuple) and members[-1] is Ellipsis:
+            return tuple(_value(members[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+        if isinstance(value, list | tuple) and len(value) == len(members):
+            return tuple(
+                _value(member, item, f"{path}[{i}]")
+                for i, (member, item) in enumerate(zip(members, value, strict=True))
+            )
     elif origin is dict:
         if isinstance(value, Mapping):
-            return dict(value)
+            return {key: _value(get_args(hint)[1], item, f"{path}.{key}") for key, item in value.items()}
     elif _is_dataclass(hint):
         if isinstance(value, hint):
             return value

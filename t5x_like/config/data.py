@@ -38,12 +38,12 @@ TokenizerConfig = ByteTokenizerConfig | BPETokenizerConfig
 class _Text:
     sequence_length: int = 128
     tokenizer: TokenizerConfig = field(default_factory=BPETokenizerConfig)
-    held_out_fraction: float = 0.1  # of the files, chosen by the hash of their content
+    held_out_fraction: float = 0.1  # of the files, chosen by the hash of their content; 1: all, in an evaluation set
 
     def __post_init__(self) -> None:
         positive(self, "sequence_length")
-        if not 0 < self.held_out_fraction < 1:
-            raise FieldError("held_out_fraction", f"{self.held_out_fraction} is outside (0, 1)")
+        if not 0 < self.held_out_fraction <= 1:
+            raise FieldError("held_out_fraction", f"{self.held_out_fraction} is outside (0, 1]")
 
     @property
     def vocab_size(self) -> int:

@@ -4,16 +4,18 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from t5x_like.config.data import DataConfig
+from t5x_like.config.evaluation import check_sets, with_what_sets_share
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.model import DecoderOnlyConfig, ModelConfig
 from t5x_like.config.objective import CausalLMConfig, ObjectiveConfig
 from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
 from t5x_like.config.schedule import CosineConfig, ScheduleConfig
-from t5x_like.config.training import TrainingConfig
+from t5x_like.config.training import INTERVALS, TrainingConfig
 from t5x_like.config.tuning import FullTuningConfig, TuningConfig
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError, to_dict, without_defaults
@@ -34,19 +36,34 @@ class RunConfig:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     precision: Literal["f32", "bf16", "fp16"] = "f32"
     seed: int = 0
+    evaluation: dict[str, DataConfig] = field(default_factory=dict)  # further sets to score the model on, by name
 
-    def resolve(self) -> "RunConfig":
+    @classmethod
+    def complete(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Gives evaluation sets the run's own tokenizer and length, before `strict.convert` fills in defaults."""
+        return with_what_sets_share(content)
+
+    def resolve(self, epoch_examples: float | None = None) -> "RunConfig":
         """Fills in every None that follows from other fields.
+
+        Args:
+          epoch_examples: what only the data can say, for durations in epochs; see `TrainingConfig.resolve`.
 
         Raises:
           UserError: fields that contradict one another, in one line.
         """
         resolved: dict[str, Any] = {}
-        for name in ("model", "training"):
-            try:
-                resolved[name] = getattr(self, name).resolve(self.data)
-            except FieldError as error:
-                raise UserError(f"{name}.{error.field}: {error}") from None
+        try:
+            resolved["model"] = self.model.resolve(self.data)
+        except FieldError as error:
+            raise UserError(f"model.{error.field}: {error}") from None
+        try:
+            resolved["training"] = self.training.resolve(self.data, epoch_examples)
+        except FieldError as error:
+            raise UserError(f"training.{error.field}: {error}") from None
+        if getattr(self.data, "held_out_fraction", 0) == 1:
+            raise UserError("data.held_out_fraction: 1.0 leaves nothing to train on; only evaluation sets take it")
+        check_sets(self.data, resolved["model"], self.evaluation)
         return dataclasses.replace(self, **resolved)
 
 
@@ -66,8 +83,9 @@ def config_hash(config: RunConfig) -> str:
 
 
 def _without_execution(content: dict[str, Any]) -> dict[str, Any]:
-    for name in ("mesh", "execution"):
+    for name in ("mesh", "execution", "evaluation"):
         content.pop(name, None)
-    for name in ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard"):
+    # The length of a run is its steps and tokens, however it was given.
+    for name in (*INTERVALS, "keep_checkpoints", "tensorboard", "examples", "epochs"):
         content["training"].pop(name, None)
     return content

@@ -2,35 +2,50 @@
 """How long a run is, its batches, and when it logs, evaluates and saves."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from t5x_like.config.checks import divisors, positive
 from t5x_like.config.data import DataConfig
+from t5x_like.config.durations import Duration, Measures, parse, resolve, whole_steps
 from t5x_like.strict import FieldError
+
+INTERVALS = ("log_every", "evaluate_every", "checkpoint_every")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Length of the run (tokens or steps, one of them) and its batches."""
+    """Length of the run (in tokens, steps, examples or epochs: one of them) and its batches.
 
-    tokens: int | None = None  # rounded to whole steps
+    The intervals are durations (`durations.py`): a number of steps, or a text such as "1e6 tokens" or "10%".
+    """
+
+    tokens: int | None = None  # rounded to whole steps, like examples and epochs
     steps: int | None = None
+    examples: int | None = None  # sequences
+    epochs: float | None = None  # passes over the training data
     batch_size: int = 16  # sequences in a step, over all hosts
     microbatches: int = 1  # the batch is processed in this many parts, their gradients accumulated
-    log_every: int = 10  # steps
-    evaluate_every: int | None = None  # steps; None: only at the end
+    log_every: Duration = 10
+    evaluate_every: Duration | None = None  # None: only at the end
     eval_tokens: int = 262144  # held-out tokens, the same ones every time
-    checkpoint_every: int | None = None  # steps; None: only at the end
+    checkpoint_every: Duration | None = None  # None: only at the end
     keep_checkpoints: int = 2
     ema_decay: float | None = None  # of an exponential moving average of the parameters; None: no average
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "microbatches", "log_every", "eval_tokens", "keep_checkpoints"):
+        for name in ("batch_size", "microbatches", "eval_tokens", "keep_checkpoints"):
             positive(self, name)
-        for name in ("tokens", "steps", "evaluate_every", "checkpoint_every"):
+        for name in ("tokens", "steps", "examples"):
             if getattr(self, name) is not None:
                 positive(self, name)
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise FieldError("epochs", f"{self.epochs} is not above 0")
+        for name in INTERVALS:
+            if getattr(self, name) is not None:
+                parse(name, getattr(self, name))
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise FieldError("ema_decay", f"{self.ema_decay} is outside (0, 1)")
         if self.batch_size % self.microbatches:
@@ -40,12 +55,55 @@ class TrainingConfig:
                 f"{divisors(self.batch_size)}",
             )
 
-    def resolve(self, data: DataConfig) -> "TrainingConfig":
-        """States the run's length in both steps and tokens."""
-        per_step = self.batch_size * data.sequence_length
-        if self.steps is None and self.tokens is None:
-            raise FieldError("tokens", "is None and so is steps; give one of them")
-        steps = self.steps if self.steps is not None else max(1, round(float(self.tokens or 0) / per_step))
-        if self.steps is not None and self.tokens not in (None, steps * per_step):
-            raise FieldError("tokens", f"{self.tokens} and steps={self.steps} disagree; give one of them")
-        return dataclasses.replace(self, steps=steps, tokens=steps * per_step)
+    @property
+    def resolved(self) -> bool:
+        """Whether the length and every interval are known in steps; epochs are not before the data is."""
+        return self.steps is not None and not any(isinstance(getattr(self, name), str) for name in INTERVALS)
+
+    def resolve(self, data: DataConfig, epoch_examples: float | None = None) -> "TrainingConfig":
+        """States the run's length in steps, tokens and examples, and the intervals in steps.
+
+        Args:
+          data: gives the tokens of an example.
+          epoch_examples: training examples in an epoch, infinity where the data never ends; None: not known yet, and
+            what needs it stays as it is.
+
+        Raises:
+          FieldError: no length, two that disagree, or epochs of data that never ends.
+        """
+        measures = Measures(self.batch_size, data.sequence_length, epoch_examples)
+        steps = self._steps(measures)
+        if steps is None:
+            return self
+        measures = dataclasses.replace(measures, steps=steps)
+        examples = steps * self.batch_size
+        length: dict[str, Any] = {"steps": steps, "tokens": examples * data.sequence_length, "examples": examples}
+        intervals: dict[str, Any] = {name: resolve(name, getattr(self, name), measures) for name in INTERVALS}
+        return dataclasses.replace(self, **length, **intervals)
+
+    def _steps(self, measures: Measures) -> int | None:
+        """The run's length in steps, or None where it waits for the length of an epoch."""
+        given = {n: getattr(self, n) for n in ("steps", "tokens", "examples", "epochs") if getattr(self, n) is not None}
+        if not given:
+            raise FieldError("tokens", "is None and so are steps, examples and epochs; give one of them")
+        in_steps = {name: resolve(name, f"{amount!r} {name}", measures) for name, amount in given.items()}
+        known = {name: steps for name, steps in in_steps.items() if isinstance(steps, int)}
+        if not known:
+            return None
+        first, steps = next(iter(known.items()))
+        per_step = {
+            "steps": 1,
+            "tokens": measures.batch_size * measures.sequence_length,
+            "examples": measures.batch_size,
+        }
+        for name, amount in list(given.items())[1:]:
+            whole = name == "epochs" or amount == steps * per_step[name]
+            if known.get(name, steps) != steps or not whole:
+                raise FieldError(name, f"{amount} and {first}={given[first]} disagree; give one of them")
+        return steps
+
+    def every(self) -> tuple[int, int | None, int | None]:
+        """Steps between log lines, evaluations and checkpoints of a resolved config."""
+        log, evaluate, checkpoint = (whole_steps(getattr(self, name)) for name in INTERVALS)
+        assert log is not None
+        return log, evaluate, checkpoint

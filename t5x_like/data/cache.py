@@ -36,6 +36,7 @@ from t5x_like.strict import to_dict
 _FORMAT = 1  # raise it when the same corpus and tokenizer config give other tokens
 _ABANDONED_SECONDS = 24 * 3600.0
 _TEXT_BYTES_AT_ONCE = 2**26
+_EMPTY_NPY_BYTES = 128  # a header and nothing else
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,25 @@ def cache_root() -> Path:
 
 
 def tokenised(
-    config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, cache_dir: Path | None = None
+    config: PythonLibraryConfig | TextFilesConfig,
+    corpus: Corpus,
+    cache_dir: Path | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> TokenisedText:
     """Returns the corpus's tokens out of the cache, having put them there if need be.
+
+    With a `tokenizer` they are its tokens; else the config says which one is trained on the training documents.
 
     Raises:
       UserError: the cache cannot be written or is damaged, or the corpus is too small for the vocabulary.
     """
     root = Path(cache_dir) if cache_dir is not None else cache_root()
-    folder = root / f"text-{_key(config, corpus)}"
+    folder = root / f"text-{_key(config, corpus, tokenizer)}"
     if not folder.exists():
         try:
             root.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(root)
-            _build(config, corpus, folder)
+            _build(config, corpus, folder, tokenizer)
         except OSError as error:
             raise UserError(
                 f"{root}: the cache for tokenised text cannot be written ({error.strerror}); set T5X_LIKE_CACHE to a "
@@ -79,7 +85,7 @@ def tokenised(
     return _load(folder)
 
 
-def _key(config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus) -> str:
+def _key(config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> str:
     content = {
         "format": _FORMAT,
         "corpus": corpus.fingerprint,
@@ -87,13 +93,18 @@ def _key(config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus) -> str:
         "tokenizer": to_dict(config.tokenizer),
         "tokenizers": huggingface.__version__ if config.tokenizer.kind == "bpe" else None,
     }
+    if tokenizer is not None:
+        content["tokenizer"] = tokenizer.fingerprint
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _build(config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, folder: Path) -> None:
+def _build(
+    config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, folder: Path, tokenizer: Tokenizer | None
+) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        _write(config, corpus, temporary)
+        tokenizer = tokenizer or build_tokenizer(config.tokenizer, (document.read() for document in corpus.train))
+        _write(tokenizer, corpus, temporary)
         temporary.chmod(0o755)
         try:
             temporary.rename(folder)
@@ -104,8 +115,7 @@ def _build(config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, folder
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, folder: Path) -> None:
-    tokenizer = build_tokenizer(config.tokenizer, (document.read() for document in corpus.train))
+def _write(tokenizer: Tokenizer, corpus: Corpus, folder: Path) -> None:
     tokenizer.save(folder / "tokenizer.json")
     fingerprint = hashlib.sha256()
     meta: dict[str, Any] = {"corpus_fingerprint": corpus.fingerprint}
@@ -137,7 +147,9 @@ def _encode(tokenizer: Tokenizer, documents: tuple[Document, ...]) -> list[np.nd
 
 def _load(folder: Path) -> TokenisedText:
     def array(name: str) -> np.ndarray:
-        return np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray)
+        path = folder / f"{name}.npy"
+        empty = path.stat().st_size <= _EMPTY_NPY_BYTES  # which cannot be mapped: all documents are held out
+        return np.load(path, mmap_mode=None if empty else "r").view(np.ndarray)
 
     try:
         text = TokenisedText(

@@ -68,7 +68,7 @@ def load_corpus(config: PythonLibraryConfig | TextFilesConfig) -> Corpus:
 
     Empty files and second copies of a content are left out. A file is held out when its digest, read as a fraction of
     the largest one, is below `held_out_fraction`: it stays on its side when other files come and go. A corpus so small
-    that one side would be empty gives that side the one file nearest to the boundary.
+    that one side would be empty gives that side the one file nearest to the boundary. At 1 all files are held out.
 
     Raises:
       UserError: no file, a file that cannot be read or is not UTF-8, or fewer than two different files.
@@ -80,6 +80,8 @@ def load_corpus(config: PythonLibraryConfig | TextFilesConfig) -> Corpus:
         source = "data.kind='python_library'"
         paths = _library_files()
     documents = _documents(paths, skip_other_encodings=isinstance(config, PythonLibraryConfig))
+    if config.held_out_fraction == 1 and documents:
+        return Corpus(train=(), held_out=tuple(documents))
     if len(documents) < 2:
         raise UserError(
             f"{source}: {len(documents)} different non-empty file; a corpus needs at least 2, because whole files are "

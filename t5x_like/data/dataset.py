@@ -9,6 +9,7 @@ and the batch size never change which tokens come when.
 import functools
 import hashlib
 import itertools
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ class Dataset(ABC):
       exact_entropy: nats per token of the source, None where nobody knows it.
       fingerprint: hexadecimal digits that change with any token of training or held-out data.
       unique_tokens: tokens in the training stream; None: unlimited.
+      epoch_rows: training rows after which they come again, in another order; infinity where they never do.
       held_out_bytes_per_token: UTF-8 bytes per held-out token, separators counted as tokens of no bytes, so that
         bits per byte = loss in nats / (ln 2 * held_out_bytes_per_token). None where tokens are not text.
       description: counts and fingerprints for environment.json.
@@ -48,6 +50,7 @@ class Dataset(ABC):
     exact_entropy: float | None = None
     fingerprint: str
     unique_tokens: int | None = None
+    epoch_rows: float = math.inf
     held_out_bytes_per_token: float | None = None
     description: dict[str, Any]
 
@@ -76,6 +79,23 @@ class Dataset(ABC):
         """
         rows = _host_rows(batch_size, host_index, host_count)
         return self._from_blocks(index * batch_size + rows.start, len(rows))
+
+    def training_batches(
+        self, index: int, count: int, batch_size: int, *, host_index: int = 0, host_count: int = 1
+    ) -> Batch:
+        """Returns training batches [index, index + count) stacked: features [count, batch_size / host_count, T].
+
+        On one host they are consecutive rows, so nothing is copied: the arrays are read-only views.
+
+        Raises:
+          UserError: the hosts do not divide the batch.
+        """
+        if host_count > 1:
+            hosts = {"host_index": host_index, "host_count": host_count}
+            parts = [self.training_batch(index + i, batch_size, **hosts) for i in range(count)]
+            return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        rows = self._from_blocks(index * batch_size, count * batch_size)
+        return {name: value.reshape(count, batch_size, *value.shape[1:]) for name, value in rows.items()}
 
     def grain_batches(self, batch_size: int, *, host_index: int = 0, host_count: int = 1) -> "grain.MapDataset":
         """Returns the training batches as a Grain dataset whose element i is batch i, for mixing and prefetching.

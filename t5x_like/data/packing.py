@@ -43,6 +43,18 @@ def pack(documents: list[np.ndarray], separator: int) -> tuple[np.ndarray, np.nd
     return stream, starts
 
 
+def count_targets(batch: Batch) -> np.ndarray:
+    """How many tokens of stacked batches [K, B, ...] are targets, not padding, int64 [K]; rows, where none are tokens.
+
+    Counted, not added up from weights: those need not be 1, and float32 sums of many lose the last digits.
+    """
+    for name in ("decoder_loss_weights", "encoder_loss_weights"):
+        if name in batch:
+            return np.count_nonzero(batch[name], axis=tuple(range(1, batch[name].ndim)))
+    first = next(iter(batch.values()))
+    return np.full(first.shape[0], first.shape[1])
+
+
 def num_windows(stream_length: int, length: int) -> int:
     """How many windows of `length` have at least one target in a stream of `stream_length` tokens."""
     return -(-(stream_length - 1) // length)

@@ -11,6 +11,7 @@ from t5x_like.data.cache import tokenised
 from t5x_like.data.corpus import load_corpus
 from t5x_like.data.dataset import Dataset, random_stream
 from t5x_like.data.packing import Batch, num_windows, windows
+from t5x_like.data.tokenizers import Tokenizer
 
 
 class TextDataset(Dataset):
@@ -25,8 +26,14 @@ class TextDataset(Dataset):
       UserError: see `load_corpus` and `tokenised`.
     """
 
-    def __init__(self, config: PythonLibraryConfig | TextFilesConfig, seed: int, cache_dir: Path | None = None):
-        self._text = tokenised(config, load_corpus(config), cache_dir)
+    def __init__(
+        self,
+        config: PythonLibraryConfig | TextFilesConfig,
+        seed: int,
+        cache_dir: Path | None = None,
+        tokenizer: Tokenizer | None = None,
+    ):
+        self._text = tokenised(config, load_corpus(config), cache_dir, tokenizer)
         self._seed = seed
         meta = self._text.meta
         self.vocab_size = self._text.tokenizer.vocab_size
@@ -36,7 +43,7 @@ class TextDataset(Dataset):
         self.unique_tokens = meta["train_tokens"]
         self.held_out_bytes_per_token = meta["held_out_bytes"] / meta["held_out_tokens"]
         self.description = {"source": config.kind, **{name: meta[name] for name in meta if name != "format"}}
-        self._num_training_rows = max(1, (len(self._text.train) - 1) // self.sequence_length)
+        self.epoch_rows = self._num_training_rows = max(1, (len(self._text.train) - 1) // self.sequence_length)
         self._training_order = functools.lru_cache(maxsize=2)(self._new_order)
         self._held_out_order = _shuffled(self._num_held_out_rows, "held-out windows")
 

@@ -6,6 +6,7 @@ it starts every document, no text encodes to it, and it decodes to nothing. The 
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -37,6 +38,11 @@ class Tokenizer(ABC):
     @property
     def vocab_size(self) -> int:
         return len(self.token_bytes)
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that differ for tokenizers that encode some text differently."""
 
     @abstractmethod
     def encode_documents(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
@@ -75,6 +81,10 @@ class ByteTokenizer(Tokenizer):
     def __init__(self) -> None:
         super().__init__([b"", *(bytes([byte]) for byte in range(256))])
 
+    @property
+    def fingerprint(self) -> str:
+        return "byte"
+
     def encode_documents(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         for text in texts:
             yield np.frombuffer(_utf8(text), np.uint8).astype(np.uint16) + np.uint16(1)
@@ -96,6 +106,10 @@ class BPETokenizer(Tokenizer):
         to_byte = {character: byte for byte, character in enumerate(_byte_characters())}
         names = sorted(model.get_vocab(), key=model.get_vocab().__getitem__)
         super().__init__([b"", *(bytes(to_byte[character] for character in name) for name in names[1:])])
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{huggingface.__version__}\n{self._model.to_str()}".encode()).hexdigest()[:16]
 
     def encode_documents(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         for text in texts:

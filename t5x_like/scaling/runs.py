@@ -56,7 +56,7 @@ def read_curves(folder: Path, names: Iterable[str], params: Iterable[float]) -> 
         if not name or not path.is_file():
             continue
         lines = [line for line in map(_line, path.read_text().splitlines()) if line]
-        chosen = [line for line in lines if line.get("split") == "eval"]
+        chosen = [line for line in lines if line.get("split") == "eval" and "dataset" not in line]
         chosen = chosen if len(chosen) > 2 else [line for line in lines if line.get("split") == "train"]
         usable = [line for line in chosen if _positive(line, "tokens", "loss")]
         pairs = np.array([(line["tokens"], line["loss"]) for line in usable], float)

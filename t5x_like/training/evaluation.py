@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The held-out loss of a model, with its standard error."""
+"""The held-out loss of a model, with its standard error, on the run's own data and on further sets."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,38 +10,76 @@ import numpy as np
 
 from t5x_like.config import RunConfig
 from t5x_like.data.dataset import Dataset
+from t5x_like.data.pipeline import build_dataset
+from t5x_like.data.tokenizers import Tokenizer
+from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Params
 from t5x_like.training.program import Program
 
 TOKENS_PER_CALL = 8192
 
 
-def evaluate(program: Program, params: Params, dataset: Dataset, config: RunConfig) -> dict[str, float]:
+def build_sets(config: RunConfig, tokenizer: Tokenizer | None) -> dict[str, Dataset]:
+    """Returns the further evaluation sets of a run by name; text is encoded with the run's own tokenizer.
+
+    Raises:
+      UserError: a source is missing, unreadable or too small.
+    """
+    sets = {}
+    for name, each in config.evaluation.items():
+        try:
+            sets[name] = build_dataset(each, config.seed, tokenizer=tokenizer)
+        except UserError as error:
+            raise UserError(f"evaluation.{name}.{str(error).removeprefix('data.')}") from None
+    return sets
+
+
+def evaluate(
+    program: Program,
+    params: Params,
+    dataset: Dataset,
+    config: RunConfig,
+    progress: Callable[[float], None] = lambda share: None,
+) -> dict[str, float]:
     """Scores the model on the held-out tokens that the config names; the same ones for every run of a dataset.
 
+    Args:
+      program: of the run.
+      params: of the model.
+      dataset: whose held-out rows are scored.
+      config: of the run: `training.eval_tokens`, and a batch that fits the devices.
+      progress: told the share done after every call.
+
     Returns:
-      loss (nats a token), loss_stderr, accuracy, eval_tokens, and bits_per_byte for text. On a process of known
-      entropy the loss is that entropy plus the divergence of the model's predictions from the truth. The standard
-      error takes the windows as independent, which windows of one document are not quite.
+      loss (nats a token), loss_stderr, eval_tokens (the weight of all targets), bits_per_byte for text, and the mean of
+      whatever else the objective scores. On a process of known entropy the loss is that entropy plus the divergence of
+      the model's predictions from the truth. The standard error takes the windows as independent, which windows of one
+      document are not quite.
     """
     batch_size = config.training.batch_size // config.training.microbatches  # what is known to fit the devices
     batch_size *= max(1, TOKENS_PER_CALL // (batch_size * dataset.sequence_length))
+    calls = -(-config.training.eval_tokens // (batch_size * dataset.sequence_length))
     pending: list[Any] = []
     collected: dict[str, list[np.ndarray]] = {}
     hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
-    for batch in dataset.eval_batches(batch_size, config.training.eval_tokens, **hosts):
+    for number, batch in enumerate(dataset.eval_batches(batch_size, config.training.eval_tokens, **hosts)):
         pending.append(program.evaluate(params, program.on_devices(batch)))
         if len(pending) > 1:  # one call stays in flight while the next batch is made
             _collect(collected, pending.pop(0))
+            progress(number / calls)
     for sums in pending:
         _collect(collected, sums)
-    totals = {name: np.concatenate(parts, axis=1) for name, parts in collected.items()}
+    progress(1.0)
+    return _result({name: np.concatenate(parts, axis=1) for name, parts in collected.items()}, dataset)
+
+
+def _result(totals: dict[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
     name = "loss" if dataset.exact_entropy is None else "divergence"
     loss, stderr = _mean(totals[name])
     result = {
         "loss": loss + (dataset.exact_entropy or 0.0),
         "loss_stderr": stderr,
-        "accuracy": _mean(totals["accuracy"])[0],
+        **{other: _mean(pairs)[0] for other, pairs in totals.items() if other not in ("loss", "divergence")},
         "eval_tokens": float(totals[name][1].sum()),
     }
     if dataset.held_out_bytes_per_token:

@@ -7,43 +7,52 @@ import time
 from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.accounting.hardware import peak_flops
 from t5x_like.config import RunConfig
 from t5x_like.data.dataset import Dataset
+from t5x_like.data.packing import count_targets
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.files import read_json, write_json
 from t5x_like.training.checkpoints import Checkpoints
-from t5x_like.training.evaluation import evaluate
-from t5x_like.training.metrics import Metrics, Tally
-from t5x_like.training.optimizers import learning_rates
+from t5x_like.training.evaluation import build_sets, evaluate
+from t5x_like.training.metrics import Metrics, Stopwatch, Tally
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Reporter, Silent
 from t5x_like.training.run_folder import (
     check_data,
     check_folder,
+    finite,
     hold_folder,
     open_folder,
     write_accounting,
     write_environment,
 )
+from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
 
 
 def train(
-    config: RunConfig, workdir: str | Path, *, dataset: Dataset | None = None, reporter: Reporter | None = None
+    config: RunConfig,
+    workdir: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    reporter: Reporter | None = None,
+    started: float | None = None,
 ) -> dict[str, Any]:
     """Trains a run to its end, or goes on with it where its folder says it stopped.
 
     Args:
-      config: resolved.
+      config: resolved; durations in epochs may be left, they are resolved here.
       workdir: the run folder; made when missing.
       dataset: as `build_dataset(config.data, config.seed)` gives it, when the caller has it already.
       reporter: told of progress.
+      started: when the program was, on the clock of time.monotonic(), to tell how long the first step took to come.
 
     Returns:
       What summary.json holds. Its `status` is "finished", "diverged" (a loss that is not finite) or "interrupted"
@@ -52,7 +61,11 @@ def train(
     Raises:
       UserError: the folder belongs to another run or another process, its data has changed, or the mesh does not fit.
     """
+    started = time.monotonic() if started is None else started
     folder = Path(workdir)
+    if not config.training.resolved:
+        dataset = dataset or build_dataset(config.data, config.seed)
+        config = config.resolve(dataset.epoch_rows)
     program = program_for(config)
     program.layout.check_batch(config.training.batch_size // config.training.microbatches, "training.batch_size")
     check_folder(folder, config)
@@ -65,8 +78,9 @@ def train(
             return ended
         dataset = dataset or build_dataset(config.data, config.seed)
         check_data(folder, dataset.fingerprint)
+        sets = build_sets(config, dataset.tokenizer)
         with stop_on_signals() as stop:  # until all is on disk: a second signal does not lose what the first one saves
-            loop = _Loop(config, folder, dataset, reporter)
+            loop = _Loop(config, folder, dataset, sets, reporter, started)
             try:
                 summary = loop.summary(loop.run(stop))
             finally:
@@ -86,10 +100,20 @@ def _ended(folder: Path) -> dict[str, Any] | None:
 class _Loop:
     """One run in progress."""
 
-    def __init__(self, config: RunConfig, folder: Path, dataset: Dataset, reporter: Reporter):
-        self.config, self.folder, self.dataset, self.reporter = config, folder, dataset, reporter
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        dataset: Dataset,
+        sets: dict[str, Dataset],
+        reporter: Reporter,
+        started: float,
+    ):
+        self.config, self.dataset, self.sets = config, dataset, sets
+        self.reporter, self.started = reporter, started
         assert config.training.steps is not None
         self.total = config.training.steps
+        self.log_every, self.evaluate_every, self.checkpoint_every = config.training.every()
         self.program = program_for(config)
         self.checkpoints = Checkpoints(folder / "checkpoints", config.training.keep_checkpoints)
         init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
@@ -101,8 +125,8 @@ class _Loop:
             self.tally = Tally(**tally)
             reporter.note(f"resuming from step {self.tally.step}")
         self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
-        self.pending: deque[tuple[np.ndarray, Any]] = deque()
-        write_environment(folder, self.program.layout.mesh, dataset.description | {"fingerprint": dataset.fingerprint})
+        self.pending: deque[_Call] = deque()
+        write_environment(folder, self.program.layout.mesh, dataset, sets)
         if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
             dataset.tokenizer.save(folder / "tokenizer.json")
         accounting = write_accounting(folder, config)
@@ -114,25 +138,25 @@ class _Loop:
             peak=None if peak is None else peak * self.program.layout.mesh.size,
             tensorboard=config.training.tensorboard,
         )
+        self.count_everywhere = jax.jit(_count_everywhere, out_shardings=self.program.layout.replicated)
+        self.stopwatch = Stopwatch()
+        self.startup_seconds: float | None = None
         self.began = time.monotonic() - self.tally.wall_seconds
 
     def run(self, stop: StopRequest) -> str:
         """Steps to the end, a stop or a loss that is not finite; returns the status."""
-        training = self.config.training
-        hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
-        batches = self.dataset.train_batches(training.batch_size, start=self.step, **hosts)
         self.reporter.start(self.step, self.total)
         try:
             while self.step < self.total and not stop:
-                self._dispatch(batches)
+                self._dispatch()
                 while len(self.pending) > 1:  # the call before; the one just dispatched is running
                     self._collect()
-                if self.step < self.total and _due(self.step, training.evaluate_every):
+                if self.step < self.total and _due(self.step, self.evaluate_every):
                     self._evaluate()
-                if self.step < self.total and _due(self.step, training.checkpoint_every):
+                if self.step < self.total and _due(self.step, self.checkpoint_every):
                     self._save()
             self._collect_all()
-            if self.step == self.total and self.tally.last_eval.get("step") != self.total:
+            if self.step == self.total:
                 self._evaluate()
         except _Diverged as diverged:
             self.reporter.note(str(diverged))
@@ -143,38 +167,51 @@ class _Loop:
             return "interrupted"
         return "finished"
 
-    def _dispatch(self, batches: Any) -> None:
+    def _dispatch(self) -> None:
         """Sends the next steps to the device: a whole call, or fewer up to the next evaluation or checkpoint."""
-        training = self.config.training
-        size = self.program.steps_per_call
-        count = min(size, self.total - self.step)
-        for every in (training.evaluate_every, training.checkpoint_every):
+        count = min(self.program.steps_per_call, self.total - self.step)
+        for every in (self.evaluate_every, self.checkpoint_every):
             if every is not None:
                 count = min(count, every - self.step % every)
-        parts = [next(batches) for _ in range(count)]
-        parts += [parts[-1]] * (size - count)  # never used; every call has the same shape
-        stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        batches = self.dataset.training_batches(  # a whole call's, whatever the count: every call has the same shape
+            self.step,
+            self.program.steps_per_call,
+            self.config.training.batch_size,
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+        )
         steps = np.arange(self.step, self.step + count)
         rates = learning_rates(self.config.schedule, self.config.optimizer.learning_rate, self.total, steps)
         knobs = self.program.knobs(rates, self.key)
-        self.state, sums = self.program.step(self.state, self.program.on_devices(stacked, leading=1), knobs)
-        self.pending.append((rates, sums))
+        on_devices = self.program.on_devices(batches, leading=1)
+        self.state, sums = self.program.step(self.state, on_devices, knobs)
+        tokens = count_targets(batches) if jax.process_count() == 1 else self.count_everywhere(on_devices)
+        self.pending.append(_Call(rates, sums, tokens))
         self.step += count
 
     def _collect(self) -> None:
         """Fetches the metrics of the oldest call in flight and logs them."""
-        rates, sums = self.pending.popleft()
-        sums = jax.device_get(sums)
-        tokens_per_second = self.metrics.rate(float(sums["loss"][1][: len(rates)].sum()))
-        for i, rate in enumerate(rates):
-            values = {name: (float(value[i]), float(weight[i])) for name, (value, weight) in sums.items()}
-            self.tally.add(values)
-            if not math.isfinite(values["loss"][0]):
-                self.metrics.train(self.tally, float(rate), tokens_per_second)
-                raise _Diverged(f"diverged: the loss of step {self.tally.step} is {values['loss'][0]}")
-            if _due(self.tally.step, self.config.training.log_every) or self.tally.step == self.total:
-                line = self.metrics.train(self.tally, float(rate), tokens_per_second)
-                self.reporter.update(self.tally.step, line["loss"], tokens_per_second)
+        call, asked = self.pending.popleft(), self.stopwatch.now()
+        sums, tokens = jax.device_get((call.sums, call.tokens))
+        count = len(call.rates)
+        self.stopwatch.returned(int(tokens[:count].sum()), asked)
+        if self.startup_seconds is None:
+            self.startup_seconds = time.monotonic() - self.started
+        steps = range(self.tally.step + 1, self.tally.step + count + 1)
+        logs = [_due(step, self.log_every) or step == self.total for step in steps]
+        tokens_per_second = self.stopwatch.take_rate() if any(logs) else None
+        columns = {
+            name: list(zip(value.tolist(), weight.tolist(), strict=True)) for name, (value, weight) in sums.items()
+        }
+        for i, (step, log, rate) in enumerate(zip(steps, logs, call.rates.tolist(), strict=True)):
+            self.tally.add({name: pairs[i] for name, pairs in columns.items()}, int(tokens[i]))
+            loss = columns["loss"][i][0]
+            if not math.isfinite(loss):
+                self.metrics.train(self.tally, rate, tokens_per_second)
+                raise _Diverged(f"diverged: the loss of step {step} is {loss}")
+            if log:
+                line = self.metrics.train(self.tally, rate, tokens_per_second)
+                self.reporter.update(step, line["loss"], tokens_per_second)
         self.tally.wall_seconds = time.monotonic() - self.began
 
     def _collect_all(self) -> None:
@@ -182,14 +219,25 @@ class _Loop:
             self._collect()
 
     def _evaluate(self) -> None:
+        """Scores the run's own held-out data, then the further sets, unless that was done before a resumed step."""
         self._collect_all()
-        result = evaluate(self.program, self.program.params(self.state), self.dataset, self.config)
-        self.tally.last_eval = {"step": self.step, **result}
-        self.metrics.eval(self.tally, result)
-        self.metrics.restart_clock()
-        if not math.isfinite(result["loss"]):
-            raise _Diverged(f"diverged: the held-out loss at step {self.step} is {result['loss']}")
-        self.reporter.note(f"step {self.step}: held-out loss {result['loss']:.4f}")
+        if self.tally.last_eval.get("step") != self.step:
+            result = self._scored(self.dataset)
+            self.tally.last_eval = {"step": self.step, **result}
+            self.metrics.eval(self.tally, result)
+            if not math.isfinite(result["loss"]):
+                raise _Diverged(f"diverged: the held-out loss at step {self.step} is {result['loss']}")
+            self.reporter.note(f"step {self.step}: held-out loss {result['loss']:.4f}")
+        for name, dataset in self.sets.items():
+            if self.tally.evaluations.get(name, {}).get("step") != self.step:
+                result = self._scored(dataset)
+                self.tally.evaluations[name] = {"step": self.step, **result}
+                self.metrics.eval(self.tally, result, name)
+                self.reporter.note(f"step {self.step}: {name} loss {result['loss']:.4f}")
+        self.stopwatch.go_on()
+
+    def _scored(self, dataset: Dataset) -> dict[str, float]:
+        return evaluate(self.program, self.program.params(self.state), dataset, self.config)
 
     def _save(self) -> None:
         self._collect_all()
@@ -207,7 +255,10 @@ class _Loop:
             "loss": final and final["loss"],
             "loss_stderr": final and final["loss_stderr"],
             "bits_per_byte": final and final.get("bits_per_byte"),
+            "evaluations": {name: finite(self.tally.evaluations[name]) for name in self.sets} if final else {},
             "wall_seconds": time.monotonic() - self.began,
+            "startup_seconds": self.startup_seconds,
+            "busy_share": self.stopwatch.busy_share,
             "peak_memory_bytes": _peak_memory(),
         }
 
@@ -217,12 +268,29 @@ class _Loop:
         self.reporter.close()
 
 
+class _Call(NamedTuple):
+    """A call on its way: the learning rates of its steps, and per step the objective's sums and the target tokens."""
+
+    rates: np.ndarray
+    sums: Any
+    tokens: Any
+
+
 class _Diverged(Exception):
     """A loss that is not finite."""
 
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def _count_everywhere(batches: dict[str, jax.Array]) -> jax.Array:
+    """`count_targets` of batches whose rows lie on several hosts."""
+    weights = next((batches[n] for n in ("decoder_loss_weights", "encoder_loss_weights") if n in batches), None)
+    if weights is None:
+        first = next(iter(batches.values()))
+        return jnp.full(first.shape[0], first.shape[1])
+    return (weights != 0).sum(tuple(range(1, weights.ndim)))
 
 
 def _peak_memory() -> int:

@@ -2,14 +2,16 @@
 """What a run counts and where it writes that: metrics.jsonl and TensorBoard."""
 
 import dataclasses
+import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 
 from t5x_like.training.run_folder import MetricsFile
+from t5x_like.training.tensorboard import EventFile
 
 
 @dataclasses.dataclass
@@ -22,6 +24,7 @@ class Tally:
       wall_seconds: time spent on the run, over all its sessions.
       interval: {name: [sum, weight]} since the last log point.
       last_eval: the newest held-out evaluation and its step.
+      evaluations: the same of the further evaluation sets, by name.
     """
 
     step: int = 0
@@ -29,24 +32,72 @@ class Tally:
     wall_seconds: float = 0.0
     interval: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     last_eval: dict[str, float] = dataclasses.field(default_factory=dict)
+    evaluations: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
-    def add(self, sums: dict[str, tuple[float, float]]) -> None:
-        """Counts one step."""
+    def add(self, sums: Mapping[str, tuple[float, float]], tokens: int) -> None:
+        """Counts one step and the tokens it took."""
         self.step += 1
-        self.tokens += round(sums["loss"][1])
+        self.tokens += tokens
         for name, (value, weight) in sums.items():
             total = self.interval.setdefault(name, [0.0, 0.0])
             total[0] += value
             total[1] += weight
 
     def take_means(self) -> dict[str, float]:
-        """Returns the means since the last log point and starts the next interval."""
-        means = {name: value / max(weight, 1e-30) for name, (value, weight) in self.interval.items()}
+        """Returns the means since the last log point, NaN where nothing had weight, and starts the next interval."""
+        means = {name: value / weight if weight else math.nan for name, (value, weight) in self.interval.items()}
         self.interval = {}
         return means
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+class Stopwatch:
+    """Where the time of a session goes.
+
+    Calls are timed from one's return to the next one's. The first is left out (it is compiled), and so is what lies
+    between `pause` and `go_on`. Lines of metrics that came back in one call share a rate: its steps end together, so
+    there is nothing to time between them.
+
+    Attributes:
+      calling: seconds of the calls timed.
+      waiting: how much of that the loop waited for the compiled step; the rest it was busy itself.
+    """
+
+    def __init__(self) -> None:
+        self.calling = self.waiting = 0.0
+        self._last: float | None = None
+        self._tokens, self._seconds = 0, 0.0
+
+    def returned(self, tokens: int, asked: float) -> None:
+        """Counts a call of some tokens that has just come back, waited for since `asked` (on `now`'s clock)."""
+        now = self.now()
+        if self._last is not None:
+            self._tokens += tokens
+            self._seconds += now - self._last
+            self.calling += now - self._last
+            self.waiting += now - max(asked, self._last)
+        self._last = now
+
+    def take_rate(self) -> float | None:
+        """Tokens a second of the calls since this was last asked; None when none was timed."""
+        rate = self._tokens / self._seconds if self._seconds else None
+        self._tokens, self._seconds = 0, 0.0
+        return rate
+
+    def go_on(self) -> None:
+        """Leaves out what happened since the last call came back: an evaluation."""
+        self._last = None if self._last is None else self.now()
+
+    @property
+    def busy_share(self) -> float | None:
+        """The part of the calls' time that the loop was busy itself: at most that much of the run is overhead."""
+        return 1 - self.waiting / self.calling if self.calling else None
+
+    @staticmethod
+    def now() -> float:
+        return time.monotonic()
 
 
 class Metrics:
@@ -57,28 +108,10 @@ class Metrics:
         self._flops_per_token, self._peak = flops_per_token, peak
         if self._writes:
             self._file = MetricsFile(folder, tally.step)
-            self._board = (
-                SummaryWriter(str(folder / "tensorboard"), purge_step=tally.step + 1, write_to_disk=True)
-                if tensorboard
-                else None
-            )
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Leaves what happened until now (compilation, an evaluation) out of the next rate."""
-        self._clock: float | None = None
-
-    def rate(self, tokens: float) -> float | None:
-        """Tokens a second of a call that has just come back, since the one before it; None for the first.
-
-        All lines of a call share it: its steps come back together, so there is nothing to time between them.
-        """
-        now, before = time.monotonic(), self._clock
-        self._clock = now
-        return None if before is None or now == before else tokens / (now - before)
+            self._board = EventFile(folder / "tensorboard", tally.step + 1) if tensorboard else None
 
     def train(self, tally: Tally, learning_rate: float, rate: float | None) -> dict[str, Any]:
-        """Writes the means since the last log point, with the `rate` of the call; returns the line."""
+        """Writes the means since the last log point, with the tokens a second of that stretch; returns the line."""
         line = {
             **self._counts(tally, "train"),
             **tally.take_means(),
@@ -86,25 +119,26 @@ class Metrics:
             "tokens_per_second": rate,
             "mfu": None if rate is None or self._peak is None else rate * self._flops_per_token / self._peak,
         }
-        self._write(line)
+        self._write(line, "train")
         return line
 
-    def eval(self, tally: Tally, result: dict[str, float]) -> None:
-        """Writes a held-out evaluation."""
-        self._write({**self._counts(tally, "eval"), **result})
+    def eval(self, tally: Tally, result: dict[str, float], dataset: str | None = None) -> None:
+        """Writes an evaluation: of the run's own held-out data, or of the further set `dataset`."""
+        which = {} if dataset is None else {"dataset": dataset}
+        self._write({**self._counts(tally, "eval"), **which, **result}, f"eval/{dataset}" if dataset else "eval")
 
     def _counts(self, tally: Tally, split: str) -> dict[str, Any]:
         flops = tally.tokens * self._flops_per_token
         return {"step": tally.step, "tokens": tally.tokens, "flops": flops, "split": split}
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, Any], group: str) -> None:
         if not self._writes:
             return
         self._file.write(line)
         if self._board is not None:
-            for name, value in line.items():
-                if name not in ("step", "split") and value is not None:
-                    self._board.add_scalar(f"{line['split']}/{name}", value, line["step"])
+            numbers = {f"{group}/{name}": value for name, value in line.items() if isinstance(value, int | float)}
+            numbers.pop(f"{group}/step")
+            self._board.scalars(numbers, line["step"])
 
     def close(self) -> None:
         if self._writes:

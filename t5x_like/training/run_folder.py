@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from t5x_like.accounting.flops import flops_per_token, flops_per_token_6n
 from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config import RunConfig, identity
 from t5x_like.config_files import run_from_json
+from t5x_like.data.dataset import Dataset
 from t5x_like.errors import UserError
 from t5x_like.files import make_folder, read_json, write_json, write_text
 from t5x_like.strict import to_dict
@@ -139,8 +140,8 @@ def write_accounting(folder: Path, config: RunConfig) -> dict[str, Any]:
     return content
 
 
-def write_environment(folder: Path, mesh: Any, data: dict[str, Any]) -> None:
-    """Writes environment.json: what ran, on what, on which data."""
+def write_environment(folder: Path, mesh: Any, data: Dataset, sets: Mapping[str, Dataset]) -> None:
+    """Writes environment.json: what ran, on what, on which data and further evaluation sets."""
     write_json(
         folder / "environment.json",
         {
@@ -151,9 +152,19 @@ def write_environment(folder: Path, mesh: Any, data: dict[str, Any]) -> None:
             "process_count": jax.process_count(),
             "mesh": dict(mesh.shape),
             "git_commit": _git_commit(),
-            "data": data,
+            "data": _described(data),
+            "evaluation": {name: _described(each) for name, each in sets.items()},
         },
     )
+
+
+def _described(data: Dataset) -> dict[str, Any]:
+    return data.description | {"fingerprint": data.fingerprint}
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values with None for numbers that are not finite, which strict JSON does not have."""
+    return {key: None if isinstance(value, float) and value - value != 0 else value for key, value in values.items()}
 
 
 class MetricsFile:
@@ -167,10 +178,7 @@ class MetricsFile:
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends one line; what is not finite is written as null, so that the file stays strict JSON."""
-        finite = {
-            key: None if isinstance(value, float) and value - value != 0 else value for key, value in line.items()
-        }
-        self._file.write(json.dumps(finite) + "\n")
+        self._file.write(json.dumps(finite(line)) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -77,8 +77,8 @@ def test_the_slower_of_two_builders_takes_what_is_there(config, tmp_path, monkey
     write = cache._write
     others = []
 
-    def slow_write(config, corpus, folder):
-        write(config, corpus, folder)
+    def slow_write(tokenizer, corpus, folder):
+        write(tokenizer, corpus, folder)
         if not others:  # meanwhile, another process
             others.append(folder)
             _build(config, tmp_path / "cache")

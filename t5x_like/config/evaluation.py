@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Further evaluation sets: any data, read the way the run's own data is, so that the losses can be compared."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from t5x_like.config.data import DataConfig, MarkovConfig
+from t5x_like.errors import UserError
+
+HELD_OUT = "held_out"  # the name of the run's own held-out data
+_SHARED = ("sequence_length", "tokenizer", "num_symbols")  # what a set takes from the run's data unless it says
+_KINDS = {str(kind.kind): kind for kind in get_args(DataConfig)}
+
+
+def with_what_sets_share(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Gives the evaluation sets of a run, as nested mappings, the length and vocabulary of its data."""
+    data, sets = content.get("data"), content.get("evaluation")
+    if not isinstance(data, Mapping) or not isinstance(sets, Mapping):
+        return content
+
+    def one(each: Any) -> Any:
+        kind = _KINDS.get(str(each.get("kind"))) if isinstance(each, Mapping) else None
+        if kind is None:
+            return each  # `strict.convert` says what is wrong
+        accepted = kind.__dataclass_fields__
+        return {**{name: data[name] for name in _SHARED if name in data and name in accepted}, **each}
+
+    return {**content, "evaluation": {name: one(each) for name, each in sets.items()}}
+
+
+def check_sets(data: DataConfig, model: Any, sets: Mapping[str, DataConfig]) -> None:
+    """Makes sure that a model can be scored on the sets.
+
+    Raises:
+      UserError: a name that is taken or no plain word; tokens that are not the run's; more positions than the model's.
+    """
+    for name, each in sets.items():
+        if name == HELD_OUT or not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise UserError(f"evaluation.{name}: accepted names are plain words other than {HELD_OUT!r}")
+        if isinstance(each, MarkovConfig) != isinstance(data, MarkovConfig):
+            raise UserError(
+                f"evaluation.{name}.kind: {each.kind!r} has other tokens than the run's data, {data.kind!r}"
+            )
+        for field in ("tokenizer", "num_symbols"):
+            if getattr(each, field, None) != getattr(data, field, None):
+                raise UserError(
+                    f"evaluation.{name}.{field}: differs from data.{field}; leave it out, the run's is used"
+                )
+        if getattr(model, "positions", None) == "learned" and each.sequence_length > model.max_length:
+            length = f"evaluation.{name}.sequence_length: {each.sequence_length}"
+            raise UserError(f"{length} is above model.max_length={model.max_length}")
