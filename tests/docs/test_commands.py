@@ -32,6 +32,7 @@ SMALLER = {
     "python scripts/sweep.py": SMALL_SWEEP,
     "python scripts/fit.py": ["--bootstrap=100"],
     "python scripts/generate.py": ["--max_new_tokens=8"],
+    "python scripts/accounting.py": [],
 }
 
 
