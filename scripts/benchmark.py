@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times this package beside others, in turns, in one run: training, decoding, attention, the input pipeline, the loop.
+
+python scripts/benchmark.py --out=runs/benchmark
+python scripts/benchmark.py --sections=training --shapes=tiny --rounds=3 --out=runs/benchmark
+
+Rivals need the extra [bench]: pip install -c constraints.txt -e ".[bench]"; without it they are named as missing.
+"""
+
+from pathlib import Path
+
+from t5x_like.command_line import Parser
+from t5x_like.errors import UserError, exit_with, unknown_name
+
+
+def main() -> None:
+    parser = Parser(__doc__, required=("out",))
+    add = parser.add_argument
+    add("--out", metavar="DIR", help="where benchmark.json and benchmark.md go")
+    add("--sections", default="", help="comma-separated; default: all")
+    add("--shapes", default="tiny,small", help="of the training section (default: %(default)s)")
+    add("--lengths", default="512,1024,2048,4096,8192,16384", help="of the attention section (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
+    add("--seconds", type=float, default=2.0, help="a turn's length, about (default: %(default)s)")
+    flags = parser.read()
+
+    from t5x_like.benchmarks.report import write_report
+    from t5x_like.benchmarks.sections import SECTIONS, SHAPES, Settings
+
+    sections = _chosen("sections", flags.sections, SECTIONS) or tuple(SECTIONS)
+    shapes = _chosen("shapes", flags.shapes, SHAPES)
+    lengths = flags.lengths.split(",")
+    if not all(length.isdigit() and int(length) for length in lengths):
+        raise UserError(f"--lengths={flags.lengths}: expected whole numbers with commas between them")
+    if flags.rounds < 1 or flags.seconds <= 0:
+        raise UserError(f"--rounds={flags.rounds} --seconds={flags.seconds}: expected at least 1, and above 0")
+    settings = Settings(shapes, flags.rounds, flags.seconds, tuple(map(int, lengths)))
+    print(write_report(Path(flags.out), sections, settings))
+
+
+def _chosen(flag: str, given: str, accepted: dict) -> tuple[str, ...]:
+    names = tuple(name for name in given.split(",") if name)
+    for name in names:
+        if name not in accepted:
+            raise unknown_name(f"--{flag}", name, accepted)
+    return names
+
+
+if __name__ == "__main__":
+    exit_with(main)

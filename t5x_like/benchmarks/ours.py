@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our own side as users run it: from a config, through the program that the training loop uses."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from t5x_like.config import BPETokenizerConfig, PythonLibraryConfig, RunConfig
+from t5x_like.config_files import set_field
+from t5x_like.strict import convert
+
+
+def run_config(
+    *,
+    width: int,
+    layers: int,
+    heads: int,
+    length: int,
+    batch: int,
+    vocab: int,
+    precision: str = "f32",
+    changes: dict[str, Any] | None = None,
+) -> RunConfig:
+    """The resolved config of the benchmark's model; `changes` are fields such as {"execution.remat": "full"}."""
+    content = {
+        "data": {"kind": "markov", "sequence_length": length, "num_symbols": 256},
+        "model": {
+            "kind": "decoder_only",
+            "num_layers": layers,
+            "d_model": width,
+            "num_heads": heads,
+            "vocab_size": vocab,
+            "norm": "layernorm",
+            "positions": "learned",
+            "activation": "gelu",
+        },
+        "optimizer": {"kind": "adamw", "weight_decay": 0.1},
+        "training": {"steps": 1000, "batch_size": batch},
+        "execution": {"scan_layers": False},
+        "precision": precision,
+    }
+    for name, value in (changes or {}).items():
+        set_field(content, name, value)
+    return convert(RunConfig, content).resolve()
+
+
+def training_step(**shape: Any) -> tuple[Callable[[int], None], int]:
+    """Returns `work(steps)` and the tokens of a step."""
+    from t5x_like.training.startup import configure_jax
+
+    configure_jax()
+    import jax
+
+    from t5x_like.training.program import program_for
+
+    config = run_config(**shape)
+    program = program_for(config)
+    state = program.init(jax.random.key(0))
+    batch, length = config.training.batch_size, config.data.sequence_length
+    tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, (8, batch, length + 1)).astype(np.int32)
+    names = ("decoder_input_tokens", "decoder_target_tokens")
+    batches = [dict(zip(names, (part[None, :, :-1], part[None, :, 1:]), strict=True)) for part in tokens]
+    knobs = program.knobs(np.asarray([1e-3]), jax.random.key(1))
+
+    def work(steps: int) -> None:
+        nonlocal state
+        sums = None
+        for i in range(steps):
+            state, sums = program.step(state, program.on_devices(batches[i % len(batches)], leading=1), knobs)
+        jax.block_until_ready(sums)
+
+    return work, batch * length
+
+
+def input_pipeline(**shape: Any) -> tuple[Callable[[int], None], int]:
+    """Returns `work(batches)`, which makes training batches of real text, stacked as the loop stacks them."""
+    from t5x_like.data.pipeline import build_dataset
+
+    data = PythonLibraryConfig(shape["length"], BPETokenizerConfig(vocab_size=shape["vocab"]))
+    batches = build_dataset(data, seed=0).train_batches(shape["batch"])
+
+    def work(count: int) -> None:
+        for batch in itertools.islice(batches, count):
+            for value in batch.values():
+                np.stack([value])
+
+    return work, shape["batch"] * shape["length"]
+
+
+def matrix_products(size: int = 2048) -> tuple[Callable[[int], None], float]:
+    """Returns `work(products)` of square float32 matrices and the floating-point operations of one."""
+    import jax
+    import jax.numpy as jnp
+
+    a, b = (jax.random.normal(jax.random.key(i), (size, size), jnp.float32) for i in range(2))
+    product = jax.jit(jnp.matmul)
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            jax.block_until_ready(product(a, b))
+
+    return work, 2.0 * size**3

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is compared with what: the sections of scripts/benchmark.py.
+
+A section is a function of `Settings` that yields `Row`s; its contenders are timed in turns (see `turns`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from t5x_like.accounting.flops import flops_per_token
+from t5x_like.benchmarks.ours import run_config
+from t5x_like.benchmarks.turns import Contender, Result, measure
+
+# The two shapes of every comparison: width, layers, heads, length, batch, vocabulary.
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {"width": 128, "layers": 4, "heads": 4, "length": 256, "batch": 16, "vocab": 4096},
+    "small": {"width": 384, "layers": 6, "heads": 6, "length": 256, "batch": 8, "vocab": 8192},
+}
+_HERE = "t5x_like.benchmarks"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How long to measure.
+
+    Attributes:
+      shapes: names of `SHAPES`.
+      rounds, seconds: of every contender's turns.
+      lengths: of the attention section.
+      told: gets a line now and then.
+    """
+
+    shapes: tuple[str, ...] = tuple(SHAPES)
+    rounds: int = 5
+    seconds: float = 2.0
+    lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
+    told: Callable[[str], None] = print
+
+    def measure(self, contenders: list[Contender]) -> dict[str, Result]:
+        return measure(contenders, rounds=self.rounds, seconds=self.seconds, told=self.told)
+
+
+@dataclasses.dataclass
+class Row:
+    """A line of a section's table: what was measured, and what that is beside others of the same run.
+
+    Attributes:
+      subject: e.g. "small, batch 16, greedy".
+      contender: who.
+      rate, unit: the median over rounds; None when it could not be set up, and `note` says why.
+      ratios: {"to PyTorch eager": (median, least, greatest)}, each taken within a round.
+    """
+
+    subject: str
+    contender: str
+    rate: float | None
+    unit: str
+    ratios: dict[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+
+def _rows(
+    subject: str, unit: str, results: dict[str, Result], against: tuple[str, ...], note: Callable[[Result], str]
+) -> Iterator[Row]:
+    for result in results.values():
+        if result.error is not None:
+            yield Row(subject, result.name, None, unit, note=result.error)
+            continue
+        rivals = [results[name] for name in against if name != result.name and name in results]
+        ratios = {f"to {rival.name}": result.ratio(rival) for rival in rivals if rival.error is None}
+        yield Row(subject, result.name, result.rate, unit, ratios, note(result))
+
+
+def training(settings: Settings) -> Iterator[Row]:
+    """Whole training steps: ours as users run it, naive JAX, PyTorch, Hugging Face."""
+    for shape in settings.shapes:
+        sizes = SHAPES[shape]
+
+        def torch(mode: str, sizes: dict[str, Any] = sizes) -> dict[str, Any]:
+            return {"factory": f"{_HERE}.torch_gpt:training_step", "arguments": {**sizes, "mode": mode}}
+
+        contenders = [
+            Contender("ours", f"{_HERE}.ours:training_step", sizes),
+            Contender("ours, bf16", f"{_HERE}.ours:training_step", {**sizes, "precision": "bf16"}),
+            Contender("naive JAX", f"{_HERE}.naive_jax:training_step", sizes),
+            Contender("PyTorch eager", **torch("eager")),
+            Contender("PyTorch compiled", **torch("compiled")),
+            Contender("PyTorch bf16 autocast", **torch("bf16")),
+            Contender("Hugging Face GPT-2", **torch("huggingface")),
+            Contender("float32 matrix products", f"{_HERE}.ours:matrix_products"),
+        ]
+        results = settings.measure(contenders)
+        ceiling = results.pop("float32 matrix products")
+        flops = flops_per_token(run_config(**sizes).model, sizes["length"])
+
+        def fraction(result: Result, flops: float = flops, ceiling: Result = ceiling) -> str:
+            return f"{flops * result.rate / ceiling.rate:.2f} of {ceiling.rate / 1e9:.0f} Gflop/s"
+
+        yield from _rows(shape, "tokens/s", results, ("naive JAX", "PyTorch eager"), fraction)
+
+
+def pipeline(settings: Settings) -> Iterator[Row]:
+    """The input pipeline alone, beside the training step that eats from it."""
+    sizes = SHAPES["tiny"]
+    contenders = [
+        Contender("input pipeline", f"{_HERE}.ours:input_pipeline", sizes),
+        Contender("training step", f"{_HERE}.ours:training_step", sizes),
+    ]
+    yield from _rows("tiny", "tokens/s", settings.measure(contenders), ("training step",), lambda _: "")
+
+
+def decoding(settings: Settings) -> Iterator[Row]:
+    """96 new tokens after 32, through a cache; ours and transformers.generate."""
+    rival = "transformers.generate"
+    for batch in (1, 16):
+        for beams in (1, 4):
+            arguments = {**SHAPES["small"], "batch": batch, "beams": beams}
+            contenders = [
+                Contender("ours", f"{_HERE}.decoding:ours", arguments),
+                Contender(rival, f"{_HERE}.decoding:hugging_face", arguments),
+            ]
+            subject = f"small, batch {batch}, " + ("greedy" if beams == 1 else f"beam {beams}")
+            yield from _rows(subject, "new tokens/s", settings.measure(contenders), (rival,), lambda _: "")
+
+
+def attention(settings: Settings) -> Iterator[Row]:
+    """Causal attention forward and backward, 8 heads of 64: naive and blockwise, with the compiler's temporaries."""
+    for length in settings.lengths:
+        contenders = [
+            Contender(name, f"{_HERE}.attention:forward_and_backward", {"length": length, "impl": impl})
+            for name, impl in (("naive", "reference"), ("blockwise", "blockwise"))
+        ]
+        memory = {c.name: f"{temporaries_of(c) / 2**20:,.0f} MiB" for c in contenders}
+        results = settings.measure(contenders)
+        for row in _rows(f"T = {length:,}", "calls/s", results, ("naive",), lambda _: ""):
+            yield dataclasses.replace(row, note=", ".join(filter(None, (memory[row.contender], row.note))))
+
+
+def temporaries_of(contender: Contender) -> int:
+    """Bytes of temporaries of an attention contender, without running it."""
+    from t5x_like.benchmarks.attention import temporaries
+
+    return temporaries(**contender.arguments)
+
+
+def loop(settings: Settings) -> Iterator[Row]:
+    """1,000 steps through the training loop, and the same compiled steps alone."""
+    sizes = {"width": 32, "layers": 1, "heads": 2, "length": 64, "batch": 8, "vocab": 256}
+    contenders = [
+        Contender("training loop", f"{_HERE}.ours:training_loop", sizes),
+        Contender("compiled steps alone", f"{_HERE}.ours:training_step", sizes),
+    ]
+    yield from _rows("1,000 steps", "tokens/s", settings.measure(contenders), ("compiled steps alone",), lambda _: "")
+
+
+SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
+    "training": training,
+    "pipeline": pipeline,
+    "loop": loop,
+    "decoding": decoding,
+    "attention": attention,
+}

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPT training steps in PyTorch (extra `[bench]`): a plain one after nanoGPT's choices, and Hugging Face's GPT-2."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """Pre-norm block with fused attention, no biases."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm_1, self.norm_2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            y.view(batch, length, self.heads, -1).transpose(1, 2) for y in self.qkv(self.norm_1(x)).split(width, 2)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(F.gelu(self.up(self.norm_2(x))))
+
+
+class GPT(nn.Module):
+    """Tied token embeddings, learned positions."""
+
+    def __init__(self, width: int, layers: int, heads: int, length: int, vocab: int):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocab, width), nn.Embedding(length, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, bias=False)
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        x = self.tokens(inputs) + self.positions.weight
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.norm(x), self.tokens.weight)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+
+
+def training_step(
+    *, width: int, layers: int, heads: int, length: int, batch: int, vocab: int, mode: str = "eager", threads: int = 2
+) -> tuple[Callable[[int], None], int]:
+    """Returns `work(steps)` and the tokens of a step; `mode` is eager, compiled, bf16 (autocast) or huggingface."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    if mode == "huggingface":
+        loss_of: Callable[..., torch.Tensor] = _hugging_face(width, layers, heads, length, vocab)
+        parameters = loss_of.parameters  # type: ignore[attr-defined]
+    else:
+        model = GPT(width, layers, heads, length, vocab)
+        parameters = model.parameters
+        loss_of = torch.compile(model) if mode == "compiled" else model
+    optimizer = torch.optim.AdamW(parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    batches = torch.randint(vocab, (8, batch, length + 1))
+
+    def work(steps: int) -> None:
+        for i in range(steps):
+            tokens = batches[i % len(batches)]
+            with torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
+                loss = loss_of(tokens[:, :-1], tokens[:, 1:])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters(), 1.0)
+            optimizer.step()
+        loss.item()
+
+    return work, batch * length
+
+
+def _hugging_face(width: int, layers: int, heads: int, length: int, vocab: int) -> Any:
+    import transformers
+
+    config = transformers.GPT2Config(
+        vocab_size=vocab,
+        n_positions=length,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = transformers.GPT2LMHeadModel(config)
+
+        def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            logits = self.model(input_ids=inputs, use_cache=False).logits
+            return F.cross_entropy(logits.view(-1, vocab), targets.reshape(-1))
+
+    return Loss()
