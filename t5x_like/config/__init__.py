@@ -17,13 +17,28 @@ from t5x_like.config.data import (
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.model import DecoderOnlyConfig, ModelConfig
 from t5x_like.config.objective import CausalLMConfig, ObjectiveConfig
-from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
+from t5x_like.config.optimizer import (
+    AdafactorConfig,
+    AdamWConfig,
+    LionConfig,
+    MuonConfig,
+    OptimizerConfig,
+    SGDConfig,
+)
 from t5x_like.config.run import RunConfig, config_hash, distinctive, identity
-from t5x_like.config.schedule import ConstantConfig, CosineConfig, LinearConfig, ScheduleConfig
+from t5x_like.config.schedule import (
+    ConstantConfig,
+    CosineConfig,
+    LinearConfig,
+    RsqrtConfig,
+    ScheduleConfig,
+    WSDConfig,
+)
 from t5x_like.config.training import TrainingConfig
 from t5x_like.config.tuning import FullTuningConfig, TuningConfig
 
 __all__ = [
+    "AdafactorConfig",
     "AdamWConfig",
     "BPETokenizerConfig",
     "ByteTokenizerConfig",
@@ -35,18 +50,23 @@ __all__ = [
     "ExecutionConfig",
     "FullTuningConfig",
     "LinearConfig",
+    "LionConfig",
     "MarkovConfig",
     "MeshConfig",
     "ModelConfig",
+    "MuonConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "PythonLibraryConfig",
+    "RsqrtConfig",
     "RunConfig",
+    "SGDConfig",
     "ScheduleConfig",
     "TextFilesConfig",
     "TokenizerConfig",
     "TrainingConfig",
     "TuningConfig",
+    "WSDConfig",
     "config_hash",
     "distinctive",
     "identity",

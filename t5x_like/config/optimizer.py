@@ -1,35 +1,164 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of optimizer."""
+"""The kinds of optimizer, and rules by parameter name.
 
+A rule is a pair [pattern, multiplier]: a regular expression that must match a parameter's whole name, such as
+"decoder/layers/0/mlp/up/kernel", and a number. The first rule that matches a parameter holds for it. Where rules are
+given at all, every parameter must match one and every rule must be the first to match some parameter:
+
+    "learning_rate_rules": [[".*embedding", 0.1], [".*", 1.0]]
+"""
+
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from t5x_like.strict import FieldError
 
+Rules = tuple[tuple[str, float], ...]
+
 
 @dataclass(frozen=True)
-class AdamWConfig:
-    """AdamW (Loshchilov and Hutter 2019); decay acts on matrices only, never on norms and biases."""
+class _Optimizer:
+    """What every optimizer has. Decay is decoupled from the gradient and multiplied by the learning rate."""
 
-    kind: Literal["adamw"] = "adamw"
     learning_rate: float = 1e-3  # the peak
-    b1: float = 0.9
-    b2: float = 0.95
-    epsilon: float = 1e-8
     weight_decay: float = 0.0
+    weight_decay_rules: Rules = ()  # multiply weight_decay; none: 1 for matrices (tables too), 0 for norms and biases
+    learning_rate_rules: Rules = ()  # multiply the whole step, decay included; none: 1 everywhere
     clip_norm: float | None = 1.0  # global norm of the gradient; None: no clipping
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise FieldError("learning_rate", f"{self.learning_rate} is not above 0")
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise FieldError(name, f"{getattr(self, name)} is outside [0, 1)")
-        for name in ("epsilon", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise FieldError(name, f"{getattr(self, name)} is below 0")
+        if not self.weight_decay >= 0:
+            raise FieldError("weight_decay", f"{self.weight_decay} is below 0")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise FieldError("clip_norm", f"{self.clip_norm} is not above 0; None turns clipping off")
+        for name in ("weight_decay_rules", "learning_rate_rules"):
+            for i, (pattern, multiplier) in enumerate(getattr(self, name)):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise FieldError(f"{name}[{i}]", f"{pattern!r} is no regular expression: {error}") from None
+                if not multiplier >= 0:
+                    raise FieldError(f"{name}[{i}]", f"multiplier {multiplier} is below 0")
 
 
-OptimizerConfig = AdamWConfig
+def _decay_rates(config: _Optimizer, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise FieldError(name, f"{getattr(config, name)} is outside [0, 1)")
+
+
+def _not_negative(config: _Optimizer, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise FieldError(name, f"{getattr(config, name)} is below 0")
+
+
+def _positive(config: _Optimizer, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise FieldError(name, f"{getattr(config, name)} is not above 0")
+
+
+@dataclass(frozen=True)
+class AdamWConfig(_Optimizer):
+    """AdamW (Loshchilov and Hutter 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _decay_rates(self, "b1", "b2")
+        _not_negative(self, "epsilon")
+
+
+@dataclass(frozen=True)
+class AdafactorConfig(_Optimizer):
+    """Adafactor (Shazeer and Stern 2018, algorithms 4 and 5).
+
+    The paper's relative step size min(1e-2, 1 / sqrt(t)) is the `rsqrt` schedule with learning_rate=0.01,
+    warmup_steps=0 and timescale_steps=10000.
+    """
+
+    kind: Literal["adafactor"] = "adafactor"
+    learning_rate: float = 1e-2
+    clip_norm: float | None = None  # the update is clipped instead
+    factored: bool = True  # second moments of matrices as one vector of rows and one of columns
+    decay_exponent: float = 0.8  # of the second moments: beta2 = 1 - t ** -decay_exponent
+    clip_update: float | None = 1.0  # root mean square of the update of one matrix, d in the paper; None: no clipping
+    scale_by_parameter: bool = True  # multiply the step by the root mean square of the matrix it moves
+    b1: float = 0.0  # momentum of the clipped update; 0: none kept
+    epsilon1: float = 1e-30  # added to squared gradients
+    epsilon2: float = 1e-3  # smallest root mean square that scale_by_parameter takes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _decay_rates(self, "b1")
+        _positive(self, "decay_exponent", "epsilon1", "epsilon2")
+        if self.clip_update is not None and not self.clip_update > 0:
+            raise FieldError("clip_update", f"{self.clip_update} is not above 0; None turns clipping off")
+
+
+@dataclass(frozen=True)
+class LionConfig(_Optimizer):
+    """Lion (Chen et al. 2023); wants a tenth to a third of AdamW's rate, and as much more decay."""
+
+    kind: Literal["lion"] = "lion"
+    learning_rate: float = 1e-4
+    b1: float = 0.9
+    b2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _decay_rates(self, "b1", "b2")
+
+
+@dataclass(frozen=True)
+class MuonConfig(_Optimizer):
+    """Muon (Jordan et al. 2024) for the matrices inside the layers, AdamW for all else.
+
+    `update_scale` says how large the step of a matrix is: "rms" gives it AdamW's usual root mean square of 0.2, so that
+    AdamW's rates and decays carry over (Liu et al. 2025); "spectral" multiplies by sqrt(max(1, out / in)) as Jordan's
+    own code does, which wants a rate near 0.02 and an `adamw_multiplier` near 0.02.
+    """
+
+    kind: Literal["muon"] = "muon"
+    momentum: float = 0.95
+    nesterov: bool = True
+    newton_schulz_steps: int = 5
+    update_scale: Literal["rms", "spectral"] = "rms"
+    adamw_multiplier: float = 1.0  # of the learning rate, for parameters that AdamW moves
+    adamw_b1: float = 0.9
+    adamw_b2: float = 0.95
+    adamw_epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _decay_rates(self, "momentum", "adamw_b1", "adamw_b2")
+        _not_negative(self, "adamw_multiplier", "adamw_epsilon")
+        if not 1 <= self.newton_schulz_steps <= 20:
+            raise FieldError("newton_schulz_steps", f"{self.newton_schulz_steps} is outside [1, 20]")
+
+
+@dataclass(frozen=True)
+class SGDConfig(_Optimizer):
+    """Gradient descent with momentum (Polyak 1964; Nesterov's as in Sutskever et al. 2013) and decoupled decay."""
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9  # the velocity is momentum * velocity + gradient; 0: none kept
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _decay_rates(self, "momentum")
+        if self.nesterov and self.momentum == 0:
+            raise FieldError("nesterov", "True needs a momentum above 0")
+
+
+OptimizerConfig = AdamWConfig | AdafactorConfig | LionConfig | MuonConfig | SGDConfig

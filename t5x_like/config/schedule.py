@@ -9,12 +9,20 @@ from t5x_like.strict import FieldError
 
 @dataclass(frozen=True)
 class _Schedule:
+    """Linear warm-up, counted in steps or as a part of the run.
+
+    In scaling experiments count it in steps: a warm-up that grows with the run bends the fitted exponents.
+    """
+
     warmup_fraction: float = 0.1  # of the run's steps
+    warmup_steps: int | None = None  # takes the place of warmup_fraction
 
     def __post_init__(self) -> None:
-        for name in ("warmup_fraction", "final_fraction"):
+        for name in ("warmup_fraction", "final_fraction", "decay_fraction", "cooldown_fraction"):
             if not 0 <= getattr(self, name, 0.0) <= 1:
                 raise FieldError(name, f"{getattr(self, name)} is outside [0, 1]")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise FieldError("warmup_steps", f"{self.warmup_steps} is below 0")
 
 
 @dataclass(frozen=True)
@@ -40,4 +48,46 @@ class ConstantConfig(_Schedule):
     kind: Literal["constant"] = "constant"
 
 
-ScheduleConfig = CosineConfig | LinearConfig | ConstantConfig
+@dataclass(frozen=True)
+class WSDConfig(_Schedule):
+    """Warm-up, stable, decay (Hu et al. 2024): the peak rate until the last part of the run, where it falls.
+
+    "1-sqrt" is the shape that Hägele et al. 2024 found best, over a fifth of the run.
+    """
+
+    kind: Literal["wsd"] = "wsd"
+    decay_fraction: float = 0.2  # of the run's steps, the last ones
+    decay_shape: Literal["1-sqrt", "linear", "cosine"] = "1-sqrt"
+    final_fraction: float = 0.0  # of the peak learning rate, at the end
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_steps is None and self.warmup_fraction + self.decay_fraction > 1 + 1e-9:
+            raise FieldError(
+                "decay_fraction",
+                f"{self.decay_fraction} and warmup_fraction={self.warmup_fraction} are more than the whole run",
+            )
+
+
+@dataclass(frozen=True)
+class RsqrtConfig(_Schedule):
+    """The rate falls like 1 / sqrt(step) (Vaswani et al. 2017), from where the warm-up ends.
+
+    With warmup_steps=0 and a timescale the rate is at its peak until that step, as T5 has it (Raffel et al. 2020:
+    learning_rate=0.01, timescale_steps=10000). The cooldown multiplies by a straight line to 0 (Zhai et al. 2022).
+    """
+
+    kind: Literal["rsqrt"] = "rsqrt"
+    timescale_steps: int | None = None  # the step from which the rate falls; None: the last of the warm-up
+    cooldown_fraction: float = 0.0  # of the run's steps, the last ones
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.timescale_steps is not None and self.timescale_steps < max(1, self.warmup_steps or 0):
+            raise FieldError(
+                "timescale_steps",
+                f"{self.timescale_steps} is below {max(1, self.warmup_steps or 0)}, the warm-up's end",
+            )
+
+
+ScheduleConfig = CosineConfig | LinearConfig | ConstantConfig | WSDConfig | RsqrtConfig

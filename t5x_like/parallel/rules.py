@@ -83,7 +83,7 @@ class MeshLayout:
         """Returns the tree of NamedSharding for a tree of ParamSpec."""
 
         def place(path: tuple[Any, ...], spec: ParamSpec) -> NamedSharding:
-            name = "/".join(str(entry.key) for entry in path)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
             return NamedSharding(self.mesh, partition(spec.axes, spec.shape, PARAMETER_RULES, self.mesh, name))
 
         return jax.tree_util.tree_map_with_path(place, specs, is_leaf=lambda node: isinstance(node, ParamSpec))

@@ -1,42 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers and learning-rate schedules as pure functions of their configs.
+"""Optimizers as pure functions of their configs.
 
-The compiled step gets the learning rate as a number, so one compile serves every peak, schedule and length of run.
-An optimizer here returns the direction of the update; the step multiplies it by minus the rate.
+An optimizer here returns the direction of the update; the step multiplies it by minus the learning rate, which it gets
+as a number. Decoupled weight decay is part of the direction, and so are the rules that make some parameters faster.
+What a parameter is comes from its ParamSpec: which of its dimensions are a matrix's and which only stack layers.
 """
 
-import numpy as np
-import optax
+from collections.abc import Callable
+from typing import Any
 
-from t5x_like.config import AdamWConfig, OptimizerConfig, ScheduleConfig
-from t5x_like.models.layers.parameters import Params, map_specs
+import jax
+import optax
+from jax.tree_util import DictKey, GetAttrKey
+
+from t5x_like.config import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
+from t5x_like.models.layers.parameters import Params, ParamSpec, map_specs
+from t5x_like.training.adafactor import scale_by_adafactor
+from t5x_like.training.matrices import dimensions
+from t5x_like.training.muon import is_hidden, scale_by_muon
+from t5x_like.training.parameter_rules import multipliers, path_name
 
 
 def build_optimizer(config: OptimizerConfig, specs: Params) -> optax.GradientTransformation:
-    """Returns the optimizer without its learning rate; `specs` says which parameters are matrices."""
-    return OPTIMIZERS[config.kind](config, specs)
+    """Returns the optimizer without its learning rate: clipping, the optimizer's own scaling, decay, rules by name.
 
+    Args:
+      config: of any kind.
+      specs: the tree of ParamSpec of the parameters that are trained.
 
-def _adamw(config: AdamWConfig, specs: Params) -> optax.GradientTransformation:
-    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    decayed = map_specs(lambda spec: spec.is_matrix, specs)
-    decay = [optax.add_decayed_weights(config.weight_decay, decayed)] if config.weight_decay else []
-    return optax.chain(*clip, optax.scale_by_adam(config.b1, config.b2, config.epsilon), *decay)
-
-
-OPTIMIZERS = {"adamw": _adamw}
-
-
-def learning_rates(schedule: ScheduleConfig, peak: float, total: int, steps: np.ndarray) -> np.ndarray:
-    """Returns the float32 rates of the numbered steps (0 to total - 1) of a run of `total` steps.
-
-    Warm-up climbs in equal parts to the peak, which its last step has; then the rate falls to `final_fraction` of the
-    peak, which it would have at step `total`: the last step taken still moves.
+    Raises:
+      UserError: rules that leave a parameter out, or that no parameter needs.
     """
-    steps = np.asarray(steps, np.float64)
-    warmup = round(schedule.warmup_fraction * total)
-    done = np.clip((steps + 1 - warmup) / max(1, total + 1 - warmup), 0.0, 1.0)
-    shape = {"cosine": 0.5 + 0.5 * np.cos(np.pi * done), "linear": 1 - done, "constant": np.ones_like(done)}
-    final = 1.0 if schedule.kind == "constant" else schedule.final_fraction
-    after = final + (1 - final) * shape[schedule.kind]
-    return np.where(steps < warmup, peak * (steps + 1) / max(1, warmup), peak * after).astype(np.float32)
+    rates = _learning_rates(config, specs)
+    decays = _weight_decays(config, specs)
+    parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    parts += OPTIMIZERS[config.kind](config, specs)
+    if config.weight_decay:
+        parts.append(_stateless(lambda update, param, decay: update + decay * param if decay else update, decays))
+    if any(rate != 1 for rate in jax.tree.leaves(rates)):
+        parts.append(_stateless(lambda update, _, rate: rate * update, rates))
+    return optax.chain(*parts)
+
+
+def _weight_decays(config: OptimizerConfig, specs: Params) -> Params:
+    """The decay of every parameter: by its rules, else of everything that is a matrix, tables included."""
+    if config.weight_decay_rules:
+        factors = multipliers(config.weight_decay_rules, specs, "optimizer.weight_decay_rules")
+    else:
+        factors = map_specs(lambda spec: float(spec.is_matrix), specs)
+    return jax.tree.map(lambda factor: config.weight_decay * factor, factors)
+
+
+def _learning_rates(config: OptimizerConfig, specs: Params) -> Params:
+    """What every parameter's learning rate is, as a multiple of the schedule's."""
+    rates = map_specs(lambda _: 1.0, specs)
+    if config.learning_rate_rules:
+        rates = multipliers(config.learning_rate_rules, specs, "optimizer.learning_rate_rules")
+    if isinstance(config, MuonConfig):
+        slow = map_specs(lambda spec: 1.0 if is_hidden(spec) else config.adamw_multiplier, specs)
+        rates = jax.tree.map(lambda rate, factor: rate * factor, rates, slow)
+    return rates
+
+
+def _stateless(function: Callable[[Any, Any, float], Any], numbers: Params) -> optax.GradientTransformation:
+    """Maps function(update, parameter, number) over the tree."""
+    return optax.stateless(lambda updates, params: jax.tree.map(function, updates, params, numbers))
+
+
+def _adamw(config: AdamWConfig, specs: Params) -> list[optax.GradientTransformation]:
+    del specs
+    return [optax.scale_by_adam(config.b1, config.b2, config.epsilon)]
+
+
+def _adafactor(config: AdafactorConfig, specs: Params) -> list[optax.GradientTransformation]:
+    momentum = [optax.ema(config.b1, debias=False)] if config.b1 else []
+    return [scale_by_adafactor(config, specs), *momentum]
+
+
+def _lion(config: LionConfig, specs: Params) -> list[optax.GradientTransformation]:
+    del specs
+    return [optax.scale_by_lion(config.b1, config.b2)]
+
+
+def _muon(config: MuonConfig, specs: Params) -> list[optax.GradientTransformation]:
+    kinds = map_specs(lambda spec: "muon" if is_hidden(spec) else "adamw", specs)
+    hidden = map_specs(lambda spec: spec if is_hidden(spec) else optax.MaskedNode(), specs)
+    adam = optax.scale_by_adam(config.adamw_b1, config.adamw_b2, config.adamw_epsilon)
+    return [optax.partition({"muon": scale_by_muon(config, hidden), "adamw": adam}, kinds)]
+
+
+def _sgd(config: SGDConfig, specs: Params) -> list[optax.GradientTransformation]:
+    del specs
+    return [optax.trace(config.momentum, config.nesterov)] if config.momentum else []
+
+
+OPTIMIZERS: dict[str, Callable[..., list[optax.GradientTransformation]]] = {
+    "adamw": _adamw,
+    "adafactor": _adafactor,
+    "lion": _lion,
+    "muon": _muon,
+    "sgd": _sgd,
+}
+
+
+def state_specs(state: Any, specs: Params) -> Any:
+    """Returns the ParamSpec of every leaf of an optimizer's state, so that it is cut over a mesh as its parameter is.
+
+    A moment is found by its path, which ends in the name of its parameter. One of a parameter's shape has all its axes;
+    `rows` and `columns` of a factored one have those that are left.
+
+    Args:
+      state: of arrays or their shapes, as `build_optimizer(config, specs).init` gives it.
+      specs: of the parameters.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(specs, is_leaf=lambda node: isinstance(node, ParamSpec))[0]
+    by_name = {path_name(path): spec for path, spec in leaves}
+
+    def find(path: tuple[Any, ...], leaf: Any) -> ParamSpec:
+        if not leaf.shape:
+            return ParamSpec((), ())
+        part = path[-1].name if isinstance(path[-1], GetAttrKey) else "whole"
+        keys = list(path[:-1] if part != "whole" else path)
+        name: list[DictKey] = []
+        while keys and isinstance(keys[-1], DictKey):
+            name.insert(0, keys.pop())
+        spec = by_name[path_name(tuple(name))]
+        dims = dimensions(spec)
+        gone = {"whole": (), "rows": dims.columns, "columns": dims.rows}[part]
+        kept = [dim for dim in range(len(spec.shape)) if dim not in gone]
+        found = ParamSpec(tuple(spec.shape[dim] for dim in kept), tuple(spec.axes[dim] for dim in kept))
+        assert found.shape == leaf.shape, (path, found.shape, leaf.shape)
+        return found
+
+    return jax.tree_util.tree_map_with_path(find, state)

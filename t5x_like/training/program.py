@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding
 
 from t5x_like.config import (
@@ -32,7 +31,7 @@ from t5x_like.objectives.task import Batch, Sums
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout
 from t5x_like.precision import policy
-from t5x_like.training.optimizers import build_optimizer
+from t5x_like.training.optimizers import build_optimizer, state_specs
 from t5x_like.training.state import State, init_state, merge
 from t5x_like.training.step import make_step
 
@@ -106,13 +105,7 @@ class Program:
         shapes = jax.eval_shape(self._new_state, jax.random.key(0))
         params = self.layout.parameters(self.specs)
         everywhere = self.layout.replicated
-        opt = optax.tree_utils.tree_map_params(
-            self.optimizer,
-            lambda _, sharding: sharding,
-            shapes.opt,
-            params,
-            transform_non_params=lambda _: everywhere,
-        )
+        opt = self.layout.parameters(state_specs(shapes.opt, self.specs))
         return shapes.replace(step=everywhere, trainable=params, opt=opt, loss_scale=everywhere)
 
     @cached_property

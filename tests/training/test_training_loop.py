@@ -22,9 +22,9 @@ from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.loop import train
-from t5x_like.training.optimizers import learning_rates
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Silent
+from t5x_like.training.schedules import learning_rates
 
 STEPS = 30
 RUN = [

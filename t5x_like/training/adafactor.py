@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adafactor (Shazeer and Stern 2018) on stacked parameters.
+
+Written after the paper and not taken from Optax, whose version factors the two largest dimensions of whatever shape
+it sees: of a stack of query kernels [L, D, H, C] those may be the layers and the heads. Here the rows are what a
+product contracts, the columns what it produces, and every layer of a stack is a matrix of its own. The moments keep
+the parameter's dimensions, [L, D] and [L, H, C], so they are cut over a mesh as it is.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x_like.config import AdafactorConfig
+from t5x_like.models.layers.parameters import Params, ParamSpec, map_specs
+from t5x_like.training.matrices import dimensions
+
+
+class Factored(NamedTuple):
+    """Second moments of one matrix, or of a stack.
+
+    Attributes:
+      rows: the parameter's shape without the dimensions that a product produces.
+      columns: the parameter's shape without the dimensions that a product contracts.
+    """
+
+    rows: jax.Array
+    columns: jax.Array
+
+
+class AdafactorState(NamedTuple):
+    """Attributes: `step`, the number taken; `second`, a `Factored` or an array for each parameter."""
+
+    step: jax.Array
+    second: Any
+
+
+def scale_by_adafactor(config: AdafactorConfig, specs: Params) -> optax.GradientTransformation:
+    """Returns algorithms 4 (matrices) and 5 (vectors) of the paper without the step size.
+
+    beta2 = 1 - t ** -decay_exponent;  R = beta2 R + (1 - beta2) mean over columns of (G^2 + epsilon1);  C likewise over
+    rows;  V = R C / mean(R);  U = G / sqrt(V);  U / max(1, RMS(U) / clip_update);  times max(epsilon2, RMS(X)).
+    """
+
+    def init(params: Params) -> AdafactorState:
+        return AdafactorState(jnp.zeros((), jnp.int32), map_specs(lambda spec: _no_moments(config, spec), specs))
+
+    def update(grads: Params, state: AdafactorState, params: Params | None = None) -> tuple[Params, AdafactorState]:
+        step = optax.safe_increment(state.step)
+        beta2 = 1 - step.astype(jnp.float32) ** -config.decay_exponent
+        structure: Any
+        leaves, structure = jax.tree.flatten(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+        moved = [
+            _update_one(config, spec, beta2, *of_one)
+            for spec, *of_one in zip(
+                leaves, *(structure.flatten_up_to(tree) for tree in (grads, state.second, params)), strict=True
+            )
+        ]
+        updates, second = (structure.unflatten(part) for part in zip(*moved, strict=True))
+        return updates, AdafactorState(step, second)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _no_moments(config: AdafactorConfig, spec: ParamSpec) -> Any:
+    def zeros(without: tuple[int, ...]) -> jax.Array:
+        return jnp.zeros([size for dim, size in enumerate(spec.shape) if dim not in without], jnp.float32)
+
+    if not (config.factored and spec.is_matrix):
+        return zeros(())
+    dims = dimensions(spec)
+    return Factored(rows=zeros(dims.columns), columns=zeros(dims.rows))
+
+
+def _update_one(
+    config: AdafactorConfig, spec: ParamSpec, beta2: jax.Array, grad: jax.Array, second: Any, param: jax.Array
+) -> tuple[jax.Array, Any]:
+    dims = dimensions(spec)
+    grad = grad.astype(jnp.float32)
+    squares = grad**2 + config.epsilon1
+
+    def average(old: jax.Array, over: tuple[int, ...]) -> jax.Array:
+        return beta2 * old + (1 - beta2) * squares.mean(over)
+
+    def root_mean_square(x: jax.Array) -> jax.Array:  # of every layer for itself
+        return jnp.sqrt(jnp.mean(x.astype(jnp.float32) ** 2, dims.own, keepdims=True))
+
+    if isinstance(second, Factored):
+        second = Factored(average(second.rows, dims.columns), average(second.columns, dims.rows))
+        rows = jnp.expand_dims(second.rows, dims.columns)
+        columns = jnp.expand_dims(second.columns, dims.rows)
+        # two roots, not the root of a product: epsilon1 squared is no float32
+        direction = grad * jax.lax.rsqrt(rows / rows.mean(dims.rows, keepdims=True)) * jax.lax.rsqrt(columns)
+    else:
+        second = average(second, ())
+        direction = grad * jax.lax.rsqrt(second)
+    if config.clip_update is not None:
+        direction = direction / jnp.maximum(1.0, root_mean_square(direction) / config.clip_update)
+    if config.scale_by_parameter:
+        direction = direction * jnp.maximum(config.epsilon2, root_mean_square(param))
+    return direction, second
