@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores the newest checkpoint of a run on its held-out data and its further evaluation sets; writes evaluation.json.
+
+python scripts/evaluate.py --workdir=runs/small --config.evaluation.docs.kind=text_files \
+    --config.evaluation.docs.pattern="docs/*.md"
+"""
+
+import sys
+
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from t5x_like.command_line import Parser
+from t5x_like.errors import exit_with
+
+
+class _Bars:
+    """A bar for every set, on a terminal; nothing otherwise."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, disable=not sys.stdout.isatty(), transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def update(self, name: str, share: float) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self.progress.add_task(name, total=1.0)
+        self.progress.update(self._tasks[name], completed=share)
+
+
+def main() -> None:
+    parser = Parser(__doc__, required=("workdir",))
+    add = parser.add_argument
+    add("--workdir", metavar="DIR", help="a run folder; --config.evaluation.NAME.field=value adds or changes a set")
+    add("--only", metavar="NAMES", default="", help="sets to score, with commas between; the run's own is held_out")
+    add("--tokens", type=float, metavar="N", help="held-out tokens of each set (default: as many as the run took)")
+    add("--last", action="store_true", help="the parameters of the last step, where the run keeps an average")
+    flags, overrides = parser.read_with_overrides()
+    workdir = parser.local_folder("workdir", flags.workdir)
+    if flags.tokens is not None and not (flags.tokens >= 1 and flags.tokens.is_integer()):
+        parser.error(f"--tokens={flags.tokens:g}: expected a whole number, 1 or more")
+
+    from t5x_like.training.score_run import score_run, table
+    from t5x_like.training.startup import configure_jax
+
+    configure_jax()
+    bars = _Bars()
+    with bars.progress:
+        result = score_run(
+            workdir,
+            overrides=overrides,
+            only=[name for name in flags.only.split(",") if name],
+            tokens=None if flags.tokens is None else int(flags.tokens),
+            average=not flags.last,
+            progress=bars.update,
+        )
+    print(f"step {result['step']}, {result['parameters']} parameters")
+    print(table(result["evaluations"]))
+    print(f"written: {flags.workdir}/evaluation.json")
+
+
+if __name__ == "__main__":
+    exit_with(main)

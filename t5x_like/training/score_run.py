@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores the newest checkpoint of a run folder: on its own held-out data, on its further sets, on any others."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from t5x_like.config import RunConfig
+from t5x_like.config.evaluation import HELD_OUT
+from t5x_like.config_files import run_from_json, with_overrides
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.pipeline import build_dataset
+from t5x_like.data.tokenizers import load_tokenizer
+from t5x_like.errors import UserError, unknown_name
+from t5x_like.files import write_json
+from t5x_like.strict import to_dict
+from t5x_like.training.checkpoints import Checkpoints, load_trained
+from t5x_like.training.evaluation import build_sets, evaluate
+from t5x_like.training.run_folder import check_data, finite, load_config
+
+
+def score_run(
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    tokens: int | None = None,
+    average: bool = True,
+    progress: Callable[[str, float], None] = lambda name, share: None,
+) -> dict[str, Any]:
+    """Evaluates a run on one device and writes evaluation.json into its folder.
+
+    Args:
+      folder: of the run.
+      overrides: changes to its evaluation sets, such as "evaluation.docs.kind=text_files".
+      only: names of the sets to score, "held_out" for the run's own; empty: all.
+      tokens: held-out tokens of each set; None: as many as the run took.
+      average: whether a run that averages its parameters is scored with the average.
+      progress: told a set's name and the share of it that is done.
+
+    Returns:
+      What evaluation.json holds: the checkpoint's `step`, whose `parameters` ("average" or "last") and `evaluations`,
+      {name: {"loss", "loss_stderr", ..., "fingerprint"}}.
+
+    Raises:
+      UserError: the folder holds no checkpoint; a set is unknown, missing, or does not fit the run; its data changed.
+    """
+    config = _with_sets(load_config(folder), overrides, tokens)
+    names = _chosen(config, only)
+    datasets = _datasets(folder, config, names)  # before the model: mistakes come at once
+    trained, program, params = load_trained(folder, average=average)
+    evaluations = {}
+    for name, dataset in datasets.items():
+        result = evaluate(program, params, dataset, config, partial(progress, name))
+        evaluations[name] = {**finite(result), "fingerprint": dataset.fingerprint}
+    averaged = average and trained.training.ema_decay is not None
+    content = {
+        "step": _newest_step(folder),
+        "parameters": "average" if averaged else "last",
+        "evaluations": evaluations,
+    }
+    write_json(folder / "evaluation.json", content)
+    return content
+
+
+def table(evaluations: dict[str, dict[str, Any]]) -> str:
+    """The results as lines of aligned columns; only columns that some set has."""
+    apart = {"loss", "loss_stderr", "bits_per_byte", "eval_tokens", "fingerprint"}
+    names = dict.fromkeys(name for result in evaluations.values() for name in result)
+    means = [name for name in names if name == "bits_per_byte"] + [name for name in names if name not in apart]
+    rows = [["set", "loss", *(name.replace("_per_", "/") for name in means), "tokens"]]
+    for name, result in evaluations.items():
+        loss = f"{_figure(result['loss'])} +- {_figure(result['loss_stderr'])}"
+        rows.append([name, loss, *(_figure(result.get(mean)) for mean in means), f"{result['eval_tokens']:,.0f}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def _with_sets(config: RunConfig, overrides: Sequence[str], tokens: int | None) -> RunConfig:
+    for override in overrides:
+        if not override.startswith("evaluation."):
+            raise UserError(
+                f"--config.{override}: only evaluation sets can be changed: --config.evaluation.NAME.field="
+            )
+    if overrides:
+        config = run_from_json(with_overrides(to_dict(config), overrides))
+    if tokens is not None:
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, eval_tokens=tokens))
+    return config
+
+
+def _chosen(config: RunConfig, only: Sequence[str]) -> list[str]:
+    known = [HELD_OUT, *config.evaluation]
+    for name in only:
+        if name not in known:
+            raise unknown_name("--only", name, known)
+    return [name for name in known if name in only or not only]
+
+
+def _datasets(folder: Path, config: RunConfig, names: Sequence[str]) -> dict[str, Dataset]:
+    """The chosen sets; the run's own data need not be there unless it is one of them."""
+    datasets: dict[str, Dataset] = {}
+    if HELD_OUT in names:
+        datasets[HELD_OUT] = build_dataset(config.data, config.seed)
+        check_data(folder, datasets[HELD_OUT].fingerprint)
+    further = {name: each for name, each in config.evaluation.items() if name in names}
+    vocabulary = folder / "tokenizer.json"
+    tokenizer = load_tokenizer(vocabulary) if further and vocabulary.is_file() else None
+    return datasets | build_sets(dataclasses.replace(config, evaluation=further), tokenizer)
+
+
+def _newest_step(folder: Path) -> int | None:
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        return checkpoints.latest
+    finally:
+        checkpoints.close()
