@@ -2,9 +2,15 @@
 """Continues a prompt with the model of a run folder, or with the largest model of a sweep.
 
 python scripts/generate.py --checkpoint=runs/small --prompt="def main(" --temperature=0.8 --top_p=0.95
+
+On a terminal the text appears as it is made. Several samples, and beams, are printed when they are complete.
 """
 
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
@@ -15,22 +21,35 @@ def main() -> None:
     add = parser.add_argument
     add("--checkpoint", metavar="DIR", help="a run folder, or a sweep folder")
     add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
-    add("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: %(default)s)")
+    add("--temperature", type=float, help="0 takes the likeliest token (default: 1, with beams 0)")
     add("--top_k", type=int, default=0, help="keep the k likeliest tokens (default: all)")
     add("--top_p", type=float, default=1.0, help="keep the likeliest tokens that reach probability p (default: all)")
     add("--max_new_tokens", type=int, default=64, help="(default: %(default)s)")
+    add("--num_samples", type=int, default=1, help="continuations to print (default: %(default)s)")
+    add("--num_beams", type=int, default=1, help="above 1: search for likely text (default: %(default)s)")
+    add("--length_penalty", type=float, default=1.0, help="its exponent, for beams (default: %(default)s)")
+    add("--penalty", choices=("hf", "gnmt"), default="hf", help="its formula, for beams (default: %(default)s)")
+    add("--stop", metavar="TEXT", action="append", default=[], help="end before this text; may be repeated")
+    add(
+        "--stream", choices=("auto", "always", "never"), default="auto", help="print as it comes (default: %(default)s)"
+    )
     add("--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)")
     flags = parser.read()
 
     from t5x_like.data.tokenizers import load_tokenizer
-    from t5x_like.inference.generate import generate
+    from t5x_like.inference.beam import BeamSearch
+    from t5x_like.inference.generate import GREEDY
     from t5x_like.inference.sampling import Sampling
     from t5x_like.sweeps.points import largest_run
     from t5x_like.training.checkpoints import load_trained
     from t5x_like.training.startup import configure_jax
 
     configure_jax()
-    sampling = Sampling(flags.temperature, flags.top_k, flags.top_p).check()
+    beams = BeamSearch(flags.num_beams, flags.length_penalty, flags.penalty) if flags.num_beams != 1 else None
+    temperature = (1.0 if beams is None else 0.0) if flags.temperature is None else flags.temperature
+    sampling = Sampling(temperature, flags.top_k, flags.top_p).check()
+    if beams is not None:
+        beams.check(flags.num_samples, sampling)
     folder = Path(flags.checkpoint)
     folder = largest_run(folder) if (folder / "sweep.json").is_file() else folder
     config, program, params = load_trained(folder)
@@ -39,17 +58,52 @@ def main() -> None:
         raise UserError(f"--checkpoint={flags.checkpoint}: was trained on {config.data.kind!r} data, which is no text")
     tokenizer = load_tokenizer(vocabulary)
     prompt = [tokenizer.separator, *map(int, tokenizer.encode(flags.prompt))]
-    [new] = generate(
-        program.model,
-        params,
-        [prompt],
-        max_new_tokens=flags.max_new_tokens,
-        sampling=sampling,
-        stop_token=tokenizer.separator,
-        seed=flags.seed,
-        ctx=program.ctx,
-    )
-    print(flags.prompt + tokenizer.decode(new))
+    what = {
+        "model": program.model,
+        "params": params,
+        "prompts": [prompt],
+        "max_new_tokens": flags.max_new_tokens,
+        "stop_tokens": [tokenizer.separator],
+        "num_samples": flags.num_samples,
+        "ctx": program.ctx,
+    }
+    if beams is not None:
+        show(flags, tokenizer, what | {"beams": beams, "sampling": GREEDY})
+    else:
+        stream(flags, tokenizer, what | {"sampling": sampling, "seed": flags.seed})
+
+
+def show(flags: Namespace, tokenizer: Any, what: dict[str, Any]) -> None:
+    """Prints hypotheses, best first."""
+    from t5x_like.inference.generate import generate
+    from t5x_like.inference.text import TextStream
+
+    for tokens in generate(**what).tokens:
+        print(flags.prompt + TextStream(tokenizer, flags.stop).add(tokens, final=True))
+
+
+def stream(flags: Namespace, tokenizer: Any, what: dict[str, Any]) -> None:
+    """Prints samples; a single one as it comes."""
+    from t5x_like.inference.generate import generate_stream
+    from t5x_like.inference.text import TextStream
+
+    live = flags.num_samples == 1 and (sys.stdout.isatty() if flags.stream == "auto" else flags.stream == "always")
+    texts = [TextStream(tokenizer, flags.stop) for _ in range(flags.num_samples)]
+    whole = [flags.prompt] * flags.num_samples
+    if live:
+        print(flags.prompt, end="", flush=True)
+    pieces: Iterator[list[list[int]]] = generate_stream(**what, chunk=8 if live or flags.stop else flags.max_new_tokens)
+    for rows in pieces:
+        for row, tokens in enumerate(rows):
+            new = texts[row].add(tokens)
+            whole[row] += new
+            if live:
+                print(new, end="", flush=True)
+        if all(text.finished for text in texts):
+            break
+    for row, text in enumerate(texts):
+        rest = text.add((), final=True)
+        print(rest if live else whole[row] + rest)
 
 
 if __name__ == "__main__":

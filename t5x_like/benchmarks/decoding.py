@@ -21,20 +21,18 @@ def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None]
     import jax
 
     from t5x_like.benchmarks.ours import run_config
-    from t5x_like.inference.beam import beam_search
+    from t5x_like.inference.beam import BeamSearch
     from t5x_like.inference.generate import generate
     from t5x_like.training.program import program_for
 
     program = program_for(run_config(batch=batch, **shape))
     params = program.model.init(jax.random.key(0))
     prompts = _prompts(batch, shape["vocab"]).tolist()
+    search = BeamSearch(beams) if beams > 1 else None
 
     def work(calls: int) -> None:
         for _ in range(calls):
-            if beams == 1:
-                generate(program.model, params, prompts, max_new_tokens=NEW, ctx=program.ctx)
-            else:
-                beam_search(program.model, params, prompts, max_new_tokens=NEW, num_beams=beams, ctx=program.ctx)
+            generate(program.model, params, prompts, max_new_tokens=NEW, beams=search, ctx=program.ctx)
 
     return work, batch * NEW
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation through a key/value cache: one pass over the prompts, then a token at a time, in one compiled call."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,120 +11,263 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.errors import UserError
+from t5x_like.inference.beam import BeamSearch, search
+from t5x_like.inference.prompts import Prompts, check_prompts, left_padded, rounded_up, row_keys
 from t5x_like.inference.sampling import Sampling, sample
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 
+State = dict[str, Any]
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """Continuations, `num_samples` for each prompt, those of a prompt side by side.
+
+    Attributes:
+      tokens: the new tokens of each, without the stop token.
+      log_probs: natural logarithms of the model's probabilities of those tokens, and of the stop token where one ended
+        the row; temperature, top-k and top-p do not enter. None unless asked for, and with beams.
+      scores: the sum of a row's log-probabilities; with beams divided by the length penalty. None unless there are
+        log-probabilities or beams.
+    """
+
+    tokens: list[list[int]]
+    log_probs: list[list[float]] | None = None
+    scores: list[float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the compiled loop depends on, beside model and shapes.
+
+    Attributes:
+      slots: tokens that fit; how many are made is a run-time value.
+      kind: of sampling.
+      log_probs: whether they are kept.
+    """
+
+    slots: int
+    kind: str
+    log_probs: bool
+
 
 def generate(
     model: Model,
     params: Params,
-    prompts: Sequence[Sequence[int]],
+    prompts: Prompts,
     *,
     max_new_tokens: int,
-    sampling: Sampling = Sampling(temperature=0.0),
-    stop_token: int | None = None,
+    sampling: Sampling = GREEDY,
+    beams: BeamSearch | None = None,
+    stop_tokens: Sequence[int] = (),
+    num_samples: int = 1,
+    log_probs: bool = False,
     seed: int = 0,
     ctx: Context | None = None,
-) -> list[list[int]]:
+) -> Generated:
     """Continues every prompt.
 
     Args:
-      model, params: a decoder-only model.
+      model, params: a decoder-only model; parameters as `model.init` or `model.unstacked` returns them (for many short
+        calls, unstack them once).
       prompts: token ids; they may differ in length, none may be empty.
       max_new_tokens: at most so many tokens are added to each.
-      sampling: how tokens are chosen; greedy by default.
-      stop_token: ends a continuation; it is not part of the result.
-      seed: the same seed gives the same tokens.
+      sampling: how tokens are chosen; greedy by default. Beam search does not sample.
+      beams: search for likely continuations instead.
+      stop_tokens: any of them ends a continuation; it is not part of the result.
+      num_samples: continuations for each prompt: independent samples, or the best hypotheses of the beams.
+      log_probs: whether to return them.
+      seed: the same seed gives a prompt the same tokens, whatever prompts are beside it, on any mesh (as far as
+        rounding goes: a product over another batch may differ in its last bit).
       ctx: execution, as for `model.apply`.
 
-    Returns:
-      The new tokens of each prompt.
-
     Raises:
-      UserError: an empty prompt, or more positions than a learned table has.
+      UserError: an empty prompt, more positions than a learned table has, or numbers that make no sense.
     """
-    if not prompts or not all(len(prompt) for prompt in prompts):
-        raise UserError("prompt: is empty; expected at least one token")
-    length = max(len(prompt) for prompt in prompts)
-    if model.max_length is not None and length + max_new_tokens > model.max_length:
-        raise UserError(
-            f"max_new_tokens={max_new_tokens}: with a prompt of {length} tokens that is more than the model's "
-            f"{model.max_length} positions; accepted: at most {max(0, model.max_length - length)}"
-        )
-    if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens={max_new_tokens}: expected 1 or more")
+    check_prompts(model, prompts, max_new_tokens, stop_tokens)
+    ctx = _for_decoding(ctx)
+    if beams is not None:
+        beams.check(num_samples, sampling)
+        params = _unstacked(model, params)
+        filled = [*prompts, *_filling(prompts, ctx)]
+        batch = left_padded(filled, rounded_up(max(map(len, filled))))
+        tokens, lengths, scores = search(model, params, batch, max_new_tokens, beams, stop_tokens, ctx)
+        chosen = [(prompt, beam) for prompt in range(len(prompts)) for beam in range(num_samples)]
+        best = [_without_stop(tokens[at][: lengths[at]].tolist(), stop_tokens) for at in chosen]
+        return Generated(best, scores=[float(scores[at]) for at in chosen])
+    *_, (_, state) = _steps(
+        model, params, prompts, max_new_tokens, sampling, stop_tokens, num_samples, log_probs, seed, ctx, max_new_tokens
+    )
+    count = len(prompts) * num_samples
+    lengths = np.asarray(state["lengths"])[:count]
+
+    def rows(name: str) -> list[list[Any]]:
+        return [row[:length].tolist() for row, length in zip(np.asarray(state[name]), lengths, strict=False)]
+
+    new = [_without_stop(row, stop_tokens) for row in rows("tokens")]
+    if not log_probs:
+        return Generated(new)
+    kept = rows("log_probs")
+    return Generated(new, kept, [float(np.sum(row, dtype=np.float64)) for row in kept])
+
+
+def generate_stream(
+    model: Model,
+    params: Params,
+    prompts: Prompts,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    stop_tokens: Sequence[int] = (),
+    num_samples: int = 1,
+    seed: int = 0,
+    chunk: int = 8,
+    ctx: Context | None = None,
+) -> Iterator[list[list[int]]]:
+    """The tokens of `generate` as they come: yields the next up to `chunk` tokens of every row.
+
+    The same tokens whatever the chunk: each chunk is one compiled call, and the host is asked once for each. Other
+    arguments are as for `generate`. Stop tokens are left out.
+    """
+    if chunk < 1:
+        raise UserError(f"chunk={chunk}: expected 1 or more")
+    check_prompts(model, prompts, max_new_tokens, stop_tokens)
+    seen = 0
+    ctx = _for_decoding(ctx)
+    for until, state in _steps(
+        model, params, prompts, max_new_tokens, sampling, stop_tokens, num_samples, False, seed, ctx, chunk
+    ):
+        tokens, lengths = np.asarray(state["tokens"]), np.asarray(state["lengths"])
+        pieces = []
+        for row in range(len(prompts) * num_samples):
+            pieces.append(_without_stop(tokens[row, seen : min(until, lengths[row])].tolist(), stop_tokens))
+        yield pieces
+        seen = until
+
+
+def _without_stop(row: list[int], stop_tokens: Sequence[int]) -> list[int]:
+    return row[:-1] if row and row[-1] in stop_tokens else row
+
+
+def _for_decoding(ctx: Context | None) -> Context:
+    """Products by hand are for training on a CPU; a step's are small, and the plain ones are faster."""
+    return (ctx or Context()).replace(train=False, key=None, one_cpu=False)
+
+
+def _filling(prompts: Prompts, ctx: Context, num_samples: int = 1) -> Prompts:
+    """Repetitions of the first prompt, so that the mesh divides the batch."""
+    missing = -len(prompts) * num_samples % ctx.batch_parts
+    return [prompts[0]] * missing
+
+
+def _steps(
+    model: Model,
+    params: Params,
+    prompts: Prompts,
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop_tokens: Sequence[int],
+    num_samples: int,
+    log_probs: bool,
+    seed: int,
+    ctx: Context,
+    chunk: int,
+) -> Iterator[tuple[int, State]]:
+    """Runs the loop, `chunk` tokens a call; yields (tokens so far, state)."""
+    if num_samples < 1:
+        raise UserError(f"num_samples={num_samples}: expected 1 or more")
     sampling = sampling.check()
-    batch = left_padded(prompts, length)
-    stop = -1 if stop_token is None else stop_token
-    new = _generate(model, max_new_tokens, ctx or Context(), params, batch, sampling, stop, jax.random.key(seed))
-    rows = [[int(token) for token in row] for row in np.asarray(new)]
-    return [row[: row.index(stop)] if stop in row else row for row in rows]
+    rows = [prompt for prompt in prompts for _ in range(num_samples)]
+    keys = row_keys(prompts, num_samples, seed)
+    filling = _filling(prompts, ctx, num_samples)
+    keys = jnp.concatenate([keys, jnp.repeat(keys[:1], len(filling))])
+    batch = left_padded([*rows, *filling], rounded_up(max(map(len, rows))))
+    plan = Plan(rounded_up(max_new_tokens), sampling.kind(), log_probs)
+    stops = jnp.asarray(stop_tokens, jnp.int32)
+    values = Sampling(jnp.float32(sampling.temperature), jnp.int32(sampling.top_k), jnp.float32(sampling.top_p))
+    knobs = (values, stops, keys)
+    params = _unstacked(model, params)
+    until = min(chunk, max_new_tokens)
+    state = _start(model, ctx, plan, params, batch, knobs, until)
+    yield until, state
+    while until < max_new_tokens and not np.asarray(state["stopped"]).all():
+        until = min(until + chunk, max_new_tokens)
+        state = _resume(model, ctx, plan, params, state, knobs, until)
+        yield until, state
 
 
-def left_padded(prompts: Sequence[Sequence[int]], length: int) -> dict[str, jax.Array]:
-    """Prompts as a batch whose rows end together.
-
-        tokens       0  0 17 18      positions    0  0  0  1      segment ids  0  0  1  1
-                     5  6  7  8                   0  1  2  3                   1  1  1  1
-
-    So one slot of the cache is the next for all of them.
-    """
-    tokens = np.zeros((len(prompts), length), np.int32)
-    segments = np.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        tokens[row, length - len(prompt) :] = prompt
-        segments[row, length - len(prompt) :] = 1
-    positions = np.maximum(np.cumsum(segments, axis=1) - 1, 0)
-    return {
-        "decoder_input_tokens": jnp.asarray(tokens),
-        "decoder_segment_ids": jnp.asarray(segments),
-        "decoder_positions": jnp.asarray(positions),
-    }
+@partial(jax.jit, static_argnums=0)
+def _unstacked(model: Model, params: Params) -> Params:
+    return model.unstacked(params)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _generate(
-    model: Model,
-    max_new_tokens: int,
-    ctx: Context,
-    params: Params,
-    batch: dict[str, jax.Array],
-    sampling: Sampling,
-    stop: jax.Array,
-    key: jax.Array,
-) -> jax.Array:
-    """int32 [B, max_new_tokens]; rows that have stopped are filled with `stop`."""
+def _start(
+    model: Model, ctx: Context, plan: Plan, params: Params, batch: dict[str, jax.Array], knobs: Any, until: jax.Array
+) -> State:
+    """Reads the prompts, and goes on until there are `until` new tokens or all rows have stopped."""
     prompt = batch["decoder_input_tokens"]
-    cache = model.init_cache(prompt.shape[0], prompt.shape[1] + max_new_tokens, ctx.policy.compute)
+    count = prompt.shape[0]
+    cache = model.init_cache(count, prompt.shape[1] + plan.slots, ctx.policy.compute)
     outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
+    state: State = {
+        "number": jnp.int32(0),
+        "tokens": jnp.zeros((count, plan.slots), jnp.int32),
+        "lengths": jnp.zeros(count, jnp.int32),
+        "stopped": jnp.zeros(count, bool),
+        "position": batch["decoder_positions"][:, -1],
+        "cache": {**outputs["cache"], "index": jnp.int32(outputs["cache"]["index"])},
+    }
+    if plan.log_probs:
+        state["log_probs"] = jnp.zeros((count, plan.slots), jnp.float32)
+    unembedding = model.unembedding(params)
+    state = _choose(model, ctx, plan, unembedding, state, outputs["hidden"][:, -1:], knobs)
+    return _run(model, ctx, plan, params, state, knobs, until)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def _resume(
+    model: Model, ctx: Context, plan: Plan, params: Params, state: State, knobs: Any, until: jax.Array
+) -> State:
+    return _run(model, ctx, plan, params, state, knobs, until)
+
+
+def _run(model: Model, ctx: Context, plan: Plan, params: Params, state: State, knobs: Any, until: jax.Array) -> State:
     unembedding = model.unembedding(params)
 
-    def choose(hidden: jax.Array, number: jax.Array, stopped: jax.Array) -> jax.Array:
-        logits = model.unembed(unembedding, hidden[:, -1:], ctx)[:, 0]
-        return jnp.where(stopped, stop, sample(logits, sampling, jax.random.fold_in(key, number)))
+    def unfinished(state: State) -> jax.Array:
+        return (state["number"] < until) & ~state["stopped"].all()
 
-    def unfinished(carry: Any) -> jax.Array:
-        number, _, _, _, stopped, _ = carry
-        return (number < max_new_tokens) & ~stopped.all()
+    def advance(state: State) -> State:
+        token = jax.lax.dynamic_slice_in_dim(state["tokens"], state["number"] - 1, 1, axis=1)
+        batch = {"decoder_input_tokens": token, "decoder_positions": state["position"][:, None]}
+        outputs = model.apply(params, batch, cache=state["cache"], want=("hidden",), ctx=ctx)
+        state = {**state, "cache": outputs["cache"]}
+        return _choose(model, ctx, plan, unembedding, state, outputs["hidden"], knobs)
 
-    def advance(carry: Any) -> Any:
-        number, token, position, cache, stopped, new = carry
-        batch = {"decoder_input_tokens": token[:, None], "decoder_positions": position[:, None]}
-        outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
-        token = choose(outputs["hidden"], number, stopped)
-        return (
-            number + 1,
-            token,
-            position + 1,
-            outputs["cache"],
-            stopped | (token == stop),
-            new.at[:, number].set(token),
-        )
+    return jax.lax.while_loop(unfinished, advance, state)
 
-    stopped = jnp.zeros(prompt.shape[0], bool)
-    token = choose(outputs["hidden"], jnp.int32(0), stopped)
-    new = jnp.full((prompt.shape[0], max_new_tokens), stop, jnp.int32).at[:, 0].set(token)
-    start = (jnp.int32(1), token, batch["decoder_positions"][:, -1] + 1, outputs["cache"], token == stop, new)
-    return jax.lax.while_loop(unfinished, advance, start)[-1]
+
+def _choose(
+    model: Model, ctx: Context, plan: Plan, unembedding: Params, state: State, hidden: jax.Array, knobs: Any
+) -> State:
+    """Appends the token that follows hidden [B, 1, D]; rows that have stopped stay as they are."""
+    sampling, stops, keys = knobs
+    number, stopped = state["number"], state["stopped"]
+    logits = model.unembed(unembedding, hidden, ctx)[:, 0]
+    token = sample(logits, sampling, jax.vmap(jax.random.fold_in, (0, None))(keys, number), plan.kind)
+    token = jnp.where(stopped, 0, token)
+    new = {
+        "number": number + 1,
+        "tokens": state["tokens"].at[:, number].set(token),
+        "lengths": state["lengths"] + ~stopped,
+        "stopped": stopped | (token[:, None] == stops).any(-1),
+        "position": state["position"] + 1,
+    }
+    if plan.log_probs:
+        chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+        new["log_probs"] = state["log_probs"].at[:, number].set(jnp.where(stopped, 0.0, chosen))
+    return {**state, **new}

@@ -12,7 +12,7 @@ from t5x_like.errors import UserError
 
 @flax.struct.dataclass
 class Sampling:
-    """How a token is chosen. All are run-time values: changing one compiles nothing.
+    """How a token is chosen. All are run-time values: changing one, but for switching it on or off, compiles nothing.
 
     Attributes:
       temperature: divides the logits; 0 takes the likeliest token.
@@ -38,22 +38,36 @@ class Sampling:
                 raise UserError(f"{field.name}={getattr(self, field.name)}: expected {words}")
         return self
 
+    def kind(self) -> str:
+        """What has to be compiled: "greedy", "free", or "cut" where top-k or top-p needs the vocabulary sorted."""
+        if self.temperature == 0:
+            return "greedy"
+        return "free" if self.top_k == 0 and self.top_p == 1 else "cut"
 
-def sample(logits: jax.Array, sampling: Sampling, key: jax.Array) -> jax.Array:
-    """Draws a token for every row of float32 logits [B, V]; int32 [B].
+
+def sample(logits: jax.Array, sampling: Sampling, keys: jax.Array, kind: str = "cut") -> jax.Array:
+    """Draws a token for every row of float32 logits [B, V] by that row's key of keys [B]; int32 [B].
+
+    `kind` is `sampling.kind()`, which must be known while this is traced: greedy decoding then sorts nothing.
+    """
+    if kind == "greedy":
+        return logits.argmax(-1).astype(jnp.int32)
+    scaled = logits / sampling.temperature
+    if kind == "cut":
+        scaled = jnp.where(scaled >= lowest_kept(scaled, sampling), scaled, -jnp.inf)
+    return jax.vmap(jax.random.categorical)(keys, scaled).astype(jnp.int32)
+
+
+def lowest_kept(scaled: jax.Array, sampling: Sampling) -> jax.Array:
+    """The smallest of the logits [B, V] that top-k and top-p leave, [B, 1]; what equals it is left too.
 
     Top-p looks at the probabilities that temperature and top-k leave, as Hugging Face's `generate` does.
     """
-    vocab = logits.shape[-1]
-    greedy = logits.argmax(-1)
-    scaled = logits / jnp.maximum(sampling.temperature, 1e-6)
-    ranked = jnp.argsort(-scaled, axis=-1)
-    ordered = jnp.take_along_axis(scaled, ranked, axis=-1)
+    vocab = scaled.shape[-1]
+    ordered = -jnp.sort(-scaled, axis=-1)
+    rank = jnp.arange(vocab)
     k = jnp.where(sampling.top_k > 0, sampling.top_k, vocab)
-    ordered = jnp.where(jnp.arange(vocab) < k, ordered, -jnp.inf)
-    probabilities = jax.nn.softmax(ordered, axis=-1)
+    probabilities = jax.nn.softmax(jnp.where(rank < k, ordered, -jnp.inf), axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    ordered = jnp.where((before < sampling.top_p) | (jnp.arange(vocab) == 0), ordered, -jnp.inf)
-    choice = jax.random.categorical(key, ordered, axis=-1)
-    drawn = jnp.take_along_axis(ranked, choice[:, None], axis=-1)[:, 0]
-    return jnp.where(sampling.temperature == 0, greedy, drawn).astype(jnp.int32)
+    kept = (rank < k) & ((before < sampling.top_p) | (rank == 0))
+    return jnp.where(kept, ordered, jnp.inf).min(-1, keepdims=True)

@@ -29,6 +29,7 @@ class MaskSpec(flax.struct.PyTreeNode):
       window: number of keys, the query's own among them, that a query may look back on; None for all.
       q_segments, kv_segments: int [B, T] and [B, S]; None means one segment everywhere.
       offset: index of the first query among the keys (a scalar; not 0 when decoding through a cache).
+      allowed: bool [B, T, S], a further condition, spelt out: when beams share a cache, which slots hold a hypothesis.
     """
 
     causal: bool = flax.struct.field(pytree_node=False, default=True)
@@ -36,6 +37,7 @@ class MaskSpec(flax.struct.PyTreeNode):
     q_segments: jax.Array | None = None
     kv_segments: jax.Array | None = None
     offset: jax.Array | int = 0
+    allowed: jax.Array | None = None
 
 
 class Context(flax.struct.PyTreeNode):

@@ -33,6 +33,8 @@ class Model(Protocol):
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32) -> Params: ...
 
+    def unstacked(self, params: Params) -> Params: ...
+
     def apply(
         self,
         params: Params,

@@ -41,16 +41,28 @@ class Stack:
             for i, block in enumerate(self.pattern)
         }
 
+    def unstacked(self, params: Params) -> tuple[Params, ...]:
+        """Splits stacked parameters into one tree for each repeat."""
+        leaves, treedef = jax.tree.flatten(params)
+        split = [_slices(leaf) for leaf in leaves]
+        return tuple(jax.tree.unflatten(treedef, [slices[i] for slices in split]) for i in range(self.repeats))
+
     def apply(
-        self, params: Params, x: jax.Array, ctx: Context, cache: Params | None = None, keep_states: bool = False
-    ) -> tuple[jax.Array, Params | None, dict[str, jax.Array], jax.Array | None]:
+        self,
+        params: Params | tuple[Params, ...],
+        x: jax.Array,
+        ctx: Context,
+        cache: tuple[Params, ...] | None = None,
+        keep_states: bool = False,
+    ) -> tuple[jax.Array, tuple[Params, ...] | None, dict[str, jax.Array], jax.Array | None]:
         """Runs x through all layers.
 
         Args:
-          params: as `specs` describes.
+          params: as `specs` describes, or as `unstacked` returns them.
           x: [B, T, D].
           ctx: shared by all layers; its key is folded with the number of the layer.
-          cache: {"0": {"key": [L/p, B, S, K, C], ...}, ...} or None.
+          cache: one {"0": {"key": [B, K, S, C], ...}, ...} for each repeat, or None. With a cache, layers are
+            unrolled: a scan would copy the whole cache for every token.
           keep_states: whether to return what enters every block.
 
         Returns:
@@ -73,15 +85,16 @@ class Stack:
             # Inside a scan nothing can be shared with the forward pass: its barriers would only stop fusions.
             repeat = jax.checkpoint(repeat, prevent_cse=not ctx.scan_layers)
         starts = len(self.pattern) * jnp.arange(self.repeats)
-        if ctx.scan_layers:
-            x, (caches, aux, states) = jax.lax.scan(lambda x, xs: repeat(x, *xs), x, (params, cache, starts))
+        if ctx.scan_layers and cache is None and isinstance(params, dict):
+            x, (_, aux, states) = jax.lax.scan(lambda x, xs: repeat(x, *xs), x, (params, cache, starts))
         else:
+            caches: tuple[Params, ...] = ()
             collected = []
-            for number, layer in enumerate(_unstack(params, self.repeats)):
-                part = None if cache is None else jax.tree.map(lambda leaf, n=number: leaf[n], cache)
-                x, kept = repeat(x, layer, part, starts[number])
+            for number, layer in enumerate(self.unstacked(params) if isinstance(params, dict) else params):
+                x, (new, *kept) = repeat(x, layer, None if cache is None else cache[number], starts[number])
+                caches += (new,)
                 collected.append(kept)
-            caches, aux, states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *collected)
+            aux, states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *collected)
         if keep_states:
             states = states.reshape(-1, *x.shape)
         return x, None if cache is None else caches, jax.tree.map(lambda leaf: leaf.sum(0), aux), states
@@ -94,10 +107,3 @@ def _slices(leaf: jax.Array) -> Sequence[jax.Array]:
 
 # Autodiff alone would pad the gradient of every slice to the whole stack and add L such arrays.
 _slices.defvjp(lambda leaf: (_slices(leaf), None), lambda _, slices: (jnp.stack(slices),))
-
-
-def _unstack(params: Params, repeats: int) -> list[Params]:
-    """Splits stacked parameters into one tree for each repeat."""
-    leaves, treedef = jax.tree.flatten(params)
-    split = [_slices(leaf) for leaf in leaves]
-    return [jax.tree.unflatten(treedef, [slices[i] for slices in split]) for i in range(repeats)]

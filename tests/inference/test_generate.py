@@ -8,7 +8,8 @@ import pytest
 
 from t5x_like.config import DecoderOnlyConfig
 from t5x_like.errors import UserError
-from t5x_like.inference.generate import generate, left_padded
+from t5x_like.inference.generate import generate, generate_stream
+from t5x_like.inference.prompts import left_padded, rounded_up
 from t5x_like.inference.sampling import Sampling, sample
 from t5x_like.models.decoder_only import DecoderOnly
 
@@ -54,7 +55,7 @@ def greedy_by_hand(model, params, prompt, number):
 
 def test_greedy_through_the_cache_is_greedy_without_it(trained):
     model, params = trained
-    together = generate(model, params, PROMPTS, max_new_tokens=NEW)
+    together = generate(model, params, PROMPTS, max_new_tokens=NEW).tokens
     assert together == [greedy_by_hand(model, params, prompt, NEW) for prompt in PROMPTS]
 
 
@@ -87,31 +88,31 @@ def rotary():
 
 def test_stop_token_ends_a_row_and_is_left_out(rotary):
     model, params = rotary
-    free = generate(model, params, PROMPTS, max_new_tokens=NEW)
+    free = generate(model, params, PROMPTS, max_new_tokens=NEW).tokens
     stop = free[0][3]
     expected = [row[: row.index(stop)] if stop in row else row for row in free]
-    assert generate(model, params, PROMPTS, max_new_tokens=NEW, stop_token=stop) == expected
+    assert generate(model, params, PROMPTS, max_new_tokens=NEW, stop_tokens=[stop]).tokens == expected
     assert len(expected[0]) <= 3
 
 
 def test_seeds_repeat_and_differ(rotary):
     model, params = rotary
     hot = Sampling(temperature=1.5)
-    texts = [generate(model, params, PROMPTS, max_new_tokens=NEW, sampling=hot, seed=seed) for seed in (7, 7, 8)]
+    texts = [generate(model, params, PROMPTS, max_new_tokens=NEW, sampling=hot, seed=seed).tokens for seed in (7, 7, 8)]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
 
 
 def test_temperature_near_zero_and_top_k_one_are_greedy(rotary):
     model, params = rotary
-    greedy = generate(model, params, PROMPTS, max_new_tokens=NEW)
+    greedy = generate(model, params, PROMPTS, max_new_tokens=NEW).tokens
     for sampling in (Sampling(temperature=1e-4), Sampling(temperature=2.0, top_k=1), Sampling(top_p=1e-6)):
-        assert generate(model, params, PROMPTS, max_new_tokens=NEW, sampling=sampling) == greedy
+        assert generate(model, params, PROMPTS, max_new_tokens=NEW, sampling=sampling).tokens == greedy
 
 
 def draws(sampling, logits, number=20_000):
     keys = jax.random.split(jax.random.key(0), number)
-    drawn = jax.vmap(lambda key: sample(logits[None], sampling, key)[0])(keys)
+    drawn = sample(jnp.broadcast_to(logits, (number, logits.shape[0])), sampling, keys, sampling.kind())
     return np.bincount(np.asarray(drawn), minlength=logits.shape[0]) / number
 
 
@@ -154,3 +155,76 @@ def test_learned_positions_end():
     model, params = build(positions="learned")
     with pytest.raises(UserError, match=r"max_new_tokens=30.*32 positions; accepted: at most 27"):
         generate(model, params, PROMPTS, max_new_tokens=30)
+
+
+def test_several_stop_tokens(rotary):
+    model, params = rotary
+    [free] = generate(model, params, PROMPTS[:1], max_new_tokens=NEW).tokens
+    stops = [free[5], free[2], VOCAB - 1]
+    first = min(free.index(stop) for stop in stops if stop in free)
+    assert generate(model, params, PROMPTS[:1], max_new_tokens=NEW, stop_tokens=stops).tokens == [free[:first]]
+
+
+def test_log_probs_are_those_of_the_full_forward_pass(rotary):
+    """Drawn hot and cut: the log-probabilities are the model's own all the same; the stop token's is the last."""
+    model, params = rotary
+    hot = Sampling(temperature=1.5, top_k=20)
+    free = generate(model, params, PROMPTS, max_new_tokens=NEW, sampling=hot).tokens
+    stop = free[0][4]
+    got = generate(model, params, PROMPTS, max_new_tokens=NEW, sampling=hot, stop_tokens=[stop], log_probs=True)
+    for prompt, new, log_probs, score in zip(PROMPTS, got.tokens, got.log_probs, got.scores, strict=True):
+        whole = new + [stop] * (len(log_probs) - len(new))
+        text = jnp.asarray([[*prompt, *whole]])
+        logits = np.asarray(model.apply(params, {"decoder_input_tokens": text})["logits"][0], np.float64)
+        expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = expected[np.arange(len(prompt) - 1, text.shape[1] - 1), whole]
+        np.testing.assert_allclose(log_probs, expected, atol=3e-5)
+        np.testing.assert_allclose(score, expected.sum(), atol=2e-4)
+    assert len(got.log_probs[0]) == len(got.tokens[0]) + 1 <= 5
+
+
+def joined(pieces):
+    return [[token for part in parts for token in part] for parts in zip(*pieces, strict=True)]
+
+
+def test_a_sample_depends_neither_on_its_neighbours_nor_on_the_chunk(rotary):
+    model, params = rotary
+    arguments = {"max_new_tokens": NEW, "sampling": Sampling(temperature=1.5), "seed": 3}
+    together = generate(model, params, PROMPTS, num_samples=2, **arguments).tokens
+    assert len({tuple(row) for row in together}) == 6
+    alone = [generate(model, params, [prompt], num_samples=2, **arguments).tokens for prompt in PROMPTS]
+    assert together == [row for pair in alone for row in pair]
+    first = [generate(model, params, [prompt], **arguments).tokens[0] for prompt in PROMPTS]
+    assert first == together[::2]
+    for chunk in (1, 5, 100):
+        pieces = list(generate_stream(model, params, PROMPTS, num_samples=2, chunk=chunk, **arguments))
+        assert joined(pieces) == together
+        assert len(pieces) == -(-NEW // chunk)
+
+
+def test_a_stream_ends_when_every_row_has(rotary):
+    model, params = rotary
+    free = generate(model, params, PROMPTS, max_new_tokens=NEW).tokens
+    stops = {row[2] for row in free}
+    whole = generate(model, params, PROMPTS, max_new_tokens=NEW, stop_tokens=sorted(stops)).tokens
+    pieces = list(generate_stream(model, params, PROMPTS, max_new_tokens=NEW, stop_tokens=sorted(stops), chunk=1))
+    assert joined(pieces) == whole
+    assert len(pieces) == max(map(len, whole)) + 1 <= 3
+
+
+def test_padded_lengths_are_few_and_waste_little():
+    padded = {length: rounded_up(length) for length in range(1, 4097)}
+    assert all(length <= to for length, to in padded.items())
+    assert all(to < 1.25 * length for length, to in padded.items() if length > 64)
+    assert len(set(padded.values())) <= 30
+
+
+def test_new_lengths_compile_nothing(rotary):
+    from t5x_like.inference import generate as module
+
+    model, params = rotary
+    generate(model, params, [[1, 2, 3]], max_new_tokens=3)
+    before = module._start._cache_size()
+    for length, new in ((1, 4), (7, 9), (16, 16)):
+        generate(model, params, [list(range(length))], max_new_tokens=new, sampling=Sampling(0.0, 5), stop_tokens=())
+    assert module._start._cache_size() == before

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Beam search in one compiled loop, over one cache that the beams of a prompt share.
+
+Hypotheses form a tree. Each token of each beam gets a slot of its prompt's cache once, and stays there:
+
+    slots     prompt ... | a0 b0 | a1 b1 | a2 b2        beams a and b after two steps, when b1 came from a0:
+    beam a    x x x x x  |  x    |  x    |  x           which slots hold the tokens of its hypothesis
+    beam b    x x x x x  |  x    |     x |     x
+
+Choosing beams moves rows of that table of bits, never keys and values; the prompt is kept once, not once a beam.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_like.errors import UserError
+from t5x_like.inference.prompts import rounded_up
+from t5x_like.inference.ranking import top_k
+from t5x_like.inference.sampling import Sampling
+from t5x_like.models.context import Context, MaskSpec
+from t5x_like.models.layers.parameters import Params
+from t5x_like.models.model import Model
+
+State = dict[str, Any]
+NEVER = -jnp.inf  # the score of a hypothesis that does not exist
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamSearch:
+    """How to search.
+
+    A hypothesis of n new tokens (a stop token counts) scores its log-probability divided by a penalty:
+
+        "hf"    n ** alpha                  Hugging Face's length_penalty
+        "gnmt"  ((5 + n) / 6) ** alpha      Wu et al. 2016, section 7; T5X's brevity penalty
+
+    At each step the num_beams likeliest continuations that do not stop go on; one that stops is kept if it is among
+    the num_beams likeliest of all, and if its score is among the num_beams best that have stopped. A row ends, when
+    num_beams hypotheses have stopped, by `early_stopping`:
+
+        "optimal"    when no running hypothesis can still beat the worst kept, however long it grows
+        "heuristic"  when none would beat it at its present length (Hugging Face's False, its default)
+        "first"      at once (Hugging Face's True)
+
+    Attributes:
+      num_beams: hypotheses kept at each step.
+      alpha: strength of the penalty; 0 compares plain log-probabilities, more favours long hypotheses.
+      penalty: which formula.
+      early_stopping: as above.
+    """
+
+    num_beams: int = 4
+    alpha: float = 1.0
+    penalty: Literal["hf", "gnmt"] = "hf"
+    early_stopping: Literal["optimal", "heuristic", "first"] = "heuristic"
+
+    def check(self, num_samples: int, sampling: Sampling) -> None:
+        """Refuses what makes no sense, in one line."""
+        if self.num_beams < 1:
+            raise UserError(f"num_beams={self.num_beams}: expected 1 or more")
+        if not 1 <= num_samples <= self.num_beams:
+            raise UserError(f"num_samples={num_samples}: beam search has 1 to num_beams={self.num_beams} results")
+        if sampling.kind() != "greedy":
+            raise UserError(f"temperature={sampling.temperature}: beam search does not sample; accepted: 0")
+        for name, accepted in (("penalty", ("hf", "gnmt")), ("early_stopping", ("optimal", "heuristic", "first"))):
+            if getattr(self, name) not in accepted:
+                raise UserError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(accepted)}")
+
+
+def search(
+    model: Model,
+    params: Params,
+    batch: dict[str, jax.Array],
+    max_new_tokens: int,
+    beams: BeamSearch,
+    stop_tokens: Sequence[int],
+    ctx: Context,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Searches for continuations of left-padded prompts [B, P].
+
+    Returns:
+      tokens int [B, W, slots], lengths int [B, W] (a stop token counts) and scores float [B, W], best first.
+    """
+    static = dataclasses.replace(beams, alpha=0.0)
+    stops = jnp.asarray(stop_tokens, jnp.int32)
+    slots = rounded_up(max_new_tokens)
+    alpha = jnp.float32(beams.alpha)
+    tokens, lengths, scores = _search(model, ctx, static, slots, params, batch, stops, alpha, max_new_tokens)
+    return np.asarray(tokens), np.asarray(lengths), np.asarray(scores)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _search(
+    model: Model,
+    ctx: Context,
+    beams: BeamSearch,
+    slots: int,
+    params: Params,
+    batch: dict[str, jax.Array],
+    stops: jax.Array,
+    alpha: jax.Array,
+    until: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    count, prompt_length = batch["decoder_input_tokens"].shape
+    width = beams.num_beams
+    cache = model.init_cache(count, prompt_length + width * slots, ctx.policy.compute)
+    outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
+    unembedding = model.unembedding(params)
+    state: State = {
+        "number": jnp.int32(0),
+        "running": jnp.where(jnp.arange(width) == 0, jnp.zeros((count, width)), NEVER),
+        "running_tokens": jnp.zeros((count, width, slots), jnp.int32),
+        "stopped": jnp.full((count, width), NEVER),
+        "stopped_tokens": jnp.zeros((count, width, slots), jnp.int32),
+        "stopped_lengths": jnp.zeros((count, width), jnp.int32),
+        "open": jnp.ones(count, bool),
+        "visible": jnp.zeros((count, width, prompt_length + width * slots), bool).at[:, :, :prompt_length].set(True),
+        "cache": {**outputs["cache"], "index": jnp.int32(outputs["cache"]["index"])},
+    }
+    position = batch["decoder_positions"][:, -1]
+
+    def extend(state: State, hidden: jax.Array) -> State:
+        logits = model.unembed(unembedding, hidden, ctx)
+        logits = jnp.broadcast_to(logits, (count, width, logits.shape[-1]))
+        return _extend(beams, state, logits, stops, alpha, until)
+
+    def advance(state: State) -> State:
+        number, cache = state["number"], state["cache"]
+        tokens = jax.lax.dynamic_slice_in_dim(state["running_tokens"], number - 1, 1, axis=2)[:, :, 0]
+        own = jnp.broadcast_to(jnp.eye(width, dtype=bool), (count, width, width))
+        visible = jax.lax.dynamic_update_slice(state["visible"], own, (0, 0, cache["index"]))
+        now = {
+            "decoder_input_tokens": tokens,
+            "decoder_positions": jnp.broadcast_to((position + number)[:, None], tokens.shape),
+        }
+        here = ctx.replace(mask=MaskSpec(allowed=visible))
+        outputs = model.apply(params, now, cache=cache, want=("hidden",), ctx=here)
+        return extend({**state, "visible": visible, "cache": outputs["cache"]}, outputs["hidden"])
+
+    state = extend(state, outputs["hidden"][:, -1:])
+    state = jax.lax.while_loop(lambda state: (state["number"] < until) & state["open"].any(), advance, state)
+    return state["stopped_tokens"], state["stopped_lengths"], state["stopped"]
+
+
+def _extend(
+    beams: BeamSearch, state: State, logits: jax.Array, stops: jax.Array, alpha: jax.Array, until: jax.Array
+) -> State:
+    """Adds a token to every hypothesis, given the logits [B, W, V] that follow it."""
+    width, number = beams.num_beams, state["number"]
+    parent, token, total = _likeliest(state["running"], logits, (1 + stops.size) * width)
+    last = number + 1 == until
+    stops_here = (token[..., None] == stops).any(-1) | last
+    tokens = _take(state["running_tokens"], parent).at[:, :, number].set(token)
+
+    # Those that stop: merged with those that stopped before, which come first where scores are equal.
+    counts = stops_here & (jnp.arange(token.shape[1]) < width) & state["open"][:, None]
+    scores = jnp.where(counts, total / _penalty(beams, alpha, number + 1), NEVER)
+    stopped, best = jax.lax.top_k(jnp.concatenate([state["stopped"], scores], axis=1), width)
+    lengths = jnp.broadcast_to(number + 1, token.shape)
+
+    # Those that go on.
+    running, kept = jax.lax.top_k(jnp.where(stops_here, NEVER, total), width)
+    could_be = jnp.where((beams.early_stopping == "optimal") & (alpha > 0), until, number + 1)
+    improvable = running[:, 0] / _penalty(beams, alpha, could_be) > stopped[:, -1]
+    full = stopped[:, -1] > NEVER
+    ends = full if beams.early_stopping == "first" else full & ~improvable
+    return {
+        **state,
+        "number": number + 1,
+        "running": running,
+        "running_tokens": _take(tokens, kept),
+        "visible": _take(state["visible"], jnp.take_along_axis(parent, kept, axis=1)),
+        "stopped": stopped,
+        "stopped_tokens": _take(jnp.concatenate([state["stopped_tokens"], tokens], axis=1), best),
+        "stopped_lengths": _take(jnp.concatenate([state["stopped_lengths"], lengths], axis=1), best),
+        "open": state["open"] & ~ends,
+    }
+
+
+def _likeliest(scores: jax.Array, logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The `number` likeliest continuations of hypotheses with log-probabilities [B, W], likeliest first.
+
+    Returns:
+      parent, token and log-probability, [B, number] each (fewer where there are no more). Of equals the lower beam
+      comes first, then the lower token.
+    """
+    count, _, vocab = logits.shape
+    best, token = top_k(logits, min(number, vocab))  # of every beam: its order is that of the log-probabilities
+    log_probs = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    total = (scores[..., None] + log_probs).reshape(count, -1)
+    total, chosen = jax.lax.top_k(total, min(number, total.shape[1]))
+    return chosen // best.shape[2], jnp.take_along_axis(token.reshape(count, -1), chosen, axis=1), total
+
+
+def _penalty(beams: BeamSearch, alpha: jax.Array, length: jax.Array) -> jax.Array:
+    return length**alpha if beams.penalty == "hf" else ((5.0 + length) / 6.0) ** alpha
+
+
+def _take(rows: jax.Array, index: jax.Array) -> jax.Array:
+    """rows [B, N, ...] at index [B, M]."""
+    return jnp.take_along_axis(rows, index.reshape(*index.shape, *(1,) * (rows.ndim - 2)), axis=1)

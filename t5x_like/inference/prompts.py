@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts as a batch, checked, and padded to few different shapes."""
+
+import zlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_like.errors import UserError
+from t5x_like.models.model import Model
+
+Prompts = Sequence[Sequence[int]]
+
+
+def check_prompts(model: Model, prompts: Prompts, max_new_tokens: int, stop_tokens: Sequence[int]) -> None:
+    """Refuses what the model cannot continue, in one line.
+
+    Raises:
+      UserError: an empty prompt, a token that the model lacks, no token to add, or more positions than a learned table
+        has.
+    """
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise UserError("prompt: is empty; expected at least one token")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens}: expected 1 or more")
+    for name, tokens in [("stop_tokens", stop_tokens), *(("prompt", prompt) for prompt in prompts)]:
+        for token in tokens:
+            if not 0 <= token < model.vocab_size:
+                raise UserError(f"{name}: no token {token}; the model has 0 to {model.vocab_size - 1}")
+    length = max(len(prompt) for prompt in prompts)
+    if model.max_length is not None and length + max_new_tokens > model.max_length:
+        raise UserError(
+            f"max_new_tokens={max_new_tokens}: with a prompt of {length} tokens that is more than the model's "
+            f"{model.max_length} positions; accepted: at most {max(0, model.max_length - length)}"
+        )
+
+
+def rounded_up(length: int) -> int:
+    """The next length, of few, so that a new length seldom compiles anew: 16, 32, 48, 64, 80, 96, 112, 128, 160, ...
+
+    A multiple of 16 and of a quarter of the power of two below: at most a quarter is wasted above 64.
+    """
+    step = max(16, 2 ** (length.bit_length() - 1) // 4)
+    return -(-length // step) * step
+
+
+def left_padded(prompts: Prompts, length: int) -> dict[str, jax.Array]:
+    """Prompts as a batch whose rows end together.
+
+        tokens       0  0 17 18      positions    0  0  0  1      segment ids  0  0  1  1
+                     5  6  7  8                   0  1  2  3                   1  1  1  1
+
+    So one slot of the cache is the next for all of them.
+    """
+    tokens = np.zeros((len(prompts), length), np.int32)
+    segments = np.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, length - len(prompt) :] = prompt
+        segments[row, length - len(prompt) :] = 1
+    positions = np.maximum(np.cumsum(segments, axis=1) - 1, 0)
+    return {
+        "decoder_input_tokens": jnp.asarray(tokens),
+        "decoder_segment_ids": jnp.asarray(segments),
+        "decoder_positions": jnp.asarray(positions),
+    }
+
+
+def row_keys(prompts: Prompts, num_samples: int, seed: int) -> jax.Array:
+    """A key for every sample of every prompt, [P * num_samples], from the seed, the prompt and the sample's number.
+
+    So what is drawn for a prompt does not depend on the prompts beside it, nor on how many there are.
+    """
+    names = [zlib.crc32(np.asarray(prompt, np.int64).tobytes()) for prompt in prompts]
+    fold = jax.vmap(jax.random.fold_in, (0, 0))
+    keys = fold(jnp.repeat(jax.random.key(seed)[None], len(prompts)), jnp.asarray(names, jnp.uint32))
+    samples = jnp.tile(jnp.arange(num_samples, dtype=jnp.uint32), len(prompts))
+    return fold(jnp.repeat(keys, num_samples), samples)
