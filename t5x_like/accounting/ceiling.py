@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Ceiling:
     core_share: float
 
 
+@cache
 def matmul_ceiling(folder: Path) -> float | None:
     """FLOP/s of a float32 matrix product of this CPU, on the cores that this process may use.
 

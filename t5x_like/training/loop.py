@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_like.accounting.hardware import peak_flops
+from t5x_like.accounting.mfu import peak_of_mesh
 from t5x_like.config import RunConfig
+from t5x_like.data.cache import cache_root
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.packing import count_targets
 from t5x_like.data.pipeline import build_dataset
@@ -115,6 +116,8 @@ class _Loop:
         self.total = config.training.steps
         self.log_every, self.evaluate_every, self.checkpoint_every = config.training.every()
         self.program = program_for(config)
+        mesh = self.program.layout.mesh
+        peak = peak_of_mesh(mesh.devices, config.precision, cache_root())  # may be measured: before anything else runs
         self.checkpoints = Checkpoints(folder / "checkpoints", config.training.keep_checkpoints)
         init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
         self.tally = Tally()
@@ -126,16 +129,15 @@ class _Loop:
             reporter.note(f"resuming from step {self.tally.step}")
         self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
         self.pending: deque[_Call] = deque()
-        write_environment(folder, self.program.layout.mesh, dataset, sets)
+        write_environment(folder, mesh, peak, dataset, sets)
         if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
             dataset.tokenizer.save(folder / "tokenizer.json")
         accounting = write_accounting(folder, config)
-        peak = peak_flops(jax.devices()[0].device_kind)
         self.metrics = Metrics(
             folder,
             self.tally,
             flops_per_token=accounting["flops_per_token"],
-            peak=None if peak is None else peak * self.program.layout.mesh.size,
+            peak=peak,
             tensorboard=config.training.tensorboard,
         )
         self.count_everywhere = jax.jit(_count_everywhere, out_shardings=self.program.layout.replicated)

@@ -15,8 +15,7 @@ from typing import Any
 
 import jax
 
-from t5x_like.accounting.flops import flops_per_token, flops_per_token_6n
-from t5x_like.accounting.parameters import count_parameters
+from t5x_like.accounting.summary import accounting
 from t5x_like.config import RunConfig, identity
 from t5x_like.config_files import run_from_json
 from t5x_like.data.dataset import Dataset
@@ -128,20 +127,13 @@ def check_data(folder: Path, fingerprint: str) -> None:
 
 def write_accounting(folder: Path, config: RunConfig) -> dict[str, Any]:
     """Writes accounting.json and returns its content."""
-    counts = count_parameters(config.model)
-    content = {
-        "params_total": counts.total,
-        "params_nonembedding": counts.nonembedding,
-        "params_active": counts.active,
-        "flops_per_token": flops_per_token(config.model, config.data.sequence_length),
-        "flops_per_token_6n": flops_per_token_6n(config.model),
-    }
+    content = accounting(config)
     write_json(folder / "accounting.json", content)
     return content
 
 
-def write_environment(folder: Path, mesh: Any, data: Dataset, sets: Mapping[str, Dataset]) -> None:
-    """Writes environment.json: what ran, on what, on which data and further evaluation sets."""
+def write_environment(folder: Path, mesh: Any, peak: float | None, data: Dataset, sets: Mapping[str, Dataset]) -> None:
+    """Writes environment.json: what ran, on what (`peak` FLOP/s, as MFU takes it), on which data and further sets."""
     write_json(
         folder / "environment.json",
         {
@@ -150,6 +142,7 @@ def write_environment(folder: Path, mesh: Any, data: Dataset, sets: Mapping[str,
             "device_kind": jax.devices()[0].device_kind,
             "device_count": jax.device_count(),
             "process_count": jax.process_count(),
+            "peak_flops_per_second": peak,
             "mesh": dict(mesh.shape),
             "git_commit": _git_commit(),
             "data": _described(data),
