@@ -11,7 +11,8 @@ class TextStream:
     """Turns tokens into text as they come.
 
     What is returned is final: half a character waits for its other bytes, and what may be the beginning of a stop
-    string waits until it is one or is not. Text ends before the first stop string.
+    string waits until it is one or is not. Text ends before the stop string
+    that is complete first, however tokens are dealt out to calls.
 
     Attributes:
       finished: whether a stop string was found.
@@ -29,10 +30,10 @@ class TextStream:
         if self.finished:
             return ""
         text = self._held + self._decoder.decode(self._tokenizer.decode_bytes(tokens), final)
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.finished, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         hold = 0 if final else max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - hold :]
         return text[: len(text) - hold]

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoding on a mesh gives the tokens that one device gives."""
+
+import jax
+import pytest
+
+from t5x_like.inference.beam import BeamSearch
+from t5x_like.inference.generate import generate, generate_stream
+from t5x_like.inference.sampling import Sampling
+from t5x_like.training.program import program_for
+
+PROMPTS = [[3, 4, 5], [1], [2, 2]]  # three rows, which four parts do not divide
+WAYS = {
+    "greedy": {},
+    "sampled": {"sampling": Sampling(1.3, top_k=12, top_p=0.9), "num_samples": 2, "seed": 5},
+    "beams": {"beams": BeamSearch(3, 0.6, "gnmt"), "num_samples": 2, "stop_tokens": [2]},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_mesh_changes_nothing(way, make_run, redraw):
+    one = program_for(make_run())
+    params = redraw(one.model.specs())
+    mesh = program_for(make_run("mesh.data=4", "mesh.tensor=2"))
+    sharded = jax.device_put(params, mesh.layout.parameters(mesh.specs))
+    assert len(sharded["token_embedding"]["embedding"].sharding.device_set) == 8
+    arguments = {"prompts": PROMPTS, "max_new_tokens": 6, **WAYS[way]}
+    expected = generate(one.model, params, ctx=one.ctx, **arguments).tokens
+    assert generate(mesh.model, sharded, ctx=mesh.ctx, **arguments).tokens == expected
+    if way == "sampled":
+        pieces = list(generate_stream(mesh.model, sharded, ctx=mesh.ctx, chunk=2, **arguments))
+        assert [[t for part in parts for t in part] for parts in zip(*pieces, strict=True)] == expected
