@@ -31,8 +31,20 @@ class CausalLM:
         del state, key
         return batch
 
-    def loss(self, model: Model, params: Params, batch: Batch, *, key: jax.Array | None, ctx: Context) -> Sums:
+    def loss(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        ctx: Context,
+        scale: jax.Array | None = None,
+    ) -> Sums:
         """Returns {"loss", "accuracy": (float32 sum over the batch, summed weights)} of a training batch.
+
+        With label smoothing or z-loss "loss" is still the plain cross-entropy; then "objective" is what training
+        minimises, and "z_loss" its share of that.
 
         Args:
           model: outputs "hidden" and unembeds.
@@ -40,10 +52,11 @@ class CausalLM:
           batch: a decoder-only batch with `decoder_target_tokens` [B, T] and optionally `decoder_loss_weights` [B, T].
           key: for dropout.
           ctx: execution.
+          scale: what the caller multiplies the mean by before it differentiates; see `Task`.
         """
         return {
             name: (value.sum(), weight.sum())
-            for name, (value, weight) in self._sums(model, params, batch, key, ctx.replace(train=True)).items()
+            for name, (value, weight) in self._sums(model, params, batch, key, ctx.replace(train=True), scale).items()
         }
 
     def evaluate(self, model: Model, params: Params, batch: Batch, *, ctx: Context) -> Sums:
@@ -55,28 +68,41 @@ class CausalLM:
         """
         return self._sums(model, params, batch, None, ctx.replace(train=False))
 
-    def _sums(self, model: Model, params: Params, batch: Batch, key: jax.Array | None, ctx: Context) -> Sums:
+    def _sums(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        key: jax.Array | None,
+        ctx: Context,
+        scale: jax.Array | None = None,
+    ) -> Sums:
         outputs = model.apply(params, batch, key=key, train=ctx.train, want=("hidden",), ctx=ctx)
         targets = batch["decoder_target_tokens"]
         weights = batch.get("decoder_loss_weights", jnp.ones(targets.shape, jnp.float32))
         rest = {"targets": targets, "weights": weights}
         if "decoder_target_distribution" in batch and not ctx.train:
             rest["distribution"] = batch["decoder_target_distribution"]
+        regularised = ctx.train and bool(self.config.z_loss or self.config.label_smoothing)
 
         def of_chunk(params: Params, hidden: jax.Array, rest: Batch) -> tuple[jax.Array, Batch]:
             logits = model.unembed(params, hidden, ctx)
             values = token_losses(logits, rest["targets"])
+            if regularised:
+                values |= regularise(values["loss"], logits, self.config.z_loss, self.config.label_smoothing)
             if "distribution" in rest:
                 values["divergence"] = divergence(rest["distribution"], logits)
             sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
-            return sums["loss"].sum(), sums
+            return sums["objective" if regularised else "loss"].sum(), sums
 
         sequences = -(-targets.shape[0] // ctx.batch_parts)
         chunk = chunk_length(targets.shape[1], model.vocab_size, sequences, self.config.logits_chunk)
-        loss, sums = sum_over_chunks(of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest)
         weight = weights.sum(1)
-        if ctx.train:  # the loss that carries the gradient
-            sums = {**sums, "loss": loss}
+        if scale is not None:  # of the mean; chunks add up to a sum
+            scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
+        minimised, sums = sum_over_chunks(of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest, scale)
+        if ctx.train:  # the one that carries the gradient
+            sums = {**sums, "objective" if regularised else "loss": minimised}
         return {name: (value, weight) for name, value in sums.items()}
 
 
@@ -93,6 +119,30 @@ def token_losses(logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
         "loss": jax.nn.logsumexp(logits, axis=-1) - target_logits,
         "accuracy": correct.astype(logits.dtype),
     }
+
+
+def regularise(loss: jax.Array, logits: jax.Array, z_loss: float, label_smoothing: float) -> dict[str, jax.Array]:
+    """What training minimises instead of the cross-entropy, by token: "objective", and "z_loss" where there is one.
+
+    Label smoothing (Szegedy et al. 2016) spreads a share of every target over all tokens alike, the target among them:
+    T5X spreads it over the others. The cross-entropy is then (1 - share) loss + share (log Z - mean logit), with Z the
+    softmax's denominator. z-loss (Chowdhery et al. 2022) adds `z_loss` log(Z)^2, which keeps Z near 1. Neither needs a
+    distribution over the vocabulary spelt out.
+
+    Args:
+      loss: cross-entropy [B, T].
+      logits: [B, T, V].
+      z_loss: coefficient.
+      label_smoothing: share of a target that is spread, in [0, 1).
+    """
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    objective, values = loss, {}
+    if label_smoothing:
+        objective = (1 - label_smoothing) * loss + label_smoothing * (log_z - logits.mean(-1))
+    if z_loss:
+        values["z_loss"] = z_loss * jnp.square(log_z)
+        objective = objective + values["z_loss"]
+    return {"objective": objective, **values}
 
 
 def divergence(distribution: jax.Array, logits: jax.Array) -> jax.Array:

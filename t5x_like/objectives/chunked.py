@@ -33,7 +33,7 @@ def chunk_length(length: int, vocab_size: int, sequences: int, wanted: int | Non
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def sum_over_chunks(
-    function: ChunkFunction, chunk: int, params: Any, hidden: jax.Array, rest: Any
+    function: ChunkFunction, chunk: int, params: Any, hidden: jax.Array, rest: Any, scale: jax.Array | None = None
 ) -> tuple[jax.Array, Sums]:
     """Adds `function(params, hidden[:, chunk], rest[:, chunk]) -> (loss, sums)` up over chunks of dimension 1.
 
@@ -44,7 +44,12 @@ def sum_over_chunks(
       params: what the loss needs of the parameters.
       hidden: [B, T, D].
       rest: a tree of [B, T, ...], such as targets and weights; no gradient.
+      scale: scalar, about what the caller will multiply the loss by before differentiating it; None for 1. It changes
+        no result, only in which range of numbers the gradients of chunks are computed and kept: in float16 they would
+        underflow before the caller's own factor reached them.
     """
+
+    del scale
 
     def add(total: Any, xs: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, function(params, *xs)), None
@@ -54,25 +59,27 @@ def sum_over_chunks(
     return jax.lax.scan(add, zero, chunks, unroll=2)[0]
 
 
-def _forward(function: ChunkFunction, chunk: int, params: Any, hidden: jax.Array, rest: Any) -> Any:
+def _forward(
+    function: ChunkFunction, chunk: int, params: Any, hidden: jax.Array, rest: Any, scale: jax.Array | None
+) -> Any:
     def add(carry: Any, xs: Any) -> tuple[Any, jax.Array]:
         total, d_params = carry
         hidden, rest = xs
         loss, pullback, sums = jax.vjp(lambda p, h: function(p, h, rest), params, hidden, has_aux=True)
-        more, d_hidden = pullback(jnp.ones_like(loss))
+        more, d_hidden = pullback(jnp.ones_like(loss) if scale is None else scale.astype(loss.dtype))
         return (jax.tree.map(jnp.add, total, (loss, sums)), jax.tree.map(jnp.add, d_params, more)), d_hidden
 
     chunks = _split((hidden, rest), chunk)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(function, params, chunks))
     (total, d_params), d_hidden = jax.lax.scan(add, (zero, jax.tree.map(jnp.zeros_like, params)), chunks, unroll=2)
-    return total, (d_params, _join(d_hidden, hidden.shape[1]))
+    return total, (d_params, _join(d_hidden, hidden.shape[1]), scale)
 
 
 def _backward(function: ChunkFunction, chunk: int, saved: Any, cotangent: Any) -> Any:
     del function, chunk
-    d_params, d_hidden = saved
-    scale = cotangent[0]
-    return *jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), (d_params, d_hidden)), None
+    d_params, d_hidden, scale = saved
+    factor = cotangent[0] if scale is None else cotangent[0] / scale
+    return *jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), (d_params, d_hidden)), None, None
 
 
 sum_over_chunks.defvjp(_forward, _backward)

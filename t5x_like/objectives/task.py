@@ -30,10 +30,32 @@ class Task(Protocol):
         """Adds to a training batch what the state has to say: a teacher's logits, a rollout; or nothing."""
         ...
 
-    def loss(self, model: Model, params: Params, batch: Batch, *, key: jax.Array | None, ctx: Context) -> Sums:
-        """Returns {name: (sum, weight)}, scalars, of a training batch; "loss" carries the gradient."""
+    def loss(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        ctx: Context,
+        scale: jax.Array | None = None,
+    ) -> Sums:
+        """Returns {name: (sum, weight)}, scalars, of a training batch.
+
+        "loss" is what runs are compared by. It is also what is minimised, unless there is an "objective" (the loss
+        with what regularises it): see `objective_of`. No other entry carries a gradient.
+
+        `scale`: the loss scale; the caller differentiates scale times the mean of the objective. Only an objective
+        that takes gradients before the caller does has to know, so that they do not underflow; its gradient must be
+        the same with and without.
+        """
         ...
 
     def evaluate(self, model: Model, params: Params, batch: Batch, *, ctx: Context) -> Sums:
-        """Returns {name: ([B], [B])} of a held-out batch, by example."""
+        """Returns {name: ([B], [B])} of a held-out batch, by example; "loss" without anything that regularises it."""
         ...
+
+
+def objective_of(sums: Sums) -> tuple[jax.Array, jax.Array]:
+    """The sum and weight that training minimises: "objective" where there is one, else "loss"."""
+    return sums.get("objective", sums["loss"])

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints through Orbax: saved in the background, restored strictly, onto any mesh.
 
-A checkpoint has three items: `params` (trainable and frozen), `optimizer` (its state, the step and the loss scale) and
-`tally` (JSON: what the loop has counted). So a program that only wants the model reads only its parameters.
+A checkpoint has these items: `params` (trainable and frozen), `average` (the trainable ones averaged, where the run
+keeps an average), `optimizer` (its state, the step and the loss scale) and `tally` (JSON: what the loop has counted).
+So a program that only wants the model reads only its parameters.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
+            "average": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
             "tally": ocp.JsonCheckpointHandler(),
         }
@@ -61,26 +63,31 @@ class Checkpoints:
             self._check(step, name, item)
         args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**args, tally=ocp.args.JsonRestore()))
-        opt = restored["optimizer"]
+        params, opt = restored["params"], restored["optimizer"]
         state = State(
             step=opt["step"],
-            trainable=restored["params"]["trainable"],
-            frozen=restored["params"]["frozen"],
+            trainable=params["trainable"],
+            frozen=params["frozen"],
             opt=opt["opt"],
-            loss_scale=opt["loss_scale"],
+            loss_scale=opt.get("loss_scale"),
+            average=restored["average"] if "average" in wanted else {},
         )
         return state, restored["tally"]
 
-    def restore_params(self, abstract: State) -> Params:
-        """Restores only the parameters of the newest checkpoint."""
+    def restore_params(self, abstract: State, *, average: bool = True) -> Params:
+        """Restores only the parameters of the newest checkpoint: averaged where an average is kept and wanted."""
         step = self._manager.latest_step()
         if step is None:
             raise UserError(f"{self._folder}: holds no checkpoint")
-        wanted = _items(abstract)["params"]
-        self._check(step, "params", wanted)
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(wanted))
-        params = self._manager.restore(step, args=args)["params"]
-        return merge(params["frozen"], params["trainable"])
+        averaged = average and bool(abstract.average)
+        names = ["average"] if averaged and not abstract.frozen else ["params", "average"] if averaged else ["params"]
+        wanted = {name: item for name, item in _items(abstract).items() if name in names}
+        for name, item in wanted.items():
+            self._check(step, name, item)
+        args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        params = restored["params"] if "params" in names else {"frozen": {}}
+        return merge(params["frozen"], restored["average"] if averaged else params["trainable"])
 
     def _check(self, step: int, name: str, wanted: Any) -> None:
         """Compares names, shapes and dtypes first: Orbax would cast a wrong dtype without a word."""
@@ -103,8 +110,12 @@ class Checkpoints:
         self._manager.close()
 
 
-def load_trained(folder: str | Path) -> tuple[RunConfig, Program, Params]:
+def load_trained(folder: str | Path, *, average: bool = True) -> tuple[RunConfig, Program, Params]:
     """Reads the model of a run folder onto this machine's first device, whatever mesh trained it.
+
+    Args:
+      folder: of the run.
+      average: whether a run that averages its parameters gives the average, or those of its last step.
 
     Raises:
       UserError: the folder is no run folder, or holds no checkpoint.
@@ -116,17 +127,18 @@ def load_trained(folder: str | Path) -> tuple[RunConfig, Program, Params]:
     program = program_for(config)
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
-        return config, program, checkpoints.restore_params(program.abstract_state)
+        return config, program, checkpoints.restore_params(program.abstract_state, average=average)
     finally:
         checkpoints.close()
 
 
 def _items(state: State) -> dict[str, Any]:
-    """A state as the items of a checkpoint."""
-    return {
-        "params": {"trainable": state.trainable, "frozen": state.frozen},
-        "optimizer": {"opt": state.opt, "step": state.step, "loss_scale": state.loss_scale},
-    }
+    """A state as the items of a checkpoint; what a run has not is absent."""
+    optimizer = {"opt": state.opt, "step": state.step}
+    if state.loss_scale is not None:
+        optimizer["loss_scale"] = state.loss_scale
+    items = {"params": {"trainable": state.trainable, "frozen": state.frozen}, "optimizer": optimizer}
+    return {**items, "average": state.average} if state.average else items
 
 
 def _leaves(tree: Any) -> dict[str, str]:

@@ -32,7 +32,7 @@ from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout
 from t5x_like.precision import policy
 from t5x_like.training.optimizers import build_optimizer, state_specs
-from t5x_like.training.state import State, init_state, merge
+from t5x_like.training.state import State, init_state, merge, part_of
 from t5x_like.training.step import make_step
 
 
@@ -48,21 +48,26 @@ class ProgramConfig:
     execution: ExecutionConfig
     precision: str
     microbatches: int
+    ema_decay: float | None
 
 
 def program_for(config: RunConfig) -> "Program":
     """Returns the program of a run; runs that need the same one get the same object."""
-    return _program(
-        ProgramConfig(
-            config.model,
-            config.objective,
-            dataclasses.replace(config.optimizer, learning_rate=1.0),
-            config.tuning,
-            config.mesh,
-            config.execution,
-            config.precision,
-            config.training.microbatches,
-        )
+    return _program(program_config(config))
+
+
+def program_config(config: RunConfig) -> ProgramConfig:
+    """Returns the part of a run that its compiled code depends on."""
+    return ProgramConfig(
+        config.model,
+        config.objective,
+        dataclasses.replace(config.optimizer, learning_rate=1.0),
+        config.tuning,
+        config.mesh,
+        config.execution,
+        config.precision,
+        config.training.microbatches,
+        config.training.ema_decay,
     )
 
 
@@ -87,6 +92,7 @@ class Program:
         self.layout = MeshLayout(make_mesh(config.mesh))
         self.steps_per_call = config.execution.steps_per_call
         self.microbatches = config.microbatches
+        self.ema_decay = config.ema_decay
         self.ctx = Context(
             policy=policy(config.precision),
             layout=self.layout,
@@ -97,16 +103,29 @@ class Program:
         )
 
     def _new_state(self, key: jax.Array) -> State:
-        return init_state(initialise(self.specs, key, self.ctx.policy.params), self.optimizer)
+        return init_state(
+            initialise(self.specs, key, self.ctx.policy.params),
+            self.optimizer,
+            loss_scaling=self.ctx.policy.loss_scaling,
+            average=self.ema_decay is not None,
+        )
 
     @cached_property
     def state_shardings(self) -> Any:
-        """A State whose leaves are NamedShardings: the optimizer's moments lie where their parameters do."""
+        """A State whose leaves are NamedShardings: moments and averages lie where their parameters do."""
         shapes = jax.eval_shape(self._new_state, jax.random.key(0))
-        params = self.layout.parameters(self.specs)
+        everything = self.layout.parameters(self.specs)
+        params = part_of(everything, shapes.trainable)
         everywhere = self.layout.replicated
         opt = self.layout.parameters(state_specs(shapes.opt, self.specs))
-        return shapes.replace(step=everywhere, trainable=params, opt=opt, loss_scale=everywhere)
+        return shapes.replace(
+            step=everywhere,
+            trainable=params,
+            frozen=part_of(everything, shapes.frozen),
+            opt=opt,
+            loss_scale=jax.tree.map(lambda _: everywhere, shapes.loss_scale),
+            average=part_of(everything, shapes.average),
+        )
 
     @cached_property
     def abstract_state(self) -> State:
@@ -124,7 +143,7 @@ class Program:
     @cached_property
     def step(self) -> Any:
         """step(state, batches_K, knobs_K) -> (state, sums); the state passed in is used up. See `make_step`."""
-        function = make_step(self.model, self.objective, self.optimizer, self.ctx, self.microbatches)
+        function = make_step(self.model, self.objective, self.optimizer, self.ctx, self.microbatches, self.ema_decay)
         everywhere = self.layout.replicated
         return jax.jit(
             function,
@@ -142,13 +161,13 @@ class Program:
 
         return jax.jit(
             function,
-            in_shardings=(self.state_shardings.trainable, self.layout.batch()),
+            in_shardings=(self.params(self.state_shardings), self.layout.batch()),
             out_shardings=self.layout.replicated,
         )
 
-    def params(self, state: State) -> Params:
-        """The whole parameter tree of a state."""
-        return merge(state.frozen, state.trainable)
+    def params(self, state: State, *, average: bool = True) -> Params:
+        """The whole parameter tree of a state, for evaluation: averaged where an average is kept, unless not wanted."""
+        return merge(state.frozen, state.average if average and state.average else state.trainable)
 
     def on_devices(self, batch: dict[str, np.ndarray], leading: int = 0) -> Batch:
         """Puts this host's part of a batch on the mesh; `leading` dimensions come before the batch's."""

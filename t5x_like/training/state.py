@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from t5x_like.models.layers.parameters import Params
+from t5x_like.precision import LossScaling
+from t5x_like.training.loss_scale import LossScale
 
 
 class State(flax.struct.PyTreeNode):
@@ -19,14 +21,16 @@ class State(flax.struct.PyTreeNode):
       trainable: parameters that the optimizer moves.
       frozen: the others (empty when everything is trained).
       opt: the optimizer's state.
-      loss_scale: float32 scalar; 1 unless the compute dtype needs scaling.
+      loss_scale: of dynamic loss scaling; None where the precision needs none.
+      average: exponential moving average of `trainable`; empty when none is kept.
     """
 
     step: jax.Array
     trainable: Params
     frozen: Params
     opt: Any
-    loss_scale: jax.Array
+    loss_scale: LossScale | None = None
+    average: Params = flax.struct.field(default_factory=dict)
 
 
 def merge(frozen: Params, trainable: Params) -> Params:
@@ -37,12 +41,24 @@ def merge(frozen: Params, trainable: Params) -> Params:
     return merged
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> State:
-    """Returns the state before the first step, every parameter trainable."""
+def part_of(tree: Params, like: Params) -> Params:
+    """Takes from a nested dict the leaves that `like`, a part of it, has: the other way round from `merge`."""
+    return {name: part_of(tree[name], value) if isinstance(value, dict) else tree[name] for name, value in like.items()}
+
+
+def init_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    loss_scaling: LossScaling | None = None,
+    average: bool = False,
+) -> State:
+    """Returns the state before the first step, every parameter trainable; an `average` starts at the parameters."""
     return State(
         step=jnp.zeros((), jnp.int32),
         trainable=params,
         frozen={},
         opt=optimizer.init(params),
-        loss_scale=jnp.ones((), jnp.float32),
+        loss_scale=None if loss_scaling is None else LossScale.start(loss_scaling),
+        average=jax.tree.map(jnp.copy, params) if average else {},
     )

@@ -2,6 +2,7 @@
 """K training steps in one compiled call."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,11 +11,16 @@ import optax
 
 from t5x_like.errors import UserError
 from t5x_like.models.context import Context
+from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
-from t5x_like.objectives.task import Batch, Sums, Task
+from t5x_like.objectives.task import Batch, Sums, Task, objective_of
+from t5x_like.precision import LossScaling
+from t5x_like.training.average import update_average
+from t5x_like.training.loss_scale import all_finite
 from t5x_like.training.state import State, merge
 
 StepFunction = Callable[[State, Batch, dict[str, jax.Array]], tuple[State, Sums]]
+GradientFunction = Callable[[State, Batch, jax.Array], tuple[Params, Sums]]
 
 
 def make_step(
@@ -23,58 +29,49 @@ def make_step(
     optimizer: optax.GradientTransformation,
     ctx: Context,
     microbatches: int = 1,
+    ema_decay: float | None = None,
 ) -> StepFunction:
     """Returns step(state, batches_K, knobs_K) -> (state, sums), to be jitted with `state` donated.
 
     batches_K: batches stacked along a leading dimension K, each [K, B, ...].
     knobs_K: what changes from run to run without another compile: `learning_rate` float32 [K], `count` int32 (the first
       `count` of the K batches are used), `key` (of the run; folded with the step and the microbatch).
-    sums: {name: (float32 [K], float32 [K])}: sums and weights of the objective, and the norms of the gradient before
-      clipping and of the parameters before the step, each with weight 1.
+    sums: {name: (float32 [K], float32 [K])}: sums and weights of the objective, and, each with weight 1, `grad_norm`
+      (of the gradient, before clipping), `update_norm` (of what the step added to the parameters, learning rate
+      included) and `param_norm` (of the parameters before the step).
+
+    Where the policy scales the loss, a step whose gradient is not finite is skipped: it changes the scale and the count
+    of steps, nothing else. The sums then also have `loss_scale` (this step's) and `skipped` (0 or 1), and the norms of
+    a skipped step's gradient and update have weight 0.
+
+    Args:
+      model, objective, optimizer, ctx: what is trained and how it is carried out.
+      microbatches: parts of a batch whose gradients are accumulated.
+      ema_decay: of `State.average`; None when there is none.
 
     Raises:
       UserError: microbatches of an objective whose loss is not a sum over examples.
     """
-    if microbatches > 1 and not objective.separable:
-        raise UserError(
-            f"training.microbatches: {microbatches}, but the loss of objective {objective.config.kind} is not a sum "
-            "over examples, which could be accumulated; accepted: 1"
-        )
-
-    def gradient(state: State, batch: Batch, key: jax.Array) -> tuple[Any, Sums]:
-        """The gradient of the mean loss and the sums, accumulated over microbatches, divided once."""
-
-        def loss(trainable: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
-            params = merge(state.frozen, trainable)
-            sums = objective.loss(model, params, part, key=key, ctx=ctx)
-            return sums["loss"][0], sums
-
-        def accumulate(carry: Any, xs: Any) -> tuple[Any, None]:
-            part, number = xs
-            part_key = jax.random.fold_in(key, number)
-            (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(
-                state.trainable, objective.prepare(state, part, part_key), part_key
-            )
-            return jax.tree.map(jnp.add, carry, (grads, sums)), None
-
-        parts = jax.tree.map(lambda x: _split_batch(x, microbatches), batch)
-        first = jax.tree.map(lambda x: x[0], parts)
-        zero_sums = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: loss(state.trainable, first, key)[1]))
-        zero_grads = jax.tree.map(lambda x: jnp.zeros(x.shape, ctx.policy.gradients), state.trainable)
-        (grads, sums), _ = jax.lax.scan(
-            accumulate, (zero_grads, zero_sums), (parts, jnp.arange(microbatches)), unroll=microbatches == 1
-        )
-        weight = sums["loss"][1]
-        weight = jnp.where(weight > 0, weight, 1.0)  # a batch of nothing but padding moves nothing
-        return jax.tree.map(lambda g: g / weight, grads), sums
+    gradient_of = _accumulated_gradient(model, objective, ctx, microbatches)
+    scaling = ctx.policy.loss_scaling
 
     def one(state: State, batch: Batch, learning_rate: jax.Array, key: jax.Array) -> tuple[State, Sums]:
-        grads, sums = gradient(state, batch, jax.random.fold_in(key, state.step))
-        directions, opt = optimizer.update(grads, state.opt, state.trainable)
-        moved = jax.tree.map(lambda p, d: p - learning_rate * d, state.trainable, directions)
-        norms = {"grad_norm": optax.global_norm(grads), "param_norm": optax.global_norm(state.trainable)}
-        sums = {**sums, **{name: (norm, jnp.ones_like(norm)) for name, norm in norms.items()}}
-        return state.replace(step=state.step + 1, trainable=moved, opt=opt), sums
+        gradient, sums = gradient_of(state, batch, jax.random.fold_in(key, state.step))
+        directions, opt = optimizer.update(gradient, state.opt, state.trainable)
+        trainable = jax.tree.map(lambda p, d: p - learning_rate * d, state.trainable, directions)
+        moved = state.replace(trainable=trainable, opt=opt)
+        if ema_decay is not None:
+            moved = moved.replace(average=update_average(state.average, trainable, ema_decay, state.step))
+        once = jnp.ones((), jnp.float32)
+        sums = {
+            **sums,
+            "grad_norm": (optax.global_norm(gradient), once),
+            "update_norm": (learning_rate * optax.global_norm(directions), once),
+            "param_norm": (optax.global_norm(state.trainable), once),
+        }
+        if scaling is not None:
+            moved, sums = _skip_overflow(all_finite(gradient), scaling, state, moved, sums)
+        return moved.replace(step=state.step + 1), sums
 
     def step(state: State, batches_K: Batch, knobs_K: dict[str, jax.Array]) -> tuple[State, Sums]:
         def body(i: jax.Array, carry: tuple[State, Sums]) -> tuple[State, Sums]:
@@ -90,6 +87,68 @@ def make_step(
         return jax.lax.fori_loop(0, knobs_K["count"], body, (state, kept))
 
     return step
+
+
+def _accumulated_gradient(model: Model, objective: Task, ctx: Context, microbatches: int) -> GradientFunction:
+    """Returns gradient(state, batch, key) -> (the gradient of the batch's mean objective, sums).
+
+    Sums and gradients of sums are accumulated over microbatches in float32 and divided once: exact for ragged weights.
+    """
+    if microbatches > 1 and not objective.separable:
+        raise UserError(
+            f"training.microbatches: {microbatches}, but the loss of objective {objective.config.kind} is not a sum "
+            "over examples, which could be accumulated; accepted: 1"
+        )
+
+    def of_part(state: State, part: Batch, key: jax.Array) -> tuple[Params, Sums]:
+        """The gradient of a microbatch's summed objective, taken of its scaled mean where the loss is scaled."""
+        scale = None if state.loss_scale is None else state.loss_scale.value
+
+        def loss(trainable: Params) -> tuple[jax.Array, tuple[Sums, jax.Array | float]]:
+            sums = objective.loss(model, merge(state.frozen, trainable), part, key=key, ctx=ctx, scale=scale)
+            value, weight = objective_of(sums)
+            factor = 1.0 if scale is None else scale / _or_one(weight)
+            return value * factor, (sums, factor)
+
+        gradient, (sums, factor) = jax.grad(loss, has_aux=True)(state.trainable)
+        return gradient if scale is None else jax.tree.map(lambda g: g / factor, gradient), sums
+
+    def gradient(state: State, batch: Batch, key: jax.Array) -> tuple[Params, Sums]:
+        def accumulate(carry: Any, xs: Any) -> tuple[Any, None]:
+            part, number = xs
+            part_key = jax.random.fold_in(key, number)
+            return jax.tree.map(
+                jnp.add, carry, of_part(state, objective.prepare(state, part, part_key), part_key)
+            ), None
+
+        parts = jax.tree.map(lambda x: _split_batch(x, microbatches), batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(lambda: of_part(state, objective.prepare(state, first, key), key)[1])
+        zero_sums = jax.tree.map(jnp.zeros_like, shapes)
+        zero_grads = jax.tree.map(lambda x: jnp.zeros(x.shape, ctx.policy.gradients), state.trainable)
+        (grads, sums), _ = jax.lax.scan(
+            accumulate, (zero_grads, zero_sums), (parts, jnp.arange(microbatches)), unroll=microbatches == 1
+        )
+        weight = _or_one(objective_of(sums)[1])  # a batch of nothing but padding moves nothing
+        return jax.tree.map(lambda g: g / weight, grads), sums
+
+    return gradient
+
+
+def _skip_overflow(finite: jax.Array, rule: LossScaling, before: State, moved: State, sums: Sums) -> tuple[State, Sums]:
+    """Keeps the state as it was unless the gradient is `finite`, and sets the next step's loss scale."""
+    assert before.loss_scale is not None
+    scale = before.loss_scale
+    state = jax.tree.map(partial(jnp.where, finite), moved, before).replace(loss_scale=scale.after(finite, rule))
+    taken = finite.astype(jnp.float32)
+    sums = {**sums, "loss_scale": (scale.value, jnp.ones_like(taken)), "skipped": (1 - taken, jnp.ones_like(taken))}
+    for name in ("grad_norm", "update_norm"):  # infinite: selected away, for 0 times infinity is no number
+        sums[name] = (jnp.where(finite, sums[name][0], 0.0), taken)
+    return state, sums
+
+
+def _or_one(weight: jax.Array) -> jax.Array:
+    return jnp.where(weight > 0, weight, 1.0)
 
 
 def _split_batch(x: jax.Array, parts: int) -> jax.Array:

@@ -2,13 +2,16 @@
 """One step: accumulation, several steps in one call, and what it reports."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from t5x_like.errors import UserError
 from t5x_like.objectives.causal_lm import CausalLM
-from t5x_like.training.program import Program, program_for
-from t5x_like.training.state import merge
+from t5x_like.training.loss_scale import LossScale
+from t5x_like.training.program import Program, program_config, program_for
+from t5x_like.training.state import init_state, merge, part_of
 from t5x_like.training.step import make_step
 
 K, B, T, V = 3, 8, 8, 16
@@ -18,7 +21,8 @@ def batches():
     generator = np.random.default_rng(0)
     shape = (K, B, T)
     weights = generator.random(shape) * generator.integers(0, 2, shape)
-    weights[:, ::2] = 0.0  # of four microbatches, two have no weight at all
+    weights[:, ::2] = 0.0  # of four microbatches, two have no weight at all,
+    weights[:, 1::4] *= 1e-3  # and one has hardly any
     return {
         "decoder_input_tokens": generator.integers(0, V, shape),
         "decoder_target_tokens": generator.integers(0, V, shape),
@@ -75,16 +79,68 @@ def test_accumulation_is_one_batch(program, relative_error):
     assert relative_error(other.trainable, state.trainable) < 2e-6
 
 
+@pytest.mark.parametrize("microbatches", [1, 2, 4, 8])
+def test_the_gradient_is_that_of_the_weighted_mean(microbatches, program, relative_error):
+    """Against the textbook loss of the whole batch, differentiated; the optimizer's state is the gradient it got."""
+    program = program()
+    remember = optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params), lambda gradient, state, params: (gradient, gradient)
+    )
+    params = program.model.init(jax.random.key(0))
+    batch = {name: value[:1] for name, value in batches().items()}
+    knobs = {"learning_rate": jnp.ones(1), "count": jnp.int32(1), "key": jax.random.key(9)}
+    step = make_step(program.model, program.objective, remember, program.ctx, microbatches)
+    state, sums = jax.jit(step)(init_state(params, remember), batch, knobs)
+
+    def mean(params):
+        one = {name: value[0] for name, value in batch.items()}
+        log_p = jax.nn.log_softmax(program.model.apply(params, one)["logits"])
+        losses = -jnp.take_along_axis(log_p, one["decoder_target_tokens"][..., None], axis=-1)[..., 0]
+        return (losses * one["decoder_loss_weights"]).sum() / one["decoder_loss_weights"].sum()
+
+    loss, gradient = jax.jit(jax.value_and_grad(mean))(params)
+    assert relative_error(state.opt, gradient) < 1e-5
+    np.testing.assert_allclose(sums["loss"][0] / sums["loss"][1], [loss], rtol=1e-5)
+    np.testing.assert_allclose(sums["grad_norm"][0], [optax.global_norm(gradient)], rtol=1e-5)
+
+
 def test_what_a_step_reports(program):
     program = program()
     before = program.init(jax.random.key(0))
-    norm = np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(before.trainable)))
-    _, sums = run(program, [1], before)
+    initial = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), before.trainable)
+    after, sums = run(program, [1], before)
+
+    def norm(tree):
+        return np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(tree)))
+
     weights = batches()["decoder_loss_weights"][0]
-    assert set(sums) == {"loss", "accuracy", "grad_norm", "param_norm"}
+    assert set(sums) == {"loss", "accuracy", "grad_norm", "update_norm", "param_norm"}
     np.testing.assert_allclose(sums["loss"][1], weights.sum(), rtol=1e-6)
-    np.testing.assert_allclose(sums["param_norm"][0], norm, rtol=1e-5)
-    assert sums["param_norm"][1] == sums["grad_norm"][1] == 1
+    np.testing.assert_allclose(sums["param_norm"][0], norm(initial), rtol=1e-5)
+    added = jax.tree.map(lambda new, old: np.asarray(new, np.float64) - old, after.trainable, initial)
+    np.testing.assert_allclose(sums["update_norm"][0], norm(added), rtol=1e-4)
+    assert sums["param_norm"][1] == sums["grad_norm"][1] == sums["update_norm"][1] == 1
+
+
+def test_a_step_whose_gradient_overflows_is_skipped(program):
+    """In float16 and in a whole model: the loss is finite, its gradient is not."""
+    program = program("precision=fp16", "training.ema_decay=0.9", "training.microbatches=4")
+    before = program.init(jax.random.key(0)).replace(
+        loss_scale=LossScale(jnp.float32(2.0**24), jnp.asarray(7, jnp.int32))
+    )
+    kept = jax.tree.map(np.asarray, before)
+    after, sums = run(program, [1], before)
+    for name in ("trainable", "opt", "average"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(kept, name))
+    assert (after.step, after.loss_scale.value, after.loss_scale.quiet_steps) == (1, 2.0**23, 0)
+    assert np.isfinite(sums["loss"][0]).all()
+    assert (sums["skipped"], sums["loss_scale"]) == (([1], [1]), ([2.0**24], [1]))
+    assert sums["grad_norm"] == sums["update_norm"] == ([0], [0])
+    after, sums = run(program, [3], after.replace(loss_scale=LossScale.start(program.ctx.policy.loss_scaling)))
+    assert not sums["skipped"][0].any() and after.loss_scale.quiet_steps == 3
+    assert (sums["grad_norm"][0] > 0).all()
+    for leaf, old in zip(jax.tree.leaves(after.trainable), jax.tree.leaves(kept.trainable), strict=True):
+        assert np.abs(np.asarray(leaf) - old).max() > 1e-3
 
 
 def test_a_batch_without_weight_moves_nothing_but_the_count(program):
@@ -121,3 +177,40 @@ def test_microbatches_of_a_loss_that_is_no_sum_are_refused(program):
 
 def test_frozen_and_trainable_parameters_join():
     assert merge({"a": {"b": 1}}, {"a": {"c": 2}, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
+    tree = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert part_of(tree, {"a": {"c": 5}, "d": 6}) == {"a": {"c": 2}, "d": 3}
+    assert part_of(tree, {}) == {}
+
+
+def test_frozen_parameters_are_placed_read_and_left_alone(make_run):
+    """Half of them frozen, on a mesh."""
+
+    class Halved(Program):
+        """Trains the decoder alone."""
+
+        def _new_state(self, key):
+            whole = super()._new_state(key)
+            decoder = {"decoder": whole.trainable["decoder"]}
+            rest = {name: value for name, value in whole.trainable.items() if name != "decoder"}
+            return whole.replace(trainable=decoder, frozen=rest, average=decoder, opt=self.optimizer.init(decoder))
+
+    config = make_run("mesh.fsdp=2", "mesh.tensor=2", "execution.steps_per_call=3", "training.ema_decay=0.9")
+    program = Halved(program_config(config))
+    program.optimizer = optax.scale_by_adam()
+    before = program.init(jax.random.key(0))
+    held_out = {name: value[0] for name, value in batches().items()}
+    losses = [program.evaluate(program.params(before), program.on_devices(held_out))["loss"][0].sum()]
+    table = before.frozen["token_embedding"]["embedding"]
+    assert {shard.data.shape for shard in table.addressable_shards} == {(V // 2, 8)}
+    frozen = jax.tree.map(np.asarray, before.frozen)
+    after, _ = run(program, [3], before)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, after.frozen), frozen)
+    for average in (True, False):
+        params = program.params(after, average=average)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            params,
+            {**after.frozen, **(after.average if average else after.trainable)},
+        )
+        losses.append(program.evaluate(params, program.on_devices(held_out))["loss"][0].sum())
+    assert len({float(loss) for loss in losses}) == 3
