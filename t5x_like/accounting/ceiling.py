@@ -11,7 +11,7 @@ import hashlib
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +20,11 @@ from typing import Any
 from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_json
 
-SIZE = 2048  # rows and columns of the matrices
+SIZES = {8: 2048, 1024: 4096}  # rows and columns of the matrices, by the most cores that they keep busy
 SECONDS = 0.6  # to go on repeating for
 PATIENCE = 10.0  # seconds to wait for another process that measures
 QUIET = 0.8  # share of the cores' time that the product got, below which the machine was busy with something else
+ATTEMPTS = 5  # measurements of a machine that is never quiet
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,37 @@ class Ceiling:
     Attributes:
       flops_per_second: of the fastest repeat.
       core_share: processor time of that repeat over its wall time and the cores. Well below 1 when other processes were
-        at work, and then the rate is too low.
+        at work.
+      attempts: how many measurements this is the best of.
     """
 
     flops_per_second: float
     core_share: float
+    attempts: int = 1
+
+    @property
+    def peak(self) -> float:
+        """What the cores can do: the measured rate, or on a busy machine what it would be with all of their time."""
+        return self.flops_per_second if self.core_share >= QUIET else self.flops_per_second / self.core_share
+
+    @property
+    def settled(self) -> bool:
+        return self.core_share >= QUIET or self.attempts >= ATTEMPTS
+
+    def better(self, other: "Ceiling | None") -> "Ceiling":
+        """The one of two from the quieter machine, counted as one more attempt."""
+        if other is None:
+            return self
+        best = max(self, other, key=lambda ceiling: (ceiling.core_share >= QUIET, ceiling.peak))
+        return replace(best, attempts=self.attempts + other.attempts)
 
 
 @cache
 def matmul_ceiling(folder: Path) -> float | None:
     """FLOP/s of a float32 matrix product of this CPU, on the cores that this process may use.
 
-    Takes under a second or two the first time and nothing afterwards. A figure from a busy machine is used but measured
-    again by the next process; the highest stays.
+    Takes under a second or two the first time and nothing afterwards. After a measurement on a busy machine the next
+    process tries again, a few times.
 
     Args:
       folder: where figures are kept; made when missing.
@@ -55,47 +74,49 @@ def matmul_ceiling(folder: Path) -> float | None:
     """
     path = folder / f"matmul_ceiling-{_key()}.json"
     stored = _read(path)
-    if stored is not None and stored.core_share >= QUIET:
-        return stored.flops_per_second
+    if stored is not None and stored.settled:
+        return stored.peak
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("a") as lock:
             if not _locked(lock.fileno()):
-                return None if stored is None else stored.flops_per_second
+                return None if stored is None else stored.peak
             before, stored = stored, _read(path)
-            if stored == before:  # else it was measured while this process waited
-                stored = max((c for c in (stored, measure()) if c is not None), key=lambda c: c.flops_per_second)
+            if stored is None or stored == before:  # else it was measured while this process waited
+                stored = measure().better(stored)
                 write_json(path, asdict(stored) | _machine())
     except OSError:
         return None
-    return None if stored is None else stored.flops_per_second
+    return stored.peak
 
 
-def measure(size: int = SIZE, seconds: float = SECONDS) -> Ceiling:
+def measure(size: int | None = None, seconds: float = SECONDS) -> Ceiling:
     """Times products of two float32 matrices of `size` x `size` through JAX on the first CPU device."""
     import jax
     import numpy as np
 
+    cores = _cores()
+    size = size or next((size for most, size in SIZES.items() if cores <= most), max(SIZES.values()))
     device = jax.local_devices(backend="cpu")[0]
     left, right = (jax.device_put(np.full((size, size), value, np.float32), device) for value in (0.5, 2.0))
     product = jax.jit(lambda left, right: left @ right)
     began = time.perf_counter()
     product(left, right).block_until_ready()  # compiles, and wakes the threads
-    best = Ceiling(0.0, 0.0)
-    while best.flops_per_second == 0 or time.perf_counter() - began < seconds:
+    best: Ceiling | None = None
+    while best is None or time.perf_counter() - began < seconds:
         wall, cpu = time.perf_counter(), time.process_time()
         product(left, right).block_until_ready()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        rate = 2.0 * size**3 / wall
-        if rate > best.flops_per_second:
-            best = Ceiling(rate, min(1.0, cpu / (wall * _cores())))
+        found = Ceiling(2.0 * size**3 / wall, min(1.0, max(cpu, 1e-9) / (wall * cores)))
+        best = found if best is None or found.flops_per_second > best.flops_per_second else best
     return best
 
 
 def _read(path: Path) -> Ceiling | None:
     try:
         content = read_json(path)
-        return Ceiling(float(content["flops_per_second"]), float(content["core_share"]))
+        found = Ceiling(float(content["flops_per_second"]), float(content["core_share"]), int(content["attempts"]))
+        return found if found.flops_per_second > 0 and 0 < found.core_share <= 1 else None
     except (UserError, KeyError, TypeError, ValueError):  # none yet, or not one of ours: measured again
         return None
 
@@ -112,8 +133,14 @@ def _locked(file: int) -> bool:
             time.sleep(0.05)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _cores() -> float:
+    """Cores that this process may use: those it is pinned to, or fewer when its container has a quota of their time."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return cores if quota == "max" else min(cores, float(quota) / float(period))
+    except (OSError, ValueError):  # no control groups here, or of the first version
+        return cores
 
 
 def _machine() -> dict[str, Any]:
