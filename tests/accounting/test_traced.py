@@ -30,6 +30,9 @@ CONFIGS = {
     "chunks of two": ["objective.logits_chunk=2"],
     "chunks of a vocabulary untied": ["objective.logits_chunk=8", "model.tie_embeddings=false"],
     "dropout": ["model.dropout_rate=0.1", "execution.steps_per_call=3"],
+    "every loss, fp16, average": [
+        "objective.z_loss=1e-4", "objective.label_smoothing=0.1", "precision=fp16", "training.ema_decay=0.9",
+    ],
     "a mesh": ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"],
 }  # fmt: skip
 
@@ -81,6 +84,18 @@ def test_positions_that_fill_the_last_chunk_up_are_extra(make_run):
     flops = sum(product.flops for product in traced_step(config))
     filled = 6 * config.model.d_model * config.model.vocab_size
     assert flops == config.training.batch_size * (7 * flops_per_token(config.model, 7, full_attention=True) + filled)
+
+
+def test_muon_multiplies_too(make_run):
+    """Newton-Schulz, five times a matrix of m x n, m <= n: X X^T, its square, and their sum times X (Jordan 2024)."""
+    config = make_run(*REFERENCE, "optimizer.kind=muon", "model.gated_mlp=true", "model.num_kv_heads=2")
+    c, length = config.model, config.data.sequence_length
+    kv = c.num_kv_heads * c.head_dim
+    shapes = 2 * [(c.d_model, c.num_heads * c.head_dim)] + 2 * [(c.d_model, kv)] + 3 * [(c.d_model, c.mlp_dim)]
+    once = sum(2 * min(shape) ** 2 * (2 * max(shape) + min(shape)) for shape in shapes)
+    tokens = config.training.batch_size * length
+    expected = tokens * flops_per_token(c, length, full_attention=True) + c.num_layers * 5 * once
+    assert sum(product.flops for product in traced_step(config)) == expected
 
 
 def test_remat_computes_more_than_it_counts(make_run):
