@@ -61,7 +61,7 @@ class Stack:
           params: as `specs` describes, or as `unstacked` returns them.
           x: [B, T, D].
           ctx: shared by all layers; its key is folded with the number of the layer.
-          cache: one {"0": {"key": [B, K, S, C], ...}, ...} for each repeat, or None. With a cache, layers are
+          cache: one {"0": {"key": [B, K, C, S], ...}, ...} for each repeat, or None. With a cache, layers are
             unrolled: a scan would copy the whole cache for every token.
           keep_states: whether to return what enters every block.
 

@@ -32,13 +32,13 @@ def build(vocab, scale=2.0):
             mlp_dim=32,
             vocab_size=vocab,
             max_length=32,
-        )  # fmt: skip
+        )
     )
     return model, jax.tree.map(lambda x: scale * x, model.init(jax.random.key(1)))
 
 
 def scorer(model, params, length=16):
-    """Returns log_probs(text) -> float64 [V] after a text: a full forward pass without a cache, padded to one length."""
+    """Returns log_probs(text) -> float64 [V] after it: a full forward pass without a cache, padded to one length."""
     full = jax.jit(lambda tokens: model.apply(params, {"decoder_input_tokens": tokens})["logits"])
     known = {}
 
@@ -205,7 +205,7 @@ def golden():
             positions="learned",
             activation="gelu_tanh",
             use_bias=True,
-        )  # fmt: skip
+        )
     )
     return model, params, arrays["logits"], json.loads(str(arrays["answers"]))
 

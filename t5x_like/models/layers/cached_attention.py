@@ -15,24 +15,27 @@ MASKED = -1e30
 
 
 def empty_cache(batch_size: int, kv_heads: int, slots: int, head_dim: int, dtype: DTypeLike) -> Cache:
-    """Returns one layer's cache: key and value, both [B, K, S, C].
+    """Returns one layer's cache: key [B, K, C, S] and value [B, K, S, C].
 
-    Heads come before slots, so that a step's products with the cache are plain batched matrix products as it lies in
-    memory; [B, S, K, C] would be transposed, that is copied, for every token.
+    So a step's products with the cache, [X, C] times [C, S] and [X, S] times [S, C], are plain batched matrix products
+    as it lies in memory; [B, S, K, C] would be transposed, that is copied, for every token.
     """
-    shape = (batch_size, kv_heads, slots, head_dim)
-    return {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}
+    key = jnp.zeros((batch_size, kv_heads, head_dim, slots), dtype)
+    return {"key": key, "value": jnp.zeros((batch_size, kv_heads, slots, head_dim), dtype)}
 
 
 def append(cache: Cache, k: jax.Array, v: jax.Array, ctx: Context) -> Cache:
     """Writes keys and values [B, T, K, C] into the slots from `ctx.mask.offset` on."""
 
-    def write(slots: jax.Array, new: jax.Array) -> jax.Array:
-        new = new.transpose(0, 2, 1, 3).astype(slots.dtype)
-        slots = jax.lax.dynamic_update_slice_in_dim(slots, new, ctx.mask.offset, axis=2)
-        return ctx.constrain(slots, "batch kv_heads kv_length head_dim")
+    def write(slots: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), ctx.mask.offset, axis)
 
-    return {"key": write(cache["key"], k), "value": write(cache["value"], v)}
+    key = write(cache["key"], k.transpose(0, 2, 3, 1), axis=3)
+    value = write(cache["value"], v.transpose(0, 2, 1, 3), axis=2)
+    return {
+        "key": ctx.constrain(key, "batch kv_heads head_dim kv_length"),
+        "value": ctx.constrain(value, "batch kv_heads kv_length head_dim"),
+    }
 
 
 def attend_to_cache(q: jax.Array, cache: Cache, allowed: jax.Array | None, policy: Policy) -> jax.Array:
@@ -48,11 +51,11 @@ def attend_to_cache(q: jax.Array, cache: Cache, allowed: jax.Array | None, polic
       [B, T, H, C], in q's dtype.
     """
     batch, length, heads, width = q.shape
-    kv_heads, slots = cache["key"].shape[1:3]
+    kv_heads, slots = cache["value"].shape[1:3]
     wide = policy.softmax
     q_BKGTC = q.reshape(batch, length, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)
     q_BKXC = q_BKGTC.reshape(batch, kv_heads, -1, width).astype(wide) / math.sqrt(width)
-    logits = jnp.einsum("BKXC,BKSC->BKXS", q_BKXC, cache["key"].astype(wide)).reshape(
+    logits = jnp.einsum("BKXC,BKCS->BKXS", q_BKXC, cache["key"].astype(wide)).reshape(
         batch, kv_heads, heads // kv_heads, length, slots
     )
     if allowed is not None:
