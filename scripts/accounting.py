@@ -51,9 +51,7 @@ def _cells(column: dict[str, float], name: str, times: int = 1) -> tuple[str, st
     return f"{times * column[name]:,.0f}", f"{column[name] / sum(column.values()):.1%}"
 
 
-def _size(size: int | None) -> str:
-    if size is None:
-        return "not known"
+def _size(size: int) -> str:
     unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if size >= u)
     return f"{size / unit:.3g} {name}"
 

@@ -2,6 +2,7 @@
 """The parts that models are made of, as counts. A family lists its parts; sums over them are the accounting."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -13,6 +14,8 @@ class Part:
       name: "embeddings", "attention", "attention_scores", "feed_forward", "norms" or "logits"; families may add more.
       params: elements stored.
       idle: those of them that a token does not meet, such as experts that it is not sent to.
+      kernels: those of them that are matrices; the others are biases and norms.
+      sides: rows and columns of every such matrix, added up.
       multiplied: elements of the matrices that a token is multiplied by, wherever those are stored.
       is_table: whether `params` are token, position or unembedding tables, which N non-embedding leaves out.
       channels: heads times head width, summed over layers, of attention's two products q k^T and weights v.
@@ -23,6 +26,8 @@ class Part:
     name: str
     params: int = 0
     idle: int = 0
+    kernels: int = 0
+    sides: int = 0
     multiplied: int = 0
     is_table: bool = False
     channels: int = 0
@@ -31,7 +36,7 @@ class Part:
 
     def times(self, layers: int) -> "Part":
         """The same part in that many layers."""
-        names = ("params", "idle", "multiplied", "channels")
+        names = ("params", "idle", "kernels", "sides", "multiplied", "channels")
         return dataclasses.replace(self, **{name: layers * getattr(self, name) for name in names})
 
     def flops(self, length: int, full_attention: bool = False) -> float:
@@ -62,9 +67,8 @@ def mean_keys(length: int, causal: bool, window: int | None) -> float:
 
 def attention(width: int, heads: int, kv_heads: int, head_dim: int, bias: bool) -> Part:
     """Projections of one attention layer: queries, keys, values and back."""
-    kernels = width * head_dim * (2 * heads + 2 * kv_heads)
     biases = head_dim * (heads + 2 * kv_heads) + width if bias else 0
-    return Part("attention", params=kernels + biases, multiplied=kernels)
+    return _matrices("attention", [(width, head_dim * number) for number in (heads, kv_heads, kv_heads, heads)], biases)
 
 
 def attention_scores(heads: int, head_dim: int, causal: bool, window: int | None = None) -> Part:
@@ -75,8 +79,7 @@ def attention_scores(heads: int, head_dim: int, causal: bool, window: int | None
 def feed_forward(width: int, hidden: int, gated: bool, bias: bool) -> Part:
     """One feed-forward layer: up, gate when `gated`, and out."""
     ups = 2 if gated else 1
-    kernels = width * hidden * (ups + 1)
-    return Part("feed_forward", params=kernels + (ups * hidden + width if bias else 0), multiplied=kernels)
+    return _matrices("feed_forward", (ups + 1) * [(width, hidden)], ups * hidden + width if bias else 0)
 
 
 def norm(width: int, bias: bool) -> Part:
@@ -86,10 +89,18 @@ def norm(width: int, bias: bool) -> Part:
 
 def table(rows: int, width: int) -> Part:
     """A table of embeddings; looking a row up takes no FLOPs."""
-    return Part("embeddings", params=rows * width, is_table=True)
+    return Part("embeddings", params=rows * width, kernels=rows * width, sides=rows + width, is_table=True)
 
 
 def logits(vocab_size: int, width: int, tied: bool) -> Part:
     """The product with the vocabulary; a tied one stores nothing of its own."""
-    size = vocab_size * width
-    return Part("logits", params=0 if tied else size, multiplied=size, is_table=True)
+    if tied:
+        return Part("logits", multiplied=vocab_size * width, is_table=True)
+    return dataclasses.replace(_matrices("logits", [(width, vocab_size)]), is_table=True)
+
+
+def _matrices(name: str, shapes: Sequence[tuple[int, int]], biases: int = 0) -> Part:
+    """Matrices that every token is multiplied by, and biases."""
+    kernels = sum(rows * columns for rows, columns in shapes)
+    sides = sum(rows + columns for rows, columns in shapes)
+    return Part(name, params=kernels + biases, kernels=kernels, sides=sides, multiplied=kernels)
