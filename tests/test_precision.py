@@ -11,6 +11,8 @@ from t5x_like.models.layers.linear import project
 from t5x_like.precision import policy
 from t5x_like.training.program import program_for
 
+HALF = {"bf16": jnp.bfloat16, "fp16": jnp.float16}
+
 
 @pytest.fixture(scope="module")
 def traced(make_run):
@@ -19,7 +21,8 @@ def traced(make_run):
     def trace(precision):
         config = make_run(
             f"precision={precision}", "model.num_kv_heads=2", "model.gated_mlp=true", "training.microbatches=2",
-            "model.tie_embeddings=false", "model.use_bias=true",
+            "training.ema_decay=0.9", "model.tie_embeddings=false", "model.use_bias=true",
+            "execution.attention=reference",
         )  # fmt: skip
         program = program_for(config)
         shape = (1, config.training.batch_size, config.data.sequence_length)
@@ -29,29 +32,30 @@ def traced(make_run):
             program.abstract_state, batch, program.knobs(np.ones(1, np.float32), jax.random.key(0))
         )
 
-    return {precision: trace(precision) for precision in ("f32", "bf16")}
+    return {precision: trace(precision) for precision in HALF | {"f32": jnp.float32}}
 
 
 def operands(equation):
     return {variable.aval.dtype for variable in equation.invars}
 
 
-def test_weights_are_multiplied_in_bfloat16_and_softmax_is_float32(traced, equations):
+@pytest.mark.parametrize(("precision", "half"), HALF.items())
+def test_products_are_narrow_and_softmax_norms_and_losses_wide(precision, half, traced, equations):
     found = {"weights": 0, "logits of attention": 0, "values of attention": 0, "float32": 0}
-    for equation, _ in equations(traced["bf16"][1].jaxpr):
+    for equation, _ in equations(traced[precision][1].jaxpr):
         name = equation.primitive.name
         if name == "dot_general":
             (_, _), (batched, _) = equation.params["dimension_numbers"]
             if not batched:  # a weight
-                assert operands(equation) == {jnp.dtype(jnp.bfloat16)}, equation
+                assert operands(equation) == {jnp.dtype(half)}, equation
                 found["weights"] += 1
             elif operands(equation) == {jnp.dtype(jnp.float32)}:
                 found["logits of attention"] += 1
             else:
-                assert operands(equation) == {jnp.dtype(jnp.bfloat16)}, equation
+                assert operands(equation) == {jnp.dtype(half)}, equation
                 found["values of attention"] += 1
         if name in ("exp", "log", "rsqrt", "reduce_max", "log1p", "div", "sqrt"):
-            assert all(dtype != jnp.bfloat16 for dtype in operands(equation)), equation
+            assert jnp.dtype(half) not in operands(equation), equation
             found["float32"] += 1
     # 4 of attention, 3 of the gated feed-forward, 1 for logits; each forward and twice backward, in the body of a scan
     # over layers, or of a scan over chunks that is unrolled once
@@ -63,18 +67,22 @@ def test_weights_are_multiplied_in_bfloat16_and_softmax_is_float32(traced, equat
 def test_what_is_kept_is_float32(traced):
     for program, step in traced.values():
         state, sums = step.out_info
-        for leaf in jax.tree.leaves((state.trainable, state.opt, sums)):
+        for leaf in jax.tree.leaves((state.trainable, state.average, state.opt, state.loss_scale, sums)):
             assert leaf.dtype == jnp.float32 or leaf.dtype == jnp.int32, leaf
-        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.trainable))
+        for kept in (state.trainable, state.average):
+            assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(kept))
+            assert jax.tree.structure(kept) == jax.tree.structure(program.abstract_state.trainable)
         assert program.ctx.policy.params == jnp.float32
 
 
-def test_gradients_are_accumulated_in_float32(traced, equations):
+@pytest.mark.parametrize("precision", HALF)
+def test_gradients_are_accumulated_in_float32(precision, traced, equations):
     """The carry of the scan over microbatches."""
-    shapes = jax.tree.map(lambda leaf: leaf.shape, jax.tree.leaves(traced["bf16"][0].abstract_state.trainable))
+    program, step = traced[precision]
+    shapes = jax.tree.map(lambda leaf: leaf.shape, jax.tree.leaves(program.abstract_state.trainable))
     scans = [
         equation
-        for equation, _ in equations(traced["bf16"][1].jaxpr)
+        for equation, _ in equations(step.jaxpr)
         if equation.primitive.name == "scan" and equation.params["length"] == 2 and equation.params["num_carry"] > 10
     ]
     (scan,) = scans
@@ -84,9 +92,53 @@ def test_gradients_are_accumulated_in_float32(traced, equations):
     assert all(aval.dtype == jnp.float32 for aval in carry)
 
 
-def test_float32_has_no_bfloat16_anywhere(traced, equations):
+def test_float32_is_float32_everywhere(traced, equations):
+    products = 0
     for equation, _ in equations(traced["f32"][1].jaxpr):
-        assert all(getattr(variable.aval, "dtype", None) != jnp.bfloat16 for variable in equation.outvars), equation
+        for variable in equation.outvars:
+            assert getattr(variable.aval, "dtype", None) not in (jnp.bfloat16, jnp.float16), equation
+        if equation.primitive.name == "dot_general":
+            assert operands(equation) == {jnp.dtype(jnp.float32)}, equation
+            products += 1
+    assert products >= 3 * 8
+
+
+def test_only_float16_pays_for_loss_scaling(traced, equations):
+    def checks(precision):
+        return sum(equation.primitive.name == "is_finite" for equation, _ in equations(traced[precision][1].jaxpr))
+
+    program, step = traced["fp16"]
+    gradients = len(jax.tree.leaves(program.abstract_state.trainable))
+    # logsumexp asks as well, in every precision
+    assert checks("fp16") == checks("f32") + gradients == checks("bf16") + gradients
+    for precision in ("f32", "bf16"):
+        state, sums = traced[precision][1].out_info
+        assert state.loss_scale is None
+        assert set(step.out_info[1]) - set(sums) == {"loss_scale", "skipped"}
+
+
+def test_float16_trains_as_float32_does(make_run):
+    """20 steps on one batch, its weights ragged, in two microbatches: the same losses to three digits."""
+    generator = np.random.default_rng(0)
+    tokens = np.broadcast_to(generator.integers(0, 16, (8, 9)), (20, 8, 9))
+    batch = {
+        "decoder_input_tokens": tokens[..., :-1],
+        "decoder_target_tokens": tokens[..., 1:],
+        "decoder_loss_weights": np.broadcast_to(generator.random((8, 8)).astype(np.float32), (20, 8, 8)),
+    }
+    losses, norms = {}, {}
+    for precision in ("f32", "fp16"):
+        program = program_for(
+            make_run(f"precision={precision}", "execution.steps_per_call=20", "training.microbatches=2")
+        )
+        knobs = program.knobs(np.full(20, 4e-3, np.float32), jax.random.key(1))
+        _, sums = program.step(program.init(jax.random.key(0)), program.on_devices(batch, leading=1), knobs)
+        losses[precision] = np.asarray(sums["loss"][0] / sums["loss"][1])
+        norms[precision] = np.asarray(sums["grad_norm"][0])
+    assert not np.asarray(sums["skipped"][0]).any()
+    np.testing.assert_allclose(losses["fp16"], losses["f32"], atol=3e-3)
+    np.testing.assert_allclose(norms["fp16"], norms["f32"], rtol=1e-2)
+    assert losses["f32"][-1] < losses["f32"][0] - 1  # there was something to follow
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -116,5 +168,5 @@ def test_a_wide_product_of_narrow_operands_and_its_gradient(relative_error):
 
 
 def test_an_unknown_policy_is_refused():
-    with pytest.raises(UserError, match="precision: 'fp8' is not known; accepted: bf16, f32"):
+    with pytest.raises(UserError, match="precision: 'fp8' is not known; accepted: bf16, f32, fp16"):
         policy("fp8")
