@@ -22,6 +22,7 @@ def main() -> None:
     add("--lengths", default="512,1024,2048,4096,8192,16384", help="of the attention section (default: %(default)s)")
     add("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
     add("--seconds", type=float, default=2.0, help="a turn's length, about (default: %(default)s)")
+    add("--steps", type=int, default=1000, help="of the loop section's runs (default: %(default)s)")
     flags = parser.read()
 
     from t5x_like.benchmarks.report import write_report
@@ -32,9 +33,11 @@ def main() -> None:
     lengths = flags.lengths.split(",")
     if not all(length.isdigit() and int(length) for length in lengths):
         raise UserError(f"--lengths={flags.lengths}: expected whole numbers with commas between them")
-    if flags.rounds < 1 or flags.seconds <= 0:
-        raise UserError(f"--rounds={flags.rounds} --seconds={flags.seconds}: expected at least 1, and above 0")
-    settings = Settings(shapes, flags.rounds, flags.seconds, tuple(map(int, lengths)))
+    for name in ("rounds", "seconds", "steps"):
+        if not getattr(flags, name) > 0:
+            raise UserError(f"--{name}={getattr(flags, name)}: expected a number above 0")
+    train = Path(__file__).with_name("train.py")
+    settings = Settings(shapes, flags.rounds, flags.seconds, tuple(map(int, lengths)), flags.steps, train)
     print(write_report(Path(flags.out), sections, settings))
 
 

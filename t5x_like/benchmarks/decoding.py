@@ -26,13 +26,14 @@ def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None]
     from t5x_like.training.program import program_for
 
     program = program_for(run_config(batch=batch, **shape))
-    params = program.model.init(jax.random.key(0))
+    model = program.model
+    params = model.unstacked(model.init(jax.random.key(0)))
     prompts = _prompts(batch, shape["vocab"]).tolist()
-    search = BeamSearch(beams) if beams > 1 else None
+    search = BeamSearch(num_beams=beams) if beams > 1 else None
 
     def work(calls: int) -> None:
         for _ in range(calls):
-            generate(program.model, params, prompts, max_new_tokens=NEW, beams=search, ctx=program.ctx)
+            generate(model, params, prompts, max_new_tokens=NEW, beams=search, ctx=program.ctx)
 
     return work, batch * NEW
 

@@ -7,24 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.config import BPETokenizerConfig, PythonLibraryConfig, RunConfig
+from t5x_like.config import PythonLibraryConfig, RunConfig
 from t5x_like.config_files import set_field
 from t5x_like.strict import convert
 
 
-def run_config(
-    *,
-    width: int,
-    layers: int,
-    heads: int,
-    length: int,
-    batch: int,
-    vocab: int,
-    precision: str = "f32",
-    changes: dict[str, Any] | None = None,
-) -> RunConfig:
-    """The resolved config of the benchmark's model; `changes` are fields such as {"execution.remat": "full"}."""
-    content = {
+def content_of(
+    *, width: int, layers: int, heads: int, length: int, batch: int, vocab: int, precision: str = "f32"
+) -> dict[str, Any]:
+    """A run of a GPT of these sizes without its length, as a config file gives it."""
+    return {
         "data": {"kind": "markov", "sequence_length": length, "num_symbols": 256},
         "model": {
             "kind": "decoder_only",
@@ -37,13 +29,27 @@ def run_config(
             "activation": "gelu",
         },
         "optimizer": {"kind": "adamw", "weight_decay": 0.1},
-        "training": {"steps": 1000, "batch_size": batch},
+        "training": {"batch_size": batch},
         "execution": {"scan_layers": False},
         "precision": precision,
     }
-    for name, value in (changes or {}).items():
+
+
+def run_config(changes: dict[str, Any] | None = None, **shape: Any) -> RunConfig:
+    """The resolved config of such a run; `changes` are fields such as {"execution.remat": "full"}."""
+    content = content_of(**shape)
+    for name, value in {"training.steps": 1000, **(changes or {})}.items():
         set_field(content, name, value)
     return convert(RunConfig, content).resolve()
+
+
+def text_data(*, length: int, vocab: int, **_: Any) -> dict[str, Any]:
+    """Real text for it: the Python library's source."""
+    return {
+        "kind": "python_library",
+        "sequence_length": length,
+        "tokenizer": {"kind": "bpe", "vocab_size": vocab},
+    }
 
 
 def training_step(**shape: Any) -> tuple[Callable[[int], None], int]:
@@ -75,16 +81,16 @@ def training_step(**shape: Any) -> tuple[Callable[[int], None], int]:
 
 
 def input_pipeline(**shape: Any) -> tuple[Callable[[int], None], int]:
-    """Returns `work(batches)`, which makes training batches of real text, stacked as the loop stacks them."""
+    """Returns `work(batches)`, which makes training batches of real text as the loop asks for them."""
     from t5x_like.data.pipeline import build_dataset
 
-    data = PythonLibraryConfig(shape["length"], BPETokenizerConfig(vocab_size=shape["vocab"]))
-    batches = build_dataset(data, seed=0).train_batches(shape["batch"])
+    data = convert(PythonLibraryConfig, text_data(**shape))
+    dataset = build_dataset(data, seed=0)
+    numbers = itertools.count()
 
     def work(count: int) -> None:
-        for batch in itertools.islice(batches, count):
-            for value in batch.values():
-                np.stack([value])
+        for number in itertools.islice(numbers, count):
+            dataset.training_batches(number, 1, shape["batch"])
 
     return work, shape["batch"] * shape["length"]
 

@@ -6,11 +6,13 @@ A section is a function of `Settings` that yields `Row`s; its contenders are tim
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from t5x_like.accounting.flops import flops_per_token
-from t5x_like.benchmarks.ours import run_config
+from t5x_like.benchmarks.ours import content_of, run_config, text_data
 from t5x_like.benchmarks.turns import Contender, Result, measure
+from t5x_like.benchmarks.whole_runs import second_start
 
 # The two shapes of every comparison: width, layers, heads, length, batch, vocabulary.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -28,6 +30,8 @@ class Settings:
       shapes: names of `SHAPES`.
       rounds, seconds: of every contender's turns.
       lengths: of the attention section.
+      steps: of the runs of the loop section.
+      train_script: scripts/train.py.
       told: gets a line now and then.
     """
 
@@ -35,6 +39,8 @@ class Settings:
     rounds: int = 5
     seconds: float = 2.0
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
+    steps: int = 1000
+    train_script: Path = Path("scripts/train.py")
     told: Callable[[str], None] = print
 
     def measure(self, contenders: list[Contender]) -> dict[str, Result]:
@@ -145,13 +151,18 @@ def temporaries_of(contender: Contender) -> int:
 
 
 def loop(settings: Settings) -> Iterator[Row]:
-    """1,000 steps through the training loop, and the same compiled steps alone."""
-    sizes = {"width": 32, "layers": 1, "heads": 2, "length": 64, "batch": 8, "vocab": 256}
-    contenders = [
-        Contender("training loop", f"{_HERE}.ours:training_loop", sizes),
-        Contender("compiled steps alone", f"{_HERE}.ours:training_step", sizes),
-    ]
-    yield from _rows("1,000 steps", "tokens/s", settings.measure(contenders), ("compiled steps alone",), lambda _: "")
+    """Real runs of scripts/train.py with warm caches: how much of their time the training loop itself was busy."""
+    tiny = content_of(**SHAPES["tiny"]) | {"data": text_data(**SHAPES["tiny"])}
+    small_steps = {
+        "data": {"kind": "markov"},
+        "model": {"kind": "decoder_only", "num_layers": 1, "d_model": 32, "num_heads": 2},
+        "training": {"batch_size": 8, "log_every": 100},
+        "execution": {"steps_per_call": 50},
+    }
+    for subject, content in (("tiny, 1 step a call", tiny), ("width 32, 50 steps a call", small_steps)):
+        summary = second_start(settings.train_script, content, settings.steps)
+        note = f"{settings.steps:,} steps; first step came back {summary['startup_seconds']:.1f} s after the start"
+        yield Row(subject, "training loop", 100 * summary["busy_share"], "% of the time", note=note)
 
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
