@@ -14,9 +14,11 @@ from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import ParamSpec
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout
+from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.muon import newton_schulz
 from t5x_like.training.optimizers import build_optimizer, state_specs
 from t5x_like.training.parameter_rules import path_name
+from t5x_like.training.state import State
 
 L, D, H, C, M, V, E = 2, 8, 2, 3, 12, 10, 4
 ATTENTION, MLP = ("embed",), ("heads", "head_dim")
@@ -266,7 +268,7 @@ def flat_names(tree):
 
 
 @pytest.mark.parametrize("kind", PAPERS)
-def test_eight_devices_step_as_one_and_hold_their_part(kind):
+def test_eight_devices_step_as_one_and_hold_their_part(kind, tmp_path):
     """On data=2 x fsdp=2 x tensor=2 the moments are cut wherever their parameter is, factored ones too."""
     config = {
         "adamw": AdamWConfig(weight_decay=0.1),
@@ -294,6 +296,7 @@ def test_eight_devices_step_as_one_and_hold_their_part(kind):
     got = jax.jit(three, in_shardings=(where, layout.replicated), out_shardings=(where, of_state))(params, gradients)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6, rtol=2e-5)
+    check_round_trip(got, expected, tmp_path)
     # [D] over fsdp, [H, C] over tensor and [V] over tensor, whole along layers
     parts = {name: leaf.sharding.shard_shape(leaf.shape) for name, leaf in moments(got[1]).items()}
     expected = {
@@ -305,6 +308,23 @@ def test_eight_devices_step_as_one_and_hold_their_part(kind):
         expected |= {"layers/query/rows": (L, D // 2), "layers/query/columns": (L, H // 2, C)}
         expected |= {"table/rows": (V // 2,), "table/columns": (D // 2,)}
     assert parts == expected
+
+
+def check_round_trip(on_eight, on_one, folder):
+    """Saved on eight devices and restored onto one, and as it was: the same bits in the same places."""
+    state = State(step=jnp.int32(3), trainable=on_eight[0], frozen={}, opt=on_eight[1])
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(state, 3, {})
+    checkpoints.wait()
+    elsewhere = state.replace(trainable=on_one[0], opt=on_one[1])
+    for target in (state, elsewhere):
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), target)
+        restored, _ = checkpoints.restore(abstract)
+        assert jax.tree.structure(restored) == jax.tree.structure(state)
+        for got, bits, where in zip(*(jax.tree.leaves(tree) for tree in (restored, state, target)), strict=True):
+            np.testing.assert_array_equal(got, bits)
+            assert got.dtype == bits.dtype and got.sharding.is_equivalent_to(where.sharding, got.ndim)
+    checkpoints.close()
 
 
 def moments(state):
