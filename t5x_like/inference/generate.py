@@ -88,7 +88,7 @@ def generate(
       UserError: an empty prompt, more positions than a learned table has, or numbers that make no sense.
     """
     check_prompts(model, prompts, max_new_tokens, stop_tokens)
-    ctx = _for_decoding(ctx)
+    ctx = (ctx or Context()).replace(train=False, key=None)
     if beams is not None:
         beams.check(num_samples, sampling)
         params = _unstacked(model, params)
@@ -136,7 +136,7 @@ def generate_stream(
         raise UserError(f"chunk={chunk}: expected 1 or more")
     check_prompts(model, prompts, max_new_tokens, stop_tokens)
     seen = 0
-    ctx = _for_decoding(ctx)
+    ctx = (ctx or Context()).replace(train=False, key=None)
     for until, state in _steps(
         model, params, prompts, max_new_tokens, sampling, stop_tokens, num_samples, False, seed, ctx, chunk
     ):
@@ -150,11 +150,6 @@ def generate_stream(
 
 def _without_stop(row: list[int], stop_tokens: Sequence[int]) -> list[int]:
     return row[:-1] if row and row[-1] in stop_tokens else row
-
-
-def _for_decoding(ctx: Context | None) -> Context:
-    """Products by hand are for training on a CPU; a step's are small, and the plain ones are faster."""
-    return (ctx or Context()).replace(train=False, key=None, one_cpu=False)
 
 
 def _filling(prompts: Prompts, ctx: Context, num_samples: int = 1) -> Prompts:
