@@ -10,7 +10,6 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
@@ -180,5 +179,5 @@ class Program:
         """Pads the rates of up to `steps_per_call` steps to that many."""
         padded = np.zeros(self.steps_per_call, np.float32)
         padded[: len(learning_rates)] = learning_rates
-        count = np.int32(len(learning_rates))
-        return {"learning_rate": jnp.asarray(padded), "count": jnp.asarray(count), "key": key}
+        values = {"learning_rate": padded, "count": np.int32(len(learning_rates)), "key": key}
+        return jax.device_put(values, self.layout.replicated)

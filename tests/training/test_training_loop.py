@@ -11,6 +11,7 @@ import signal
 import struct
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -20,8 +21,9 @@ from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config_files import run_from_json
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
+from t5x_like.scaling.runs import read_curves
 from t5x_like.training.checkpoints import Checkpoints
-from t5x_like.training.loop import train
+from t5x_like.training.loop import _Loop, train
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Silent
 from t5x_like.training.schedules import learning_rates
@@ -33,6 +35,7 @@ RUN = [
     "model.dropout_rate=0.1", "data.sequence_length=16", "data.logit_scale=2.5", "optimizer.kind=adamw",
     "optimizer.learning_rate=0.02",
 ]  # fmt: skip
+OTHER_WAY = ["execution.steps_per_call=7", "mesh.data=2", "mesh.fsdp=2"]
 TIMES = ("tokens_per_second", "mfu")
 
 
@@ -166,6 +169,8 @@ def test_summary(unbroken):
     assert summary["status"] == "finished"
     assert (summary["steps"], summary["tokens"], summary["unique_tokens"]) == (30, 7680, 7680)
     assert (summary["loss"], summary["loss_stderr"]) == (last["loss"], last["loss_stderr"])
+    assert 0 < summary["startup_seconds"] < summary["wall_seconds"] + 60
+    assert 0 < summary["busy_share"] < 1
     assert summary["wall_seconds"] > 0 and summary["peak_memory_bytes"] > 2**20
     assert summary["bits_per_byte"] is None
 
@@ -270,13 +275,29 @@ def test_a_run_that_dies_before_its_summary_evaluates_again_and_logs_once(config
 def test_a_run_may_go_on_in_another_way(config, unbroken, tmp_path, make_run, relative_error):
     """In calls of another size, on a mesh: close, not the same bits."""
     train(config, tmp_path / "run", reporter=At(8, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    other = make_run(*RUN, "execution.steps_per_call=7", "mesh.data=2", "mesh.fsdp=2")
+    other = make_run(*RUN, *OTHER_WAY)
     assert train(other, tmp_path / "run")["status"] == "finished"
     (state, _), (expected, _) = (final_state(config, path) for path in (tmp_path / "run", unbroken))
     assert relative_error(state.trainable, expected.trainable) < 1e-5
     for line, wanted in zip(metrics(tmp_path / "run"), metrics(unbroken), strict=True):
         assert (line["step"], line["split"], line["tokens"]) == (wanted["step"], wanted["split"], wanted["tokens"])
         np.testing.assert_allclose(line["loss"], wanted["loss"], rtol=1e-5)
+
+
+def test_nothing_moves_between_host_and_devices_unasked(config, tmp_path, monkeypatch, make_run):
+    """The whole loop, evaluations and checkpoints included, with implicit transfers forbidden; on a mesh as well."""
+    run = _Loop.run
+
+    def guarded(self, stop):
+        with jax.transfer_guard("disallow"):
+            with pytest.raises(Exception, match="Disallowed host-to-device"):
+                jnp.sin(np.ones(3))  # the guard guards
+            return run(self, stop)
+
+    monkeypatch.setattr(_Loop, "run", guarded)
+    assert train(config, tmp_path / "one")["status"] == "finished"
+    meshed = make_run(*RUN, *OTHER_WAY, "training.steps=8", "training.evaluate_every=4")
+    assert train(meshed, tmp_path / "mesh")["status"] == "finished"
 
 
 def test_the_folder_of_another_run_is_refused_and_untouched(unbroken, make_run):
@@ -407,13 +428,98 @@ def test_a_run_whose_held_out_loss_is_not_finite_has_diverged(steps, make_run, t
 # ----------------------------------------------------------------------------------------------------------------- text
 
 
-def test_a_run_on_text_counts_bits_per_byte(make_run, tmp_path):
+@pytest.fixture
+def texts(tmp_path):
+    """Overrides of a run on 30 short texts in tmp_path / "texts", read as bytes."""
+    (tmp_path / "texts").mkdir()
     for number in range(30):
-        (tmp_path / f"{number}.txt").write_text(f"the {number} quick brown foxes, " * 20)
-    config = make_run(
-        "data.kind=text_files", f"data.pattern={tmp_path}/*.txt", "data.sequence_length=16", "data.tokenizer.kind=byte",
-        "data.held_out_fraction=0.3", "model.num_layers=1", "training.steps=2",
-    )  # fmt: skip
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"the {number} quick brown foxes, " * 20)
+    return [
+        "data.kind=text_files", f"data.pattern={tmp_path}/texts/*.txt", "data.sequence_length=16",
+        "data.tokenizer.kind=byte", "data.held_out_fraction=0.3", "model.num_layers=1",
+    ]  # fmt: skip
+
+
+def test_a_run_measured_in_epochs_is_the_run_of_so_many_steps(make_run, texts, tmp_path):
+    """Its folder belongs to both, and says everything in steps."""
+    length = [
+        "training.steps=None",
+        "training.epochs=0.5",
+        "training.log_every=0.1 epochs",
+        "training.evaluate_every=50%",
+    ]
+    config = make_run(*texts, *length)
+    assert not config.training.resolved
+    reporter = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    train(config, tmp_path / "run", reporter=reporter)
+    dataset = build_dataset(config.data, 0)
+    windows = sum(1 + len(f"the {n} quick brown foxes, ") * 20 for n in range(30))  # bytes and separators
+    windows -= sum(dataset._text.meta[name] for name in ("held_out_tokens",)) + 1
+    steps = round(0.5 * (windows // 16) / 8)
+    content = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+    assert (content["steps"], content["examples"], content["tokens"]) == (steps, steps * 8, steps * 8 * 16)
+    assert (content["log_every"], content["evaluate_every"]) == (round(0.1 * (windows // 16) / 8), round(steps / 2))
+    in_steps = make_run(*texts, f"training.steps={steps}", "training.log_every=3")
+    assert train(in_steps, tmp_path / "run")["steps"] == steps
+    assert train(config, tmp_path / "run")["status"] == "finished"
+    with pytest.raises(UserError, match=rf"training\.epochs: 0\.5 and steps={steps - 1} disagree"):
+        train(make_run(*texts, f"training.steps={steps - 1}", *length[1:]), tmp_path / "other")
+    with pytest.raises(UserError, match=r"training\.epochs: this data never ends, so it has no epochs; give steps,"):
+        train(make_run("training.steps=None", "training.epochs=2"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_further_evaluation_sets(make_run, texts, tmp_path):
+    """Scored when the run's own data is; told apart in every file; text comes with the run's tokenizer."""
+    (tmp_path / "notes.md").write_text("Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich. " * 9)
+    sets = [
+        "evaluation.notes.kind=text_files", f"evaluation.notes.pattern={tmp_path}/notes.md",
+        "evaluation.notes.held_out_fraction=1", "evaluation.same.kind=text_files",
+        f"evaluation.same.pattern={tmp_path}/texts/*.txt", "evaluation.same.held_out_fraction=0.3",
+        "training.evaluate_every=2", "training.log_every=2",
+    ]  # fmt: skip
+    length = ["training.steps=4", "training.eval_tokens=4096"]
+    config = make_run(*texts, *sets, *length)
+    folder = tmp_path / "run"
+    summary = train(config, folder, reporter=At(None, None))
+    lines = [line for line in metrics(folder) if line["split"] == "eval"]
+    names = [(line["step"], line.get("dataset")) for line in lines]
+    assert names == [(step, name) for step in (2, 4) for name in (None, "notes", "same")]
+    assert summary["evaluations"].keys() == {"notes", "same"}
+    for name in ("loss", "loss_stderr", "bits_per_byte"):  # the same documents held out by the same hashes
+        assert summary["evaluations"]["same"][name] == summary[name]
+    notes = summary["evaluations"]["notes"]
+    size = (tmp_path / "notes.md").stat().st_size
+    assert notes["eval_tokens"] == size and notes["loss"] != summary["loss"]
+    ratio = size / (size + 1)  # every byte is a token, and one more is the separator
+    np.testing.assert_allclose(notes["bits_per_byte"], notes["loss"] / math.log(2) / ratio, rtol=1e-9)
+    (curve,) = read_curves(tmp_path, ["run"], [1.0])
+    assert list(curve.tokens) == [line["tokens"] for line in metrics(folder) if line["split"] == "train"]  # 2 evals
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["evaluation"]["notes"]["fingerprint"] != environment["data"]["fingerprint"]
+    assert train(make_run(*texts, *length), folder)["status"] == "finished"  # no part of the identity
+    missing = make_run(*texts, "evaluation.a.kind=text_files", "evaluation.a.pattern=nowhere/*.txt")
+    with pytest.raises(UserError, match=r"^evaluation\.a\.pattern='nowhere/\*\.txt': no file matches"):
+        train(missing, tmp_path / "missing")
+
+
+def test_a_resumed_run_scores_its_sets_as_an_unbroken_one(make_run, tmp_path):
+    """Killed after the last checkpoint: what was evaluated before it is in the tally, not logged again."""
+    config = make_run(*RUN, "evaluation.other.kind=markov", "evaluation.other.process_seed=3")
+    train(config, tmp_path / "unbroken")
+    train(config, tmp_path / "run", reporter=At(20, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    train(config, tmp_path / "run")
+    assert_same_run(config, tmp_path / "run", tmp_path / "unbroken")
+    (tmp_path / "run" / "summary.json").unlink()
+    summary = train(config, tmp_path / "run")
+    assert_same_run(config, tmp_path / "run", tmp_path / "unbroken")
+    expected = json.loads((tmp_path / "unbroken" / "summary.json").read_text())
+    assert summary["evaluations"] == expected["evaluations"]
+    assert summary["evaluations"]["other"]["step"] == STEPS
+
+
+def test_a_run_on_text_counts_bits_per_byte(make_run, texts, tmp_path):
+    config = make_run(*texts, "training.steps=2")
     summary = train(config, tmp_path / "run")
     dataset = build_dataset(config.data, 0)
     expected = summary["loss"] / math.log(2) / dataset.held_out_bytes_per_token
