@@ -91,7 +91,7 @@ class Checkpoints:
 
     def _check(self, step: int, name: str, wanted: Any) -> None:
         """Compares names, shapes and dtypes first: Orbax would cast a wrong dtype without a word."""
-        saved = _leaves(self._manager.item_metadata(step)[name])
+        saved = _leaves(self._manager.item_metadata(step).get(name))
         expected = _leaves(wanted)
         for path in sorted(saved.keys() | expected.keys()):
             if saved.get(path) != expected.get(path):

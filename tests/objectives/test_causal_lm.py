@@ -10,8 +10,10 @@ from t5x_like.config import CausalLMConfig
 from t5x_like.models import build_model
 from t5x_like.models.context import Context
 from t5x_like.objectives import build_objective
-from t5x_like.objectives.causal_lm import divergence, token_losses
+from t5x_like.objectives.causal_lm import divergence, regularise, token_losses
 from t5x_like.objectives.chunked import chunk_length, sum_over_chunks
+from t5x_like.objectives.task import objective_of
+from t5x_like.strict import FieldError
 from t5x_like.training.program import program_for
 
 B, T, D, V = 3, 13, 6, 37
@@ -58,6 +60,28 @@ def test_chunked_loss_and_gradient_are_the_naive_ones(chunk, relative_error):
     np.testing.assert_allclose(more["correct"], sums["correct"], rtol=1e-6)
     picked = (HIDDEN @ TABLE.T).argmax(-1) == TARGETS
     np.testing.assert_allclose(more["correct"], (picked * WEIGHTS).sum(1), rtol=1e-6)
+
+
+def test_a_scale_keeps_float16_gradients_from_underflow(relative_error):
+    """Weights so small that a logit's gradient is below what float16 can hold: lost, unless scaled where it arises.
+
+    The scale told in advance and the caller's factor agree only roughly here, and do not have to.
+    """
+    small = {"targets": TARGETS, "weights": WEIGHTS * np.float32(1e-8)}
+
+    def narrow(table, hidden, rest):
+        return of_chunk(table.astype(jnp.float16), hidden, rest)
+
+    def gradient(scale, factor):
+        def loss(table, hidden):
+            return factor * sum_over_chunks(narrow, 5, table, hidden, small, scale)[0]
+
+        found = jax.jit(jax.grad(loss, argnums=(0, 1)))(TABLE, HIDDEN.astype(np.float16))
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / factor, found)
+
+    expected = jax.tree.map(lambda leaf: leaf * 1e-8, jax.jit(jax.grad(naive, argnums=(0, 1)))(TABLE, HIDDEN))
+    assert relative_error(gradient(jnp.float32(2.0**24), 2.0**25), expected) < 5e-3
+    assert relative_error(gradient(None, 2.0**25), expected) > 0.5
 
 
 @pytest.mark.parametrize(
@@ -135,6 +159,73 @@ def test_absent_weights_are_ones_and_training_sums_rows(model_and_params):
         assert value.shape == weight.shape == ()
         np.testing.assert_allclose(value, rows[name][0].sum(), rtol=1e-6)
         assert weight == 3 * 8
+
+
+@pytest.mark.parametrize(("z_loss", "label_smoothing"), [(1e-2, 0.0), (0.0, 0.2), (3e-2, 0.1)])
+def test_regularised_losses_against_brute_force(z_loss, label_smoothing, relative_error):
+    """The smoothed target spelt out as a distribution over the vocabulary, against its log-probabilities."""
+    logits = 3 * np.random.default_rng(1).standard_normal((B, T, V)).astype(np.float32) + 1
+
+    def got(logits):
+        values = regularise(token_losses(logits, TARGETS)["loss"], logits, z_loss, label_smoothing)
+        return (values["objective"] * WEIGHTS).sum(), values
+
+    exact = logits.astype(np.float64)
+    log_z = np.log(np.exp(exact).sum(-1, keepdims=True))
+    target = (1 - label_smoothing) * np.eye(V)[TARGETS] + label_smoothing / V
+    expected = -(target * (exact - log_z)).sum(-1) + z_loss * log_z[..., 0] ** 2
+    p = np.exp(exact - log_z)
+    d_logits = (p - target + 2 * z_loss * log_z * p) * WEIGHTS[..., None]
+    (_, values), gradient = jax.jit(jax.value_and_grad(got, has_aux=True))(logits)
+    np.testing.assert_allclose(values["objective"], expected, rtol=2e-5)
+    assert relative_error(gradient, d_logits) < 1e-5
+    assert ("z_loss" in values) == (z_loss > 0)
+    if z_loss:
+        np.testing.assert_allclose(values["z_loss"], z_loss * log_z[..., 0] ** 2, rtol=2e-5)
+
+
+def test_the_loss_stays_plain_when_training_minimises_another(model_and_params, relative_error):
+    """Reported and held-out loss are the cross-entropy; the gradient is the objective's."""
+    model, params = model_and_params
+    plain = build_objective(CausalLMConfig())
+    regularised = build_objective(CausalLMConfig(z_loss=1e-2, label_smoothing=0.2))
+    batch = batch_of()
+    weight = batch["decoder_loss_weights"].sum()
+
+    def minimised(params):
+        sums = regularised.loss(model, params, batch, key=None, ctx=Context())
+        return objective_of(sums)[0], sums
+
+    def expected(params):
+        logits = model.apply(params, batch)["logits"]
+        log_p = jax.nn.log_softmax(logits)
+        target = 0.8 * jax.nn.one_hot(batch["decoder_target_tokens"], V) + 0.2 / V
+        losses = -(target * log_p).sum(-1) + 1e-2 * jnp.square(jax.nn.logsumexp(logits, -1))
+        return (losses * batch["decoder_loss_weights"]).sum()
+
+    (value, sums), gradient = jax.jit(jax.value_and_grad(minimised, has_aux=True))(params)
+    wanted, wanted_gradient = jax.jit(jax.value_and_grad(expected))(params)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    assert relative_error(gradient, wanted_gradient) < 1e-5
+    base = jax.jit(lambda params: plain.loss(model, params, batch, key=None, ctx=Context()))(params)
+    held_out = jax.jit(lambda params: regularised.evaluate(model, params, batch, ctx=Context()))(params)
+    assert (set(base), set(held_out)) == ({"loss", "accuracy"}, {"loss", "accuracy"})
+    assert set(sums) == {"loss", "accuracy", "objective", "z_loss"}
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(sums[name][0], base[name][0], rtol=1e-6)
+        np.testing.assert_allclose(held_out[name][0].sum(), base[name][0], rtol=1e-6)
+    assert objective_of(base) == base["loss"]
+    for _, entry_weight in sums.values():
+        np.testing.assert_allclose(entry_weight, weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("z_loss", -1e-4, "-0.0001 is below 0"), ("label_smoothing", 1.0, r"1\.0 is outside \[0, 1\)")],
+)
+def test_impossible_regularisation_is_refused(field, value, message):
+    with pytest.raises(FieldError, match=message):
+        CausalLMConfig(**{field: value})
 
 
 @pytest.mark.parametrize(

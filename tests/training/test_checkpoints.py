@@ -8,6 +8,7 @@ import pytest
 
 from t5x_like.errors import UserError
 from t5x_like.training.checkpoints import Checkpoints
+from t5x_like.training.loss_scale import LossScale
 from t5x_like.training.program import program_for
 
 
@@ -89,3 +90,62 @@ def test_an_empty_folder_holds_no_checkpoint(make_run, tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoints.restore_params(program_for(make_run()).abstract_state)
     checkpoints.close()
+
+
+def steps(program, state, first):
+    """Three steps from the numbered one on random tokens; the state and what the steps report."""
+    generator = np.random.default_rng(first)
+    shape = (3, 8, 8)
+    batch = {f"decoder_{name}_tokens": generator.integers(0, 16, shape) for name in ("input", "target")}
+    batch["decoder_loss_weights"] = generator.random(shape).astype(np.float32)
+    knobs = program.knobs(np.full(3, 1e-2, np.float32), jax.random.key(3))
+    state, sums = program.step(state, program.on_devices(batch, leading=1), knobs)
+    return state, jax.tree.map(np.asarray, sums)
+
+
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp16"])
+def test_goes_on_bit_for_bit_at_any_precision(precision, make_run, tmp_path):
+    """With the loss scale, which has just been halved, and the average of the parameters; then on another mesh."""
+    overrides = f"precision={precision}", "training.ema_decay=0.9", "training.microbatches=2"
+    program = program_for(make_run("execution.steps_per_call=3", *overrides))
+    state = program.init(jax.random.key(0))
+    if precision == "fp16":
+        state = state.replace(loss_scale=LossScale(jnp.float32(2.0**18), jnp.int32(1)))
+    state, _ = steps(program, state, 0)
+    state, _ = steps(program, state, 3)
+    kept = jax.tree.map(np.asarray, state)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(state, 6, {})
+    checkpoints.wait()
+    expected = jax.tree.map(np.asarray, steps(program, state, 6))
+    restored, _ = checkpoints.restore(program.abstract_state)
+    got = jax.tree.map(np.asarray, steps(program, restored, 6))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert int(expected[0].step) == 9
+    if precision == "fp16":
+        assert kept.loss_scale.value in (2.0**15, 2.0**16, 2.0**17)  # it began too large
+        assert kept.loss_scale.quiet_steps == 6 - (18 - np.log2(kept.loss_scale.value))
+    else:
+        assert kept.loss_scale is None
+    for average, tree in ((True, kept.average), (False, kept.trainable)):
+        params = checkpoints.restore_params(program.abstract_state, average=average)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, params), tree)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), kept.average, kept.trainable)))
+
+    if precision == "fp16":
+        mesh = program_for(make_run("execution.steps_per_call=3", *overrides, "mesh.data=2", "mesh.tensor=2"))
+        restored, _ = checkpoints.restore(mesh.abstract_state)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, restored), kept)
+        after, sums = steps(mesh, restored, 6)
+        np.testing.assert_array_equal(sums["loss_scale"][0], expected[1]["loss_scale"][0])
+        np.testing.assert_allclose(sums["loss"][0], expected[1]["loss"][0], rtol=1e-3)
+        average, shardings = after.average, mesh.state_shardings.trainable
+        for leaf, sharding in zip(jax.tree.leaves(average), jax.tree.leaves(shardings), strict=True):
+            assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    checkpoints.close()
+
+
+def test_a_checkpoint_without_the_average_that_a_run_keeps_is_refused(reopened, make_run):
+    averaging = program_for(make_run("training.ema_decay=0.9")).abstract_state
+    with pytest.raises(UserError, match=r"/5: average/.* is absent in the checkpoint and float32"):
+        reopened.restore(averaging)
