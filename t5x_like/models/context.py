@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a block is told beside its input and its parameters."""
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import flax.struct
@@ -15,7 +16,14 @@ class Layout(Protocol):
     @property
     def batch_parts(self) -> int: ...
 
+    @property
+    def platform(self) -> str: ...
+
     def constrain(self, x: jax.Array, axes: str) -> jax.Array: ...
+
+    def on_every_device(
+        self, function: Callable[..., jax.Array], in_axes: Sequence[str], out_axes: str
+    ) -> Callable[..., jax.Array]: ...
 
 
 class MaskSpec(flax.struct.PyTreeNode):

@@ -6,7 +6,7 @@ both put `mlp`, `heads`, `kv_heads` and `vocab` on tensor.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,34 @@ class MeshLayout:
         spec = partition(tuple(axes.split()), x.shape, ACTIVATION_RULES, self.mesh, f"an activation [{axes}]")
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
+    def on_every_device(
+        self, function: Callable[..., jax.Array], in_axes: Sequence[str], out_axes: str
+    ) -> Callable[..., jax.Array]:
+        """Runs a function of activations on every device's part of them: what the compiler cannot partition itself.
+
+        Args:
+          function: of arrays, to one array.
+          in_axes, out_axes: the logical names of each argument's and of the result's dimensions; a name has one size.
+        """
+        if self.mesh.size == 1:
+            return function
+
+        def call(*arrays: jax.Array) -> jax.Array:
+            sizes: dict[str, int] = {}
+
+            def spec(axes: str) -> PartitionSpec:
+                shape = tuple(sizes[name] for name in axes.split())
+                return partition(tuple(axes.split()), shape, ACTIVATION_RULES, self.mesh, f"an activation [{axes}]")
+
+            for array, axes in zip(arrays, in_axes, strict=True):
+                sizes |= dict(zip(axes.split(), array.shape, strict=True))
+            specs = tuple(spec(axes) for axes in in_axes)
+            # What a kernel writes carries no record of how it varies over the mesh, so there is nothing to check.
+            mapped = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=spec(out_axes), check_vma=False)
+            return mapped(*arrays)
+
+        return call
+
     def parameters(self, specs: Params) -> Params:
         """Returns the tree of NamedSharding for a tree of ParamSpec."""
 
@@ -87,6 +115,11 @@ class MeshLayout:
             return NamedSharding(self.mesh, partition(spec.axes, spec.shape, PARAMETER_RULES, self.mesh, name))
 
         return jax.tree_util.tree_map_with_path(place, specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+
+    @property
+    def platform(self) -> str:
+        """The kind of device, "cpu", "gpu" or "tpu": not that of this process when a program is compiled for others."""
+        return str(self.mesh.devices.flat[0].platform)
 
     @property
     def batch_parts(self) -> int:

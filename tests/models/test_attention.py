@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention and its masks against loops over queries, heads and keys."""
+"""Every implementation of attention, values and gradients, against the equations in NumPy, float64, query by query."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,74 +10,253 @@ import numpy as np
 import pytest
 
 from t5x_like.models.context import MaskSpec
-from t5x_like.models.layers.attention import attend, dense_mask
+from t5x_like.models.layers.attention import attend
+from t5x_like.models.layers.blockwise import Blocks, Sizes, blockwise
+from t5x_like.models.layers.kernels import cudnn
+from t5x_like.models.layers.masks import dense_mask
+from t5x_like.precision import policy
 
-B, T, S, H, K, C = 2, 4, 6, 4, 2, 5
-Q_SEGMENTS = np.array([[1, 1, 2, 2], [1, 2, 2, 3]])
-KV_SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 3, 3]])
+B, H, C = 2, 4, 8
 
-MASKS = {
-    "none": {"causal": False},
-    "causal, later part": {"offset": 2},
-    "causal, first part": {"offset": 0},
-    "window": {"offset": 2, "window": 2},
-    "window without causality": {"causal": False, "offset": 1, "window": 3},
-    "segments": {"causal": False, "q_segments": Q_SEGMENTS, "kv_segments": KV_SEGMENTS},
-    "segments, causal": {"offset": 2, "q_segments": Q_SEGMENTS, "kv_segments": KV_SEGMENTS},
+
+def draw(name, *shape):
+    return np.random.default_rng(list(name.encode())).standard_normal(shape)
+
+
+def segments(name, length, kinds):
+    """Ascending ids, as packing makes them, a different cut in each row."""
+    return np.sort(np.random.default_rng(list(name.encode())).integers(0, kinds, (B, length)), axis=1)
+
+
+# name: (T, S, K, mask, rows of a bias that is added, what carries it out beside the reference)
+CASES = {
+    "none": (5, 7, 4, {"causal": False}, None, "blocks of 3 and 5", "blocks longer than the sequence"),
+    "causal": (6, 6, 4, {}, None, "blocks of 4", "in parts"),
+    "one key/value head": (6, 6, 1, {}, None, "blocks by head"),
+    "grouped heads, a bias by head": (7, 7, 2, {}, 1, "in parts", "blocks of 3 and 5"),
+    "a bias by row and head": (5, 9, 2, {"causal": False}, B, "blocks of 3 and 5"),
+    "later part": (4, 9, 2, {"offset": 5}, None, "blocks of 4"),
+    "later part with a bias": (5, 11, 2, {"offset": 6}, 1, "blocks by head"),
+    "window": (13, 13, 2, {"window": 3}, None, "blocks by head", "in parts"),
+    "later part, window": (6, 12, 4, {"offset": 5, "window": 4}, None, "blocks of 3 and 5"),
+    "window without causality": (9, 9, 4, {"causal": False, "window": 2}, None, "blocks by head"),
+    "segments": (
+        11, 11, 2, {"q_segments": segments("a", 11, 3), "kv_segments": segments("a", 11, 3)}, None,
+        "blocks by head", "blocks of 3 and 5", "in parts",
+    ),
+    "segments of two sequences": (
+        7, 10, 4, {"causal": False, "q_segments": segments("b", 7, 3), "kv_segments": segments("c", 10, 3)}, 1,
+        "blocks of 4",
+    ),
+    "queries that may look nowhere": (
+        6, 9, 2, {"offset": 2, "q_segments": segments("d", 6, 5), "kv_segments": segments("e", 9, 3)}, None,
+        "blocks by head", "blocks of 4",
+    ),
+    "queries beyond the window": (8, 4, 2, {"causal": False, "window": 2}, None, "blocks of 3 and 5"),
+}  # fmt: skip
+
+
+def by_query(q, k, v, d_out, mask, bias):
+    """out and the gradients of sum(out * d_out) with respect to q, k, v and bias, from the softmax's own derivative."""
+    length, kv_length, groups = q.shape[1], k.shape[1], H // k.shape[2]
+    out = np.zeros_like(q)
+    d_q, d_k, d_v = (np.zeros_like(x) for x in (q, k, v))
+    d_bias = np.zeros((B, H, length, kv_length))
+    for b, t, h in np.ndindex(B, length, H):
+        query = mask.get("offset", 0) + t
+        keys = [
+            s
+            for s in range(kv_length)
+            if (not mask.get("causal", True) or s <= query)
+            and ("window" not in mask or query - s < mask["window"])
+            and ("q_segments" not in mask or mask["q_segments"][b, t] == mask["kv_segments"][b, s])
+        ]
+        if not keys:
+            continue  # out and gradients stay 0
+        n = h // groups
+        logits = k[b, keys, n] @ q[b, t, h] / math.sqrt(C)
+        if bias is not None:
+            logits = logits + bias[b % bias.shape[0], h, t, keys]
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        out[b, t, h] = p @ v[b, keys, n]
+        d_p = v[b, keys, n] @ d_out[b, t, h]
+        d_logits = p * (d_p - p @ d_p)
+        d_v[b, keys, n] += np.outer(p, d_out[b, t, h])
+        d_q[b, t, h] = d_logits @ k[b, keys, n] / math.sqrt(C)
+        d_k[b, keys, n] += np.outer(d_logits, q[b, t, h]) / math.sqrt(C)
+        d_bias[b, h, t, keys] = d_logits
+    if bias is not None and bias.shape[0] == 1:
+        d_bias = d_bias.sum(0, keepdims=True)
+    return out, (d_q, d_k, d_v, *(() if bias is None else (d_bias,)))
+
+
+def operands(name):
+    length, kv_length, kv_heads, mask, bias_rows = CASES[name][:5]
+    arrays = [draw("q" + name, B, length, H, C), *(draw(x + name, B, kv_length, kv_heads, C) for x in "kv")]
+    if bias_rows is not None:
+        arrays.append(draw("bias" + name, bias_rows, H, length, kv_length))
+    return [x.astype(np.float32) for x in arrays], draw("out" + name, B, length, H, C).astype(np.float32), mask
+
+
+def value_and_gradient(function, arrays, d_out):
+    def run(*arrays):
+        out, pullback = jax.vjp(lambda q, k, v, bias=None: function(q, k, v, bias=bias), *arrays)
+        return out, pullback(d_out)
+
+    return jax.jit(run)(*arrays)
+
+
+IMPLEMENTATIONS = {
+    "reference": partial(attend, impl="reference"),
+    "in parts": partial(attend, impl="auto", one_cpu=True),
+    "blocks of 4": partial(blockwise, blocks=Blocks(4, 4)),
+    "blocks of 3 and 5": partial(blockwise, blocks=Blocks(3, 5)),
+    "blocks by head": partial(blockwise, blocks=Blocks(4, 3, one_head=True, widen=True)),
+    "blocks longer than the sequence": partial(attend, impl="blockwise"),
 }
 
 
-def allowed(mask, b, t, s):
-    """The three conditions of MaskSpec's docstring, for one pair."""
-    query = mask.get("offset", 0) + t
-    return (
-        (not mask.get("causal", True) or s <= query)
-        and ("window" not in mask or query - s < mask["window"])
-        and ("q_segments" not in mask or mask["q_segments"][b, t] == mask["kv_segments"][b, s])
-    )
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_against_numpy(name, monkeypatch):
+    monkeypatch.setattr("t5x_like.models.layers.attention._SMALLEST_PART", 1)
+    arrays, d_out, mask = operands(name)
+    wide = [np.asarray(x, np.float64) for x in arrays]
+    expected, gradients = by_query(*wide[:3], d_out.astype(np.float64), mask, wide[3] if len(wide) > 3 else None)
+    for implementation in ("reference", *CASES[name][5:]):
+        function = IMPLEMENTATIONS[implementation]
+        out, got = value_and_gradient(partial(function, mask=MaskSpec(**mask)), arrays, d_out)
+        assert len(got) == len(gradients)
+        for one, other in zip((out, *got), (expected, *gradients), strict=True):
+            np.testing.assert_allclose(one, other, atol=3e-6, rtol=3e-6, err_msg=implementation)
 
 
-@pytest.fixture(scope="module")
-def qkv():
-    generator = np.random.default_rng(0)
-    shapes = (B, T, H, C), (B, S, K, C), (B, S, K, C)
-    return [jnp.asarray(generator.standard_normal(shape).astype(np.float32)) for shape in shapes]
+def test_an_offset_may_be_known_only_at_run_time(monkeypatch):
+    """As in decoding: one program for every place in the sequence, which still skips what lies in the future."""
+    name = "later part, window"
+    arrays, d_out, mask = operands(name)
+    wide = [np.asarray(x, np.float64) for x in arrays]
+
+    @jax.jit
+    def run(offset):
+        here = MaskSpec(offset=offset, window=mask["window"])
+        function = partial(blockwise, mask=here, blocks=Blocks(4, 2))
+        return value_and_gradient(function, arrays, d_out)
+
+    for offset in (0, 3, 6):
+        expected, gradients = by_query(*wide, d_out.astype(np.float64), {**mask, "offset": offset}, None)
+        out, got = run(offset)
+        for one, other in zip((out, *got), (expected, *gradients), strict=True):
+            np.testing.assert_allclose(one, other, atol=3e-6, rtol=3e-6)
 
 
-@pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("bias", [None, "by head"])
-def test_against_loops(name, bias, qkv):
-    mask = MASKS[name]
-    q, k, v = (np.asarray(x, np.float64) for x in qkv)
-    bias = None if bias is None else np.random.default_rng(1).standard_normal((1, H, T, S))
-    got = attend(*qkv, mask=MaskSpec(**mask), bias=None if bias is None else jnp.asarray(bias, jnp.float32))
-    assert got.shape == (B, T, H, C)
-    for b in range(B):
-        for t in range(T):
-            keys = [s for s in range(S) if allowed(mask, b, t, s)]
-            for h in range(H):
-                shared = h // (H // K)
-                # a query that may look nowhere gets the mean of all values
-                weights = {
-                    s: math.exp(q[b, t, h] @ k[b, s, shared] / math.sqrt(C) + (0 if bias is None else bias[0, h, t, s]))
-                    for s in keys
-                } or dict.fromkeys(range(S), 1.0)
-                expected = sum(w * v[b, s, shared] for s, w in weights.items()) / sum(weights.values())
-                np.testing.assert_allclose(got[b, t, h], expected, atol=1e-5)
+@pytest.mark.parametrize("offset", [0, 5, 11])
+@pytest.mark.parametrize("rows", [2, 3])
+@pytest.mark.parametrize("mask", [(True, None), (True, 4), (False, 4), (False, None)])
+def test_the_blocks_that_are_visited_are_those_in_which_something_is_allowed(mask, rows, offset):
+    """Forward and backward: so causal attention does half of the work, and a window's cost does not grow with S."""
+    length, kv_length, keys = 12, 20, 4
+    sizes = Sizes(Blocks(rows, keys), mask, kv_length, 1.0, jnp.float32)
+    allowed = dense_mask(MaskSpec(*mask, offset=offset), length, kv_length)
+    allowed = np.ones((length, kv_length), bool) if allowed is None else np.asarray(allowed[0])
+    blocks = allowed.reshape(length // rows, rows, kv_length // keys, keys).any((1, 3))
+    forward, backward = np.zeros_like(blocks), np.zeros_like(blocks)
+    for i in range(length // rows):
+        first, last = sizes.keys_of(i, offset, kv_length)
+        forward[i, int(first) : int(last)] = True
+    for j in range(kv_length // keys):
+        first, last = sizes.queries_of(j, offset, length)
+        backward[int(first) : int(last), j] = True
+    np.testing.assert_array_equal(forward, blocks)
+    np.testing.assert_array_equal(backward, blocks)
 
 
-def test_a_query_that_may_look_nowhere_gets_numbers_and_gradients(qkv):
-    mask = MaskSpec(q_segments=jnp.full((B, T), 9), kv_segments=jnp.asarray(KV_SEGMENTS))
-    got, gradient = jax.value_and_grad(lambda q, k, v: attend(q, k, v, mask=mask).sum(), argnums=(0, 1, 2))(*qkv)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((got, gradient)))
-    mean = np.asarray(qkv[2]).mean(1, keepdims=True).repeat(H // K, 2)
-    np.testing.assert_allclose(attend(*qkv, mask=mask), np.broadcast_to(mean, (B, T, H, C)), atol=1e-6)
+def test_blocks_in_the_future_and_before_the_window_are_never_read():
+    """NaN there would come through a mask: 0 * NaN is NaN."""
+    q, *kv = (draw(x, B, 16, H, C).astype(np.float32) for x in "qkv")
+    k, v = (jnp.asarray(x).at[:, 4:8].set(jnp.nan) for x in kv)
+
+    @partial(jax.jit, static_argnames=("window",))
+    def run(window):
+        def function(q):
+            return blockwise(q, k, v, mask=MaskSpec(window=window), blocks=Blocks(4, 4))
+
+        out, pullback = jax.vjp(function, jnp.asarray(q))
+        return out, pullback(out)[0]
+
+    for window, clean in ((None, slice(0, 4)), (4, slice(12, 16))):
+        for x in run(window):
+            assert np.isfinite(x[:, clean]).all()
+            assert np.isnan(x[:, 4:8]).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(jnp.bfloat16, "segments"), (jnp.float16, "grouped heads, a bias by head")]
+)
+def test_narrow_operands_round_no_more_than_their_digits(dtype, name, monkeypatch):
+    monkeypatch.setattr("t5x_like.models.layers.attention._SMALLEST_PART", 1)
+    arrays, d_out, mask = operands(name)
+    arrays, d_out = [jnp.asarray(x, dtype) for x in arrays], jnp.asarray(d_out, dtype)
+    wide = [np.asarray(x, np.float64) for x in arrays]
+    expected, gradients = by_query(*wide[:3], np.asarray(d_out, np.float64), mask, wide[3] if len(wide) > 3 else None)
+    digits = float(jnp.finfo(dtype).eps)
+    # The others leave operands narrow, for accelerators; XLA:CPU lacks some of those products.
+    for implementation in ("reference", "in parts", "blocks by head", "blocks longer than the sequence"):
+        function = IMPLEMENTATIONS[implementation]
+        out, got = value_and_gradient(partial(function, mask=MaskSpec(**mask)), arrays, d_out)
+        assert out.dtype == dtype
+        assert all(x.dtype == dtype for x in got)
+        for one, other in zip((out, *got), (expected, *gradients), strict=True):
+            np.testing.assert_allclose(
+                np.asarray(one, np.float64), other, atol=2 * digits * np.abs(other).max(), err_msg=implementation
+            )
+
+
+@pytest.mark.parametrize("impl", ["reference", "blockwise"])
+def test_only_on_cpu_are_operands_widened(impl, equations, monkeypatch):
+    """For accelerators both operands of every product stay bfloat16, forward and backward, and logits are float32."""
+
+    def products(q, platform):
+        monkeypatch.setattr(jax, "default_backend", lambda: platform)
+
+        def loss(q, k, v):
+            return attend(q, k, v, mask=MaskSpec(), impl=impl, policy=policy("bf16")).astype(jnp.float32).sum()
+
+        jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(q, q, q)
+        return [
+            ({x.aval.dtype.name for x in equation.invars}, equation.outvars[0].aval.dtype.name)
+            for equation, _ in equations(jaxpr)
+            if equation.primitive.name == "dot_general"
+        ]
+
+    q = jnp.zeros((1, 8, 2, 4), jnp.bfloat16)
+    narrow, wide = products(q, "tpu"), products(q, "cpu")
+    assert len(narrow) == len(wide) == (6 if impl == "reference" else 7)
+    assert all(operands == {"bfloat16"} for operands, _ in narrow)
+    assert ({"bfloat16"}, "float32") in narrow
+    assert ({"float32"}, "float32") in wide
 
 
 def test_a_mask_without_conditions_is_never_spelt_out():
-    assert dense_mask(MaskSpec(causal=False), T, S) is None
+    assert dense_mask(MaskSpec(causal=False), 4, 6) is None
 
 
-def test_an_unknown_implementation_is_refused(qkv):
-    with pytest.raises(ValueError, match="impl='flash': expected 'reference'"):
-        attend(*qkv, mask=MaskSpec(), impl="flash")
+def test_what_is_allowed_beyond_the_other_conditions():
+    """`allowed` is a matrix already, so whatever is asked for the reference takes it."""
+    q, k, v = (draw(x, B, 5, H, C).astype(np.float32) for x in "qkv")
+    allowed = np.random.default_rng(0).random((B, 5, 5)) < 0.6
+    allowed[0, 3] = False
+    got = attend(q, k, v, mask=MaskSpec(allowed=jnp.asarray(allowed)), impl="blockwise")
+    for b, t, h in np.ndindex(B, 5, H):
+        keys = [s for s in range(t + 1) if allowed[b, t, s]]
+        p = np.exp(k[b, keys, h] @ q[b, t, h] / math.sqrt(C))
+        expected = p @ v[b, keys, h] / p.sum() if keys else np.zeros(C)
+        np.testing.assert_allclose(got[b, t, h], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [{}, {"window": 3}, {"causal": False}])
+def test_what_cudnn_is_asked_for(mask):
+    """Its arguments, given to the compiler instead, which reads them the same way."""
+    q, k, v = (draw(x, B, 8, heads, C).astype(np.float32) for x, heads in (("q", 4), ("k", 2), ("v", 2)))
+    expected, _ = by_query(*(x.astype(np.float64) for x in (q, k, v)), np.zeros((B, 8, H, C)), mask, None)
+    np.testing.assert_allclose(cudnn(q, k, v, mask=MaskSpec(**mask), implementation="xla"), expected, atol=3e-6)

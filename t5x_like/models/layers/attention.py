@@ -7,31 +7,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_like.models.context import Context, MaskSpec
+from t5x_like.errors import UserError, unknown_name
+from t5x_like.models.context import Context, Layout, MaskSpec
+from t5x_like.models.layers.blockwise import Blocks, blockwise
 from t5x_like.models.layers.cached_attention import Cache, append, attend_to_cache
-from t5x_like.models.layers.linear import Linear
+from t5x_like.models.layers.kernels import cudnn, cudnn_cannot, splash, splash_cannot
+from t5x_like.models.layers.linear import Linear, project
+from t5x_like.models.layers.masks import MASKED, dense_mask, from_the_start, may_leave_a_query_alone, zero_where_alone
 from t5x_like.models.layers.positions import rotary
 from t5x_like.precision import Policy
 
-MASKED = -1e30  # finite, so that a row that may attend to nothing gives numbers
-
-
-def dense_mask(mask: MaskSpec, length: int, kv_length: int) -> jax.Array | None:
-    """Spells a MaskSpec out as bool [B or 1, T, S], true where the query may look; None when it may look everywhere."""
-    q_index = mask.offset + jnp.arange(length)[:, None]
-    k_index = jnp.arange(kv_length)[None, :]
-    allowed = None
-    if mask.causal:
-        allowed = (k_index <= q_index)[None]
-    if mask.window is not None:
-        near = (k_index > q_index - mask.window)[None]
-        allowed = near if allowed is None else allowed & near
-    if mask.q_segments is not None and mask.kv_segments is not None:
-        same = mask.q_segments[:, :, None] == mask.kv_segments[:, None, :]
-        allowed = same if allowed is None else allowed & same
-    if mask.allowed is not None:
-        allowed = mask.allowed if allowed is None else allowed & mask.allowed
-    return allowed
+IMPLEMENTATIONS = ("auto", "reference", "blockwise", "splash", "cudnn")
+# From this length on "auto" goes by blocks. On a single CPU device that is where it began to be faster, see
+# docs/attention.md; elsewhere, where the logits of one layer begin to fill the memory.
+_LONG, _LONG_ON_ONE_CPU = 2048, 512
+_SMALLEST_PART = 32  # queries; shorter parts cost more in calls than they save
 
 
 def attend(
@@ -41,8 +31,10 @@ def attend(
     *,
     mask: MaskSpec,
     bias: jax.Array | None = None,
-    impl: str = "reference",
+    impl: str = "auto",
     policy: Policy = Policy(),
+    layout: Layout | None = None,
+    one_cpu: bool = False,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(C) + bias, over the keys that `mask` allows) v.
 
@@ -51,22 +43,87 @@ def attend(
       k, v: [B, S, K, C]; H is a multiple of K, and query heads G = H/K share each key/value head.
       mask: who attends to whom.
       bias: [B or 1, H, T, S], added to the logits.
-      impl: "reference", the equation itself.
+      impl: "reference", the equation itself; "blockwise", without a [T, S] matrix; "splash", a kernel for TPU (on CPU
+        interpreted, slowly); "cudnn", one for GPU; "auto", what suits the device and the length. A call through a
+        cache, whose queries do not start at key 0, takes what "auto" takes.
       policy: the softmax is taken in `policy.softmax`.
+      layout: where batch and heads lie; None for one device.
+      one_cpu: whether the program is for a single CPU device.
 
     Returns:
-      [B, T, H, C], in q's dtype. A query that may attend to no key gets the mean of v.
+      [B, T, H, C], in q's dtype. A query that may attend to no key gets 0.
+
+    Raises:
+      UserError: an unknown `impl`, or a kernel that is asked for by name and cannot do this call.
     """
-    if impl != "reference":
-        raise ValueError(f"attention impl={impl!r}: expected 'reference'")
+    platform = "cpu" if one_cpu else jax.default_backend() if layout is None else layout.platform
+    impl = choose(impl, platform, q, k, mask=mask, bias=bias, one_cpu=one_cpu)
+    widen = platform == "cpu"
+    if impl == "splash":
+        return splash(q, k, v, mask=mask, layout=layout, interpret=platform == "cpu")
+    if impl == "cudnn":
+        return cudnn(q, k, v, mask=mask)
+    if impl == "blockwise":
+        # Measured on two cores: 128 by 128 logits of one head stay in a core's cache.
+        blocks = Blocks(128, 128, one_head=True, widen=True) if one_cpu else Blocks(512, 512, widen=widen)
+        return blockwise(q, k, v, mask=mask, bias=bias, wide=policy.softmax, blocks=blocks)
+    if one_cpu:
+        return _causal_parts(q, k, v, mask, bias, policy)
+    return _reference(q, k, v, mask, bias, policy, widen)
+
+
+def choose(
+    impl: str,
+    platform: str,
+    q: jax.Array,
+    k: jax.Array,
+    *,
+    mask: MaskSpec,
+    bias: jax.Array | None = None,
+    one_cpu: bool = False,
+) -> str:
+    """Returns which implementation a call of `attend` takes; raises as `attend` does."""
+    if impl not in IMPLEMENTATIONS:
+        raise unknown_name("execution.attention", impl, IMPLEMENTATIONS)
+    kernels = {"splash": ("tpu", splash_cannot(q, k, mask, bias)), "cudnn": ("gpu", cudnn_cannot(q, k, mask, bias))}
+    if impl in kernels and from_the_start(mask):
+        home, obstacle = kernels[impl]
+        if platform != home and (impl, platform) != ("splash", "cpu"):
+            obstacle = f"the program is for {platform}, not for {home}"
+        if obstacle:
+            raise UserError(
+                f"execution.attention: '{impl}' cannot do this: {obstacle}; accepted: auto, blockwise, reference"
+            )
+        return impl
+    if impl == "reference" or mask.allowed is not None:
+        return "reference"
+    if impl == "blockwise":
+        return impl
+    for name, (home, obstacle) in kernels.items():
+        if platform == home and obstacle is None:
+            return name
+    shortest = min(q.shape[1], k.shape[1])
+    return "blockwise" if shortest >= (_LONG_ON_ONE_CPU if one_cpu else _LONG) else "reference"
+
+
+def _reference(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskSpec,
+    bias: jax.Array | None,
+    policy: Policy,
+    widen: bool,
+) -> jax.Array:
+    """The equation itself."""
     batch, length, heads, width = q.shape
     kv_length, kv_heads = k.shape[1:3]
-    # Heads lead, so that both products are plain batched matrix products on every backend. The operands are widened
-    # before, not after, the product: XLA:CPU has no batched bfloat16 product with a float32 result.
+    # Heads lead, so that both products are plain batched matrix products on every backend.
     q_BKGTC = q.reshape(batch, length, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)
     k_BKSC, v_BKSC = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    logits = jnp.einsum("BKGTC,BKSC->BKGTS", q_BKGTC.astype(policy.softmax), k_BKSC.astype(policy.softmax))
-    logits = logits / math.sqrt(width)
+    if widen:  # XLA:CPU has no batched bfloat16 product with a float32 result
+        q_BKGTC, k_BKSC = q_BKGTC.astype(policy.softmax), k_BKSC.astype(policy.softmax)
+    logits = project(q_BKGTC, k_BKSC, "BKGTC,BKSC->BKGTS", policy.softmax) / math.sqrt(width)
     if bias is not None:
         logits = logits + bias.reshape(bias.shape[0], kv_heads, heads // kv_heads, length, kv_length)
     allowed = dense_mask(mask, length, kv_length)
@@ -74,7 +131,32 @@ def attend(
         logits = jnp.where(allowed[:, None, None], logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     out = jnp.einsum("BKGTS,BKSC->BKGTC", weights, v_BKSC)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+    out = out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+    return zero_where_alone(out, allowed) if may_leave_a_query_alone(mask, length, kv_length) else out
+
+
+def _causal_parts(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: jax.Array | None, policy: Policy, parts: int = 4
+) -> jax.Array:
+    """The reference for each part of the queries and the keys up to its end: 5/8 of the work of causal attention."""
+    length = q.shape[1]
+    step = -(-length // parts)
+    if not (mask.causal and from_the_start(mask) and length == k.shape[1] and step >= _SMALLEST_PART):
+        return _reference(q, k, v, mask, bias, policy, widen=True)
+    outs = []
+    for start in range(0, length, step):
+        end = min(start + step, length)
+        first = 0 if mask.window is None else max(0, start - mask.window + 1)
+        rows, keys = slice(start, end), slice(first, end)
+        part = mask.replace(
+            q_segments=None if mask.q_segments is None else mask.q_segments[:, rows],
+            kv_segments=None if mask.kv_segments is None else mask.kv_segments[:, keys],
+            allowed=None if mask.allowed is None else mask.allowed[:, rows, keys],
+            offset=start - first,
+        )
+        part_of_bias = None if bias is None else bias[:, :, rows, keys]
+        outs.append(_reference(q[:, rows], k[:, keys], v[:, keys], part, part_of_bias, policy, widen=True))
+    return jnp.concatenate(outs, axis=1)
 
 
 class SelfAttention(nn.Module):
@@ -119,7 +201,9 @@ class SelfAttention(nn.Module):
             allowed = dense_mask(ctx.mask, x.shape[1], cache["value"].shape[2])
             y = attend_to_cache(q, cache, allowed, ctx.policy)
         else:
-            y = attend(q, k, v, mask=ctx.mask, policy=ctx.policy)
+            y = attend(
+                q, k, v, mask=ctx.mask, impl=ctx.attention, policy=ctx.policy, layout=ctx.layout, one_cpu=ctx.one_cpu
+            )
         out = Linear(
             "BTHC,HCD->BTD",
             (self.num_heads, self.head_dim),

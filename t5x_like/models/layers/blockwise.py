@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention a block of queries and a block of keys at a time, so that no [T, S] matrix ever exists.
+
+Rabe & Staats 2021, "Self-attention does not need O(n^2) memory", with the equations of FlashAttention-2 (Dao 2023). A
+row's softmax is kept as three numbers while its keys go by: the largest logit m so far, l = sum exp(s - m), and
+sum exp(s - m) v. The backward pass computes the weights anew from the saved L = m + log l:
+
+    p = exp(s - L)      dv = p^T do      ds = p * (do v^T - rowsum(o * do))      dq = ds k      dk = ds^T q
+
+Blocks that the mask rules out as a whole, the future of a causal mask and what lies before a window, are never
+visited, forward or backward: half of the work of causal attention.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from t5x_like.models.context import MaskSpec
+from t5x_like.models.layers.masks import MASKED, conditions
+
+_FLOOR = -1e20  # the largest logit of no keys; above MASKED, so that exp(MASKED - _FLOOR) is 0
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the work is cut.
+
+    Attributes:
+      queries, keys: lengths of a block. The last one may be ragged.
+      one_head: whether key/value heads are worked off one after the other, for a working set that stays in the cache
+        of a CPU. A mesh that cuts batch or heads must not: it would have to pass every head to every device.
+      widen: whether operands are cast to the softmax's dtype. XLA:CPU has no batched bfloat16 product with a float32
+        result.
+    """
+
+    queries: int
+    keys: int
+    one_head: bool = False
+    widen: bool = False
+
+
+class Sizes(NamedTuple):
+    """What is known when the program is traced; `kv_length` counts the keys before padding, `scale` is 1 / sqrt(C)."""
+
+    blocks: Blocks
+    mask: tuple[bool, int | None]  # causal, window
+    kv_length: int
+    scale: float
+    wide: DTypeLike
+
+    def spec(self) -> MaskSpec:
+        return MaskSpec(causal=self.mask[0], window=self.mask[1])
+
+    def keys_of(self, i: jax.Array, offset: jax.Array, kv_length: int) -> tuple[jax.Array, jax.Array]:
+        """First and one past the last block of keys that queries of block i may look at."""
+        causal, window = self.mask
+        first_query = offset + i * self.blocks.queries
+        return _range(
+            None if window is None else first_query - window + 1,
+            first_query + self.blocks.queries - 1 if causal else None,
+            self.blocks.keys,
+            kv_length // self.blocks.keys,
+        )
+
+    def queries_of(self, j: jax.Array, offset: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+        """First and one past the last block of queries that may look at keys of block j."""
+        causal, window = self.mask
+        first_key = j * self.blocks.keys
+        return _range(
+            first_key - offset if causal else None,
+            None if window is None else first_key + self.blocks.keys - 1 + window - 1 - offset,
+            self.blocks.queries,
+            length // self.blocks.queries,
+        )
+
+
+def _range(first: Any, last: Any, block: int, number: int) -> tuple[jax.Array, jax.Array]:
+    low = 0 if first is None else first // block
+    high = number if last is None else last // block + 1
+    return jnp.clip(low, 0, number), jnp.clip(high, 0, number)
+
+
+class _Arrays(NamedTuple):
+    """Operands, padded to whole blocks: q [B, K, G, T, C], k and v [B, K, S, C]."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    bias: jax.Array | None  # [B or 1, K, G, T, S]
+    q_segments: jax.Array | None
+    kv_segments: jax.Array | None
+    offset: jax.Array
+
+
+def blockwise(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mask: MaskSpec,
+    bias: jax.Array | None = None,
+    wide: DTypeLike = jnp.float32,
+    blocks: Blocks,
+) -> jax.Array:
+    """`attend` in O(T + S) memory (but for a bias, which is as large as it is, and so is its gradient).
+
+    Args:
+      q, k, v, mask, bias: as for `attend`; `mask.allowed` is not supported.
+      wide: dtype of logits, weights and sums.
+      blocks: how to cut the work.
+
+    Returns:
+      [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
+    """
+    assert mask.allowed is None
+    batch, length, heads, width = q.shape
+    kv_length, kv_heads = k.shape[1:3]
+    groups = heads // kv_heads
+    dtype = q.dtype
+    if blocks.widen:
+        q, k, v = (x.astype(wide) for x in (q, k, v))
+    q = q.reshape(batch, length, kv_heads, groups, width)
+    if bias is not None:
+        bias = bias.reshape(bias.shape[0], kv_heads, groups, length, kv_length)
+        bias = _pad(_pad(bias, 3, blocks.queries), 4, blocks.keys)
+    arrays = _Arrays(
+        _pad(q.transpose(0, 2, 3, 1, 4), 3, blocks.queries),
+        _pad(k.transpose(0, 2, 1, 3), 2, blocks.keys),
+        _pad(v.transpose(0, 2, 1, 3), 2, blocks.keys),
+        bias,
+        None if mask.q_segments is None else _pad(jnp.asarray(mask.q_segments), 1, blocks.queries),
+        None if mask.kv_segments is None else _pad(jnp.asarray(mask.kv_segments), 1, blocks.keys),
+        jnp.asarray(mask.offset, jnp.int32),
+    )
+    sizes = Sizes(blocks, (mask.causal, mask.window), kv_length, 1 / math.sqrt(width), jnp.dtype(wide))
+    out = _attention(sizes, arrays)
+    return out[:, :, :, :length].transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width).astype(dtype)
+
+
+def _pad(x: jax.Array, axis: int, block: int) -> jax.Array:
+    missing = -x.shape[axis] % block
+    return x if missing == 0 else jnp.pad(x, [(0, missing if d == axis else 0) for d in range(x.ndim)])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(sizes: Sizes, arrays: _Arrays) -> jax.Array:
+    return _forward(sizes, arrays)[0]
+
+
+def _forward(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, tuple[Any, ...]]:
+    out, logsumexp = _by_head(sizes, _forward_heads, arrays)
+    return out, (arrays, out, logsumexp)
+
+
+def _backward(sizes: Sizes, saved: tuple[Any, ...], d_out: jax.Array) -> tuple[_Arrays]:
+    arrays, out, logsumexp = saved
+    delta = jnp.sum(out.astype(sizes.wide) * d_out.astype(sizes.wide), axis=-1)
+    d_q, d_k, d_v, d_bias = _by_head(sizes, _backward_heads, arrays, d_out, logsumexp, delta)
+    return (arrays._replace(q=d_q, k=d_k, v=d_v, bias=d_bias, q_segments=None, kv_segments=None, offset=None),)
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _by_head(sizes: Sizes, function: Callable[..., Any], arrays: _Arrays, *others: jax.Array) -> Any:
+    """function(sizes, arrays, *others), for all rows and heads at once or for one after the other."""
+    if not sizes.blocks.one_head or arrays.bias is not None:
+        return function(sizes, arrays, *others)
+    batch, kv_heads = arrays.k.shape[:2]
+
+    def flat(x: jax.Array) -> jax.Array:
+        return x.reshape(batch * kv_heads, 1, 1, *x.shape[2:])
+
+    def one(xs: tuple[jax.Array, ...]) -> Any:
+        number, q, k, v, *rest = xs
+        part = arrays._replace(q=q, k=k, v=v)
+        if arrays.q_segments is not None and arrays.kv_segments is not None:
+            part = part._replace(
+                q_segments=_block(arrays.q_segments, 0, number // kv_heads, 1),
+                kv_segments=_block(arrays.kv_segments, 0, number // kv_heads, 1),
+            )
+        return function(sizes, part, *rest)
+
+    numbers = jnp.arange(batch * kv_heads)
+    results = jax.lax.map(one, (numbers, *map(flat, (arrays.q, arrays.k, arrays.v, *others))))
+    return jax.tree.map(lambda x: x.reshape(batch, kv_heads, *x.shape[3:]), results)
+
+
+def _block(x: jax.Array, axis: int, number: jax.Array, size: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(x, number * size, size, axis)
+
+
+def _logits(sizes: Sizes, arrays: _Arrays, q: jax.Array, k: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+    """Of block i of the queries and block j of the keys: [B, K, G, T, S], masked, in the wide dtype."""
+    blocks = sizes.blocks
+    logits = jnp.einsum("BKGTC,BKSC->BKGTS", q, k, preferred_element_type=sizes.wide) * sizes.scale
+    if arrays.bias is not None:
+        logits += _block(_block(arrays.bias, 3, i, blocks.queries), 4, j, blocks.keys).astype(sizes.wide)
+    q_segments, kv_segments = arrays.q_segments, arrays.kv_segments
+    k_index = j * blocks.keys + jnp.arange(blocks.keys)
+    allowed = conditions(
+        sizes.spec(),
+        arrays.offset + i * blocks.queries + jnp.arange(blocks.queries),
+        k_index,
+        None if q_segments is None else _block(q_segments, 1, i, blocks.queries),
+        None if kv_segments is None else _block(kv_segments, 1, j, blocks.keys),
+    )
+    if arrays.k.shape[2] != sizes.kv_length:  # padding is nobody's key
+        real = (k_index < sizes.kv_length)[None, None, :]
+        allowed = real if allowed is None else allowed & real
+    return logits if allowed is None else jnp.where(allowed[:, None, None], logits, MASKED)
+
+
+def _forward_heads(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, jax.Array]:
+    """Returns out [B, K, G, T, C] and log sum exp of the logits [B, K, G, T]."""
+    q, k, v = arrays[:3]
+    rows, keys = sizes.blocks.queries, sizes.blocks.keys
+
+    def block_of_queries(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        q_i = _block(q, 3, i, rows)
+
+        def see(j: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            total, norm, largest = sums
+            s = _logits(sizes, arrays, q_i, _block(k, 2, j, keys), i, j)
+            above = jnp.maximum(largest, s.max(axis=-1))
+            p = jnp.exp(s - above[..., None])
+            shrink = jnp.exp(largest - above)
+            more = jnp.einsum(
+                "BKGTS,BKSC->BKGTC", p.astype(v.dtype), _block(v, 2, j, keys), preferred_element_type=sizes.wide
+            )
+            return total * shrink[..., None] + more, norm * shrink + p.sum(axis=-1), above
+
+        zeros = jnp.zeros(q_i.shape, sizes.wide)
+        start = zeros, zeros[..., 0], jnp.full_like(zeros[..., 0], _FLOOR)
+        total, norm, largest = jax.lax.fori_loop(*sizes.keys_of(i, arrays.offset, k.shape[2]), see, start)
+        norm = jnp.where(norm == 0, 1, norm)  # of a query that may look at no key
+        return (total / norm[..., None]).astype(q.dtype), largest + jnp.log(norm)
+
+    out, logsumexp = jax.lax.map(block_of_queries, jnp.arange(q.shape[3] // rows))
+    return _joined(out, 3), _joined(logsumexp, 3)
+
+
+def _backward_heads(
+    sizes: Sizes, arrays: _Arrays, d_out: jax.Array, logsumexp: jax.Array, delta: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Returns the gradients of q, k, v and bias. Narrow operands stay narrow; sums are wide."""
+    q, k, v, bias = arrays[:4]
+    rows, keys = sizes.blocks.queries, sizes.blocks.keys
+    product = partial(jnp.einsum, preferred_element_type=sizes.wide)
+
+    def block_of_keys(sums: tuple[Any, ...], j: jax.Array) -> tuple[Any, Any]:
+        k_j, v_j = _block(k, 2, j, keys), _block(v, 2, j, keys)
+
+        def seen_by(i: jax.Array, sums: tuple[Any, ...]) -> tuple[Any, ...]:
+            d_q, d_bias, d_k, d_v = sums
+            q_i, d_out_i, logsumexp_i, delta_i = (_block(x, 3, i, rows) for x in (q, d_out, logsumexp, delta))
+            p = jnp.exp(_logits(sizes, arrays, q_i, k_j, i, j) - logsumexp_i[..., None])
+            d_v += product("BKGTS,BKGTC->BKSC", p.astype(d_out.dtype), d_out_i)
+            d_s = p * (product("BKGTC,BKSC->BKGTS", d_out_i, v_j) - delta_i[..., None])
+            if bias is not None:
+                d_bias = _add_block(d_bias, d_s, i, j)
+            d_s = (d_s * sizes.scale).astype(q.dtype)
+            d_k += product("BKGTS,BKGTC->BKSC", d_s, q_i)
+            more = _block(d_q, 3, i, rows) + product("BKGTS,BKSC->BKGTC", d_s, k_j)
+            return jax.lax.dynamic_update_slice_in_dim(d_q, more, i * rows, 3), d_bias, d_k, d_v
+
+        zeros = jnp.zeros(k_j.shape, sizes.wide)
+        first, last = sizes.queries_of(j, arrays.offset, q.shape[3])
+        *sums, d_k, d_v = jax.lax.fori_loop(first, last, seen_by, (*sums, zeros, zeros))
+        return tuple(sums), (d_k.astype(k.dtype), d_v.astype(v.dtype))
+
+    start = jnp.zeros(q.shape, sizes.wide), None if bias is None else jnp.zeros(bias.shape, sizes.wide)
+    (d_q, d_bias), (d_k, d_v) = jax.lax.scan(block_of_keys, start, jnp.arange(k.shape[2] // keys))
+    return (
+        d_q.astype(q.dtype),
+        _joined(d_k, 2),
+        _joined(d_v, 2),
+        None if bias is None or d_bias is None else d_bias.astype(bias.dtype),
+    )
+
+
+def _add_block(d_bias: jax.Array, d_s: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+    """Adds the gradient of one block of logits to that of the bias, over rows if they share it."""
+    if d_bias.shape[0] == 1:
+        d_s = d_s.sum(axis=0, keepdims=True)
+    at = (0, 0, 0, i * d_s.shape[3], j * d_s.shape[4])
+    return jax.lax.dynamic_update_slice(d_bias, jax.lax.dynamic_slice(d_bias, at, d_s.shape) + d_s, at)
+
+
+def _joined(blocks: jax.Array, axis: int) -> jax.Array:
+    """[N, ..., length of a block, ...] to [..., N * length of a block, ...]; `axis` counts in the result."""
+    blocks = jnp.moveaxis(blocks, 0, axis)
+    return blocks.reshape(*blocks.shape[:axis], -1, *blocks.shape[axis + 2 :])

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention in kernels that others wrote for one kind of accelerator: splash on TPU, cuDNN's on GPU.
+
+Each has a function that says why it cannot do a call (None if it can) and one that does it.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.models.context import Layout, MaskSpec
+from t5x_like.models.layers.masks import dense_mask, from_the_start, may_leave_a_query_alone, zero_where_alone
+
+_LANES = 128  # of a TPU's vector unit; splash attention wants blocks that are multiples of it
+
+
+def splash_cannot(q: jax.Array, k: jax.Array, mask: MaskSpec, bias: jax.Array | None) -> str | None:
+    """Why splash attention does not take this call, in a few words; None if it does."""
+    length, kv_length, width = q.shape[1], k.shape[1], q.shape[3]
+    if bias is not None:
+        return "a bias is added to the logits"
+    if mask.allowed is not None or not from_the_start(mask):
+        return "queries do not start at the first key"
+    if mask.window is not None and not mask.causal:
+        return "a window without causality"
+    if length % _LANES or kv_length % _LANES:
+        return f"lengths {length} and {kv_length} are not multiples of {_LANES}"
+    if width % 64:
+        return f"head_dim={width} is not a multiple of 64"
+    return None
+
+
+def splash(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, mask: MaskSpec, layout: Layout | None, interpret: bool
+) -> jax.Array:
+    """`attend` by JAX's Pallas kernel for TPU, splash attention: blockwise, sparse by blocks, with grouped heads.
+
+    Args:
+      q, k, v, mask: as for `attend`.
+      layout: a kernel is not partitioned by the compiler, so it runs on every device's own rows and heads.
+      interpret: whether to carry the kernel out in plain JAX, for checks on other devices. Slow.
+
+    Returns:
+      [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
+    """
+    segments = None if mask.q_segments is None else (mask.q_segments, mask.kv_segments)
+
+    def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, *segments: jax.Array) -> jax.Array:
+        from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds  # slow to import, for TPU only
+
+        kernel = _splash_kernel(q.shape[2], q.shape[1], k.shape[1], mask.causal, mask.window, interpret)
+        ids = SegmentIds(*(x.astype(jnp.int32) for x in segments)) if segments else None
+        return jax.vmap(kernel)(q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), ids)
+
+    names = ["batch length heads head_dim", *["batch kv_length kv_heads head_dim"] * 2]
+    names += ["batch length", "batch kv_length"] if segments else []
+    if layout is not None:
+        on_one_device = layout.on_every_device(on_one_device, names, "batch heads length head_dim")
+    q = (q.astype(jnp.float32) / q.shape[3] ** 0.5).astype(q.dtype)  # the kernel does not scale
+    out = on_one_device(q, k, v, *(segments or ())).transpose(0, 2, 1, 3)
+    if may_leave_a_query_alone(mask, q.shape[1], k.shape[1]):
+        out = zero_where_alone(out, dense_mask(mask, q.shape[1], k.shape[1]))
+    return out
+
+
+def _splash_kernel(heads: int, length: int, kv_length: int, causal: bool, window: int | None, interpret: bool) -> Any:
+    from jax.experimental.pallas.ops.tpu import splash_attention as library
+
+    shape = (length, kv_length)
+    one: Any = library.CausalMask(shape) if causal else library.FullMask(shape)
+    if window is not None:
+        one = library.LocalMask(shape, (window - 1, 0), 0)  # keys behind, keys ahead
+    rows, keys = (next(size for size in (512, 256, _LANES) if n % size == 0) for n in shape)
+    sizes = library.BlockSizes(
+        block_q=rows,
+        block_kv=keys,
+        block_kv_compute=keys,
+        block_q_dkv=rows,
+        block_kv_dkv=keys,
+        block_kv_dkv_compute=keys,
+        block_q_dq=rows,
+        block_kv_dq=keys,
+    )
+    return library.make_splash_mha(
+        library.MultiHeadMask([one] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+    )
+
+
+def cudnn_cannot(q: jax.Array, k: jax.Array, mask: MaskSpec, bias: jax.Array | None) -> str | None:
+    """Why cuDNN's attention does not take this call, in a few words; None if it does."""
+    width = q.shape[3]
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"dtype {q.dtype} is neither bfloat16 nor float16"
+    if width % 8 or width > 128:
+        return f"head_dim={width} is not a multiple of 8 up to 128"
+    if mask.allowed is not None or not from_the_start(mask):
+        return "queries do not start at the first key"
+    if mask.causal and q.shape[1] != k.shape[1]:
+        return "causality between two lengths"
+    if mask.window is not None and not mask.causal:
+        return "a window without causality"
+    if mask.q_segments is not None:
+        return "segment ids"
+    if bias is not None:
+        return "a bias is added to the logits"
+    return None
+
+
+def cudnn(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, mask: MaskSpec, implementation: Literal["cudnn", "xla"] = "cudnn"
+) -> jax.Array:
+    """`attend` by cuDNN's fused attention; cut over batch and heads by JAX's own rules.
+
+    Args:
+      q, k, v, mask: as for `attend`.
+      implementation: "xla" asks the same of the compiler, to check the arguments where there is no GPU.
+
+    Returns:
+      [B, T, H, C], in q's dtype.
+    """
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        is_causal=mask.causal,
+        local_window_size=None if mask.window is None else (mask.window - 1, 0),
+        implementation=implementation,
+    )

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a `MaskSpec` says, spelt out as far as an implementation of attention needs it."""
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.models.context import MaskSpec
+
+MASKED = -1e30  # a logit that is masked out; finite, so that no difference of two logits is NaN
+
+
+def conditions(
+    mask: MaskSpec,
+    q_index: jax.Array,
+    k_index: jax.Array,
+    q_segments: jax.Array | None,
+    kv_segments: jax.Array | None,
+) -> jax.Array | None:
+    """Who of some queries may look at which of some keys: bool [B or 1, T, S]; None when everyone may everywhere.
+
+    Args:
+      mask: its `causal` and `window` are read.
+      q_index, k_index: int [T] and [S], indices among all keys.
+      q_segments, kv_segments: int [B, T] and [B, S].
+    """
+    q_index, k_index = q_index[:, None], k_index[None, :]
+    allowed = None
+    if mask.causal:
+        allowed = (k_index <= q_index)[None]
+    if mask.window is not None:
+        near = (k_index > q_index - mask.window)[None]
+        allowed = near if allowed is None else allowed & near
+    if q_segments is not None and kv_segments is not None:
+        same = q_segments[:, :, None] == kv_segments[:, None, :]
+        allowed = same if allowed is None else allowed & same
+    return allowed
+
+
+def dense_mask(mask: MaskSpec, length: int, kv_length: int) -> jax.Array | None:
+    """Spells a MaskSpec out as bool [B or 1, T, S], true where the query may look; None when it may look everywhere."""
+    q_index = mask.offset + jnp.arange(length)
+    allowed = conditions(mask, q_index, jnp.arange(kv_length), mask.q_segments, mask.kv_segments)
+    if mask.allowed is not None:
+        allowed = mask.allowed if allowed is None else allowed & mask.allowed
+    return allowed
+
+
+def from_the_start(mask: MaskSpec) -> bool:
+    """Whether query 0 is known to stand at key 0 when the program is traced; not so when decoding through a cache."""
+    return isinstance(mask.offset, int) and mask.offset == 0
+
+
+def may_leave_a_query_alone(mask: MaskSpec, length: int, kv_length: int) -> bool:
+    """Whether a query could be left without any key: then, and only then, an implementation has to look."""
+    if mask.allowed is not None:
+        return True
+    if mask.q_segments is not None:
+        of_self = mask.q_segments is mask.kv_segments and from_the_start(mask)  # a query sees at least itself
+        return not of_self
+    return mask.window is not None and not (from_the_start(mask) and length <= kv_length)
+
+
+def zero_where_alone(out: jax.Array, allowed: jax.Array | None) -> jax.Array:
+    """Sets out [B, T, H, C] to 0 for queries that may look at no key; `allowed` as `dense_mask` returns it."""
+    return out if allowed is None else jnp.where(allowed.any(-1)[:, :, None, None], out, 0)
