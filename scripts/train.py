@@ -19,11 +19,13 @@ def main() -> int:
 
     from t5x_like.training.loop import train
     from t5x_like.training.progress import reporter
-    from t5x_like.training.startup import configure_jax
+    from t5x_like.training.startup import configure_jax, process_started
 
     configure_jax()
-    summary = train(config, workdir, reporter=reporter())
+    summary = train(config, workdir, reporter=reporter(), started=process_started())
     loss = "" if summary["loss"] is None else f", held-out loss {summary['loss']:.4f} +- {summary['loss_stderr']:.4f}"
+    if summary.get("startup_seconds") is not None:
+        print(f"the first step was done {summary['startup_seconds']:.1f} s after the start")
     print(f"{summary['status']} at step {summary['steps']}, {summary['tokens']:,} tokens{loss}: {flags.workdir}")
     return {"finished": 0, "diverged": 1, "interrupted": 130}[summary["status"]]
 

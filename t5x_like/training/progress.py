@@ -74,16 +74,19 @@ class Lines:
         self._total = 0
 
     def start(self, step: int, total: int) -> None:
-        self._total, self._first, self._began = total, step, time.monotonic()
+        self._total = total
+        self._first: tuple[int, float] | None = None
 
     def update(self, step: int, loss: float, tokens_per_second: float | None) -> None:
         now = time.monotonic()
+        self._first = self._first or (step, now)  # time left is told from here: what came before was compiled first
         if now - self._told < self._seconds and step < self._total:
             return
         self._told = now
         rate = "" if tokens_per_second is None else f"  {tokens_per_second:,.0f} tokens/s"
-        left = (now - self._began) * (self._total - step) / max(1, step - self._first)
-        print(f"step {step}/{self._total}  loss {loss:.4f}{rate}  {left:.0f} s left", flush=True)
+        first, began = self._first
+        left = f"  {(now - began) * (self._total - step) / (step - first):.0f} s left" if step > first else ""
+        print(f"step {step}/{self._total}  loss {loss:.4f}{rate}{left}", flush=True)
 
     def note(self, text: str) -> None:
         print(text, flush=True)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a program does once, before it trains: caches, and signals that stop it cleanly."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import jax
@@ -32,6 +35,16 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
+
+
+def process_started() -> float:
+    """When this process began, on the clock of time.monotonic(); now, where the system does not say."""
+    try:
+        after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        since_boot = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
+    except (OSError, AttributeError):  # only Linux has both
+        return time.monotonic()
 
 
 class StopRequest:

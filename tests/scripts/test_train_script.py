@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from t5x_like.config_files import load_run
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
+from t5x_like.training.startup import process_started
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "train.py"
@@ -63,6 +65,8 @@ def test_a_run_from_start_to_finish(run, config, tmp_path):
     loss = f"held-out loss {summary['loss']:.4f} +- {summary['loss_stderr']:.4f}"
     assert out.splitlines()[-1] == f"finished at step 3, 96 tokens, {loss}: {tmp_path / 'run'}"
     assert out.splitlines()[0].startswith("step 3/3  loss ")
+    assert out.splitlines()[-2] == f"the first step was done {summary['startup_seconds']:.1f} s after the start"
+    assert 0 < summary["startup_seconds"] < time.monotonic() - process_started()
 
 
 def test_a_run_that_diverges_exits_with_1(run, config, tmp_path):
@@ -82,6 +86,14 @@ def test_a_run_that_diverges_exits_with_1(run, config, tmp_path):
         (["--config=nowhere.py", "--workdir=DIR"], "error: --config=nowhere.py: no such file"),
         (["--config=CONFIG", "--workdir=DIR", "--config.model.d_modle=8"], "error: model.d_modle: no such field"),
         (["--config=CONFIG", "--workdir=DIR", "--config.model.num_heads=3"], "error: model.num_heads: 3 heads do not"),
+        (
+            ["--config=CONFIG", "--workdir=DIR", "--config.training.log_every=5 minutes"],
+            "error: training.log_every: '5 minutes' has no known unit; accepted: a whole number of steps, or",
+        ),
+        (
+            ["--config=CONFIG", "--workdir=DIR", "--config.evaluation.docs.kind=text_files"],
+            "error: evaluation.docs.pattern: is empty; give a glob pattern",
+        ),
         (["--config=CONFIG", "--workdir=DIR", "--config.mesh.data=99"], "error: mesh: data=99 needs 99 devices, this"),
         (
             ["--config=CONFIG", "--workdir=DIR", "--config.model.vocab_size=3"],

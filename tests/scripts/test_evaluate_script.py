@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scripts/evaluate.py: what training found is found again, sets can be added, a mistake is one line."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5x_like.data.pipeline import build_dataset
+from t5x_like.training.checkpoints import Checkpoints
+from t5x_like.training.evaluation import evaluate
+from t5x_like.training.loop import train
+from t5x_like.training.program import program_for
+from t5x_like.training.score_run import table
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the program in this process: (exit code, standard output, standard error)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        return caught.value.code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A folder of texts, and one file that is none of them."""
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(f"the {number} quick brown foxes, " * 20)
+    (folder / "notes.md").write_text("jumps over the lazy dog; " * 30)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(make_run, texts, tmp_path_factory):
+    """(config, run folder, summary) of a run on text that keeps an average and has a further set."""
+    config = make_run(
+        "data.kind=text_files", f"data.pattern={texts}/*.txt", "data.sequence_length=16", "data.tokenizer.kind=byte",
+        "data.held_out_fraction=0.3", "model.num_layers=1", "training.ema_decay=0.5", "training.eval_tokens=4096",
+        "optimizer.kind=adamw", "optimizer.learning_rate=0.01",
+        "evaluation.notes.kind=text_files", f"evaluation.notes.pattern={texts}/notes.md",
+        "evaluation.notes.held_out_fraction=1",
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return config, folder, train(config, folder)
+
+
+def result_of(folder):
+    content = json.loads((folder / "evaluation.json").read_text())
+    assert content["format"] == 1
+    return content
+
+
+def test_help(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(flag in out for flag in ("--workdir", "--only", "--tokens", "--last", "python scripts/evaluate.py"))
+
+
+def test_the_loss_of_a_run_is_found_again(run, trained):
+    _, folder, summary = trained
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, out, err = run(f"--workdir={folder}")
+    assert (code, err) == (0, "")
+    content = result_of(folder)
+    assert (content["step"], content["parameters"]) == (4, "average")
+    assert list(content["evaluations"]) == ["held_out", "notes"]
+    for name, expected in (("held_out", summary), ("notes", summary["evaluations"]["notes"])):
+        for field in ("loss", "loss_stderr", "bits_per_byte"):
+            np.testing.assert_allclose(content["evaluations"][name][field], expected[field], rtol=1e-6)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert content["evaluations"]["notes"]["fingerprint"] == environment["evaluation"]["notes"]["fingerprint"]
+    assert f"{summary['loss']:.4f} +- {summary['loss_stderr']:.4f}" in out
+    assert out.splitlines()[1].split() == ["set", "loss", "bits/byte", "accuracy", "tokens"]
+    assert out.splitlines()[-1] == f"written: {folder}/evaluation.json"
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_the_last_steps_parameters_and_one_set(run, trained):
+    config, folder, summary = trained
+    code, _, err = run(f"--workdir={folder}", "--last", "--only=held_out")
+    assert (code, err) == (0, "")
+    content = result_of(folder)
+    assert content["parameters"] == "last" and list(content["evaluations"]) == ["held_out"]
+    checkpoints = Checkpoints(folder / "checkpoints")
+    program = program_for(config)
+    state, _ = checkpoints.restore(program.abstract_state)
+    checkpoints.close()
+    expected = evaluate(program, state.trainable, build_dataset(config.data, 0), config)
+    np.testing.assert_allclose(content["evaluations"]["held_out"]["loss"], expected["loss"], rtol=1e-6)
+    assert abs(expected["loss"] / summary["loss"] - 1) > 1e-5  # the average is something else
+
+
+def test_fewer_tokens(run, trained):
+    _, folder, _ = trained
+    assert run(f"--workdir={folder}", "--tokens=64")[0] == 0
+    assert [result["eval_tokens"] for result in result_of(folder)["evaluations"].values()] == [64, 64]
+
+
+def test_a_set_may_be_added_where_the_runs_own_data_is_gone(run, trained, texts, tmp_path):
+    """The run's tokenizer comes with its folder."""
+    _, folder, _ = trained
+    hidden = texts.rename(tmp_path / "hidden")
+    try:
+        words = ("--config.evaluation.more.kind=text_files", f"--config.evaluation.more.pattern={hidden}/notes.md")
+        code, _, err = run(f"--workdir={folder}", *words, "--config.evaluation.more.held_out_fraction=1", "--only=more")
+        assert (code, err) == (0, "")
+        assert result_of(folder)["evaluations"]["more"]["bits_per_byte"] > 0
+        code, _, err = run(f"--workdir={folder}")
+        assert code == 2 and err.startswith("error: data.pattern=") and err.count("\n") == 1
+    finally:
+        hidden.rename(texts)
+
+
+def test_an_objective_without_accuracy(trained):
+    """Columns are what the sets have."""
+    rows = table(
+        {
+            "held_out": {"loss": 1.0, "loss_stderr": 0.5, "recall": 0.25, "eval_tokens": 1200.0, "fingerprint": "a"},
+            "other": {"loss": None, "loss_stderr": None, "eval_tokens": 7.0, "fingerprint": "b"},
+        }
+    )
+    assert [row.split() for row in rows.splitlines()] == [
+        ["set", "loss", "recall", "tokens"],
+        ["held_out", "1.0000", "+-", "0.5000", "0.2500", "1,200"],
+        ["other", "-", "+-", "-", "-", "7"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "error: missing: --workdir (--help lists the flags)"),
+        (["--workdir=TEXTS"], "error: TEXTS: is not a run folder (it has no config.json)"),
+        (["--workdir=nowhere"], "error: nowhere: is not a run folder (it has no config.json)"),
+        (["--workdir=RUN", "--only=noets"], "error: --only: 'noets' is not known; accepted: held_out, notes; did you"),
+        (["--workdir=RUN", "--tokens=0"], "error: --tokens=0: expected a whole number, 1 or more"),
+        (["--workdir=RUN", "--config.seed=1"], "error: --config.seed=1: only evaluation sets can be changed"),
+        (
+            ["--workdir=RUN", "--config.evaluation.x.kind=markov"],
+            "error: evaluation.x.kind: 'markov' has other tokens than the run's data, 'text_files'",
+        ),
+        (
+            ["--workdir=RUN", "--config.evaluation.notes.patern=x"],
+            "error: evaluation.notes.patern: no such field; accepted: sequence_length, tokenizer,",
+        ),
+        (["--workdir=RUN", "--config.evaluation.held_out.kind=text_files"], "error: evaluation.held_out"),
+    ],
+)
+def test_a_users_mistake_is_one_line(words, expected, run, trained, texts):
+    _, folder, _ = trained
+    (folder / "evaluation.json").unlink(missing_ok=True)
+    for name, place in (("RUN", str(folder)), ("TEXTS", str(texts))):
+        words = [word.replace(name, place) for word in words]
+        expected = expected.replace(name, place)
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith(expected) and err.count("\n") == 1, err
+    assert not (folder / "evaluation.json").exists()
+
+
+def test_a_folder_without_a_checkpoint(run, trained, tmp_path):
+    _, folder, _ = trained
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "environment.json", "tokenizer.json"):
+        (tmp_path / "run" / name).write_bytes((folder / name).read_bytes())
+    code, _, err = run(f"--workdir={tmp_path / 'run'}")
+    assert (code, err) == (2, f"error: {tmp_path / 'run'}: holds no checkpoint yet\n")
