@@ -105,7 +105,8 @@ def test_the_last_steps_parameters_and_one_set(run, trained):
 def test_fewer_tokens(run, trained):
     _, folder, _ = trained
     assert run(f"--workdir={folder}", "--tokens=64")[0] == 0
-    assert [result["eval_tokens"] for result in result_of(folder)["evaluations"].values()] == [64, 64]
+    for result in result_of(folder)["evaluations"].values():
+        assert 48 < result["eval_tokens"] <= 64  # four windows of 16, of which the stream's last is short
 
 
 def test_a_set_may_be_added_where_the_runs_own_data_is_gone(run, trained, texts, tmp_path):
