@@ -22,6 +22,9 @@ from t5x_like.training.state import State, merge
 StepFunction = Callable[[State, Batch, dict[str, jax.Array]], tuple[State, Sums]]
 GradientFunction = Callable[[State, Batch, jax.Array], tuple[Params, Sums]]
 
+# For functions whose shapes are asked for before they are used: tracing a model takes most of a second start's time.
+_traced_once = partial(jax.jit, inline=True)
+
 
 def make_step(
     model: Model,
@@ -55,6 +58,7 @@ def make_step(
     gradient_of = _accumulated_gradient(model, objective, ctx, microbatches)
     scaling = ctx.policy.loss_scaling
 
+    @_traced_once
     def one(state: State, batch: Batch, learning_rate: jax.Array, key: jax.Array) -> tuple[State, Sums]:
         gradient, sums = gradient_of(state, batch, jax.random.fold_in(key, state.step))
         directions, opt = optimizer.update(gradient, state.opt, state.trainable)
@@ -81,7 +85,7 @@ def make_step(
             return state, jax.tree.map(lambda all_, new: all_.at[i].set(new), kept, sums)
 
         first = jax.tree.map(lambda x: x[0], batches_K)
-        shapes = jax.eval_shape(lambda: one(state, first, jnp.float32(0), knobs_K["key"])[1])
+        shapes = jax.eval_shape(lambda: one(state, first, knobs_K["learning_rate"][0], knobs_K["key"])[1])
         size = knobs_K["learning_rate"].shape[0]
         kept = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), shapes)
         return jax.lax.fori_loop(0, knobs_K["count"], body, (state, kept))
@@ -100,6 +104,7 @@ def _accumulated_gradient(model: Model, objective: Task, ctx: Context, microbatc
             "over examples, which could be accumulated; accepted: 1"
         )
 
+    @_traced_once
     def of_part(state: State, part: Batch, key: jax.Array) -> tuple[Params, Sums]:
         """The gradient of a microbatch's summed objective, taken of its scaled mean where the loss is scaled."""
         scale = None if state.loss_scale is None else state.loss_scale.value
