@@ -60,6 +60,7 @@ def test_tokens_are_rounded_to_whole_steps(make_run):
             r"^data\.tokenizer\.vocab_size: 100 is outside 257",
         ),
         (["training.tokens=999"], r"^training\.tokens: 999 and steps=4 disagree; give one of them$"),
+        (["training.epochs=2"], r"^training\.epochs: 2\.0 and steps=4 disagree; give one of them$"),
         (["training.steps=None"], r"^training\.tokens: is None and so are steps, examples and epochs; give one of"),
         (["training.microbatches=3"], r"^training\.microbatches: 3 do not divide batch_size=8; accepted: 1, 2, 4, 8$"),
         (["training.batch_size=2.5"], r"^training\.batch_size=2\.5: expected an integer$"),

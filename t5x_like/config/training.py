@@ -76,29 +76,20 @@ class TrainingConfig:
         if steps is None:
             return self
         measures = dataclasses.replace(measures, steps=steps)
-        examples = steps * self.batch_size
-        length: dict[str, Any] = {"steps": steps, "tokens": examples * data.sequence_length, "examples": examples}
         intervals: dict[str, Any] = {name: resolve(name, getattr(self, name), measures) for name in INTERVALS}
-        return dataclasses.replace(self, **length, **intervals)
+        return dataclasses.replace(self, **_length(steps, measures), **intervals)
 
     def _steps(self, measures: Measures) -> int | None:
         """The run's length in steps, or None where it waits for the length of an epoch."""
         given = {n: getattr(self, n) for n in ("steps", "tokens", "examples", "epochs") if getattr(self, n) is not None}
         if not given:
             raise FieldError("tokens", "is None and so are steps, examples and epochs; give one of them")
-        in_steps = {name: resolve(name, f"{amount!r} {name}", measures) for name, amount in given.items()}
-        known = {name: steps for name, steps in in_steps.items() if isinstance(steps, int)}
-        if not known:
-            return None
-        first, steps = next(iter(known.items()))
-        per_step = {
-            "steps": 1,
-            "tokens": measures.batch_size * measures.sequence_length,
-            "examples": measures.batch_size,
-        }
+        first, steps = next((name, resolve(name, f"{amount!r} {name}", measures)) for name, amount in given.items())
+        if not isinstance(steps, int):
+            return None  # of epochs, which are not known before the data is
+        length = _length(steps, measures)
         for name, amount in list(given.items())[1:]:
-            whole = name == "epochs" or amount == steps * per_step[name]
-            if known.get(name, steps) != steps or not whole:
+            if amount != length[name]:
                 raise FieldError(name, f"{amount} and {first}={given[first]} disagree; give one of them")
         return steps
 
@@ -107,3 +98,9 @@ class TrainingConfig:
         log, evaluate, checkpoint = (whole_steps(getattr(self, name)) for name in INTERVALS)
         assert log is not None
         return log, evaluate, checkpoint
+
+
+def _length(steps: int, measures: Measures) -> dict[str, Any]:
+    """A run's length as its config states it; not in epochs, which nobody could check without the data."""
+    examples = steps * measures.batch_size
+    return {"steps": steps, "tokens": examples * measures.sequence_length, "examples": examples, "epochs": None}
