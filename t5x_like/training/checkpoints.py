@@ -111,7 +111,7 @@ class Checkpoints:
 
 
 def load_trained(folder: str | Path, *, average: bool = True) -> tuple[RunConfig, Program, Params]:
-    """Reads the model of a run folder onto this machine's first device, whatever mesh trained it.
+    """Reads the model of a run folder onto this machine's first device, whatever mesh and attention kernel trained it.
 
     Args:
       folder: of the run.
@@ -121,7 +121,9 @@ def load_trained(folder: str | Path, *, average: bool = True) -> tuple[RunConfig
       UserError: the folder is no run folder, or holds no checkpoint.
     """
     folder = Path(folder)
-    config = dataclasses.replace(load_config(folder), mesh=MeshConfig())
+    config = load_config(folder)
+    execution = dataclasses.replace(config.execution, attention="auto")  # a kernel asked for may not run here
+    config = dataclasses.replace(config, mesh=MeshConfig(), execution=execution)
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: holds no checkpoint yet")
     program = program_for(config)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from t5x_like.errors import UserError
-from t5x_like.training.checkpoints import Checkpoints
+from t5x_like.training.checkpoints import Checkpoints, load_trained
 from t5x_like.training.loss_scale import LossScale
 from t5x_like.training.program import program_for
+from t5x_like.training.run_folder import open_folder
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +150,13 @@ def test_a_checkpoint_without_the_average_that_a_run_keeps_is_refused(reopened, 
     averaging = program_for(make_run("training.ema_decay=0.9")).abstract_state
     with pytest.raises(UserError, match=r"/5: average/.* is absent in the checkpoint and float32"):
         reopened.restore(averaging)
+
+
+def test_a_model_trained_with_another_machine_s_kernel_is_read_on_this_one(saved, make_run, tmp_path):
+    """Nor could generation take a kernel by name on any machine: prompts are no multiple of its blocks."""
+    open_folder(tmp_path, make_run("execution.attention=cudnn", "mesh.fsdp=2"))
+    (tmp_path / "checkpoints").symlink_to(saved[0])
+    _, program, params = load_trained(tmp_path)
+    batch = {"decoder_input_tokens": jnp.arange(8)[None]}
+    logits = jax.eval_shape(lambda params: program.model.apply(params, batch, ctx=program.ctx)["logits"], params)
+    assert logits.shape == (1, 8, 16)
