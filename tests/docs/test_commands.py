@@ -33,6 +33,7 @@ SMALLER = {
     "python scripts/fit.py": ["--bootstrap=100"],
     "python scripts/generate.py": ["--max_new_tokens=8"],
     "python scripts/accounting.py": [],
+    "python scripts/evaluate.py": ["--tokens=4096"],
 }
 
 
