@@ -52,6 +52,15 @@ def test_hosts_share_the_single_host_batch_in_order(build):
             _assert_same(_joined([part[index] for part in parts]), expected[index])
 
 
+def test_stacked_batches_are_the_batches(build):
+    for hosts in (1, 3):
+        for host in range(hosts):
+            place = {"host_index": host, "host_count": hosts}
+            batches = _take(9, build().train_batches(6, start=4, **place))
+            stacked = build().training_batches(4, 9, 6, **place)
+            _assert_same(stacked, {name: np.stack([batch[name] for batch in batches]) for name in batches[0]})
+
+
 def test_batch_size_does_not_change_which_rows_come(build):
     _assert_same(_joined(_take(12, build().train_batches(2))), _joined(_take(3, build().train_batches(8))))
 
