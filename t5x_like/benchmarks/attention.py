@@ -1,48 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Causal attention alone, forward and backward: time, and what it needs of memory beside its arguments."""
+"""One causal attention, forward and backward, on a single CPU device: its time and its temporaries by length."""
 
 from collections.abc import Callable
 from typing import Any
 
-HEADS, WIDTH = 8, 64
-MOST = 12 * 2**30  # bytes of temporaries that are still run
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_like.models.context import MaskSpec
+from t5x_like.models.layers.attention import attend
 
 
-def _compiled(length: int, impl: str) -> tuple[Any, Any]:
-    import jax
-    import jax.numpy as jnp
-
-    from t5x_like.models.context import MaskSpec
-    from t5x_like.models.layers.attention import attend
-
-    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jnp.square(attend(q, k, v, mask=MaskSpec(causal=True), impl=impl)).sum()
-
-    keys = jax.random.split(jax.random.key(0), 3)
-    operands = [jax.random.normal(key, (1, length, HEADS, WIDTH)) for key in keys]
-    return jax.jit(jax.grad(loss, (0, 1, 2))).lower(*operands).compile(), operands
+def naive(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """The equation as one writes it: q, k, v [B, T, H, C]."""
+    logits = jnp.einsum("BTHC,BSHC->BHTS", q, k) / np.sqrt(q.shape[-1])
+    logits = jnp.where(jnp.tril(jnp.ones(logits.shape[2:], bool)), logits, -jnp.inf)
+    return jnp.einsum("BHTS,BSHC->BTHC", jax.nn.softmax(logits, axis=-1), v)
 
 
-def temporaries(*, length: int, impl: str) -> int:
-    """Bytes, by the compiler's own count."""
-    return int(_compiled(length, impl)[0].memory_analysis().temp_size_in_bytes)
+def compiled(impl: str, *, length: int, batch: int = 1, heads: int = 8, width: int = 64) -> tuple[Any, list[jax.Array]]:
+    """The compiled value and gradients, and operands for it; `impl` as for `attend`, or "naive"."""
+
+    def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        if impl == "naive":
+            return naive(q, k, v)
+        return attend(q, k, v, mask=MaskSpec(), impl=impl, one_cpu=True)
+
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.sum(attention(q, k, v) * weights)
+
+    generator = np.random.default_rng(0)
+    shape = (batch, length, heads, width)
+    operands = [jnp.asarray(generator.standard_normal(shape), jnp.float32) for _ in range(4)]
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(*operands).compile(), operands
 
 
-def forward_and_backward(*, length: int, impl: str) -> tuple[Callable[[int], None], int]:
-    """Returns `work(calls)` and 1.
+def temporaries(impl: str, **shape: int) -> float:
+    """MiB that the compiled program allocates beside its operands and results; nothing is run."""
+    program, _ = compiled(impl, **shape)
+    return float(program.memory_analysis().temp_size_in_bytes) / 2**20
 
-    Raises:
-      MemoryError: it would need more than `MOST`.
-    """
-    import jax
 
-    compiled, operands = _compiled(length, impl)
-    needed = compiled.memory_analysis().temp_size_in_bytes
-    if needed > MOST:
-        raise MemoryError(f"needs {needed / 2**30:.0f} GiB")
+def attention(impl: str, **shape: int) -> tuple[Callable[[int], None], int]:
+    """A contender for `turns.measure`: returns `work(repeats)` and the tokens of a repeat."""
+    program, operands = compiled(impl, **shape)
 
-    def work(calls: int) -> None:
-        for _ in range(calls):
-            jax.block_until_ready(compiled(*operands))
+    def work(repeats: int) -> None:
+        for _ in range(repeats):
+            jax.block_until_ready(program(*operands))
 
-    return work, 1
+    return work, operands[0].shape[0] * operands[0].shape[1]

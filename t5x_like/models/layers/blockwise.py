@@ -11,9 +11,9 @@ Blocks that the mask rules out as a whole, the future of a causal mask and what 
 visited, forward or backward: half of the work of causal attention.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,17 +22,18 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from t5x_like.models.context import MaskSpec
-from t5x_like.models.layers.masks import MASKED, conditions
+from t5x_like.models.layers.masks import MASKED, conditions, for_groups
 
 _FLOOR = -1e20  # the largest logit of no keys; above MASKED, so that exp(MASKED - _FLOOR) is 0
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Blocks:
     """How the work is cut.
 
     Attributes:
-      queries, keys: lengths of a block. The last one may be ragged.
+      queries, keys: the greatest lengths of a block. Lengths are cut into as few blocks as that allows, as equal as
+        can be, and what is missing from the last one is padded.
       one_head: whether key/value heads are worked off one after the other, for a working set that stays in the cache
         of a CPU. A mesh that cuts batch or heads must not: it would have to pass every head to every device.
       widen: whether operands are cast to the softmax's dtype. XLA:CPU has no batched bfloat16 product with a float32
@@ -43,6 +44,14 @@ class Blocks:
     keys: int
     one_head: bool = False
     widen: bool = False
+
+    def fitted(self, length: int, kv_length: int) -> "Blocks":
+        """Returns the blocks that are taken for T queries and S keys."""
+
+        def even(length: int, most: int) -> int:
+            return -(-length // -(-length // most))
+
+        return dataclasses.replace(self, queries=even(length, self.queries), keys=even(kv_length, self.keys))
 
 
 class Sizes(NamedTuple):
@@ -123,6 +132,7 @@ def blockwise(
     kv_length, kv_heads = k.shape[1:3]
     groups = heads // kv_heads
     dtype = q.dtype
+    blocks = blocks.fitted(length, kv_length)
     if blocks.widen:
         q, k, v = (x.astype(wide) for x in (q, k, v))
     q = q.reshape(batch, length, kv_heads, groups, width)
@@ -196,12 +206,18 @@ def _block(x: jax.Array, axis: int, number: jax.Array, size: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, number * size, size, axis)
 
 
+def _rows(x: jax.Array, i: jax.Array, size: int) -> jax.Array:
+    """Block i of the queries of x [B, K, G, T, ...], for all heads that share keys: [B, K, X, ...]."""
+    x = _block(x, 3, i, size)
+    return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+
 def _logits(sizes: Sizes, arrays: _Arrays, q: jax.Array, k: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-    """Of block i of the queries and block j of the keys: [B, K, G, T, S], masked, in the wide dtype."""
+    """Of block i of the queries and block j of the keys: [B, K, X, S], masked, in the wide dtype."""
     blocks = sizes.blocks
-    logits = jnp.einsum("BKGTC,BKSC->BKGTS", q, k, preferred_element_type=sizes.wide) * sizes.scale
+    logits = jnp.einsum("BKXC,BKSC->BKXS", q, k, preferred_element_type=sizes.wide) * sizes.scale
     if arrays.bias is not None:
-        logits += _block(_block(arrays.bias, 3, i, blocks.queries), 4, j, blocks.keys).astype(sizes.wide)
+        logits += _rows(_block(arrays.bias, 4, j, blocks.keys), i, blocks.queries).astype(sizes.wide)
     q_segments, kv_segments = arrays.q_segments, arrays.kv_segments
     k_index = j * blocks.keys + jnp.arange(blocks.keys)
     allowed = conditions(
@@ -212,9 +228,10 @@ def _logits(sizes: Sizes, arrays: _Arrays, q: jax.Array, k: jax.Array, i: jax.Ar
         None if kv_segments is None else _block(kv_segments, 1, j, blocks.keys),
     )
     if arrays.k.shape[2] != sizes.kv_length:  # padding is nobody's key
-        real = (k_index < sizes.kv_length)[None, None, :]
+        real = jnp.broadcast_to(k_index < sizes.kv_length, (1, blocks.queries, blocks.keys))
         allowed = real if allowed is None else allowed & real
-    return logits if allowed is None else jnp.where(allowed[:, None, None], logits, MASKED)
+    allowed = for_groups(allowed, arrays.q.shape[2])
+    return logits if allowed is None else jnp.where(allowed, logits, MASKED)
 
 
 def _forward_heads(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, jax.Array]:
@@ -223,7 +240,7 @@ def _forward_heads(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, jax.Array]
     rows, keys = sizes.blocks.queries, sizes.blocks.keys
 
     def block_of_queries(i: jax.Array) -> tuple[jax.Array, jax.Array]:
-        q_i = _block(q, 3, i, rows)
+        q_i = _rows(q, i, rows)
 
         def see(j: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             total, norm, largest = sums
@@ -232,7 +249,7 @@ def _forward_heads(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, jax.Array]
             p = jnp.exp(s - above[..., None])
             shrink = jnp.exp(largest - above)
             more = jnp.einsum(
-                "BKGTS,BKSC->BKGTC", p.astype(v.dtype), _block(v, 2, j, keys), preferred_element_type=sizes.wide
+                "BKXS,BKSC->BKXC", p.astype(v.dtype), _block(v, 2, j, keys), preferred_element_type=sizes.wide
             )
             return total * shrink[..., None] + more, norm * shrink + p.sum(axis=-1), above
 
@@ -240,7 +257,9 @@ def _forward_heads(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, jax.Array]
         start = zeros, zeros[..., 0], jnp.full_like(zeros[..., 0], _FLOOR)
         total, norm, largest = jax.lax.fori_loop(*sizes.keys_of(i, arrays.offset, k.shape[2]), see, start)
         norm = jnp.where(norm == 0, 1, norm)  # of a query that may look at no key
-        return (total / norm[..., None]).astype(q.dtype), largest + jnp.log(norm)
+        shape = *q.shape[:3], rows
+        out = (total / norm[..., None]).astype(q.dtype).reshape(*shape, -1)
+        return out, (largest + jnp.log(norm)).reshape(shape)
 
     out, logsumexp = jax.lax.map(block_of_queries, jnp.arange(q.shape[3] // rows))
     return _joined(out, 3), _joined(logsumexp, 3)
@@ -259,16 +278,16 @@ def _backward_heads(
 
         def seen_by(i: jax.Array, sums: tuple[Any, ...]) -> tuple[Any, ...]:
             d_q, d_bias, d_k, d_v = sums
-            q_i, d_out_i, logsumexp_i, delta_i = (_block(x, 3, i, rows) for x in (q, d_out, logsumexp, delta))
+            q_i, d_out_i, logsumexp_i, delta_i = (_rows(x, i, rows) for x in (q, d_out, logsumexp, delta))
             p = jnp.exp(_logits(sizes, arrays, q_i, k_j, i, j) - logsumexp_i[..., None])
-            d_v += product("BKGTS,BKGTC->BKSC", p.astype(d_out.dtype), d_out_i)
-            d_s = p * (product("BKGTC,BKSC->BKGTS", d_out_i, v_j) - delta_i[..., None])
+            d_v += product("BKXS,BKXC->BKSC", p.astype(d_out.dtype), d_out_i)
+            d_s = p * (product("BKXC,BKSC->BKXS", d_out_i, v_j) - delta_i[..., None])
             if bias is not None:
-                d_bias = _add_block(d_bias, d_s, i, j)
+                d_bias = _add_block(d_bias, d_s, (0, 0, 0, i * rows, j * keys), rows)
             d_s = (d_s * sizes.scale).astype(q.dtype)
-            d_k += product("BKGTS,BKGTC->BKSC", d_s, q_i)
-            more = _block(d_q, 3, i, rows) + product("BKGTS,BKSC->BKGTC", d_s, k_j)
-            return jax.lax.dynamic_update_slice_in_dim(d_q, more, i * rows, 3), d_bias, d_k, d_v
+            d_k += product("BKXS,BKXC->BKSC", d_s, q_i)
+            d_q = _add_block(d_q, product("BKXS,BKSC->BKXC", d_s, k_j), (0, 0, 0, i * rows, 0), rows)
+            return d_q, d_bias, d_k, d_v
 
         zeros = jnp.zeros(k_j.shape, sizes.wide)
         first, last = sizes.queries_of(j, arrays.offset, q.shape[3])
@@ -285,12 +304,12 @@ def _backward_heads(
     )
 
 
-def _add_block(d_bias: jax.Array, d_s: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-    """Adds the gradient of one block of logits to that of the bias, over rows if they share it."""
-    if d_bias.shape[0] == 1:
-        d_s = d_s.sum(axis=0, keepdims=True)
-    at = (0, 0, 0, i * d_s.shape[3], j * d_s.shape[4])
-    return jax.lax.dynamic_update_slice(d_bias, jax.lax.dynamic_slice(d_bias, at, d_s.shape) + d_s, at)
+def _add_block(whole: jax.Array, block: jax.Array, at: tuple[Any, ...], rows: int) -> jax.Array:
+    """Adds [B, K, X, N] to a part of [B or 1, K, G, T, ...]; what all rows of the batch share gets their sum."""
+    if whole.shape[0] == 1:
+        block = block.sum(axis=0, keepdims=True)
+    block = block.reshape(*whole.shape[:3], rows, block.shape[-1])
+    return jax.lax.dynamic_update_slice(whole, jax.lax.dynamic_slice(whole, at, block.shape) + block, at)
 
 
 def _joined(blocks: jax.Array, axis: int) -> jax.Array:

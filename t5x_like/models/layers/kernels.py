@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.models.context import Layout, MaskSpec
-from t5x_like.models.layers.masks import dense_mask, from_the_start, may_leave_a_query_alone, zero_where_alone
+from t5x_like.models.layers.masks import (
+    dense_mask,
+    for_groups,
+    from_the_start,
+    may_leave_a_query_alone,
+    zero_where_alone,
+)
 
 _LANES = 128  # of a TPU's vector unit; splash attention wants blocks that are multiples of it
 
@@ -58,10 +64,10 @@ def splash(
     if layout is not None:
         on_one_device = layout.on_every_device(on_one_device, names, "batch heads length head_dim")
     q = (q.astype(jnp.float32) / q.shape[3] ** 0.5).astype(q.dtype)  # the kernel does not scale
-    out = on_one_device(q, k, v, *(segments or ())).transpose(0, 2, 1, 3)
+    out = on_one_device(q, k, v, *(segments or ()))
     if may_leave_a_query_alone(mask, q.shape[1], k.shape[1]):
-        out = zero_where_alone(out, dense_mask(mask, q.shape[1], k.shape[1]))
-    return out
+        out = zero_where_alone(out, for_groups(dense_mask(mask, q.shape[1], k.shape[1]), 1))
+    return out.transpose(0, 2, 1, 3)
 
 
 def _splash_kernel(heads: int, length: int, kv_length: int, causal: bool, window: int | None, interpret: bool) -> Any:

@@ -60,6 +60,13 @@ def may_leave_a_query_alone(mask: MaskSpec, length: int, kv_length: int) -> bool
     return mask.window is not None and not (from_the_start(mask) and length <= kv_length)
 
 
+def for_groups(allowed: jax.Array | None, groups: int) -> jax.Array | None:
+    """[B or 1, T, S] for the G * T rows that share a key/value head: bool [B or 1, 1, X, S]; X runs over T within G."""
+    if allowed is None:
+        return None
+    return (allowed if groups == 1 else jnp.tile(allowed, (1, groups, 1)))[:, None]
+
+
 def zero_where_alone(out: jax.Array, allowed: jax.Array | None) -> jax.Array:
-    """Sets out [B, T, H, C] to 0 for queries that may look at no key; `allowed` as `dense_mask` returns it."""
-    return out if allowed is None else jnp.where(allowed.any(-1)[:, :, None, None], out, 0)
+    """Sets out [B, N, X, C] to 0 for rows that may look at no key; `allowed` is bool [B or 1, 1, X, S]."""
+    return out if allowed is None else jnp.where(allowed.any(axis=-1, keepdims=True), out, 0)
