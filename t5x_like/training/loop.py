@@ -186,6 +186,7 @@ class _Loop:
         rates = learning_rates(self.config.schedule, self.config.optimizer.learning_rate, self.total, steps)
         knobs = self.program.knobs(rates, self.key)
         on_devices = self.program.on_devices(batches, leading=1)
+        self.stopwatch.sending(idle=all(call.sums["loss"][0].is_ready() for call in self.pending))
         self.state, sums = self.program.step(self.state, on_devices, knobs)
         tokens = count_targets(batches) if jax.process_count() == 1 else self.count_everywhere(on_devices)
         self.pending.append(_Call(rates, sums, tokens))
@@ -261,6 +262,7 @@ class _Loop:
             "wall_seconds": time.monotonic() - self.began,
             "startup_seconds": self.startup_seconds,
             "busy_share": self.stopwatch.busy_share,
+            "stall_share": self.stopwatch.stall_share,
             "peak_memory_bytes": _peak_memory(),
         }
 

@@ -63,12 +63,18 @@ class Stopwatch:
     Attributes:
       calling: seconds of the calls timed.
       waiting: how much of that the loop waited for the compiled step; the rest it was busy itself.
+      stalled: how much of that it was busy and, before it sent the next call, found the device with nothing to do.
     """
 
     def __init__(self) -> None:
-        self.calling = self.waiting = 0.0
+        self.calling = self.waiting = self.stalled = 0.0
         self._last: float | None = None
         self._tokens, self._seconds = 0, 0.0
+
+    def sending(self, idle: bool) -> None:
+        """Notes whether the device has finished all that was sent to it, just before the next call is sent."""
+        if idle and self._last is not None:
+            self.stalled += self.now() - self._last
 
     def returned(self, tokens: int, asked: float) -> None:
         """Counts a call of some tokens that has just come back, waited for since `asked` (on `now`'s clock)."""
@@ -92,8 +98,13 @@ class Stopwatch:
 
     @property
     def busy_share(self) -> float | None:
-        """The part of the calls' time that the loop was busy itself: at most that much of the run is overhead."""
+        """The part of the calls' time that the loop was busy itself, mostly while the device was at work."""
         return 1 - self.waiting / self.calling if self.calling else None
+
+    @property
+    def stall_share(self) -> float | None:
+        """The part of the calls' time in which the device may have waited for the loop: at most that much is lost."""
+        return self.stalled / self.calling if self.calling else None
 
     @staticmethod
     def now() -> float:

@@ -52,6 +52,13 @@ def test_a_rate_covers_all_calls_since_the_last_line(clock):
     assert watch.take_rate() is None
     assert (watch.calling, watch.waiting) == (2 + 2 + 4 + 2 + 1, 5 * 0.5)
     assert watch.busy_share == 1 - 2.5 / 11
+    assert watch.stall_share == 0
+    clock(0.25)
+    watch.sending(idle=False)  # the call before is still at work
+    assert watch.stall_share == 0
+    clock(0.5)
+    watch.sending(idle=True)
+    assert watch.stall_share == 0.75 / 11
 
 
 def test_mfu_is_the_rate_by_the_peak(tmp_path):
@@ -67,6 +74,7 @@ def test_the_rates_of_a_run(make_run, tmp_path, monkeypatch):
     """Calls of four steps, the last of one. The clock counts how often it is read: twice a call."""
     now = iter(range(10**6))
     monkeypatch.setattr(Stopwatch, "now", lambda self: float(next(now)))
+    monkeypatch.setattr(Stopwatch, "sending", lambda self, idle: None)
     config = make_run("training.steps=21", "training.log_every=6", "execution.steps_per_call=4")
     train(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

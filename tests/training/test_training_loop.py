@@ -170,7 +170,7 @@ def test_summary(unbroken):
     assert (summary["steps"], summary["tokens"], summary["unique_tokens"]) == (30, 7680, 7680)
     assert (summary["loss"], summary["loss_stderr"]) == (last["loss"], last["loss_stderr"])
     assert 0 < summary["startup_seconds"] < summary["wall_seconds"] + 60
-    assert 0 < summary["busy_share"] < 1
+    assert 0 < summary["busy_share"] < 1 and 0 <= summary["stall_share"] < 1
     assert summary["wall_seconds"] > 0 and summary["peak_memory_bytes"] > 2**20
     assert summary["bits_per_byte"] is None
 
