@@ -10,6 +10,9 @@ import numpy as np
 
 from t5x_like.models.context import MaskSpec
 from t5x_like.models.layers.attention import attend
+from t5x_like.training.startup import configure_jax
+
+MOST = 12 * 2**30  # bytes of temporaries that are still run
 
 
 def naive(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -43,8 +46,17 @@ def temporaries(impl: str, **shape: int) -> float:
 
 
 def attention(impl: str, **shape: int) -> tuple[Callable[[int], None], int]:
-    """A contender for `turns.measure`: returns `work(repeats)` and the tokens of a repeat."""
+    """A contender for `turns.measure`: returns `work(repeats)` and the tokens of a repeat.
+
+    Raises:
+      MemoryError: it would need more than `MOST`.
+    """
+    if impl != "naive":
+        configure_jax()
     program, operands = compiled(impl, **shape)
+    needed = program.memory_analysis().temp_size_in_bytes
+    if needed > MOST:
+        raise MemoryError(f"would need {needed / 2**30:.0f} GiB")
 
     def work(repeats: int) -> None:
         for _ in range(repeats):

@@ -132,22 +132,15 @@ def decoding(settings: Settings) -> Iterator[Row]:
 
 def attention(settings: Settings) -> Iterator[Row]:
     """Causal attention forward and backward, 8 heads of 64: naive and blockwise, with the compiler's temporaries."""
+    from t5x_like.benchmarks.attention import temporaries  # imports JAX
+
     for length in settings.lengths:
-        contenders = [
-            Contender(name, f"{_HERE}.attention:forward_and_backward", {"length": length, "impl": impl})
-            for name, impl in (("naive", "reference"), ("blockwise", "blockwise"))
-        ]
-        memory = {c.name: f"{temporaries_of(c) / 2**20:,.0f} MiB" for c in contenders}
+        kinds = ("naive", "blockwise")
+        contenders = [Contender(k, f"{_HERE}.attention:attention", {"length": length, "impl": k}) for k in kinds]
         results = settings.measure(contenders)
-        for row in _rows(f"T = {length:,}", "calls/s", results, ("naive",), lambda _: ""):
-            yield dataclasses.replace(row, note=", ".join(filter(None, (memory[row.contender], row.note))))
-
-
-def temporaries_of(contender: Contender) -> int:
-    """Bytes of temporaries of an attention contender, without running it."""
-    from t5x_like.benchmarks.attention import temporaries
-
-    return temporaries(**contender.arguments)
+        for row in _rows(f"T = {length:,}", "tokens/s", results, ("naive",), lambda _: ""):
+            memory = f"{temporaries(row.contender, length=length):,.0f} MiB"
+            yield dataclasses.replace(row, note=", ".join(filter(None, (memory, row.note))))
 
 
 def loop(settings: Settings) -> Iterator[Row]:

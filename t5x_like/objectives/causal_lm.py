@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Causal language modelling: the cross-entropy of every next token."""
 
+import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,9 +10,10 @@ import jax.numpy as jnp
 
 from t5x_like.config import CausalLMConfig
 from t5x_like.models.context import Context
+from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
-from t5x_like.objectives.chunked import chunk_length, sum_over_chunks
+from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length, sum_over_chunks
 from t5x_like.objectives.task import Batch, Sums
 
 
@@ -83,46 +86,41 @@ class CausalLM:
         rest = {"targets": targets, "weights": weights}
         if "decoder_target_distribution" in batch and not ctx.train:
             rest["distribution"] = batch["decoder_target_distribution"]
-        regularised = ctx.train and bool(self.config.z_loss or self.config.label_smoothing)
+        regularisers = {"z_loss": self.config.z_loss, "label_smoothing": self.config.label_smoothing}
+        if not ctx.train:  # held-out data is scored as it is
+            regularisers = dict.fromkeys(regularisers, 0.0)
 
         def of_chunk(params: Params, hidden: jax.Array, rest: Batch) -> tuple[jax.Array, Batch]:
             logits = model.unembed(params, hidden, ctx)
-            values = token_losses(logits, rest["targets"])
-            if regularised:
-                values |= regularise(values["loss"], logits, self.config.z_loss, self.config.label_smoothing)
+            values = token_losses(logits, rest["targets"], **regularisers, one_cpu=ctx.one_cpu)
             if "distribution" in rest:
                 values["divergence"] = divergence(rest["distribution"], logits)
             sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
-            return sums["objective" if regularised else "loss"].sum(), sums
+            return sums.pop("objective").sum(), sums
 
         sequences = -(-targets.shape[0] // ctx.batch_parts)
-        chunk = chunk_length(targets.shape[1], model.vocab_size, sequences, self.config.logits_chunk)
+        most = cpu.MOST_LOGITS if ctx.one_cpu else MOST_LOGITS
+        chunk = chunk_length(targets.shape[1], model.vocab_size, sequences, self.config.logits_chunk, most)
         weight = weights.sum(1)
         if scale is not None:  # of the mean; chunks add up to a sum
             scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
         minimised, sums = sum_over_chunks(of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest, scale)
         if ctx.train:  # the one that carries the gradient
-            sums = {**sums, "objective" if regularised else "loss": minimised}
+            sums = {**sums, "objective" if any(regularisers.values()) else "loss": minimised}
         return {name: (value, weight) for name, value in sums.items()}
 
 
-def token_losses(logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """Cross-entropy in nats and whether the likeliest token is the target, [B, T] each, from logits [B, T, V].
+def token_losses(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    one_cpu: bool = False,
+) -> dict[str, jax.Array]:
+    """Cross-entropy in nats and whether no token is likelier than the target, by token; and what training minimises.
 
-    Equally likely tokens are no prediction, so constant logits are never right.
-    """
-    at_target = jnp.arange(logits.shape[-1]) == targets[..., None]  # selected, not gathered: no scatter backwards
-    target_logits = jnp.where(at_target, logits, 0.0).sum(-1)
-    # No token but the target is as likely. Counting is one fused pass; argmax would cost as much as the loss itself.
-    correct = (jax.lax.stop_gradient(logits) >= jax.lax.stop_gradient(target_logits)[..., None]).sum(-1) == 1
-    return {
-        "loss": jax.nn.logsumexp(logits, axis=-1) - target_logits,
-        "accuracy": correct.astype(logits.dtype),
-    }
-
-
-def regularise(loss: jax.Array, logits: jax.Array, z_loss: float, label_smoothing: float) -> dict[str, jax.Array]:
-    """What training minimises instead of the cross-entropy, by token: "objective", and "z_loss" where there is one.
+    That is "objective", and differs from "loss" only with z-loss or label smoothing; "z_loss" is its share of it.
 
     Label smoothing (Szegedy et al. 2016) spreads a share of every target over all tokens alike, the target among them:
     T5X spreads it over the others. The cross-entropy is then (1 - share) loss + share (log Z - mean logit), with Z the
@@ -130,19 +128,58 @@ def regularise(loss: jax.Array, logits: jax.Array, z_loss: float, label_smoothin
     distribution over the vocabulary spelt out.
 
     Args:
-      loss: cross-entropy [B, T].
       logits: [B, T, V].
+      targets: int [B, T].
       z_loss: coefficient.
       label_smoothing: share of a target that is spread, in [0, 1).
+      one_cpu: whether the program is for a single CPU device.
     """
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    objective, values = loss, {}
+    log_z, target, largest = _softmax_parts(one_cpu, logits, targets)
+    loss = log_z - target
+    # Logits that are all alike are no prediction, and never right. Counting ties would be one more pass over them.
+    correct = (target >= largest) & (loss < math.log(logits.shape[-1]) - 1e-5)
+    values = {"loss": loss, "accuracy": correct.astype(logits.dtype), "objective": loss}
     if label_smoothing:
-        objective = (1 - label_smoothing) * loss + label_smoothing * (log_z - logits.mean(-1))
+        values["objective"] = (1 - label_smoothing) * loss + label_smoothing * (log_z - logits.mean(-1))
     if z_loss:
         values["z_loss"] = z_loss * jnp.square(log_z)
-        objective = objective + values["z_loss"]
-    return {"objective": objective, **values}
+        values["objective"] = values["objective"] + values["z_loss"]
+    return values
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _softmax_parts(one_cpu: bool, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """log sum exp of the logits, the target's logit and the largest one (of no gradient), [B, T] each.
+
+    Its gradient is one pass over the logits; autodiff alone takes one for every part.
+    """
+    largest = logits.max(-1)
+    log_z = largest + jnp.log(jnp.exp(logits - largest[..., None]).sum(-1))
+    if one_cpu:
+        target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    else:  # selected: a gather from a sharded vocabulary would gather the logits first
+        target = jnp.where(_is_target(logits, targets), logits, 0.0).sum(-1)
+    return log_z, target, largest
+
+
+def _is_target(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.arange(logits.shape[-1]) == targets[..., None]
+
+
+def _softmax_parts_forward(one_cpu: bool, logits: jax.Array, targets: jax.Array) -> Any:
+    parts = _softmax_parts(one_cpu, logits, targets)
+    return parts, (logits, targets, parts[0])
+
+
+def _softmax_parts_backward(one_cpu: bool, saved: Any, cotangents: Any) -> tuple[jax.Array, None]:
+    del one_cpu
+    logits, targets, log_z = saved
+    d_log_z, d_target, _ = cotangents
+    d_logits = d_log_z[..., None] * jnp.exp(logits - log_z[..., None])
+    return d_logits + jnp.where(_is_target(logits, targets), d_target[..., None], 0.0), None
+
+
+_softmax_parts.defvjp(_softmax_parts_forward, _softmax_parts_backward)
 
 
 def divergence(distribution: jax.Array, logits: jax.Array) -> jax.Array:

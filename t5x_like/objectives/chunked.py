@@ -20,13 +20,15 @@ ChunkFunction = Callable[[Any, jax.Array, Any], tuple[jax.Array, Sums]]
 MOST_LOGITS = 2**25  # at once: 128 MiB of float32
 
 
-def chunk_length(length: int, vocab_size: int, sequences: int, wanted: int | None) -> int:
+def chunk_length(
+    length: int, vocab_size: int, sequences: int, wanted: int | None, most_logits: int = MOST_LOGITS
+) -> int:
     """Returns how many positions of every sequence have logits at once; chunks of about equal lengths.
 
-    At most `wanted` where that is given; else at most half the length, and at most `MOST_LOGITS` logits on a device,
+    At most `wanted` where that is given; else at most half the length, and at most `most_logits` logits on a device,
     which holds `sequences` of the (micro)batch.
     """
-    most = wanted or min(max(1, length // 2), max(1, MOST_LOGITS // (sequences * vocab_size)))
+    most = wanted or min(max(1, length // 2), max(1, most_logits // (sequences * vocab_size)))
     chunks = -(-length // most)
     return -(-length // chunks)
 

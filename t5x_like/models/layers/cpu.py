@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+MOST_LOGITS = 2**21  # at once: 8 MiB of float32, which a cache holds
+
 
 def product(x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike) -> jax.Array:
     """An einsum whose contracted dimensions are x's last, such as "BTD,DHC->BTHC", as one product of two matrices.
