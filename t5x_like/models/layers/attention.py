@@ -25,9 +25,9 @@ from t5x_like.models.layers.positions import rotary
 from t5x_like.precision import Policy
 
 IMPLEMENTATIONS = ("auto", "reference", "blockwise", "splash", "cudnn")
-# From this length on "auto" goes by blocks. On a single CPU device that is where it began to be faster, see
-# docs/attention.md; elsewhere, where the logits of one layer begin to fill the memory.
-_LONG, _LONG_ON_ONE_CPU = 2048, 512
+# From this length on "auto" goes by blocks: on a single CPU device by measurement, see docs/attention.md; elsewhere
+# where the logits of one layer begin to fill the memory.
+_LONG, _LONG_ON_ONE_CPU = 2048, 1024
 _SMALLEST_PART = 32  # queries; shorter parts cost more in calls than they save
 
 
