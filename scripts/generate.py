@@ -22,19 +22,20 @@ def main() -> None:
     add("--checkpoint", metavar="DIR", help="a run folder, or a sweep folder")
     add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
     add("--temperature", type=float, help="0 takes the likeliest token (default: 1, with beams 0)")
-    add("--top_k", type=int, default=0, help="keep the k likeliest tokens (default: all)")
-    add("--top_p", type=float, default=1.0, help="keep the likeliest tokens that reach probability p (default: all)")
+    add("--top_k", type=int, help="keep the k likeliest tokens (default: all)")
+    add("--top_p", type=float, help="keep the likeliest tokens that reach probability p (default: all)")
     add("--max_new_tokens", type=int, default=64, help="(default: %(default)s)")
     add("--num_samples", type=int, default=1, help="continuations to print (default: %(default)s)")
     add("--num_beams", type=int, default=1, help="above 1: search for likely text (default: %(default)s)")
-    add("--length_penalty", type=float, default=1.0, help="its exponent, for beams (default: %(default)s)")
-    add("--penalty", choices=("hf", "gnmt"), default="hf", help="its formula, for beams (default: %(default)s)")
+    add("--length_penalty", type=float, help="its exponent, for beams (default: 1)")
+    add("--penalty", choices=("hf", "gnmt"), help="its formula, for beams (default: hf)")
     add("--stop", metavar="TEXT", action="append", default=[], help="end before this text; may be repeated")
     add(
         "--stream", choices=("auto", "always", "never"), default="auto", help="print as it comes (default: %(default)s)"
     )
-    add("--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)")
+    add("--seed", type=int, help="the same seed gives the same text (default: 0)")
     flags = parser.read()
+    refuse_idle(flags)
 
     from t5x_like.data.tokenizers import load_tokenizer
     from t5x_like.inference.beam import BeamSearch
@@ -45,9 +46,10 @@ def main() -> None:
     from t5x_like.training.startup import configure_jax
 
     configure_jax()
-    beams = BeamSearch(flags.num_beams, flags.length_penalty, flags.penalty) if flags.num_beams != 1 else None
+    alpha = 1.0 if flags.length_penalty is None else flags.length_penalty
+    beams = BeamSearch(flags.num_beams, alpha, flags.penalty or "hf") if flags.num_beams != 1 else None
     temperature = (1.0 if beams is None else 0.0) if flags.temperature is None else flags.temperature
-    sampling = Sampling(temperature, flags.top_k, flags.top_p).check()
+    sampling = Sampling(temperature, flags.top_k or 0, 1.0 if flags.top_p is None else flags.top_p).check()
     if beams is not None:
         beams.check(flags.num_samples, sampling)
     folder = Path(flags.checkpoint)
@@ -70,7 +72,18 @@ def main() -> None:
     if beams is not None:
         show(flags, tokenizer, what | {"beams": beams, "sampling": GREEDY})
     else:
-        stream(flags, tokenizer, what | {"sampling": sampling, "seed": flags.seed})
+        stream(flags, tokenizer, what | {"sampling": sampling, "seed": flags.seed or 0})
+
+
+def refuse_idle(flags: Namespace) -> None:
+    """Refuses flags that would change nothing beside the others."""
+    idle = ("top_k", "top_p", "seed") if flags.num_beams != 1 else ("length_penalty", "penalty")
+    reason = "beam search does not sample" if flags.num_beams != 1 else "is for beams; give --num_beams above 1, too"
+    for name in idle:
+        if getattr(flags, name) is not None:
+            raise UserError(f"--{name}={getattr(flags, name)}: {reason}")
+    if flags.stream == "always" and (flags.num_samples > 1 or flags.num_beams > 1):
+        raise UserError("--stream=always: only a single sample is printed as it comes")
 
 
 def show(flags: Namespace, tokenizer: Any, what: dict[str, Any]) -> None:

@@ -4,13 +4,16 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from t5x_like.config import config_hash
-from t5x_like.config_files import run_from_json
+from t5x_like.config_files import load_run, run_from_json
 from t5x_like.errors import UserError
 from t5x_like.strict import to_dict
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def test_everything_left_open_is_filled_in(make_run):
@@ -123,7 +126,9 @@ def test_every_other_field_changes_the_identity(make_run):
         "model.d_model=32", "model.norm=layernorm", "model.activation=silu", "model.gated_mlp=true",
         "model.tie_embeddings=false", "model.scale_embeddings=true", "model.dropout_rate=0.1", "model.num_kv_heads=2",
         "objective.logits_chunk=2", "optimizer.weight_decay=0.1", "optimizer.learning_rate=0.1", "schedule.kind=linear",
-        "schedule.warmup_fraction=0.2",
+        "schedule.warmup_fraction=0.2", "schedule.warmup_steps=2", "schedule.kind=wsd", "schedule.kind=rsqrt",
+        "optimizer.kind=lion", "optimizer.kind=muon", "optimizer.weight_decay_rules=[('.*', 0.5)]",
+        "objective.z_loss=0.1", "objective.label_smoothing=0.1", "training.ema_decay=0.9",
     ]  # fmt: skip
     kinds = {"objective": "causal_lm", "optimizer": "adamw", "schedule": "cosine"}
 
@@ -134,6 +139,17 @@ def test_every_other_field_changes_the_identity(make_run):
 
     hashes = [config_hash(make_run())] + [config_hash(make_run(*overrides(change))) for change in changes]
     assert len(set(hashes)) == len(hashes)
+
+
+def test_the_names_of_cells_that_exist_do_not_change():
+    """A new field or a changed default would have everybody's sweeps train every cell again."""
+    python, markov = (load_run(str(CONFIGS / f"{name}.py")) for name in ("python_small", "markov_tiny"))
+    assert (config_hash(python), config_hash(markov)) == ("aaf757f4", "fec147b5")
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(make_run):
+    with pytest.raises(UserError, match=r"^schedule\.warmup_steps: 5 is more than the run's 4 steps$"):
+        make_run("schedule.warmup_steps=5")
 
 
 def test_configs_are_frozen(make_run):

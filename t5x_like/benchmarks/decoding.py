@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoding through a cache: 96 new tokens after a prompt of 32, greedy or by beam search."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -39,13 +40,13 @@ def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None]
 
 
 def hugging_face(
-    *, batch: int, beams: int, width: int, layers: int, heads: int, length: int, vocab: int, threads: int = 2
+    *, batch: int, beams: int, width: int, layers: int, heads: int, length: int, vocab: int
 ) -> tuple[Callable[[int], None], int]:
     """The same with `transformers.generate` on a GPT-2 of this size (extra `[bench]`)."""
     import torch
     import transformers
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     config = transformers.GPT2Config(
         vocab_size=vocab, n_positions=length, n_embd=width, n_layer=layers, n_head=heads, bos_token_id=0, eos_token_id=0
     )

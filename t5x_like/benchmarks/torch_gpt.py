@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPT training steps in PyTorch (extra `[bench]`): a plain one after nanoGPT's choices, and Hugging Face's GPT-2."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -52,10 +53,10 @@ class GPT(nn.Module):
 
 
 def training_step(
-    *, width: int, layers: int, heads: int, length: int, batch: int, vocab: int, mode: str = "eager", threads: int = 2
+    *, width: int, layers: int, heads: int, length: int, batch: int, vocab: int, mode: str = "eager"
 ) -> tuple[Callable[[int], None], int]:
     """Returns `work(steps)` and the tokens of a step; `mode` is eager, compiled, bf16 (autocast) or huggingface."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     if mode == "huggingface":
         loss_of: Callable[..., torch.Tensor] = _hugging_face(width, layers, heads, length, vocab)

@@ -81,12 +81,24 @@ def measure(
                 results[contender.name].error = worker.error
                 told(f"{contender.name}: {worker.error}")
         for _ in range(rounds):
-            for name, worker in running.items():
-                results[name].rates.append(worker.turn())
+            for name, worker in list(running.items()):
+                try:
+                    results[name].rates.append(worker.turn())
+                except _Failed as failed:  # out of memory, say
+                    results[name] = Result(name, error=str(failed))
+                    running.pop(name).close()
+                    told(f"{name}: {failed}")
     finally:
         for worker in running.values():
             worker.close()
     return results
+
+
+_DIED = "its process died"
+
+
+class _Failed(Exception):
+    """A contender that cannot go on."""
 
 
 class _Worker:
@@ -110,21 +122,23 @@ class _Worker:
         theirs.close()
         self.error, self._amount = self._receive()
         if self.error is None:
-            once = self._run(1)
-            self._repeats = max(1, round(seconds / max(once, 1e-6)))
+            try:
+                self._repeats = max(1, round(seconds / max(self._run(1), 1e-6)))
+            except _Failed as failed:
+                self.error = str(failed)
 
     def _receive(self) -> Any:
         try:
             return self._pipe.recv()
         except EOFError:
-            return "its process died", None
+            return _DIED, None
 
     def _run(self, repeats: int) -> float:
-        self._pipe.send(repeats)
-        error, took = self._receive()
-        if error is not None:
-            raise RuntimeError(error)
-        return took
+        try:
+            self._pipe.send(repeats)
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            raise _Failed(_DIED) from None
 
     def turn(self) -> float:
         """Units a second over one turn."""
@@ -156,4 +170,4 @@ def _serve(pipe: Any, factory: str, arguments: dict[str, Any]) -> None:
             return
         began = time.perf_counter()
         work(repeats)
-        pipe.send((None, time.perf_counter() - began))
+        pipe.send(time.perf_counter() - began)

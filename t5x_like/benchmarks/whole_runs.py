@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from t5x_like.errors import UserError
 from t5x_like.files import read_json
 
 
@@ -25,5 +26,5 @@ def second_start(script: Path, content: dict[str, Any], steps: int) -> dict[str,
             flags = [f"--config={config}", f"--workdir={folder}/{number}", f"--config.training.steps={length}"]
             done = subprocess.run([sys.executable, str(script), *flags], capture_output=True, text=True)
             if done.returncode:
-                raise RuntimeError((done.stderr.strip() or "it failed").splitlines()[-1])
+                raise UserError((done.stderr.strip() or "it failed").splitlines()[-1])
         return read_json(Path(folder) / "1" / "summary.json")

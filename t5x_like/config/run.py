@@ -4,7 +4,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,19 +53,26 @@ class RunConfig:
         Raises:
           UserError: fields that contradict one another, in one line.
         """
-        resolved: dict[str, Any] = {}
-        try:
-            resolved["model"] = self.model.resolve(self.data)
-        except FieldError as error:
-            raise UserError(f"model.{error.field}: {error}") from None
-        try:
-            resolved["training"] = self.training.resolve(self.data, epoch_examples)
-        except FieldError as error:
-            raise UserError(f"training.{error.field}: {error}") from None
+        with _named("model"):
+            model = self.model.resolve(self.data)
+        with _named("training"):
+            training = self.training.resolve(self.data, epoch_examples)
+        if training.steps is not None:
+            with _named("schedule"):
+                self.schedule.check(training.steps)
         if getattr(self.data, "held_out_fraction", 0) == 1:
             raise UserError("data.held_out_fraction: 1.0 leaves nothing to train on; only evaluation sets take it")
-        check_sets(self.data, resolved["model"], self.evaluation)
-        return dataclasses.replace(self, **resolved)
+        check_sets(self.data, model, self.evaluation)
+        return dataclasses.replace(self, model=model, training=training)
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Puts the name of a part of the config before the field that it refuses."""
+    try:
+        yield
+    except FieldError as error:
+        raise UserError(f"{part}.{error.field}: {error}") from None
 
 
 def identity(config: RunConfig) -> dict[str, Any]:

@@ -24,6 +24,11 @@ class _Schedule:
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise FieldError("warmup_steps", f"{self.warmup_steps} is below 0")
 
+    def check(self, steps: int) -> None:
+        """Refuses what a run of so many steps cannot do."""
+        if self.warmup_steps is not None and self.warmup_steps > steps:
+            raise FieldError("warmup_steps", f"{self.warmup_steps} is more than the run's {steps} steps")
+
 
 @dataclass(frozen=True)
 class CosineConfig(_Schedule):

@@ -11,6 +11,7 @@ Choosing beams moves rows of that table of bits, never keys and values; the prom
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -64,6 +65,8 @@ class BeamSearch:
         """Refuses what makes no sense, in one line."""
         if self.num_beams < 1:
             raise UserError(f"num_beams={self.num_beams}: expected 1 or more")
+        if not math.isfinite(self.alpha):
+            raise UserError(f"length_penalty={self.alpha}: expected a finite number")
         if not 1 <= num_samples <= self.num_beams:
             raise UserError(f"num_samples={num_samples}: beam search has 1 to num_beams={self.num_beams} results")
         if sampling.kind() != "greedy":
