@@ -46,6 +46,7 @@ def make_run():
         "data": {"kind": "markov", "sequence_length": 8, "num_symbols": 16},
         "model": {"kind": "decoder_only", "num_layers": 2, "d_model": 16, "num_heads": 4},
         "training": {"steps": 4, "batch_size": 8, "eval_tokens": 256, "tensorboard": False},
+        "execution": {"scan_layers": True},  # one layer to compile instead of two
     }
 
     def build(*overrides):

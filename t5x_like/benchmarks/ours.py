@@ -30,7 +30,6 @@ def content_of(
         },
         "optimizer": {"kind": "adamw", "weight_decay": 0.1},
         "training": {"batch_size": batch},
-        "execution": {"scan_layers": False},
         "precision": precision,
     }
 

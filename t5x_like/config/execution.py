@@ -39,7 +39,7 @@ class MeshConfig:
 class ExecutionConfig:
     """How the same computation is carried out. Changes speed and memory, never the model or its checkpoint."""
 
-    scan_layers: bool = True
+    scan_layers: bool | Literal["auto"] = "auto"  # auto: a small stack on a single CPU device is unrolled
     remat: Literal["none", "full"] = "none"
     attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # auto: by length and device
     steps_per_call: int = 1  # training steps in one compiled call; tiny models want many

@@ -29,7 +29,7 @@ def measurements(monkeypatch):
 
 
 def test_a_rate_in_flops_per_second():
-    """Between a tenth and ten times NumPy's rate of the same product: a wrong unit or a factor of n is far off.
+    """Within a factor of fifty of NumPy's rate of the same product: a wrong unit or a factor of n is far off.
 
     Tests run beside others, and two timings a moment apart differ by what the machine does meanwhile.
     """
@@ -41,7 +41,7 @@ def test_a_rate_in_flops_per_second():
         began = time.perf_counter()
         left @ right
         fastest = min(fastest, time.perf_counter() - began)
-    assert 0.1 < found.flops_per_second / (2 * size**3 / fastest) < 10
+    assert 1 / 50 < found.flops_per_second / (2 * size**3 / fastest) < 50
     assert 0 < found.core_share <= 1
     assert found.peak >= found.flops_per_second
 

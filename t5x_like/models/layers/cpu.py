@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+MOST_UNROLLED = 8  # layers that are not scanned unless the config says so
 MOST_LOGITS = 2**21  # at once: 8 MiB of float32, which a cache holds
 
 
