@@ -41,8 +41,10 @@ class Stack:
             for i, block in enumerate(self.pattern)
         }
 
-    def unstacked(self, params: Params) -> tuple[Params, ...]:
-        """Splits stacked parameters into one tree for each repeat."""
+    def unstacked(self, params: Params | tuple[Params, ...]) -> tuple[Params, ...]:
+        """Splits stacked parameters into one tree for each repeat; what is split already stays as it is."""
+        if isinstance(params, tuple):
+            return params
         leaves, treedef = jax.tree.flatten(params)
         split = [_slices(leaf) for leaf in leaves]
         return tuple(jax.tree.unflatten(treedef, [slices[i] for slices in split]) for i in range(self.repeats))
@@ -90,7 +92,7 @@ class Stack:
         else:
             caches: tuple[Params, ...] = ()
             collected = []
-            for number, layer in enumerate(self.unstacked(params) if isinstance(params, dict) else params):
+            for number, layer in enumerate(self.unstacked(params)):
                 x, (new, *kept) = repeat(x, layer, None if cache is None else cache[number], starts[number])
                 caches += (new,)
                 collected.append(kept)

@@ -34,6 +34,7 @@ SMALLER = {
     "python scripts/generate.py": ["--max_new_tokens=8"],
     "python scripts/accounting.py": [],
     "python scripts/evaluate.py": ["--tokens=4096"],
+    "python scripts/benchmark.py": ["--sections=attention", "--lengths=64", "--rounds=1", "--seconds=0.01"],
 }
 
 

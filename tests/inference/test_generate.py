@@ -59,6 +59,13 @@ def test_greedy_through_the_cache_is_greedy_without_it(trained):
     assert together == [greedy_by_hand(model, params, prompt, NEW) for prompt in PROMPTS]
 
 
+def test_layers_may_have_been_taken_apart_before(rotary):
+    model, params = rotary
+    apart = model.unstacked(params)
+    expected = generate(model, params, PROMPTS, max_new_tokens=NEW).tokens
+    assert generate(model, apart, PROMPTS, max_new_tokens=NEW).tokens == expected
+
+
 def test_cached_logits_agree_with_uncached(trained):
     """A left-padded prompt and three more tokens through the cache, against each text alone."""
     model, params = trained
