@@ -132,18 +132,26 @@ def _reference(
         q, k = q.astype(policy.softmax), k.astype(policy.softmax)
     if bias is not None:
         bias = bias.reshape(bias.shape[0], kv_heads, groups, length, kv_length)
+    alone = may_leave_a_query_alone(mask, length, kv_length)
     step = -(-length // parts)
     if mask.causal and from_the_start(mask) and length == kv_length and step >= _SMALLEST_PART:
         starts = range(0, length, step)
-        outs = [_causal_part(q, k, v, mask, bias, policy, slice(a, min(a + step, length))) for a in starts]
+        outs = [_causal_part(q, k, v, mask, bias, policy, alone, slice(a, min(a + step, length))) for a in starts]
         out = outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=3)
     else:
-        out = _equation(q, k, v, mask, bias, policy)
+        out = _equation(q, k, v, mask, bias, policy, alone)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 def _causal_part(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: jax.Array | None, policy: Policy, rows: slice
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskSpec,
+    bias: jax.Array | None,
+    policy: Policy,
+    alone: bool,
+    rows: slice,
 ) -> jax.Array:
     """`_equation` of some queries with the keys that they can reach."""
     keys = slice(0 if mask.window is None else max(0, rows.start - mask.window + 1), rows.stop)
@@ -154,13 +162,16 @@ def _causal_part(
         offset=rows.start - keys.start,
     )
     part_of_bias = None if bias is None else bias[..., rows, keys]
-    return _equation(q[:, :, :, rows], k[:, :, keys], v[:, :, keys], part, part_of_bias, policy)
+    return _equation(q[:, :, :, rows], k[:, :, keys], v[:, :, keys], part, part_of_bias, policy, alone)
 
 
 def _equation(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: jax.Array | None, policy: Policy
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: jax.Array | None, policy: Policy, alone: bool
 ) -> jax.Array:
-    """q [B, K, G, T, C], k and v [B, K, S, C], bias [B or 1, K, G, T, S] to [B, K, G, T, C], in v's dtype."""
+    """q [B, K, G, T, C], k and v [B, K, S, C], bias [B or 1, K, G, T, S] to [B, K, G, T, C], in v's dtype.
+
+    `alone` says whether there may be queries without a key.
+    """
     groups, length, width = q.shape[2:]
     # The rows X of all heads that share keys are one dimension: on CPU a dimension more costs a quarter of the time.
     q_BKXC = q.reshape(*k.shape[:2], groups * length, width)
@@ -172,7 +183,7 @@ def _equation(
         logits = jnp.where(allowed, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     out = jnp.einsum("BKXS,BKSC->BKXC", weights, v)
-    if may_leave_a_query_alone(mask, length, k.shape[2]):
+    if alone:
         out = zero_where_alone(out, allowed)
     return out.reshape(q.shape)
 
