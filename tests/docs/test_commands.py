@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-SMALL_RUN = ["--config.training.tokens=4096", "--config.training.eval_tokens=4096", "--config.training.log_every=2"]
+SMALL_RUN = ["--config.training.tokens=32768", "--config.training.eval_tokens=4096", "--config.training.log_every=2"]
 SMALL_SWEEP = [
     "--config.sizes=({'model.d_model':8,'model.num_heads':2},{'model.d_model':12,'model.num_heads':2},"
     "{'model.d_model':16,'model.num_heads':2})",
