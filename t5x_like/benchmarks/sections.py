@@ -80,7 +80,7 @@ def _rows(
 
 
 def training(settings: Settings) -> Iterator[Row]:
-    """Whole training steps: ours as users run it, naive JAX, PyTorch, Hugging Face."""
+    """Whole training steps on rows that are not packed: our compiled step, naive JAX, PyTorch, Hugging Face."""
     for shape in settings.shapes:
         sizes = SHAPES[shape]
 

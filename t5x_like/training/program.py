@@ -77,7 +77,7 @@ def _program(config: ProgramConfig) -> "Program":
 
 
 def _scans(config: ProgramConfig, one_cpu: bool) -> bool:
-    """Whether the layers are scanned: XLA:CPU is a tenth faster without, but compiles each of them."""
+    """Whether the layers are scanned: XLA:CPU is faster without, but compiles each of them."""
     choice = config.execution.scan_layers
     return not (one_cpu and config.model.num_layers <= cpu.MOST_UNROLLED) if choice == "auto" else choice
 
