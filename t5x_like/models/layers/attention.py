@@ -52,7 +52,7 @@ def attend(
       bias: [B or 1, H, T, S], added to the logits.
       impl: "reference", the equation itself; "blockwise", without a [T, S] matrix; "splash", a kernel for TPU (on CPU
         interpreted, slowly); "cudnn", one for GPU; "auto", what suits the device and the length. A call through a
-        cache, whose queries do not start at key 0, takes what "auto" takes.
+        cache, whose queries do not start at key 0, takes what "auto" takes; one with `mask.allowed` the reference.
       policy: the softmax is taken in `policy.softmax`.
       layout: where batch and heads lie; None for one device.
       one_cpu: whether the program is for a single CPU device.

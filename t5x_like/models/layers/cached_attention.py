@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from t5x_like.models.context import Context
+from t5x_like.models.layers.masks import MASKED
 from t5x_like.precision import Policy
 
 Cache = dict[str, jax.Array]
-MASKED = -1e30
 
 
 def empty_cache(batch_size: int, kv_heads: int, slots: int, head_dim: int, dtype: DTypeLike) -> Cache:
