@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The valley of loss over log params at one compute: parabola and cubic, their minima, and replicates of them.
+
+Intervals are a parametric bootstrap: noise is taken as normal, of one size relative to the loss in all budgets; its
+variance is pooled over them (sum of squares over the degrees of freedom), and every replicate draws that variance from
+its own chi-squared distribution and then all coefficients. So what is linear in the losses has exactly Student's
+intervals, and minima, exponents and predictions, which are not, need no linearisation.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.polynomial import polynomial
+
+from t5x_like.scaling.intervals import as_pair
+from t5x_like.scaling.points import Points
+from t5x_like.scaling.wording import percent
+
+Array = np.ndarray
+Pair = list[float | None]
+
+QUANTITIES = ("params", "tokens", "loss")
+FORMS = {"parabola": 3, "cubic": 4}  # coefficients
+FEWEST_BUDGETS = 3  # for an exponent
+SAME = 0.01  # sizes closer than this in log params count as one
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A polynomial of loss in log params over one budget's runs.
+
+    Attributes:
+      center, coefficients: loss = sum_i coefficients[i] x^i, x = log params - center.
+      left_out_error: root mean square error at each run when it is left out, relative to the budget's mean loss.
+      problem: why the runs bracket no minimum, or None.
+      params, tokens, loss: the minimum.
+      intervals: 95 %, of the three, by name.
+    """
+
+    center: float
+    coefficients: list[float]
+    left_out_error: float
+    problem: str | None
+    params: float | None = None
+    tokens: float | None = None
+    loss: float | None = None
+    intervals: dict[str, Pair] = field(default_factory=dict)
+
+
+def sizes(params: Array) -> list[float]:
+    logs = np.sort(np.log(params))
+    return np.exp(logs[np.diff(logs, prepend=-np.inf) > SAME]).tolist()
+
+
+@dataclass(frozen=True)
+class Valley:
+    """Least squares of one budget's losses on powers of x = log params - center: V c = loss, V = Q R."""
+
+    center: float
+    x: Array  # [n]
+    mean_loss: float
+    coefficients: Array  # [p]
+    root: Array  # inverse of R; its square is the coefficients' covariance under unit noise
+    residuals: Array  # [n], relative to mean_loss
+    left_out: Array  # [n], each run's residual when it is left out, relative to mean_loss
+    tokens: Array  # log tokens = tokens[0] + tokens[1] x; exact, with slope -1, at constant 6 params tokens
+
+    @classmethod
+    def over(cls, points: Points, rows: Array, form: str) -> "Valley | None":
+        """Returns None without one size more than the form has coefficients: nothing would be left to judge it by."""
+        if len(sizes(points.params[rows])) <= FORMS[form]:
+            return None
+        loss, logs = points.loss[rows], np.log(points.params[rows])
+        x = logs - logs.mean()
+        q, r = np.linalg.qr(np.vander(x, FORMS[form], increasing=True))
+        root, residuals = np.linalg.inv(r), (loss - q @ (q.T @ loss)) / loss.mean()
+        left_out = residuals / (1 - (q**2).sum(1))
+        tokens = polynomial.polyfit(x, np.log(points.tokens[rows]), 1)
+        return cls(float(logs.mean()), x, float(loss.mean()), root @ (q.T @ loss), root, residuals, left_out, tokens)
+
+    def minima(self, coefficients: Array) -> Array:
+        """Returns log params, log tokens, log loss [R, 3] at the local minima of curves [R, p]; NaN without one."""
+        x = _lowest(coefficients)
+        with np.errstate(invalid="ignore"):
+            loss = np.log(polynomial.polyval(x, coefficients.T, tensor=False))
+        return np.stack([self.center + x, self.tokens[0] + self.tokens[1] * x, loss], -1)
+
+
+def _lowest(coefficients: Array) -> Array:
+    """Returns where parabolas or cubics [R, p] have their local minimum, [R]; NaN where they have none."""
+    c1, c2, c3 = (*coefficients.T[1:], np.zeros(len(coefficients)))[:3]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.sqrt(c2**2 - 3 * c1 * c3)  # half the curvature there
+        # One root of c1 + 2 c2 x + 3 c3 x^2 in the two forms that do not cancel; a parabola needs c2 > 0.
+        return np.where(c2 > 0, -c1 / (c2 + slope), np.where(c3 == 0, np.nan, (slope - c2) / (3 * c3)))
+
+
+def problem_of(valley: Valley | None, form: str) -> str | None:
+    """Returns why a curve has no minimum that the runs bracket, or None."""
+    if valley is None:
+        return f"a {form} needs runs of at least {FORMS[form] + 1} sizes"
+    x, ends = _lowest(valley.coefficients[None])[0], np.array([valley.x.min(), valley.x.max()])
+    inside, left, right = polynomial.polyval(np.array([x, *ends]), valley.coefficients)
+    if ends[0] < x < ends[1] and inside <= min(left, right):
+        return None
+    where, wanted = ("largest", "larger") if right < left else ("smallest", "smaller")
+    return f"the {form} is lowest at the {where} size, so the minimum is not bracketed; train {wanted} models there"
+
+
+def choose(valleys: dict[str, list[Valley | None]]) -> tuple[str, str]:
+    """Returns one form for all budgets (chosen apart, noise would choose, and bend the exponent) and why, in words."""
+    both = [(p, c) for p, c in zip(valleys["parabola"], valleys["cubic"], strict=True) if p and c]
+    if not both:
+        return "parabola", "No budget has the sizes to judge a cubic by."
+    errors = [_rms(np.concatenate([pair[i].left_out for pair in both])) for i in range(2)]
+    minima = [sum(problem_of(valley, form) is None for valley in valleys[form]) for form in FORMS]
+    lost = minima[1] < min(minima[0], FEWEST_BUDGETS)
+    said = (
+        f"Leaving out one run at a time, the parabola misses by {percent(errors[0])}, the cubic by {percent(errors[1])}"
+    )
+    if lost and errors[1] < errors[0]:
+        return "parabola", f"{said}; but the cubic has too few bracketed minima."
+    form = "cubic" if errors[1] < errors[0] else "parabola"
+    return form, f"{said}: the {form} is used in all budgets."
+
+
+def bootstrap(
+    valleys: list[Valley | None], form: str, replicates: int, rng: np.random.Generator
+) -> tuple[list[Curve | None], Array, int]:
+    """Returns each budget's curve, replicates of log params, tokens, loss [budgets, R, 3], and degrees of freedom."""
+    fitted = [valley for valley in valleys if valley]
+    freedom = sum(len(valley.x) - FORMS[form] for valley in fitted)
+    squares = sum(float((valley.residuals**2).sum()) for valley in fitted)
+    noise = np.sqrt(squares / rng.chisquare(max(freedom, 1), replicates))
+    curves: list[Curve | None] = []
+    samples = np.full((len(valleys), replicates, 3), np.nan)
+    for i, valley in enumerate(valleys):
+        if valley is None:
+            curves.append(None)
+            continue
+        normal = rng.normal(size=(replicates, FORMS[form])) @ valley.root.T
+        samples[i] = valley.minima(valley.coefficients + valley.mean_loss * noise[:, None] * normal)
+        curve = Curve(valley.center, valley.coefficients.tolist(), _rms(valley.left_out), problem_of(valley, form))
+        if not curve.problem:
+            best = np.exp(valley.minima(valley.coefficients[None])[0]).tolist()
+            spread = {name: as_pair(np.exp(samples[i, :, j])) for j, name in enumerate(QUANTITIES)}
+            curve = replace(curve, **dict(zip(QUANTITIES, best, strict=True)), intervals=spread)
+        curves.append(curve)
+    return curves, samples, freedom
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
