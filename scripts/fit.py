@@ -19,8 +19,8 @@ from rich.table import Table
 from t5x_like.command_line import Parser
 from t5x_like.errors import exit_with
 from t5x_like.scaling import summary
+from t5x_like.scaling.catalogue import LAWS
 from t5x_like.scaling.fit import BOOTSTRAP, HUBER_DELTA, Fit, fit_scaling_law
-from t5x_like.scaling.laws import LAWS
 from t5x_like.scaling.points import read_points
 from t5x_like.scaling.report import prepare_folder, write_report
 

@@ -39,7 +39,7 @@ def certify(
     objective = float(huber(surface.predict(theta[None])[0] - log_loss, delta).sum())
     second = _second_opinion(surface, log_loss, delta, starts[:3], good_enough=objective * (1 + AGREE))
     condition, direction = _flatness(surface, theta)
-    names = surface.law.parameters
+    names = surface.law.searched
     return {
         "gradient_norm": _gradient_norm(surface, log_loss, theta, delta),
         "second_method": {
@@ -115,7 +115,7 @@ def _flatness(surface: Surface, theta: Array) -> tuple[float, list[float]]:
 
 def _active_bounds(surface: Surface, theta: Array) -> list[str]:
     low, high = theta <= surface.lower, theta >= surface.upper
-    names = surface.law.parameters
+    names = surface.law.searched
     return [f"{n} = {b:g}" for n, at, b in zip(names, low, surface.lower, strict=True) if at] + [
         f"{n} = {b:g}" for n, at, b in zip(names, high, surface.upper, strict=True) if at
     ]

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from t5x_like.scaling.certificate import FLAT
-from t5x_like.scaling.frontier import BEYOND
+from t5x_like.scaling.frontier import BEYOND, can_share
 from t5x_like.scaling.laws import Law
+from t5x_like.scaling.pairs import Pair
 from t5x_like.scaling.points import Points
+from t5x_like.scaling.weights import robust_scale
 from t5x_like.scaling.wording import count, figure, percent
 
 Array = np.ndarray
-Pair = list[float | None]
 
 OUTLIER = 6.0  # robust standard deviations; a normal residual passes it once in 5e8
 MISSED = 3.0  # held-out error over the residual of the fit, from which the law is the problem rather than noise
@@ -33,7 +34,7 @@ def concerns(
     """Returns the warnings of a fit, those about the data first, then the fit, then what it is used for."""
     return [
         *points.warnings,
-        *_about_data(points),
+        *_about_data(law, points),
         *_about_design(law, points),
         *_about_residuals(law, points, residuals),
         *_about_minimum(certificate),
@@ -43,7 +44,7 @@ def concerns(
     ]
 
 
-def _about_data(points: Points) -> list[str]:
+def _about_data(law: Law, points: Points) -> list[str]:
     found = []
     if len(points.fingerprints) > 1:
         found.append(
@@ -54,7 +55,7 @@ def _about_data(points: Points) -> list[str]:
     if len(families) > 1:
         found.append(f"One law is fitted to {len(families)} model families together: {', '.join(families)}.")
     unique = points.columns.get("unique_tokens")
-    if unique is not None:
+    if unique is not None and "unique_tokens" not in law.variables:
         passes = np.where(unique > 0, points.tokens / np.where(unique > 0, unique, 1), 1)
         repeated = passes > 1 + 1e-6
         if repeated.any():
@@ -76,6 +77,8 @@ def _about_design(law: Law, points: Points) -> list[str]:
     if n <= p + 3:
         left = f"leave {n - p} to judge the noise by"
         found.append(f"{n} points for {p} parameters {left}: the intervals are rough themselves.")
+    if not {"params", "tokens"} <= set(law.variables):
+        return found
     correlation = float(np.corrcoef(np.log(points.params), np.log(points.tokens))[0, 1])
     if abs(correlation) > 0.95:
         found.append(
@@ -87,7 +90,7 @@ def _about_design(law: Law, points: Points) -> list[str]:
 
 def _about_residuals(law: Law, points: Points, residuals: Array) -> list[str]:
     """Outliers, by a scale that leaves out as many points as a Huber fit may pass exactly through."""
-    scale = 1.4826 * float(np.median(np.sort(np.abs(residuals))[len(law.parameters) :]))
+    scale = robust_scale(residuals, len(law.parameters))
     if scale < 1e-12:
         return []
     far = np.flatnonzero(np.abs(residuals) > OUTLIER * scale)
@@ -129,7 +132,7 @@ def _about_parameters(
         for bound in certificate["active_bounds"]
     ]
     for name, (low, high) in intervals.items():
-        limits = law.nonlinear.get(name)
+        limits = None if law.coordinates else law.nonlinear.get(name)
         if name in law.linear and low is not None and low <= 0 < parameters[name]:
             found.append(f"The interval of {name} reaches 0: the points do not exclude a law without it.")
         if limits and (low is None or high is None or low <= limits[0] or high >= limits[1]):
@@ -145,7 +148,9 @@ def _about_parameters(
 
 def _about_frontier(law: Law, points: Points, optimal: Mapping[str, Any] | None) -> list[str]:
     if optimal is None:
-        reason = "has no closed form for it" if law.allocation is None else "has no minimum at fixed compute here"
+        if not {"params", "tokens"} <= set(law.variables):
+            return []
+        reason = "has no minimum at fixed compute here" if can_share(law) else "reads more than params and tokens"
         return [f"No compute-optimal sizes are given: law {law.name!r} {reason}."]
     low, high = optimal["intervals"].get("a", (0.0, 0.0))
     found = []

@@ -5,32 +5,54 @@ The objective is Hoffmann et al. 2022's (approach 3): the sum over points of Hub
 measured.
 """
 
+import dataclasses
 import hashlib
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import warnings as python_warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy
 
 import t5x_like
-from t5x_like.errors import UserError
+from t5x_like.errors import UserError, unknown_name
+from t5x_like.scaling import quantities
+from t5x_like.scaling.bootstrap import pairs_bootstrap, wild_bootstrap
+from t5x_like.scaling.catalogue import get_law
 from t5x_like.scaling.certificate import certify
-from t5x_like.scaling.diagnosis import Pair, concerns
-from t5x_like.scaling.frontier import compute_optimal
+from t5x_like.scaling.diagnosis import concerns
+from t5x_like.scaling.frontier import BEYOND, compute_optimal
 from t5x_like.scaling.holdout import held_out, predict_largest
-from t5x_like.scaling.intervals import as_pair, interval, wild_bootstrap
-from t5x_like.scaling.laws import Law, get_law
+from t5x_like.scaling.intervals import METHODS, Delta, Intervals, Profile, Replicates
+from t5x_like.scaling.laws import Law, complete
+from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.points import Points, read_points
 from t5x_like.scaling.solver import find_minimum, huber
-from t5x_like.scaling.surface import surface_of
+from t5x_like.scaling.surface import Surface, surface_of
+from t5x_like.scaling.weights import WEIGHTS, emphasis, own_delta
+
+if TYPE_CHECKING:
+    from t5x_like.scaling.compare import Comparison
 
 Array = np.ndarray
 
 HUBER_DELTA = 1e-3
 BOOTSTRAP = 1000
 FEWEST_REPLICATES = 100
+_DESCRIBED = {
+    "wild": "95 % percentiles of a wild bootstrap of HC3 least-squares residuals, full refits",
+    "pairs": "95 % percentiles of a bootstrap of points, full refits",
+    "delta": "the delta method with 95 % quantiles of Student's t",
+    "profile": "profile likelihood with 95 % quantiles of Student's t",
+}
+
+
+class ExtrapolationWarning(UserWarning):
+    """A law was asked for losses far beyond the compute it was fitted to."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +61,26 @@ class Fit:
 
     Attributes:
       law, points, huber_delta, seed: what was fitted, to what, and how.
+      interval_method: one of `intervals.METHODS`.
+      surface, theta: the law on the points, and the minimum in the solver's coordinates.
       vector: parameters [P] in the order of `law.parameters`, in the law's own units.
-      draws: bootstrap replicates of them, [R, P]; R is 0 when no intervals were asked for.
+      draws: bootstrap replicates of them, [R, P]; R is 0 when no replicates were asked for.
       objective: the sum of Huber losses at the minimum.
-      residuals: log measured - log predicted, [n].
+      residuals: log measured - log predicted, [n] (measured - predicted of an accuracy).
       certificate: see `certificate.certify`.
       holdout: see `holdout.predict_largest`, or None.
       compute_optimal: see `frontier.compute_optimal`, or None.
       warnings: plain sentences.
+      analyses: further results by name, each ready for JSON: leaderboard, influence, sensitivity, isoflop, coverage.
     """
 
     law: Law
     points: Points
     huber_delta: float
     seed: int
+    interval_method: str
+    surface: Surface
+    theta: Array
     vector: Array
     draws: Array
     objective: float
@@ -61,15 +89,40 @@ class Fit:
     holdout: dict[str, Any] | None
     compute_optimal: dict[str, Any] | None
     warnings: list[str]
+    analyses: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[str, float]:
         return {name: float(value) for name, value in zip(self.law.parameters, self.vector, strict=True)}
 
     @property
+    def target(self) -> Array:
+        """Responses [n]: what the surface was fitted to."""
+        return self.surface.response(_measured(self.law, self.points))
+
+    @cached_property
     def intervals(self) -> dict[str, Pair]:
         """95 % interval of each parameter; empty without replicates."""
-        return _intervals(self.law, self.draws)
+        return _named(self.law, self.spread)
+
+    @property
+    def spread(self) -> Intervals | None:
+        """Makes the 95 % interval of anything that follows from the parameters; None without replicates."""
+        return self.spread_by(self.interval_method)
+
+    def spread_by(self, method: str) -> Intervals | None:
+        """As `spread`, by another method: "delta" and "profile" need no replicates."""
+        return _spread(method, self.surface, self.target, self.theta, self.huber_delta, self.draws)
+
+    @property
+    def joint_intervals(self) -> dict[str, Pair]:
+        """Intervals, wider than `intervals`, that hold all parameters at once in 95 % of the replicates."""
+        if not len(self.draws):
+            return {}
+        middle, deviation = self.draws.mean(0), self.draws.std(0) + 1e-300
+        reach = float(np.quantile(np.abs((self.draws - middle) / deviation).max(1), 0.95))
+        ends = zip(middle - reach * deviation, middle + reach * deviation, strict=True)
+        return {name: pair(low, high) for name, (low, high) in zip(self.law.parameters, ends, strict=True)}
 
     @property
     def covariance(self) -> Array | None:
@@ -86,18 +139,70 @@ class Fit:
         """Mask [n] of the points that `holdout` predicted from the others."""
         return held_out(self.points) if self.holdout else np.zeros(len(self.points), bool)
 
-    def predict(self, params: Any, tokens: Any) -> Array:
-        """Returns the loss in nats per token at these params and tokens (scalars or arrays, broadcast)."""
-        return self._predict(self.vector, params, tokens)
+    def predict(self, params: Any = None, tokens: Any = None, **others: Any) -> Array:
+        """Returns the loss in nats per token at these params and tokens (scalars or arrays, broadcast).
 
-    def predict_interval(self, params: Any, tokens: Any) -> tuple[Array, Array]:
+        A law that reads other variables is given them by name: `fit.predict(compute=1e20)`. Warns
+        (`ExtrapolationWarning`) beyond 30 times the largest compute of the points.
+        """
+        variables = self._variables(params, tokens, others)
+        return self.law.predict(self.parameters, variables)
+
+    def predict_interval(self, params: Any = None, tokens: Any = None, **others: Any) -> tuple[Array, Array]:
         """Returns the 95 % interval of the law's loss there: of the surface, not of one more noisy run."""
-        shape = np.broadcast_shapes(np.shape(params), np.shape(tokens))
-        return interval(self._predict(self.draws.reshape(-1, *[1] * len(shape), self.draws.shape[-1]), params, tokens))
+        if self.spread is None:
+            raise UserError("predict_interval: this fit has no replicates; fit with bootstrap=1000, or delta intervals")
+        variables = self._variables(params, tokens, others)
+        shape = np.broadcast_shapes(*(np.shape(value) for value in variables.values()))
+        flat = {name: np.broadcast_to(value, shape).ravel() for name, value in variables.items()}
+        low, high = self.spread.of(quantities.prediction(self.law, flat).of)
+        return low.reshape(shape), high.reshape(shape)
 
-    def _predict(self, vectors: Array, params: Any, tokens: Any) -> Array:
-        variables = {"params": np.asarray(params, float), "tokens": np.asarray(tokens, float)}
-        return self.law.predict(self.law.named(vectors), variables)
+    def _variables(self, params: Any, tokens: Any, others: Mapping[str, Any]) -> dict[str, Array]:
+        given = {"params": params, "tokens": tokens, **others}
+        known = complete({name: np.asarray(value, float) for name, value in given.items() if value is not None})
+        if "compute" in known:
+            times = float(np.max(known["compute"]) / self.points.compute.max())
+            if times > BEYOND * (1 + 1e-9):
+                python_warnings.warn(
+                    f"{times:.3g} times the largest compute of the points: beyond {BEYOND:g} the intervals say little",
+                    ExtrapolationWarning,
+                    stacklevel=3,
+                )
+        return {name: known[name] for name in self.law.variables if name in known} or known
+
+    def frontier(self, flops: Any) -> list[dict[str, Any]]:
+        """Returns the compute-optimal params, tokens and loss at budgets in FLOPs, with intervals, one row each.
+
+        Raises:
+          UserError: the law cannot share compute between params and tokens.
+        """
+        found = compute_optimal(
+            self.law, self.vector, self._spread_of, np.atleast_1d(np.asarray(flops, float)), exact=True
+        )
+        if found is None:
+            raise UserError(f"law {self.law.name!r} has no compute-optimal sizes here: {self.law.formula}")
+        return list(found["rows"])
+
+    @property
+    def _spread_of(self) -> Callable[..., tuple[Array, Array]] | None:
+        return self.spread.of if self.spread else None
+
+    def compare(self, other: "Fit") -> "Comparison":
+        """Compares this arm with another: the compute multiplier at equal loss, with intervals; see `compare`."""
+        from t5x_like.scaling.compare import compare
+
+        return compare(self, other)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draws the loss against the points, as a matplotlib figure; into a .png, .svg or .pdf file if named."""
+        from t5x_like.scaling.plots import draw_main
+
+        return draw_main(self, path)
+
+    def with_analyses(self, **analyses: Any) -> "Fit":
+        """Returns the fit with further results beside those it has."""
+        return dataclasses.replace(self, analyses={**self.analyses, **analyses})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of fit.json: strict JSON, null where a value does not exist."""
@@ -109,6 +214,7 @@ class Fit:
             "covariance": None if self.covariance is None else self.covariance.tolist(),
             "covariance_order": list(self.law.parameters),
             "intervals": self.intervals,
+            "joint_intervals": self.joint_intervals,
             "objective": self.objective,
             "huber_delta": self.huber_delta,
             "residual_rms": self.residual_rms,
@@ -120,6 +226,7 @@ class Fit:
             "num_points": len(points),
             "largest_flops": float(points.compute.max()),
             "warnings": self.warnings,
+            **self.analyses,
             "provenance": self._provenance(),
         }
 
@@ -131,7 +238,7 @@ class Fit:
             "points_used_sha256": hashlib.sha256(used.tobytes()).hexdigest(),
             "data_fingerprints": list(points.fingerprints),
             "bootstrap": len(self.draws),
-            "interval_method": "95 % percentiles of a wild bootstrap of HC3 least-squares residuals, full refits",
+            "interval_method": _DESCRIBED[self.interval_method],
             "seed": self.seed,
             "versions": {
                 "t5x_like": t5x_like.__version__,
@@ -146,8 +253,10 @@ def fit_scaling_law(
     points: Any,
     law: str | Law = "chinchilla",
     *,
-    huber_delta: float = HUBER_DELTA,
+    huber_delta: float | str = HUBER_DELTA,
     bootstrap: int = BOOTSTRAP,
+    interval_method: str = "wild",
+    weights: str = "equal",
     seed: int = 0,
     params_column: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -157,9 +266,12 @@ def fit_scaling_law(
     Args:
       points: a points.csv, a sweep folder, a mapping of columns, a list of row mappings, an array [n, 3] of
         params, tokens, loss, or `Points`; see `points.read_points`.
-      law: a name in `laws.LAWS`, or a `Law` of your own.
-      huber_delta: the threshold of the Huber loss on log residuals; a large one (1e6) is least squares.
+      law: a name in `catalogue.LAWS`, or a `Law` of your own.
+      huber_delta: the threshold of the Huber loss on log residuals; a large one (1e6) is least squares; "auto" takes
+        1.345 robust standard deviations of the residuals themselves.
       bootstrap: replicates for the intervals, at least 100, or 0 for the point fit only.
+      interval_method: how intervals are made: "wild" or "pairs" bootstrap, "delta" or "profile".
+      weights: "equal", or "loss_stderr": by the inverse of each point's squared error plus what the law misses by.
       seed: of the bootstrap.
       params_column: which column of the points counts the parameters, instead of `params`.
       progress: called with (replicates done, all replicates).
@@ -172,43 +284,92 @@ def fit_scaling_law(
       >>> fit.parameters["alpha"], fit.intervals["alpha"], fit.predict(params=7e9, tokens=1.4e11)
     """
     chosen = get_law(law)
-    if not (np.isfinite(huber_delta) and huber_delta > 0):
-        raise UserError(f"huber_delta: {huber_delta!r}; it must be a positive number (Hoffmann et al. use 1e-3)")
-    if bootstrap != 0 and bootstrap < FEWEST_REPLICATES:
-        raise UserError(f"bootstrap: {bootstrap}; it must be 0, for no intervals, or at least {FEWEST_REPLICATES}")
-    if seed < 0:
-        raise UserError(f"seed: {seed}; it must be 0 or more")
+    _check_options(huber_delta, bootstrap, interval_method, weights, seed)
     points = read_points(points, params_column)
     surface = surface_of(chosen, points)
-    log_loss = np.log(points.loss)
-    theta, starts, values = find_minimum(surface, log_loss, huber_delta)
+    if weights == "loss_stderr":
+        surface = surface_of(chosen, points, emphasis(surface, points))
+    target = surface.response(_measured(chosen, points))
+    delta = own_delta(surface, target) if huber_delta == "auto" else float(huber_delta)
+    theta, starts, values = find_minimum(surface, target, delta)
+    draws = _replicates(interval_method, surface, target, theta, delta, bootstrap, seed, progress)
     vector = surface.natural(theta[None])[0]
-    draws = np.empty((0, len(vector)))
-    if bootstrap:
-        rng = np.random.default_rng(seed)
-        replicates = wild_bootstrap(surface, log_loss[None], theta[None], huber_delta, bootstrap, rng, progress)
-        draws = surface.natural(replicates[:, 0])
-    residuals = log_loss - surface.predict(theta[None])[0]
-    certificate = certify(surface, log_loss, theta, huber_delta, starts, values)
-    holdout, no_holdout = predict_largest(chosen, points, huber_delta)
-    optimal = compute_optimal(chosen, vector, draws, points.compute)
+    spread = _spread(interval_method, surface, target, theta, delta, draws)
+    misses = target - surface.predict(theta[None])[0]
+    residuals = misses / surface.emphasis
+    certificate = certify(surface, target, theta, delta, starts, values)
+    holdout, no_holdout = predict_largest(chosen, points, delta)
+    optimal = compute_optimal(chosen, vector, spread.of if spread else None, points.compute)
     parameters = {name: float(value) for name, value in zip(chosen.parameters, vector, strict=True)}
-    warnings = concerns(chosen, points, parameters, _intervals(chosen, draws), residuals, certificate, optimal, holdout)
+    found = concerns(chosen, points, parameters, _named(chosen, spread), residuals, certificate, optimal, holdout)
     return Fit(
         law=chosen,
         points=points,
-        huber_delta=float(huber_delta),
+        huber_delta=delta,
         seed=seed,
+        interval_method=interval_method,
+        surface=surface,
+        theta=theta,
         vector=vector,
         draws=draws,
-        objective=float(huber(residuals, huber_delta).sum()),
+        objective=float(huber(misses, delta).sum()),
         residuals=residuals,
         certificate=certificate,
         holdout=holdout,
         compute_optimal=optimal,
-        warnings=[*warnings, *([no_holdout] if no_holdout else [])],
+        warnings=[*found, *([no_holdout] if no_holdout else [])],
     )
 
 
-def _intervals(law: Law, draws: Array) -> dict[str, Pair]:
-    return {name: as_pair(draws[:, i]) for i, name in enumerate(law.parameters)} if len(draws) else {}
+def _check_options(huber_delta: float | str, bootstrap: int, interval_method: str, weights: str, seed: int) -> None:
+    number = isinstance(huber_delta, int | float) and np.isfinite(huber_delta) and huber_delta > 0
+    if not number and huber_delta != "auto":
+        raise UserError(
+            f"huber_delta: {huber_delta!r}; it must be a positive number (Hoffmann et al. use 1e-3), or auto"
+        )
+    if bootstrap != 0 and bootstrap < FEWEST_REPLICATES:
+        raise UserError(f"bootstrap: {bootstrap}; it must be 0, for no intervals, or at least {FEWEST_REPLICATES}")
+    if interval_method not in METHODS:
+        raise unknown_name("interval_method", interval_method, METHODS)
+    if weights not in WEIGHTS:
+        raise unknown_name("weights", weights, WEIGHTS)
+    if seed < 0:
+        raise UserError(f"seed: {seed}; it must be 0 or more")
+
+
+def _measured(law: Law, points: Points) -> Array:
+    return points.loss if law.target == "loss" else np.asarray(points.columns[law.target], float)
+
+
+def _replicates(
+    method: str,
+    surface: Surface,
+    target: Array,
+    theta: Array,
+    delta: float,
+    replicates: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> Array:
+    """Returns bootstrap replicates of the printed parameters, [R, P]; wild ones for methods that need none."""
+    if not replicates:
+        return np.empty((0, len(surface.law.parameters)))
+    rng = np.random.default_rng(seed)
+    if method == "pairs":
+        return surface.natural(pairs_bootstrap(surface, target, theta, delta, replicates, rng, progress))
+    draws = wild_bootstrap(surface, target[None], theta[None], delta, replicates, rng, progress)
+    return surface.natural(draws[:, 0])
+
+
+def _spread(method: str, surface: Surface, target: Array, theta: Array, delta: float, draws: Array) -> Intervals | None:
+    if method in ("delta", "profile"):
+        linear = Delta(surface, target, theta, delta)
+        return Profile(linear) if method == "profile" else linear
+    return Replicates(draws) if len(draws) else None
+
+
+def _named(law: Law, spread: Intervals | None) -> dict[str, Pair]:
+    if spread is None:
+        return {}
+    names, of = quantities.parameters(law).names, quantities.parameters(law).of
+    return {name: pair(*ends) for name, ends in zip(names, zip(*spread.of(of), strict=True), strict=True)}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like.errors import UserError
-from t5x_like.scaling.laws import Law
+from t5x_like.scaling.laws import Law, complete
 from t5x_like.scaling.points import Points
 from t5x_like.scaling.solver import find_minimum
 from t5x_like.scaling.surface import surface_of
@@ -37,12 +37,13 @@ def predict_largest(law: Law, points: Points, delta: float) -> tuple[dict[str, A
         surface = surface_of(law, rest)
     except UserError as error:
         return None, f"No cells could be held out as a test of extrapolation: without the largest, {error}."
-    theta, _, _ = find_minimum(surface, np.log(rest.loss), delta)
+    measured = points.loss if law.target == "loss" else points.columns[law.target]
+    theta, _, _ = find_minimum(surface, surface.response(measured[~out]), delta)
     parameters = law.named(surface.natural(theta[None])[0])
-    variables = {name: column[out] for name, column in points.variables.items()}
+    variables = {name: column[out] for name, column in complete(points.variables).items()}
     predicted = np.broadcast_to(law.predict(parameters, variables), out.sum())
-    errors = predicted / points.loss[out] - 1
-    cells = zip(points.params[out], points.tokens[out], points.loss[out], predicted, errors, strict=True)
+    errors = predicted / measured[out] - 1
+    cells = zip(points.params[out], points.tokens[out], measured[out], predicted, errors, strict=True)
     names = ("params", "tokens", "loss", "predicted", "relative_error")
     return {
         "rule": "the fifth of the points of highest compute, at least 2; errors are (predicted - measured) / measured",

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scaling laws, declared: what a law is made of, so that fitter, intervals, plots and report work on any of them.
+"""What a scaling law is made of, so that fitter, intervals, plots and report work on any of them.
 
 A law predicts a loss as a sum of columns with coefficients >= 0, the columns shaped by a few exponents:
 
     loss = sum_k  c_k * column_k(variables; exponents)
 
 For fixed exponents that is linear, which is what makes a global search cheap (see `solver`). A new law is one
-declaration, added to `LAWS`:
+declaration; `catalogue` holds ours:
 
     TIED = Law(
         name="chinchilla_tied",
@@ -19,16 +19,39 @@ declaration, added to `LAWS`:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
-from t5x_like.errors import unknown_name
+from t5x_like.errors import UserError
 
 Array = np.ndarray
-Columns = Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Any, ...]]
-Allocation = Callable[[Mapping[str, Any]], tuple[Any, Any]]
+Values = Mapping[str, Any]
+Columns = Callable[[Values, Values], tuple[Any, ...]]
+Allocation = Callable[[Values], tuple[Any, Any]]
+Change = Callable[[Values, Values], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """How a law is searched where its printed parameters would not do: some have units, such as C0 in FLOPs.
+
+    The search sees every variable divided by its geometric mean over the points, so that one range fits all data; its
+    own parameters are the law's `linear` and `nonlinear`. These two functions translate; `units` is {variable: what it
+    was divided by}.
+
+    Attributes:
+      parameters: the names in print.
+      to_search: (printed parameters, units) -> searched parameters.
+      from_search: (searched parameters, units) -> printed parameters.
+      shared: variable -> the variable whose unit it shares.
+    """
+
+    parameters: tuple[str, ...]
+    to_search: Change
+    from_search: Change
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,14 +60,19 @@ class Law:
 
     Attributes:
       name: what `--law=` and `fit.json` call it.
-      formula: the law in one line, for people.
-      variables: the columns of the points it reads; the fit works in their logarithms where it needs a design.
+      formula: the law in one line, for people, in its printed parameters.
+      variables: the columns of the points it reads; "compute" is 6 params tokens. The fit works in their logarithms
+        where it needs a design.
       linear: names of the coefficients, each >= 0, in the order of `columns`.
-      nonlinear: exponent name -> (lowest, highest) value searched.
+      nonlinear: name -> (lowest, highest) value searched; evenly in the logarithm where the lowest is positive.
       columns: (variables, exponents) -> one array, or the number 1.0, per coefficient. Must be positive and written
         with NumPy operators only: derivatives are taken by a complex step through it, exact to rounding.
       allocation: parameters -> (G, a) such that params = G (C/6)^a minimises the loss under C = 6 params tokens; None
         where the law has no such closed form.
+      coordinates: how it is searched, if not in its printed parameters.
+      target: the column it predicts. A loss is fitted in its logarithm, an accuracy as it is.
+      distinct: variable -> how many values of it the points must have, where that is not three.
+      check: variables -> a sentence on why these points cannot determine the law, or None.
       source: the paper.
     """
 
@@ -52,72 +80,56 @@ class Law:
     formula: str
     variables: tuple[str, ...]
     linear: tuple[str, ...]
-    nonlinear: dict[str, tuple[float, float]]
+    nonlinear: Mapping[str, tuple[float, float]]
     columns: Columns
     allocation: Allocation | None = None
+    coordinates: Coordinates | None = None
+    target: Literal["loss", "accuracy"] = "loss"
+    distinct: Mapping[str, int] = field(default_factory=dict)
+    check: Callable[[Mapping[str, Array]], str | None] | None = None
     source: str = ""
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of all parameters: coefficients first, then exponents. Every parameter vector has this order."""
+    def searched(self) -> tuple[str, ...]:
+        """Names of what the solver varies: coefficients first, then exponents."""
         return (*self.linear, *self.nonlinear)
 
-    def predict(self, parameters: Mapping[str, Any], variables: Mapping[str, Any]) -> Array:
-        """Returns the loss for named parameters and variables, broadcast against each other."""
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the printed parameters. Every vector of natural parameters has this order."""
+        return self.coordinates.parameters if self.coordinates else self.searched
+
+    def predict(self, parameters: Values, variables: Values) -> Array:
+        """Returns the loss for printed parameters and variables, broadcast against each other.
+
+        Raises:
+          UserError: a parameter or a variable is missing.
+        """
+        for given, wanted, what in (
+            (parameters, self.parameters, "parameter"),
+            (variables, self.variables, "variable"),
+        ):
+            if absent := [name for name in wanted if name not in given]:
+                raise UserError(
+                    f"law {self.name!r} needs the {what} {absent[0]!r}; given: {', '.join(given) or 'none'}"
+                )
+        if self.coordinates:
+            parameters = self.coordinates.to_search(parameters, dict.fromkeys(self.variables, 1.0))
         columns = self.columns(variables, {name: parameters[name] for name in self.nonlinear})
         return np.asarray(sum(parameters[name] * column for name, column in zip(self.linear, columns, strict=True)))
 
     def named(self, vectors: Array) -> dict[str, Array]:
-        """Splits parameter vectors [..., P] into {name: [...]}."""
+        """Splits printed parameter vectors [..., P] into {name: [...]}."""
         return {name: vectors[..., i] for i, name in enumerate(self.parameters)}
 
-
-def _chinchilla_allocation(p: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Hoffmann et al. 2022, equation 4: G = (alpha A / (beta B))^(1 / (alpha + beta)), a = beta / (alpha + beta)."""
-    total = p["alpha"] + p["beta"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / total), p["beta"] / total
+    def vector(self, parameters: Values) -> Array:
+        """Returns {name: value} as a vector [P]."""
+        return np.array([float(parameters[name]) for name in self.parameters])
 
 
-def _tied_allocation(p: Mapping[str, Any]) -> tuple[Any, Any]:
-    return _chinchilla_allocation({**p, "beta": p["alpha"]})
-
-
-EXPONENT = (0.01, 3.0)
-
-CHINCHILLA = Law(
-    name="chinchilla",
-    formula="E + A / params^alpha + B / tokens^beta",
-    variables=("params", "tokens"),
-    linear=("E", "A", "B"),
-    nonlinear={"alpha": EXPONENT, "beta": EXPONENT},
-    columns=lambda v, x: (1.0, v["params"] ** -x["alpha"], v["tokens"] ** -x["beta"]),
-    allocation=_chinchilla_allocation,
-    source="Hoffmann et al. 2022, approach 3",
-)
-
-TIED = Law(
-    name="chinchilla_tied",
-    formula="E + A / params^alpha + B / tokens^alpha",
-    variables=("params", "tokens"),
-    linear=("E", "A", "B"),
-    nonlinear={"alpha": EXPONENT},
-    columns=lambda v, x: (1.0, v["params"] ** -x["alpha"], v["tokens"] ** -x["alpha"]),
-    allocation=_tied_allocation,
-    source="Muennighoff et al. 2023, which ties the exponents",
-)
-
-LAWS = {law.name: law for law in (CHINCHILLA, TIED)}
-
-
-def get_law(law: str | Law) -> Law:
-    """Returns a law by name, or the law itself.
-
-    Raises:
-      UserError: no law has that name.
-    """
-    if isinstance(law, Law):
-        return law
-    if law not in LAWS:
-        raise unknown_name("law", law, LAWS)
-    return LAWS[law]
+def complete(variables: Values) -> dict[str, Any]:
+    """Adds compute, 6 params tokens FLOPs, where it is not given and follows."""
+    known = dict(variables)
+    if "compute" not in known and "params" in known and "tokens" in known:
+        known["compute"] = 6.0 * np.asarray(known["params"], float) * np.asarray(known["tokens"], float)
+    return known

@@ -37,7 +37,7 @@ class Points:
 
     Attributes:
       params, tokens, loss: float [n]; parameters, training tokens, and held-out loss in nats per token.
-      columns: the optional columns that were given, each [n]: float with NaN for an empty cell, or str (`TEXTS`).
+      columns: the other columns that were given, each [n]: float with NaN for an empty cell, or str.
       params_column: which parameter count `params` is, such as "params_nonembedding".
       exact_entropy: the entropy of the source in nats per token, where it is known; the law's E estimates it.
       source: what was read, for the report.
@@ -68,7 +68,7 @@ class Points:
     @property
     def variables(self) -> dict[str, Array]:
         """Every numeric column by name: what a law may read."""
-        numeric = {name: column for name, column in self.columns.items() if name not in TEXTS}
+        numeric = {name: column for name, column in self.columns.items() if column.dtype.kind == "f"}
         return {**numeric, "params": self.params, "tokens": self.tokens}
 
     def take(self, rows: Array, *warnings: str) -> "Points":
@@ -198,6 +198,8 @@ def _from_table(table: tuple[dict[str, Any], list[str]], name: str, params_colum
                 raise UserError(f"{label}: {column} is {value:g}; it must be a positive number")
     optional: dict[str, Array] = {c: _numbers(columns[c], c, labels, empty_is=np.nan) for c in NUMBERS if c in columns}
     optional |= {c: np.array([_text(cell) for cell in columns[c]], str) for c in TEXTS if c in columns}
+    known = (count, *REQUIRED, *NUMBERS, *TEXTS)
+    optional |= {c: _numbers_or_text(columns[c]) for c in columns if c not in known}
     return Points(params, tokens, loss, columns=optional, params_column=count, source=name)
 
 
@@ -212,6 +214,15 @@ def _numbers(cells: Sequence[Any], column: str, labels: list[str], empty_is: flo
         except (TypeError, ValueError):
             raise UserError(f"{label}: column {column!r} is {cell!r}; it must be a number") from None
     return np.array(values, float)
+
+
+def _numbers_or_text(cells: Sequence[Any]) -> Array:
+    """Any other column: numbers where all cells are, so that a law of the user's may read them."""
+    texts = [_text(cell) for cell in cells]
+    try:
+        return np.array([float(text) if text else np.nan for text in texts], float)
+    except ValueError:
+        return np.array(texts, str)
 
 
 def _text(cell: Any) -> str:

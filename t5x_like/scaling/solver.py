@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Minimises the sum of Huber losses of log-loss residuals, many data sets at once, from many starts.
+"""Minimises the sum of Huber losses of residuals, many data sets at once, from many starts.
+
+The targets are responses (see `surface.Surface`): logarithms of losses, or accuracies. Each data set may weigh its
+points by its own counts [R, n]: 0 leaves a point out, a bootstrap of pairs draws it several times.
 
 Two steps. `profile` uses that a law is linear once its exponents are fixed: a grid over the exponents, and in each cell
 a small non-negative least squares, reweighted a few times. `minimise` polishes all parameters together.
@@ -8,6 +11,7 @@ Legend: R data sets or starts, n points, P parameters, K linear coefficients, Q 
 """
 
 import itertools
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +21,23 @@ from t5x_like.scaling.surface import Surface
 Array = np.ndarray
 
 
+class Responses(Protocol):
+    """What `minimise` needs of a surface: responses and slopes at theta [R, P], and bounds [P]."""
+
+    @property
+    def lower(self) -> Array: ...
+
+    @property
+    def upper(self) -> Array: ...
+
+    def predict(self, theta: Array) -> Array: ...
+
+    def jacobian(self, theta: Array) -> tuple[Array, Array]: ...
+
+
+FEWEST_PER_AXIS, MOST_PER_AXIS = 7, 60  # cells of the grid over one exponent
+
+
 def huber(residuals: Array, delta: float | Array) -> Array:
     """Returns r^2/2 for |r| <= delta, delta (|r| - delta/2) beyond it (Huber 1964), elementwise."""
     size = np.abs(residuals)
@@ -24,10 +45,22 @@ def huber(residuals: Array, delta: float | Array) -> Array:
 
 
 def exponent_grid(law: Law, cells: int = 1600) -> Array:
-    """Returns exponents [about `cells`, Q]: a product grid, evenly spaced in the logarithm inside the bounds."""
-    per_axis = max(2, round(cells ** (1 / len(law.nonlinear))))
-    axes = [np.geomspace(low, high, per_axis + 2)[1:-1] for low, high in law.nonlinear.values()]
+    """Returns exponents [about `cells`, Q]: a product grid inside the bounds, even in logarithms of positive ones."""
+    per_axis = min(MOST_PER_AXIS, max(FEWEST_PER_AXIS, round(cells ** (1 / len(law.nonlinear)))))
+    axes = [
+        (np.geomspace if low > 0 else np.linspace)(low, high, per_axis + 2)[1:-1]
+        for low, high in law.nonlinear.values()
+    ]
     return np.array(list(itertools.product(*axes)))
+
+
+def _places(law: Law, exponents: Array) -> Array:
+    """Returns exponents as distances: logarithms of positive ones, tenths of the range of the others."""
+    columns = [
+        np.log(column) if low > 0 else 10 * (column - low) / (high - low)
+        for column, (low, high) in zip(exponents.T, law.nonlinear.values(), strict=True)
+    ]
+    return np.stack(columns, 1)
 
 
 def nonnegative_least_squares(gram: Array, moment: Array) -> Array:
@@ -56,26 +89,39 @@ def nonnegative_least_squares(gram: Array, moment: Array) -> Array:
     return best
 
 
-def profile(surface: Surface, log_loss: Array, exponents: Array, delta: float, rounds: int = 6) -> tuple[Array, Array]:
+def profile(
+    surface: Surface, target: Array, exponents: Array, delta: float, weights: Array | None = None, rounds: int = 6
+) -> tuple[Array, Array]:
     """For each row of exponents [R, Q], fits the coefficients; returns theta [R, P] and the Huber objective [R].
 
     Relative errors stand in for log residuals (equal to first order), so each round is a weighted linear least squares.
     """
-    loss = np.exp(log_loss - surface.log_unit)
+    given = np.ones(len(target)) if weights is None else weights
     columns, _ = surface.columns(exponents)
-    relative = columns / loss
-    weights = np.ones((len(exponents), len(loss)))
+    if surface.logarithmic:
+        aim = surface.emphasis
+        columns = columns * (aim / np.exp(target / aim - surface.log_unit))
+    else:
+        aim, columns = target, columns * surface.emphasis
+    importance = np.broadcast_to(given, (len(exponents), len(target)))
     for _ in range(rounds):
-        gram = np.einsum("rkn,rn,rjn->rkj", relative, weights, relative, optimize=True)
-        coefficients = nonnegative_least_squares(gram, np.einsum("rkn,rn->rk", relative, weights))
-        errors = np.einsum("rk,rkn->rn", coefficients, relative) - 1
-        weights = 1 / np.maximum(np.abs(errors) / delta, 1)
+        weighted = columns * importance[:, None]
+        gram = weighted @ columns.transpose(0, 2, 1)
+        coefficients = nonnegative_least_squares(gram, weighted @ aim)
+        errors = np.einsum("rk,rkn->rn", coefficients, columns) - aim
+        importance = given / np.maximum(np.abs(errors) / delta, 1)
     theta = np.concatenate([coefficients, exponents], 1)
-    return theta, huber(surface.predict(theta) - log_loss, delta).sum(1)
+    return theta, (given * huber(surface.predict(theta) - target, delta)).sum(1)
 
 
 def minimise(
-    surface: Surface, log_loss: Array, start: Array, delta: float, steps: int = 300, tolerance: float = 1e-15
+    surface: Responses,
+    target: Array,
+    start: Array,
+    delta: float | Array,
+    weights: Array | None = None,
+    steps: int = 300,
+    tolerance: float = 1e-15,
 ) -> tuple[Array, Array]:
     """Descends to a local minimum of the Huber objective from each start, inside the bounds; all starts at once.
 
@@ -87,9 +133,10 @@ def minimise(
 
     Args:
       surface: the law on its points.
-      log_loss: targets [R, n] or [n].
+      target: responses [R, n] or [n].
       start: theta [R, P].
-      delta: the Huber threshold.
+      delta: the Huber threshold, or one for each residual [n].
+      weights: of the points, [R, n] or [n], each >= 0; equal without them.
       steps: the most steps per start.
       tolerance: a start is finished when a step promises less than this share of its objective.
 
@@ -97,17 +144,18 @@ def minimise(
       theta [R, P] and the objectives [R], never above those of the starts.
     """
     theta = np.clip(start, surface.lower, surface.upper)
-    log_loss = np.broadcast_to(log_loss, (len(theta), log_loss.shape[-1]))
-    value = huber(surface.predict(theta) - log_loss, delta).sum(1)
+    target = np.broadcast_to(target, (len(theta), target.shape[-1]))
+    weights = np.broadcast_to(1.0 if weights is None else weights, target.shape)
+    value = (weights * huber(surface.predict(theta) - target, delta)).sum(1)
     damping = np.full(len(theta), 0.1)
     open_ = np.flatnonzero(np.isfinite(value))
     for _ in range(steps):
         if not len(open_):
             break
-        at, target, lam = theta[open_], log_loss[open_], damping[open_]
-        step, promise = _step(surface, at, target, delta, lam)
+        at, aim, count, lam = theta[open_], target[open_], weights[open_], damping[open_]
+        step, promise = _step(surface, at, aim, count, delta, lam)
         trial = np.clip(at + step, surface.lower, surface.upper)
-        trial_value = huber(surface.predict(trial) - target, delta).sum(1)
+        trial_value = (count * huber(surface.predict(trial) - aim, delta)).sum(1)
         gain = value[open_] - trial_value
         accept = gain > 0  # False for NaN and for infinity, too
         theta[open_[accept]], value[open_[accept]] = trial[accept], trial_value[accept]
@@ -117,13 +165,16 @@ def minimise(
     return theta, value
 
 
-def _step(surface: Surface, theta: Array, target: Array, delta: float, damping: Array) -> tuple[Array, Array]:
+def _step(
+    surface: Responses, theta: Array, target: Array, weights: Array, delta: float | Array, damping: Array
+) -> tuple[Array, Array]:
     """Returns the damped step [R, P] and the decrease [R] that the quadratic model promises for it."""
     predicted, jacobian = surface.jacobian(theta)
     residuals = predicted - target
-    weights = 1 / np.maximum(np.abs(residuals) / delta, 1)
-    curvature = (np.abs(residuals) <= delta) + damping[:, None] * weights
-    gradient = np.einsum("rpn,rn->rp", jacobian, weights * residuals)
+    size = np.abs(residuals)
+    slackened = weights / np.maximum(size / delta, 1)
+    curvature = weights * (size <= delta) + damping[:, None] * slackened
+    gradient = (jacobian @ (slackened * residuals)[..., None])[..., 0]
     matrix = (jacobian * curvature[:, None]) @ jacobian.transpose(0, 2, 1)
     free = free_parameters(surface, theta, gradient)
     matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0)
@@ -133,40 +184,45 @@ def _step(surface: Surface, theta: Array, target: Array, delta: float, damping: 
     return step, -0.5 * np.einsum("rp,rp->r", step, np.where(free, gradient, 0.0))
 
 
-def free_parameters(surface: Surface, theta: Array, gradient: Array) -> Array:
+def free_parameters(surface: Responses, theta: Array, gradient: Array) -> Array:
     """Returns which parameters [R, P] are not held at a bound by a gradient that pushes outwards."""
     return ~(((theta <= surface.lower) & (gradient > 0)) | ((theta >= surface.upper) & (gradient < 0)))
 
 
-def anneal(surface: Surface, log_loss: Array, start: Array, delta: float) -> tuple[Array, Array]:
+def anneal(
+    surface: Surface, target: Array, start: Array, delta: float, weights: Array | None = None
+) -> tuple[Array, Array]:
     """`minimise` with a wide Huber threshold first, narrowed about tenfold at a time: fewer starts end in a crease."""
-    widest = float(np.abs(surface.predict(start) - log_loss).max())
+    widest = float(np.abs(surface.predict(start) - target).max())
     if widest > delta:
         stages = 1 + int(np.ceil(np.log10(widest / delta)))
         for threshold in np.geomspace(widest, delta, stages)[:-1]:
-            start, _ = minimise(surface, log_loss, start, float(threshold), steps=30, tolerance=1e-3)
-    return minimise(surface, log_loss, start, delta)
+            start, _ = minimise(surface, target, start, float(threshold), weights, steps=30, tolerance=1e-3)
+    return minimise(surface, target, start, delta, weights)
 
 
-def find_minimum(surface: Surface, log_loss: Array, delta: float, starts: int = 8) -> tuple[Array, Array, Array]:
+def find_minimum(
+    surface: Surface, target: Array, delta: float, weights: Array | None = None, starts: int = 8
+) -> tuple[Array, Array, Array]:
     """Searches the exponents globally, then descends from the best few cells of the grid that are not neighbours.
 
     Args:
       surface: the law on its points.
-      log_loss: targets [n].
+      target: responses [n].
       delta: the Huber threshold.
+      weights: of the points, [n].
       starts: how many descents, S.
 
     Returns:
       The minimum theta [P]; where the descents began, [S, P]; the objectives they reached, [S].
     """
     grid = exponent_grid(surface.law)
-    per_batch = max(1, 400_000 // len(log_loss))
-    profiles = [profile(surface, log_loss, grid[i : i + per_batch], delta) for i in range(0, len(grid), per_batch)]
-    theta = np.concatenate([cells for cells, _ in profiles])
-    values = np.concatenate([objectives for _, objectives in profiles])
-    begun = theta[_apart(np.log(grid), values, starts)]
-    reached, objectives = anneal(surface, log_loss, begun, delta)
+    per_batch = max(1, 400_000 // len(target))
+    parts = [profile(surface, target, grid[i : i + per_batch], delta, weights) for i in range(0, len(grid), per_batch)]
+    theta = np.concatenate([cells for cells, _ in parts])
+    values = np.concatenate([objectives for _, objectives in parts])
+    begun = theta[_apart(_places(surface.law, grid), values, starts)]
+    reached, objectives = anneal(surface, target, begun, delta, weights)
     return reached[np.argmin(objectives)], begun, objectives
 
 

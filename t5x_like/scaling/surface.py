@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from t5x_like.errors import UserError
-from t5x_like.scaling.laws import Law
+from t5x_like.scaling.laws import Law, complete
 from t5x_like.scaling.points import Points
 
 Array = np.ndarray
@@ -26,15 +26,37 @@ class Surface:
     The solver's vector theta [R, P] holds the coefficients, each multiplied by the geometric mean of its column over
     the points and divided by the geometric mean of the losses, then the exponents. So coefficients are shares of a
     typical loss, and a change of exponent tilts a column about its middle instead of moving it by orders of magnitude.
+
+    What is predicted and compared, the response, is the logarithm of a loss, or an accuracy as it is, times `emphasis`.
+
+    Attributes:
+      law: the law.
+      variables: what it reads, each [n], divided by `units`.
+      units: geometric means for a law with coordinates of its own, else 1.
+      log_unit: logarithm of the geometric mean of the losses; 0 for an accuracy.
+      emphasis: [n], square roots of the points' weights.
     """
 
     law: Law
     variables: Mapping[str, Array]
-    log_unit: float  # logarithm of the geometric mean of the losses
+    units: Mapping[str, float]
+    log_unit: float
+    emphasis: Array
 
     @classmethod
-    def over(cls, law: Law, variables: Mapping[str, Array], loss: Array) -> "Surface":
-        return cls(law, variables, float(np.mean(np.log(loss))))
+    def over(cls, law: Law, variables: Mapping[str, Array], target: Array, emphasis: Array | None = None) -> "Surface":
+        """Returns the law over variables [n] whose losses (or accuracies) are `target` [n], none of them checked."""
+        units = dict.fromkeys(law.variables, 1.0)
+        if law.coordinates:
+            units = {name: float(np.exp(np.mean(np.log(variables[name])))) for name in law.variables}
+            units |= {name: units[other] for name, other in law.coordinates.shared.items()}
+        centred = {name: np.asarray(variables[name], float) / units[name] for name in law.variables}
+        log_unit = float(np.mean(np.log(target))) if law.target == "loss" else 0.0
+        return cls(law, centred, units, log_unit, np.ones(len(target)) if emphasis is None else emphasis)
+
+    @property
+    def logarithmic(self) -> bool:
+        return self.law.target == "loss"
 
     @property
     def lower(self) -> Array:
@@ -43,6 +65,10 @@ class Surface:
     @property
     def upper(self) -> Array:
         return np.array([np.inf] * len(self.law.linear) + [high for _, high in self.law.nonlinear.values()])
+
+    def response(self, target: Array) -> Array:
+        """Returns what `predict` is compared with, [..., n], for losses or accuracies [..., n]."""
+        return self.emphasis * (np.log(target) if self.logarithmic else target)
 
     def _raw(self, exponents: Array, stepped: int | None = None) -> list[Array]:
         """The law's columns at exponents [R, Q]: K arrays [R, n], complex where they feel the imaginary step of one."""
@@ -53,49 +79,78 @@ class Surface:
         return [np.asarray(column) for column in self.law.columns(self.variables, named)]
 
     def columns(self, exponents: Array) -> tuple[Array, Array]:
-        """Returns columns [R, K, n] of geometric mean 1, and the logarithms [R, K] of what they were divided by."""
+        """Returns columns [R, K, n] of geometric mean 1, and the logarithms [R, K] of what they were divided by.
+
+        Columns of a law with coordinates of its own are of order one already, and stay.
+        """
         shape = (len(exponents), len(next(iter(self.variables.values()))))
-        logs = np.stack([np.broadcast_to(np.log(column), shape) for column in self._raw(exponents)], 1)
+        raw = np.stack([np.broadcast_to(column, shape) for column in self._raw(exponents)], 1)
+        if self.law.coordinates:
+            return raw, np.zeros(raw.shape[:2])
+        logs = np.log(raw)
         means = logs.mean(2)
         return np.exp(logs - means[..., None]), means
 
-    def predict(self, theta: Array) -> Array:
-        """Returns log losses [R, n]; -inf where every coefficient is zero."""
+    def _sum(self, theta: Array) -> tuple[Array, Array]:
+        """Returns columns [R, K, n], and the predicted loss over its unit [R, n]."""
         k = len(self.law.linear)
         columns, _ = self.columns(theta[:, k:])
+        return columns, np.einsum("rk,rkn->rn", theta[:, :k], columns)
+
+    def _respond(self, share: Array) -> Array:
+        if not self.logarithmic:
+            return self.emphasis * share
         with np.errstate(divide="ignore"):
-            return np.log(np.einsum("rk,rkn->rn", theta[:, :k], columns)) + self.log_unit
+            return self.emphasis * (np.log(share) + self.log_unit)
+
+    def predict(self, theta: Array) -> Array:
+        """Returns responses [R, n]; -inf where every coefficient is zero."""
+        return self._respond(self._sum(theta)[1])
 
     def jacobian(self, theta: Array) -> tuple[Array, Array]:
-        """Returns log losses [R, n] and their derivatives [R, P, n] by theta."""
+        """Returns responses [R, n] and their derivatives [R, P, n] by theta."""
         k = len(self.law.linear)
-        columns, _ = self.columns(theta[:, k:])
-        coefficients = theta[:, :k]
-        loss = np.einsum("rk,rkn->rn", coefficients, columns)
+        columns, share = self._sum(theta)
         slopes = [columns]
         for q in range(theta.shape[1] - k):
-            by_exponent = np.zeros_like(loss)
+            by_exponent = np.zeros_like(share)
             for i, column in enumerate(self._raw(theta[:, k:], stepped=q)):
                 if np.iscomplexobj(column):
-                    tilt = column.imag / (_STEP * column.real)
-                    by_exponent += coefficients[:, i, None] * columns[:, i] * (tilt - tilt.mean(1, keepdims=True))
+                    by_exponent += theta[:, i, None] * self._tilt(columns[:, i], column)
             slopes.append(by_exponent[:, None])
-        return np.log(loss) + self.log_unit, np.concatenate(slopes, 1) / loss[:, None]
+        slope = np.concatenate(slopes, 1) * self.emphasis
+        return self._respond(share), slope / share[:, None] if self.logarithmic else slope
+
+    def _tilt(self, column: Array, stepped: Array) -> Array:
+        """The derivative of a column from its complex step; a normalised one keeps its geometric mean."""
+        if self.law.coordinates:
+            return stepped.imag / _STEP
+        tilt = stepped.imag / (_STEP * stepped.real)
+        return column * (tilt - tilt.mean(1, keepdims=True))
 
     def natural(self, theta: Array) -> Array:
-        """Returns the law's own parameters [R, P]."""
+        """Returns the law's printed parameters [..., P]."""
         k = len(self.law.linear)
-        _, means = self.columns(theta[:, k:])
-        return np.concatenate([theta[:, :k] * np.exp(self.log_unit - means), theta[:, k:]], 1)
+        flat = theta.reshape(-1, theta.shape[-1])
+        _, means = self.columns(flat[:, k:])
+        searched = np.concatenate([flat[:, :k] * np.exp(self.log_unit - means), flat[:, k:]], 1)
+        if self.law.coordinates:
+            named = dict(zip(self.law.searched, searched.T, strict=True))
+            printed = self.law.coordinates.from_search(named, self.units)
+            searched = np.stack([printed[name] for name in self.law.parameters], 1)
+        return searched.reshape(*theta.shape[:-1], searched.shape[1])
 
     def scaled(self, parameters: Array) -> Array:
-        """Returns theta [R, P] for the law's own parameters: the inverse of `natural`."""
+        """Returns theta [R, P] for printed parameters: the inverse of `natural`."""
         k = len(self.law.linear)
+        if self.law.coordinates:
+            searched = self.law.coordinates.to_search(self.law.named(parameters), self.units)
+            parameters = np.stack([searched[name] for name in self.law.searched], 1)
         _, means = self.columns(parameters[:, k:])
         return np.concatenate([parameters[:, :k] * np.exp(means - self.log_unit), parameters[:, k:]], 1)
 
 
-def surface_of(law: Law, points: Points) -> Surface:
+def surface_of(law: Law, points: Points, emphasis: Array | None = None) -> Surface:
     """Returns the law on the points, or refuses points that cannot determine it.
 
     Raises:
@@ -103,14 +158,8 @@ def surface_of(law: Law, points: Points) -> Surface:
         variable; all points on one line of log params and log tokens, where exchanging the exponents leaves every
         prediction as it was.
     """
-    variables = {}
-    for name in law.variables:
-        if name not in points.variables:
-            given = ", ".join(points.variables)
-            raise UserError(f"law {law.name!r} reads the column {name!r}; {points.source} has {given}")
-        variables[name] = points.variables[name]
-        if not (np.isfinite(variables[name]) & (variables[name] > 0)).all():
-            raise UserError(f"law {law.name!r} needs a positive {name!r} in every row of {points.source}")
+    variables = {name: _column(law, points, name) for name in law.variables}
+    target = _column(law, points, law.target)
     needed = len(law.parameters) + 1
     if len(points) < needed:
         raise UserError(
@@ -118,24 +167,47 @@ def surface_of(law: Law, points: Points) -> Surface:
             f"{points.source} has {len(points)} usable"
         )
     _refuse_a_poor_design(law, variables)
-    return Surface.over(law, variables, points.loss)
+    if law.check and (reason := law.check(variables)):
+        raise UserError(f"law {law.name!r} cannot be fitted to the {len(points)} points of {points.source}: {reason}")
+    return Surface.over(law, variables, target, emphasis)
+
+
+def _column(law: Law, points: Points, name: str) -> Array:
+    """Returns a column that the law reads or predicts, in full and positive; an accuracy may be 0."""
+    known = complete({**points.variables, "loss": points.loss})
+    if name not in known:
+        given = ", ".join(points.variables)
+        text = " holds text" if name in points.columns else ""
+        raise UserError(f"law {law.name!r} reads the column {name!r};{text} {points.source} has the numbers {given}")
+    column = np.asarray(known[name], float)
+    usable = np.isfinite(column) & ((column > 0) if name != "accuracy" else (column >= 0) & (column <= 1))
+    if not usable.all():
+        wanted = "a positive" if name != "accuracy" else "in [0, 1] an"
+        raise UserError(f"law {law.name!r} needs {wanted} {name!r} in every row of {points.source}")
+    return column
 
 
 def _refuse_a_poor_design(law: Law, variables: dict[str, Array]) -> None:
-    logs = np.stack([np.log(column) for column in variables.values()], 1)
-    for name, column in zip(variables, logs.T, strict=True):
-        distinct = 1 + int((np.diff(np.sort(column)) > SAME).sum())
-        if distinct < 3:
+    n = len(next(iter(variables.values())))
+    spread = []
+    for name, column in variables.items():
+        wanted = law.distinct.get(name, 3)
+        distinct = 1 + int((np.diff(np.sort(np.log(column))) > SAME).sum())
+        if distinct < wanted:
             times = "one value" if distinct == 1 else "two values"
             raise UserError(
-                f"all {len(logs)} points have only {times} of {name}; law {law.name!r} needs at least three, to tell "
-                "how fast the loss falls from where it ends"
+                f"all {n} points have only {times} of {name}; law {law.name!r} needs at least "
+                f"{('one', 'two', 'three')[wanted - 1]}, to tell how fast the loss falls from where it ends"
             )
-    if len(law.nonlinear) < 2 or len(variables) < 2:
+        if wanted >= 3:
+            spread.append(name)
+    if len(law.nonlinear) < 2 or len(spread) < 2:
         return
-    width = np.linalg.svd(logs - logs.mean(0), compute_uv=False)[-1] / np.sqrt(len(logs))
+    logs = np.stack([np.log(variables[name]) for name in spread], 1)
+    width = np.linalg.svd(logs - logs.mean(0), compute_uv=False)[-1] / np.sqrt(n)
     if width < SAME:
+        exponents = [name for name in law.nonlinear if name != "balance"]
         raise UserError(
-            f"all {len(logs)} points lie on one line of log {' and log '.join(variables)} (such as tokens = k params): "
-            f"{' and '.join(law.nonlinear)} cannot be told apart; add cells that leave the line"
+            f"all {n} points lie on one line of log {' and log '.join(spread)} (such as tokens = k params): "
+            f"{' and '.join(exponents)} cannot be told apart; add cells that leave the line"
         )

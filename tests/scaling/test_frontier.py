@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from t5x_like.scaling.catalogue import CHINCHILLA, TIED
 from t5x_like.scaling.frontier import BEYOND, budgets, compute_optimal, frontier
-from t5x_like.scaling.laws import CHINCHILLA, TIED
 
 
 @pytest.mark.parametrize("law", [CHINCHILLA, TIED], ids=lambda law: law.name)
@@ -48,4 +48,4 @@ def test_budgets_reach_from_the_smallest_to_beyond_the_largest():
 
 def test_no_optimum_without_a_size_term(truth):
     vector = np.array([truth["E"], 0.0, truth["B"], truth["alpha"], truth["beta"]])
-    assert compute_optimal(CHINCHILLA, vector, np.empty((0, 5)), np.array([1e12, 1e14])) is None
+    assert compute_optimal(CHINCHILLA, vector, None, np.array([1e12, 1e14])) is None

@@ -4,10 +4,12 @@
 import numpy as np
 import pytest
 
-from t5x_like.scaling import intervals
+from t5x_like.scaling import bootstrap
+from t5x_like.scaling.bootstrap import refit, wild_bootstrap
+from t5x_like.scaling.catalogue import CHINCHILLA
 from t5x_like.scaling.frontier import frontier
-from t5x_like.scaling.intervals import as_pair, interval, refit, wild_bootstrap
-from t5x_like.scaling.laws import CHINCHILLA
+from t5x_like.scaling.intervals import interval
+from t5x_like.scaling.pairs import pair
 from t5x_like.scaling.surface import Surface
 
 DELTA = 1e-3
@@ -52,7 +54,7 @@ def test_intervals_cover_with_sixteen_points(grid, truth, noise):
 def test_that_simulation_rejects_raw_residuals_of_the_huber_fit(grid, truth, monkeypatch):
     """The textbook wild bootstrap fails the test above by far: the test can tell."""
     monkeypatch.setattr(
-        intervals, "rescaled_residuals", lambda surface, log_loss, estimate: log_loss - surface.predict(estimate)
+        bootstrap, "rescaled_residuals", lambda surface, target, estimate: target - surface.predict(estimate)
     )
     covered, _ = simulate(grid(), truth, 0.01, simulations=80, replicates=80)
     assert covered.mean() < 0.85
@@ -66,5 +68,5 @@ def test_interval_of_known_samples():
 
 def test_a_bound_that_the_replicates_do_not_give_is_null():
     samples = np.concatenate([np.arange(90.0), np.full(10, np.nan)])
-    assert as_pair(samples) == [None, None]
-    assert as_pair(np.concatenate([np.arange(90.0), np.full(10, np.inf)])) == [2.0, None]
+    assert pair(*interval(samples)) == [None, None]
+    assert pair(*interval(np.concatenate([np.arange(90.0), np.full(10, np.inf)]))) == [2.0, None]

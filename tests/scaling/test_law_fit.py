@@ -9,6 +9,7 @@ import pytest
 import t5x_like
 from t5x_like import fit_scaling_law
 from t5x_like.errors import UserError
+from t5x_like.scaling.fit import ExtrapolationWarning
 from t5x_like.scaling.holdout import held_out
 from t5x_like.scaling.points import read_points
 
@@ -54,8 +55,10 @@ def test_noisy_surface_recovers_its_parameters_within_their_intervals(grid, trut
     assert fit.covariance.shape == (5, 5)
     deviations = np.sqrt(np.diag(fit.covariance))
     assert deviations[3] == pytest.approx(np.diff(fit.intervals["alpha"])[0] / 3.92, rel=0.25)
-    low, high = fit.predict_interval(np.array([1e6, 1e7]), 1e7)
-    assert ((low < fit.predict([1e6, 1e7], 1e7)) & (fit.predict([1e6, 1e7], 1e7) < high)).all()
+    low, high = fit.predict_interval(np.array([1e6, 5e6]), 1e7)
+    assert ((low < fit.predict([1e6, 5e6], 1e7)) & (fit.predict([1e6, 5e6], 1e7) < high)).all()
+    with pytest.warns(ExtrapolationWarning, match="50 times the largest compute"):
+        fit.predict(1e7, 1e7)
     assert not warned(fit, "bound")
 
 
@@ -158,7 +161,7 @@ def test_mixed_corpora_are_told(sweep):
         ({"huber_delta": float("nan")}, "huber_delta: nan"),
         ({"bootstrap": 5}, "bootstrap: 5"),
         ({"seed": -1}, "seed: -1"),
-        ({"law": "kaplan"}, "law: 'kaplan'"),
+        ({"law": "kaplann"}, "law: 'kaplann'"),
     ],
 )
 def test_values_out_of_range_are_refused(grid, options, expected):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from t5x_like.scaling.laws import CHINCHILLA
+from t5x_like.scaling.catalogue import CHINCHILLA
 from t5x_like.scaling.solver import (
     anneal,
     exponent_grid,
