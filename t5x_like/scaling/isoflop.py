@@ -12,15 +12,17 @@ Intervals: see `valleys`. They carry the noise within budgets through minima and
 """
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from scipy import stats
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from t5x_like.errors import UserError
-from t5x_like.scaling.frontier import frontier
-from t5x_like.scaling.intervals import as_pair
+from t5x_like.scaling.frontier import can_share, frontier
+from t5x_like.scaling.intervals import interval
+from t5x_like.scaling.paired import Fitted
+from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.points import Points, read_points
 from t5x_like.scaling.valleys import (
     FEWEST_BUDGETS,
@@ -36,18 +38,9 @@ from t5x_like.scaling.valleys import (
 from t5x_like.scaling.wording import count, figure
 
 Array = np.ndarray
-Pair = list[float | None]
 
 TOLERANCE = 0.1  # compute of one budget differs by at most 10 %; rounding to whole steps and widths gives a few
 FEWEST_SIZES = 4
-
-
-class Fitted(Protocol):
-    """What is needed of a `fit.Fit`."""
-
-    law: Any
-    vector: Array
-    draws: Array
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ class PowerLaw:
         return np.asarray(self.coefficient * np.asarray(flops, float) ** self.exponent)
 
     def interval(self, flops: float) -> Pair:
-        return as_pair(np.exp(self.draws[:, 0] + self.draws[:, 1] * np.log(flops)))
+        return pair(*interval(np.exp(self.draws[:, 0] + self.draws[:, 1] * np.log(flops))))
 
 
 @dataclass(frozen=True)
@@ -133,7 +126,12 @@ class IsoFlop:
 
         The surface is asked at C = 6 N* D* of each minimum, so that both divide the same product. `ratio` is the
         budget's N* over the surface's; it has no interval, as both come from the same runs.
+
+        Raises:
+          UserError: the law has no compute-optimal sizes.
         """
+        if not can_share(fit.law):
+            raise UserError(f"law {fit.law.name!r} does not say how to share compute between params and tokens")
         own = np.array([(curve.params, curve.tokens) for _, curve in self.minima], float)
         flops = 6 * own.prod(1)
         best, draws = frontier(fit.law, fit.vector, flops), frontier(fit.law, fit.draws, flops)
@@ -144,14 +142,14 @@ class IsoFlop:
                 "params": float(own[i, 0]),
                 "params_interval": curve.intervals["params"],
                 "surface_params": float(best.params[i]),
-                "surface_params_interval": as_pair(draws.params[:, i]) if known else None,
+                "surface_params_interval": pair(*interval(draws.params[:, i])) if known else None,
                 "ratio": float(own[i, 0] / best.params[i]),
             }
             for i, (_, curve) in enumerate(self.minima)
         ]
         law = self.laws[self.form].get("params")
-        a, interval = (law.exponent, law.exponent_interval) if law else (None, None)
-        return AgainstSurface(a, interval, float(best.a), as_pair(draws.a) if known else None, rows)
+        a, spread = (law.exponent, law.exponent_interval) if law else (None, None)
+        return AgainstSurface(a, spread, float(best.a), pair(*interval(draws.a)) if known else None, rows)
 
     def to_json(self) -> dict[str, Any]:
         """Returns strict JSON: no arrays, null for what does not exist or is unbounded."""
@@ -244,7 +242,7 @@ def _laws(
     for j, name in enumerate(QUANTITIES):
         best = solve @ np.log([getattr(curves[i], name) for i in kept])
         draws = (solve @ samples[kept, :, j]).T
-        laws[name] = PowerLaw(name, float(np.exp(best[0])), float(best[1]), as_pair(draws[:, 1]), draws)
+        laws[name] = PowerLaw(name, float(np.exp(best[0])), float(best[1]), pair(*interval(draws[:, 1])), draws)
     return laws, _scatter(solve, design, np.log([curves[i].params for i in kept]), samples[kept, :, 0], freedom)
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.polynomial import polynomial
 
-from t5x_like.scaling.intervals import as_pair
+from t5x_like.scaling.intervals import interval
+from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.points import Points
 from t5x_like.scaling.wording import percent
 
 Array = np.ndarray
-Pair = list[float | None]
 
 QUANTITIES = ("params", "tokens", "loss")
 FORMS = {"parabola": 3, "cubic": 4}  # coefficients
@@ -143,7 +143,7 @@ def bootstrap(
         curve = Curve(valley.center, valley.coefficients.tolist(), _rms(valley.left_out), problem_of(valley, form))
         if not curve.problem:
             best = np.exp(valley.minima(valley.coefficients[None])[0]).tolist()
-            spread = {name: as_pair(np.exp(samples[i, :, j])) for j, name in enumerate(QUANTITIES)}
+            spread = {name: pair(*interval(np.exp(samples[i, :, j]))) for j, name in enumerate(QUANTITIES)}
             curve = replace(curve, **dict(zip(QUANTITIES, best, strict=True)), intervals=spread)
         curves.append(curve)
     return curves, samples, freedom
