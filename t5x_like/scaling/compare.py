@@ -30,7 +30,7 @@ Array = np.ndarray
 
 ROWS = 9
 BEYOND = 1e3  # frontiers are followed this far beyond the compute used; a loss not reached there has no compute
-_NODES, _GRID = 97, 1200
+_NODES, _GRID = 97, 900
 _ROUNDING = 1e-6
 
 
@@ -147,8 +147,10 @@ def compare(
                 "compared without extrapolation; train the weaker arm further, or name the losses"
             )
         losses = np.geomspace(high, low, ROWS).tolist()
-    rows = [_row(arm_a, arm_b, float(loss), (low, high)) for loss in losses]
+    rows = _rows(arm_a, arm_b, np.asarray(losses, float), (low, high))
     warnings = _differences(a.points, b.points)
+    if not (len(a.draws) and len(b.draws)):
+        warnings.append("A fit has no bootstrap replicates, so multipliers and crossings have no intervals.")
     if outside := sum(row.extrapolated for row in rows):
         warnings.append(
             f"{outside} of {len(rows)} losses lie outside {low:.4g} to {high:.4g}, which both arms reach with the "
@@ -190,11 +192,11 @@ class _Arm:
         high, low = np.exp(np.interp(self.used, self.grid, self.log_loss[0])).tolist()
         return low, high
 
-    def log_flops(self, loss: float) -> Array:
-        """Returns the log compute [1 + R] at which the frontiers have this loss; inf where they never do."""
-        target = -np.log(loss)
-        found = [np.interp(target, -curve, self.grid, left=-np.inf, right=np.inf) for curve in self.log_loss]
-        return np.where(np.isfinite(self.log_loss).all(1), found, np.nan)
+    def log_flops(self, losses: Array) -> Array:
+        """Returns the log compute [1 + R, n] at which the frontiers have these losses [n]; inf where they never do."""
+        wanted = -np.log(losses)
+        found = np.array([np.interp(wanted, -curve, self.grid, left=-np.inf, right=np.inf) for curve in self.log_loss])
+        return np.where(np.isfinite(self.log_loss).all(1)[:, None], found, np.nan)
 
     def described(self) -> str:
         low, high = self.reach
@@ -214,15 +216,19 @@ def _drawn_together(a: Fitted, b: Fitted) -> bool:
     return np.array_equal(seeds[0], seeds[1]) and bool((np.abs(sizes[0] - sizes[1]) < SAME).all())
 
 
-def _row(a: _Arm, b: _Arm, loss: float, overlap: tuple[float, float]) -> Row:
-    flops_a, flops_b = a.log_flops(loss), b.log_flops(loss)
-    draws = min(len(flops_a), len(flops_b)) - 1
+def _rows(a: _Arm, b: _Arm, losses: Array, overlap: tuple[float, float]) -> list[Row]:
+    draws = min(len(a.log_loss), len(b.log_loss))
+    inside = (overlap[0] * (1 - _ROUNDING) <= losses) & (losses <= overlap[1] * (1 + _ROUNDING))
     with np.errstate(all="ignore"):
-        multiplier = np.exp(flops_a[: draws + 1] - flops_b[: draws + 1])
-        found = (np.exp(flops_a[0]), np.exp(flops_b[0]), multiplier[0])
-    at_a, at_b, worth = (float(value) if 0 < value < np.inf else None for value in found)
-    inside = overlap[0] * (1 - _ROUNDING) <= loss <= overlap[1] * (1 + _ROUNDING)
-    return Row(loss, at_a, at_b, worth, pair(*interval(multiplier[1:])) if draws else None, not inside)
+        flops_a, flops_b = (np.exp(arm.log_flops(losses)[:draws]) for arm in (a, b))
+        multiplier = flops_a / flops_b
+    rows = []
+    for i, loss in enumerate(losses):
+        best = (flops_a[0, i], flops_b[0, i], multiplier[0, i])
+        at_a, at_b, worth = (float(value) if 0 < value < np.inf else None for value in best)
+        spread = pair(*interval(multiplier[1:, i])) if draws > 1 else None
+        rows.append(Row(float(loss), at_a, at_b, worth, spread, not bool(inside[i])))
+    return rows
 
 
 def _crossings(a: _Arm, b: _Arm) -> tuple[list[Crossing], str]:
