@@ -140,6 +140,16 @@ def test_the_crossing_is_where_the_frontiers_meet():
     assert multipliers[0] > 1 > multipliers[-1]
 
 
+@pytest.mark.parametrize(("elsewhere", "interval"), [(1e8, [None, 4e11]), (1e15, [4e11, None])])
+def test_replicates_that_cross_outside_the_range_leave_that_side_open(elsewhere, interval):
+    a, b = exact(TRUTH), exact(crossing_arm(4e11))
+    a.draws = np.stack([TRUTH] * 100)
+    b.draws = np.stack([crossing_arm(4e11)] * 90 + [crossing_arm(elsewhere)] * 10)
+    found = compare(a, b).crossings[0].interval
+    assert [bound is None for bound in found] == [bound is None for bound in interval]
+    assert [bound for bound in found if bound] == pytest.approx([4e11], rel=0.02)
+
+
 @pytest.mark.parametrize("shared", [0.0, 0.004], ids=["own noise", "shared noise"])
 def test_intervals_cover_the_multiplier_and_the_crossing(shared):
     """Noise that a seed gives both arms cancels where draws are paired, and widens the interval where they are not."""

@@ -6,6 +6,7 @@ import pytest
 from scipy import special
 
 from t5x_like.errors import UserError
+from t5x_like.scaling import spectral
 from t5x_like.scaling.points import read_points
 from t5x_like.scaling.spectral import HEAD, MODES, QuantaModel, RandomFeatureModel, sweep
 
@@ -25,6 +26,15 @@ def test_quanta_loss_is_the_sum_over_tasks(params, a):
     for tokens in (1, 50, 1e4, 1e7, 1e10):
         missing = (1 - p.sum()) + (p * (1 - p) ** tokens).sum()
         assert model.loss(params, tokens) - 1.7 == pytest.approx(2 * missing, rel=1e-9)
+
+
+@pytest.mark.parametrize("tokens", [1.0, 30.0, 1e3])
+def test_the_integral_behind_the_head_is_corrected_at_both_ends(tokens, monkeypatch):
+    monkeypatch.setattr(spectral, "HEAD", 40)
+    k = np.arange(1.0, 501)
+    p = k**-1.5 / special.zeta(1.5)
+    missing = (1 - p.sum()) + (p * (1 - p) ** tokens).sum()
+    assert QuantaModel(0.0, 0.5).loss(500, tokens) == pytest.approx(missing, rel=3e-8)
 
 
 def test_quanta_loss_is_the_expected_loss_of_learners_that_saw_random_samples():
