@@ -2,7 +2,7 @@
 """The kinds of data and of tokenizer."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from t5x_like.config.checks import positive
 from t5x_like.strict import FieldError
@@ -70,27 +70,179 @@ class TextFilesConfig(_Text):
             raise FieldError("pattern", "is empty; give a glob pattern such as 'books/**/*.txt'")
 
 
-@dataclass(frozen=True)
-class MarkovConfig:
-    """A Markov chain of order 1 whose entropy is known: transition logits of spectrum k^-spectrum_exponent."""
+def _between(config: Any, name: str, low: float, high: float) -> None:
+    if not low <= getattr(config, name) <= high:
+        raise FieldError(name, f"{getattr(config, name)} is outside {low} to {high}")
 
-    kind: Literal["markov"] = "markov"
+
+def _above_zero(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise FieldError(name, f"{getattr(config, name)} is not above 0")
+
+
+@dataclass(frozen=True)
+class _Process:
     sequence_length: int = 16
     num_symbols: int = 128
-    spectrum_exponent: float = 0.75
-    logit_scale: float = 1.515  # standard deviation of the transition logits; with the others: 3.887 nats per token
-    process_seed: int = 0  # which chain; apart from the run's seed, which picks the windows
+    process_seed: int = 0  # which process; apart from the run's seed, which picks the windows
 
     def __post_init__(self) -> None:
         positive(self, "sequence_length")
         if not 2 <= self.num_symbols <= 2048:
             raise FieldError("num_symbols", f"{self.num_symbols} is outside 2 to 2048 (all pairs are stored)")
-        if not 0 < self.logit_scale < float("inf"):
-            raise FieldError("logit_scale", f"{self.logit_scale} is not above 0")
 
     @property
     def vocab_size(self) -> int:
         return self.num_symbols
 
 
-DataConfig = PythonLibraryConfig | TextFilesConfig | MarkovConfig
+@dataclass(frozen=True)
+class MarkovConfig(_Process):
+    """A Markov chain whose entropy is known: transition logits of spectrum k^-spectrum_exponent for every lag."""
+
+    kind: Literal["markov"] = "markov"
+    spectrum_exponent: float = 0.75
+    logit_scale: float = 1.515  # standard deviation of the transition logits; with the others: 3.887 nats per token
+    order: int = 1  # how many symbols back the next one depends on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _above_zero(self, "logit_scale")
+        positive(self, "order")
+        if self.num_symbols ** min(self.order + 1, 64) > 2**22:
+            raise FieldError(
+                "order",
+                f"{self.order} with num_symbols={self.num_symbols} has {self.num_symbols}^{self.order + 1} transition "
+                f"probabilities, above the {2**22} that are stored",
+            )
+
+
+@dataclass(frozen=True)
+class GraphWalkConfig(_Process):
+    """A random walk on a connected undirected random graph: from a node along an edge, in proportion to its weight.
+
+    An edge's weight is the product of both nodes' popularity and a log-normal number; the node of rank k in random
+    order has popularity k^-popularity_exponent.
+    """
+
+    kind: Literal["graph_walk"] = "graph_walk"
+    mean_degree: float = 16.0  # edges at a node, on average
+    popularity_exponent: float = 0.5
+    weight_scale: float = 1.0  # standard deviation of the logarithm of the rest of a weight
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_symbols < 3:
+            raise FieldError("num_symbols", f"{self.num_symbols} is below 3: a graph needs a cycle")
+        _between(self, "mean_degree", 2, self.num_symbols - 1)
+        _between(self, "popularity_exponent", 0, 2)
+        _between(self, "weight_scale", 0, 4)
+
+
+@dataclass(frozen=True)
+class HiddenMarkovConfig(_Process):
+    """A Markov chain of order 1 that is seen only through symbols that its states emit, at random."""
+
+    kind: Literal["hidden_markov"] = "hidden_markov"
+    sequence_length: int = 32
+    num_symbols: int = 64
+    num_states: int = 16
+    spectrum_exponent: float = 0.75  # of the logits of both tables
+    transition_scale: float = 3.0  # standard deviation of the logits of the next state
+    emission_scale: float = 3.0  # and of those of the symbol
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_states < 2:
+            raise FieldError("num_states", f"{self.num_states} is below 2")
+        _above_zero(self, "transition_scale", "emission_scale")
+        products = self.num_states * (self.num_states + self.num_symbols)
+        if products > 2**15:
+            raise FieldError(
+                "num_states",
+                f"{self.num_states} with num_symbols={self.num_symbols} costs {products} products a symbol in the "
+                f"filter, above {2**15}",
+            )
+
+
+@dataclass(frozen=True)
+class HierarchyConfig(_Process):
+    """The random hierarchy model (Cagnetta et al. 2024): strings of branching^depth symbols with a tree above them."""
+
+    kind: Literal["hierarchy"] = "hierarchy"
+    num_symbols: int = 16  # of every level
+    num_rules: int = 4  # productions of every symbol, none of which shares its right-hand side with another symbol
+    branching: int = 2
+    depth: int = 4
+    rule_exponent: float = 0.0  # the k-th production has a probability in proportion to k^-rule_exponent; 0: as printed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_rules", "depth"):
+            positive(self, name)
+        _between(self, "branching", 2, 16)
+        _between(self, "rule_exponent", 0, 8)
+        tuples = self.num_symbols**self.branching
+        if tuples > 2**22:
+            raise FieldError(
+                "branching",
+                f"{self.branching} with num_symbols={self.num_symbols} has {tuples} right-hand sides to choose from, "
+                f"above {2**22}",
+            )
+        if self.num_rules * self.num_symbols > tuples:
+            raise FieldError(
+                "num_rules",
+                f"{self.num_rules} is above num_symbols^(branching - 1)={tuples // self.num_symbols}: rules would be "
+                "ambiguous",
+            )
+        if self.sequence_length % self.string_length:
+            raise FieldError(
+                "sequence_length",
+                f"{self.sequence_length} is no multiple of branching^depth={self.string_length}: a window holds whole "
+                "strings",
+            )
+
+    @property
+    def string_length(self) -> int:
+        return int(self.branching ** min(self.depth, 64))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.num_symbols + 1  # the last one starts a string
+
+
+@dataclass(frozen=True)
+class ContextFreeConfig(_Process):
+    """A random probabilistic context-free grammar in Chomsky normal form, with an end symbol between its strings.
+
+    Every nonterminal has `num_rules` productions to pairs of nonterminals and `num_words` to terminals. All branch with
+    the same probability, so a string has `mean_length` symbols on average and the grammar is consistent.
+    """
+
+    kind: Literal["context_free"] = "context_free"
+    sequence_length: int = 32
+    num_symbols: int = 32  # terminals
+    num_nonterminals: int = 8  # the first one is the start symbol
+    num_rules: int = 4
+    num_words: int = 8
+    mean_length: float = 6.0
+    rule_exponent: float = 1.0  # the k-th production has a probability in proportion to k^-rule_exponent
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between(self, "sequence_length", 1, 128)
+        _between(self, "num_symbols", 2, 1024)
+        _between(self, "num_nonterminals", 1, 64)
+        _between(self, "num_rules", 1, self.num_nonterminals**2)
+        _between(self, "num_words", 1, self.num_symbols)
+        _between(self, "mean_length", 1.01, 64)
+        _between(self, "rule_exponent", 0, 4)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.num_symbols + 1  # the last one ends a string
+
+
+ProcessConfig = MarkovConfig | GraphWalkConfig | HiddenMarkovConfig | HierarchyConfig | ContextFreeConfig
+DataConfig = PythonLibraryConfig | TextFilesConfig | ProcessConfig

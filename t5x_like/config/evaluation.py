@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from t5x_like.config.data import DataConfig, MarkovConfig
+from t5x_like.config.data import DataConfig, ProcessConfig
 from t5x_like.errors import UserError
 
 HELD_OUT = "held_out"  # the name of the run's own held-out data
@@ -38,7 +38,7 @@ def check_sets(data: DataConfig, model: Any, sets: Mapping[str, DataConfig]) -> 
     for name, each in sets.items():
         if name == HELD_OUT or not re.fullmatch(r"[A-Za-z]\w*", name):
             raise UserError(f"evaluation.{name}: accepted names are plain words other than {HELD_OUT!r}")
-        if isinstance(each, MarkovConfig) != isinstance(data, MarkovConfig):
+        if _special_tokens(each) != _special_tokens(data):
             raise UserError(
                 f"evaluation.{name}.kind: {each.kind!r} has other tokens than the run's data, {data.kind!r}"
             )
@@ -50,3 +50,8 @@ def check_sets(data: DataConfig, model: Any, sets: Mapping[str, DataConfig]) -> 
         if getattr(model, "positions", None) == "learned" and each.sequence_length > model.max_length:
             length = f"evaluation.{name}.sequence_length: {each.sequence_length}"
             raise UserError(f"{length} is above model.max_length={model.max_length}")
+
+
+def _special_tokens(data: DataConfig) -> int | None:
+    """How many tokens of a process are none of its symbols; None for text."""
+    return data.vocab_size - data.num_symbols if isinstance(data, ProcessConfig) else None

@@ -1,181 +1,163 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A source whose entropy is known: a stationary Markov chain of order 1.
+"""A source whose entropy is known: a stationary Markov chain of order m.
 
-The transition logits are a random V x V matrix U diag(k^-a) W^T, k = 1..V, U and W uniformly random orthogonal, scaled
-to a given standard deviation: like the bigram table of a language, it has a few strong directions and a long tail, so
-larger models find ever more to learn. Nothing in a sequence but the symbol before helps to predict the next, so the
-best loss any model can reach is the entropy rate H = - sum_i pi_i sum_j P_ij ln P_ij, which is computed, not estimated.
+The transition logits are a sum over lags: the symbol j places back adds its row of a random V x V matrix
+U_j diag(k^-a) W_j^T, k = 1..V, U_j and W_j uniformly random orthogonal; the sum is scaled to a given standard
+deviation. Like the bigram table of a language, each has a few strong directions and a long tail, so larger models find
+ever more to learn. Lags are equally strong and, but for the softmax, do not interact.
+
+Nothing but the last m symbols helps to predict the next, so the entropy rate is
+H = - sum_c pi_c sum_y P_cy ln P_cy over the contexts c of m symbols, which is computed, not estimated. In a window that
+starts anywhere in the chain, the first targets have seen fewer symbols than that: the best prediction for the target
+after k < m symbols is the stationary chain's P(y | the k symbols), whose entropy H_k is above H. So what the best
+possible model reaches on windows of T targets is the mean of H_1, ..., H_(m-1) and T - m + 1 times H, the
+`exact_entropy`; for m = 1 it is the entropy rate.
 """
 
 import dataclasses
-import hashlib
-import json
+from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_like.config import MarkovConfig
-from t5x_like.data.dataset import Dataset, random_stream
+from t5x_like.config import GraphWalkConfig, MarkovConfig
+from t5x_like.data.chains import softmax, spectral_matrix, stationary_distribution
 from t5x_like.data.packing import Batch
-from t5x_like.strict import to_dict
+from t5x_like.data.process import ProcessDataset, one_segment
+from t5x_like.data.sampling import draw, on_grid, sampling_table, uniform_integers
+from t5x_like.errors import UserError
 
-_FORMAT = 1  # raise it when the same config gives other sequences
-_BITS = 32  # probabilities are multiples of 2^-32, so that drawing from them is exact integer arithmetic
+_MOST_ITERATIONS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
 class MarkovProcess:
-    """The chain itself.
+    """The chain itself. A context of symbols x_1 ... x_k, oldest first, has the number sum_i x_i V^(k-i).
 
     Attributes:
-      transitions: P[i, j], the probability of j after i, float64 [V, V]; every one is positive.
-      stationary: pi, float64 [V]: pi P = pi.
-      exact_entropy: H in nats per symbol.
+      conditionals: the distributions of the next symbol after k = 0, 1, ..., m symbols of the stationary chain,
+        float64 [V^k, V] each.
+      stationary: pi, of contexts of m symbols, float64 [V^m].
     """
 
-    transitions: np.ndarray
+    conditionals: Sequence[np.ndarray]
     stationary: np.ndarray
 
     @property
-    def exact_entropy(self) -> float:
-        return float(-(self.stationary[:, None] * self.transitions * np.log(self.transitions)).sum())
+    def order(self) -> int:
+        return len(self.conditionals) - 1
+
+    @property
+    def transitions(self) -> np.ndarray:
+        """P[c, y], the probability of y after the context c, float64 [V^m, V]."""
+        return self.conditionals[-1]
+
+    @property
+    def entropy_rate(self) -> float:
+        """H in nats per symbol."""
+        return self.conditional_entropy(self.order)
+
+    def conditional_entropy(self, known: int) -> float:
+        """The entropy of a symbol given as many before it, at most m, in nats."""
+        contexts = self.stationary.reshape(len(self.conditionals[known]), -1).sum(axis=1)
+        table = self.conditionals[known]
+        return float(-(contexts[:, None] * table * np.log(np.where(table > 0, table, 1.0))).sum())
+
+    def window_entropy(self, length: int) -> float:
+        """The mean entropy of symbols 1 to `length` of a window, each given those before it from symbol 0 on."""
+        rate = self.entropy_rate
+        excess = sum(self.conditional_entropy(known) - rate for known in range(1, min(self.order, length + 1)))
+        return rate + excess / length
 
 
 def markov_process(config: MarkovConfig) -> MarkovProcess:
-    """Builds the chain that the config describes; `process_seed` picks U and W."""
-    size = config.num_symbols
-    left, right = (_random_orthogonal(size, config.process_seed, side) for side in ("left", "right"))
-    spectrum = np.arange(1, size + 1) ** -float(config.spectrum_exponent)
-    logits = np.einsum("ik,jk->ij", left * spectrum, right)
-    logits *= config.logit_scale / logits.std()
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    transitions = _on_grid(exponentials / exponentials.sum(axis=1, keepdims=True))
-    return MarkovProcess(transitions, _stationary(transitions))
+    """Builds the chain that the config describes; `process_seed` picks the U_j and W_j.
+
+    Raises:
+      UserError: the chain of an order above 1 mixes so slowly that its stationary distribution is not found.
+    """
+    size, order = config.num_symbols, config.order
+    contexts = np.arange(size**order)
+    logits = np.zeros((len(contexts), size))
+    for lag in range(1, order + 1):
+        names = ("markov", config.process_seed)
+        tail = () if lag == 1 else (lag,)  # so that adding lags leaves the first one's matrix
+        matrix = spectral_matrix(
+            size, size, config.spectrum_exponent, (*names, "left", *tail), (*names, "right", *tail)
+        )
+        logits += matrix[contexts // size ** (lag - 1) % size]
+    transitions = on_grid(softmax(logits * (config.logit_scale / logits.std())))
+    stationary = stationary_distribution(transitions) if order == 1 else _stationary_contexts(transitions)
+    return MarkovProcess((*_shorter(stationary, size, order), transitions), stationary)
 
 
-class MarkovDataset(Dataset):
+class MarkovDataset(ProcessDataset):
     """Windows of the stationary chain.
 
-    A window is T + 1 symbols, the first drawn from the stationary distribution: what one finds on looking into an
-    endless chain somewhere. So there is no start token and no packing, every window is one segment, and every target's
-    expected loss under the true model is H. Evaluation batches carry `decoder_target_distribution`, float32 [B, T, V]:
-    the true probabilities of each next symbol. H plus the divergence from them is the exact cross-entropy without the
-    sampling noise of the targets. Held-out windows come from another random stream than training windows.
+    A window is T + 1 symbols, the first m drawn from the stationary distribution: what one finds on looking into an
+    endless chain somewhere. So there is no start token and no packing, and every window is one segment.
     """
 
-    def __init__(self, config: MarkovConfig, seed: int):
-        process = markov_process(config)
-        content = {"format": _FORMAT, **to_dict(config), "sequence_length": None}
-        self.vocab_size = config.num_symbols
-        self.sequence_length = config.sequence_length
-        self.exact_entropy = process.exact_entropy
-        self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        self.description = {
-            "source": config.kind,
-            "fingerprint": self.fingerprint,
-            "num_symbols": config.num_symbols,
-            "exact_entropy": self.exact_entropy,
-        }
-        self.process = process
-        self._seed = seed
-        self._table = _sampling_table(process)
+    def __init__(self, config: MarkovConfig | GraphWalkConfig, seed: int):
+        super().__init__(config, seed, leave_out=("order",) if getattr(config, "order", None) == 1 else ())
+        self.process = self._process(config)
+        self._know_entropy(self.process.window_entropy(config.sequence_length), rate=self.process.entropy_rate)
+        # Full contexts first, then ever shorter ones: the last row is the distribution of a window's first symbol.
+        self._rows = np.concatenate(self.process.conditionals[::-1])
+        sizes = [len(table) for table in self.process.conditionals]
+        self._offsets = [sum(sizes[known + 1 :]) for known in range(len(sizes))]
+        self._table = sampling_table(self._rows)
 
-    def _training_rows(self, first: int, count: int) -> Batch:
-        return self._rows(first, count, "training symbols", self.fingerprint, self._seed)
+    def _process(self, config: MarkovConfig | GraphWalkConfig) -> MarkovProcess:
+        assert isinstance(config, MarkovConfig)
+        return markov_process(config)
 
-    def _held_out_rows(self, first: int, count: int) -> Batch:
-        return self._rows(first, count, "held-out symbols", self.fingerprint)
+    def _windows(self, first: int, count: int, *names: str | int) -> Batch:
+        length = self.sequence_length + 1
+        uniforms = uniform_integers(length, first, count, *names)
+        symbols = np.empty((length, count), np.int32)
+        context = np.zeros(count, np.int64)
+        for step in range(length):
+            rows = self._offset(step) + context
+            symbols[step] = draw(self._table, self.vocab_size, rows, uniforms[step])
+            context = self._longer(context, symbols[step])
+        return one_segment(np.ascontiguousarray(symbols.T))
 
-    def _score_features(self, batch: Batch) -> Batch:
-        truth = self.process.transitions.astype(np.float32)
-        return {"decoder_target_distribution": truth[batch["decoder_input_tokens"]]}
+    def target_distribution(self, inputs: np.ndarray) -> np.ndarray:
+        rows = np.empty(inputs.shape, np.int64)
+        context = np.zeros(len(inputs), np.int64)
+        for step in range(inputs.shape[1]):
+            context = self._longer(context, inputs[:, step])
+            rows[:, step] = self._offset(step + 1) + context
+        return self._rows[rows]
 
-    def _rows(self, first: int, count: int, *names: str | int) -> Batch:
-        symbols = _sample(self._table, self.vocab_size, self.sequence_length + 1, first, count, names)
-        shape = (count, self.sequence_length)
-        return {
-            "decoder_input_tokens": symbols[:, :-1],
-            "decoder_target_tokens": symbols[:, 1:],
-            "decoder_segment_ids": np.ones(shape, np.int32),
-            "decoder_positions": np.tile(np.arange(self.sequence_length, dtype=np.int32), (count, 1)),
-            "decoder_loss_weights": np.ones(shape, np.float32),
-        }
+    def _offset(self, known: int) -> int:
+        return self._offsets[min(known, self.process.order)]
 
-
-# The three linear-algebra steps use no BLAS, whose result depends on its build and on the number of threads, and whose
-# threads take seconds instead of milliseconds on a machine that is busy with something else.
+    def _longer(self, context: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+        return (context * self.vocab_size + symbols) % len(self.process.stationary)
 
 
-def _random_orthogonal(size: int, seed: int, side: str) -> np.ndarray:
-    """Returns a uniformly random orthogonal matrix, float64 [size, size] (Stewart 1980).
+def _shorter(stationary: np.ndarray, size: int, order: int) -> list[np.ndarray]:
+    """Returns the distributions of the next symbol after fewer than `order` symbols, on the grid."""
+    tables = []
+    for known in range(order):
+        joint = stationary.reshape(size**known, size, -1).sum(axis=-1)
+        tables.append(on_grid(joint if known == 0 else joint / joint.sum(axis=1, keepdims=True)))
+    return tables
 
-    Of the trailing blocks, each in turn becomes a reflection that sends the first axis to a random direction, times
-    the block before.
+
+def _stationary_contexts(transitions: np.ndarray) -> np.ndarray:
+    """Returns the stationary distribution of contexts, by iterating; one step costs as much as reading the table.
+
+    Elimination as for order 1 would fill a matrix of V^m x V^m.
     """
-    raw = random_stream("markov", seed, side).random_raw(2 * size * size)
-    radius, angle = ((raw >> np.uint64(11)).astype(np.float64) + 0.5).reshape(2, size, size) * 2.0**-53
-    gaussian = np.sqrt(-2.0 * np.log(radius)) * np.cos(2.0 * np.pi * angle)
-    matrix = np.eye(size)
-    for corner in reversed(range(size)):
-        normal = gaussian[corner, corner:] / np.sqrt((gaussian[corner, corner:] ** 2).sum())
-        sign = 1.0 if normal[0] >= 0 else -1.0
-        normal[0] += sign  # now the reflection's axis, of squared length 2 |normal[0]|
-        block = matrix[corner:, corner:]
-        block -= np.multiply.outer(normal, np.einsum("i,ij->j", normal, block)) / abs(normal[0])
-        block *= -sign
-    return matrix
-
-
-def _stationary(transitions: np.ndarray) -> np.ndarray:
-    """Solves pi P = pi, sum pi = 1, by eliminating state after state (Grassmann, Taksar and Heyman 1985).
-
-    Nothing is subtracted, so every entry is accurate to rounding however rare the state.
-    """
-    rest = transitions.copy()
-    for state in reversed(range(1, len(rest))):
-        rest[:state, state] /= rest[state, :state].sum()
-        rest[:state, :state] += np.multiply.outer(rest[:state, state], rest[state, :state])
-    weights = np.ones(len(rest))
-    for state in range(1, len(rest)):
-        weights[state] = (weights[:state] * rest[:state, state]).sum()
-    return weights / weights.sum()
-
-
-def _on_grid(rows: np.ndarray) -> np.ndarray:
-    """Rounds each row of probabilities to positive multiples of 2^-32 that sum to 1 exactly."""
-    size = rows.shape[1]
-    counts = 1 + np.floor(rows * (2**_BITS - size)).astype(np.int64)
-    np.add.at(counts, (np.arange(len(rows)), rows.argmax(axis=1)), 2**_BITS - counts.sum(axis=1))
-    return counts * 2.0**-_BITS
-
-
-def _sampling_table(process: MarkovProcess) -> np.ndarray:
-    """Returns the cumulative distributions of all states, end to end, as integers: int64 [(V + 1) V], ascending.
-
-    Row i spans [i 2^32, (i + 1) 2^32), so one sorted search for i 2^32 + u finds the symbol after i that the uniform
-    integer u picks. Row V is the stationary distribution: the state before the first symbol.
-    """
-    rows = np.concatenate([process.transitions, _on_grid(process.stationary[None])])
-    cumulative = np.cumsum(np.rint(rows * 2.0**_BITS).astype(np.int64), axis=1)
-    return (cumulative + (np.arange(len(rows))[:, None] << _BITS)).ravel()
-
-
-def _sample(
-    table: np.ndarray, size: int, length: int, first: int, count: int, names: tuple[str | int, ...]
-) -> np.ndarray:
-    """Returns windows [first, first + count) of a stream, int32 [count, length].
-
-    Window w owns its own range of the generator's counter, so it is the same whichever windows are drawn with it.
-    """
-    blocks = -(-length // 4)
-    raw = random_stream(*names, block=first * blocks).random_raw(count * blocks * 4).reshape(count, blocks * 4)
-    uniforms = (raw >> np.uint64(64 - _BITS)).astype(np.int64).T
-    symbols = np.empty((length, count), np.int32)
-    state = np.full(count, size, np.int64)
-    for step in range(length):
-        state = symbols[step] = _next_symbols(table, size, state, uniforms[step])
-    return np.ascontiguousarray(symbols.T)
-
-
-def _next_symbols(table: np.ndarray, size: int, state: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Returns the symbols that uniform integers below 2^32 pick after each state, all int64 [count]."""
-    return np.searchsorted(table, (state << _BITS) + uniforms, side="right") - state * size
+    contexts, size = transitions.shape
+    stationary = np.full(contexts, 1.0 / contexts)
+    for _ in range(_MOST_ITERATIONS):
+        after = (stationary[:, None] * transitions).reshape(size, contexts).sum(axis=0)
+        after /= after.sum()
+        change = np.abs(after / stationary - 1).max()
+        stationary = after
+        if change < 1e-13:
+            return stationary
+    raise UserError("data.logit_scale: the chain mixes too slowly to find its stationary distribution; lower it")

@@ -6,19 +6,38 @@ import itertools
 import numpy as np
 import pytest
 
-from t5x_like.config import ByteTokenizerConfig, MarkovConfig, PythonLibraryConfig
+from t5x_like.config import (
+    ByteTokenizerConfig,
+    ContextFreeConfig,
+    GraphWalkConfig,
+    HiddenMarkovConfig,
+    HierarchyConfig,
+    MarkovConfig,
+    PythonLibraryConfig,
+)
 from t5x_like.data import dataset as dataset_module
 from t5x_like.data.packing import windows
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
 
+PROCESSES = {
+    "markov": MarkovConfig(num_symbols=11, sequence_length=12),
+    "markov of order 3": MarkovConfig(num_symbols=5, sequence_length=12, order=3),
+    "graph_walk": GraphWalkConfig(num_symbols=11, sequence_length=12, mean_degree=3),
+    "hidden_markov": HiddenMarkovConfig(num_symbols=2, num_states=3, sequence_length=12),
+    "hierarchy": HierarchyConfig(num_symbols=5, num_rules=3, depth=2, sequence_length=12),
+    "context_free": ContextFreeConfig(
+        num_symbols=2, num_nonterminals=3, num_rules=2, num_words=2, mean_length=3.0, sequence_length=12
+    ),
+}
 
-@pytest.fixture(params=["text", "markov"])
+
+@pytest.fixture(params=["text", *PROCESSES])
 def build(request, text_dataset):
     """Builds the same dataset anew at every call."""
     if request.param == "text":
         return lambda seed=0: text_dataset(seed=seed)
-    return lambda seed=0: build_dataset(MarkovConfig(num_symbols=11, sequence_length=12), seed)
+    return lambda seed=0: build_dataset(PROCESSES[request.param], seed)
 
 
 def _assert_same(left, right):

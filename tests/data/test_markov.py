@@ -5,13 +5,9 @@ import numpy as np
 import pytest
 
 from t5x_like.config import MarkovConfig
-from t5x_like.data.markov import (
-    MarkovDataset,
-    _next_symbols,
-    _random_orthogonal,
-    _sampling_table,
-    markov_process,
-)
+from t5x_like.data.chains import random_orthogonal
+from t5x_like.data.markov import MarkovDataset, markov_process
+from t5x_like.data.sampling import draw
 from t5x_like.strict import FieldError
 
 
@@ -27,7 +23,7 @@ def test_two_states_against_the_closed_form():
     pi = np.array([p10, p01]) / (p01 + p10)
     np.testing.assert_allclose(process.stationary, pi, atol=1e-14)
     binary = [-p * np.log(p) - (1 - p) * np.log(1 - p) for p in (p01, p10)]
-    assert process.exact_entropy == pytest.approx(pi @ binary, abs=1e-14)
+    assert process.entropy_rate == pytest.approx(pi @ binary, abs=1e-14)
 
 
 @pytest.mark.parametrize("config", [MarkovConfig(), MarkovConfig(num_symbols=7, logit_scale=6.0, process_seed=3)])
@@ -41,14 +37,14 @@ def test_stationary_distribution_and_rows(config):
 
 
 def test_random_orthogonal_matrices():
-    many = np.array([_random_orthogonal(4, seed, "left") for seed in range(2000)])
+    many = np.array([random_orthogonal(4, seed, "left") for seed in range(2000)])
     np.testing.assert_allclose(many @ many.transpose(0, 2, 1), np.broadcast_to(np.eye(4), many.shape), atol=1e-14)
     np.testing.assert_allclose((many**2).mean(axis=0), 1 / 4, atol=0.03)  # moments of the uniform distribution,
     np.testing.assert_allclose((many**4).mean(axis=0), 3 / 24, atol=0.03)  # five standard errors
     assert abs(many.mean(axis=0)).max() < 0.06
     traces = np.trace(many, axis1=1, axis2=2)
     assert traces.var() == pytest.approx(1, abs=0.16)
-    assert (_random_orthogonal(4, 0, "left") != _random_orthogonal(4, 0, "right")).all()
+    assert (random_orthogonal(4, 0, "left") != random_orthogonal(4, 0, "right")).all()
 
 
 def test_spectrum_and_scale_of_the_logits():
@@ -62,8 +58,8 @@ def test_spectrum_and_scale_of_the_logits():
 
 
 def test_default_is_as_hard_as_the_known_sweep():
-    assert markov_process(MarkovConfig()).exact_entropy == pytest.approx(3.887, abs=5e-4)
-    harder, easier = (markov_process(MarkovConfig(logit_scale=scale)).exact_entropy for scale in (0.5, 3.0))
+    assert markov_process(MarkovConfig()).entropy_rate == pytest.approx(3.887, abs=5e-4)
+    harder, easier = (markov_process(MarkovConfig(logit_scale=scale)).entropy_rate for scale in (0.5, 3.0))
     assert easier < 3.887 < harder < np.log(128)
 
 
@@ -85,14 +81,14 @@ def test_samples_have_the_transitions_the_stationary_distribution_and_the_entrop
 
 
 def test_each_symbol_owns_as_many_uniform_integers_as_its_probability_says():
-    process = markov_process(MarkovConfig(num_symbols=5, logit_scale=4.0))
-    table = _sampling_table(process)
+    dataset = MarkovDataset(MarkovConfig(num_symbols=5, logit_scale=4.0), seed=0)
+    process, table = dataset.process, dataset._table
     for state, row in enumerate([*process.transitions, process.stationary]):
         edges = np.rint(np.cumsum(row) * 2**32).astype(np.int64)
         for symbol, (low, high) in enumerate(zip([0, *edges], edges, strict=False)):
             if state == 5:  # the stationary distribution is rounded to the grid
                 low, high = low + 10, high - 10
-            drawn = _next_symbols(table, 5, np.array([state, state]), np.array([low, high - 1]))
+            drawn = draw(table, 5, np.array([state, state]), np.array([low, high - 1]))
             assert drawn.tolist() == [symbol, symbol]
 
 

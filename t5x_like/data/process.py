@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all processes of known entropy share as data sources.
+
+A model is scored on them without the sampling noise of targets: evaluation batches carry
+`decoder_target_distribution`, float32 [B, T, V], the true probabilities of each next symbol given all that the model
+has seen, and its cross-entropy is the process's entropy plus the mean divergence from them. `exact_entropy` is the mean
+over a window's T targets of their exact conditional entropies: what the best possible model reaches on these windows.
+Held-out windows come from another random stream than training windows.
+"""
+
+import hashlib
+import json
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+
+from t5x_like.config import ProcessConfig
+from t5x_like.data.dataset import Dataset
+from t5x_like.data.packing import Batch
+from t5x_like.strict import to_dict
+
+
+class ProcessDataset(Dataset):
+    """Windows of a random process.
+
+    Attributes:
+      exact_entropy_stderr: standard error of `exact_entropy` where that is a Monte-Carlo value, nats per token; else 0.
+      entropy_rate: of the process without windows, nats per symbol; None where it has no closed form.
+    """
+
+    exact_entropy: float
+    exact_entropy_stderr: float = 0.0
+    entropy_rate: float | None = None
+
+    def __init__(self, config: ProcessConfig, seed: int, form: int = 1, leave_out: tuple[str, ...] = ()):
+        """Names the random streams.
+
+        Args:
+          config: of the process.
+          seed: of the run.
+          form: raised when the same config gives other sequences.
+          leave_out: fields that change no sequence as they are.
+        """
+        content: dict[str, Any] = {"format": form, **to_dict(config), "sequence_length": None}
+        content = {name: value for name, value in content.items() if name not in leave_out}
+        self.vocab_size = config.vocab_size
+        self.sequence_length = config.sequence_length
+        self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        self.description = {
+            "source": config.kind,
+            "fingerprint": self.fingerprint,
+            "num_symbols": config.num_symbols,
+        }
+        self._seed = seed
+
+    def _know_entropy(self, exact: float, stderr: float = 0.0, rate: float | None = None) -> None:
+        self.exact_entropy, self.exact_entropy_stderr, self.entropy_rate = exact, stderr, rate
+        self.description |= {"exact_entropy": exact, "exact_entropy_stderr": stderr, "entropy_rate": rate}
+
+    @abstractmethod
+    def _windows(self, first: int, count: int, *names: str | int) -> Batch:
+        """Returns windows [first, first + count) of the stream that `names` determine, each feature [count, T]."""
+
+    @abstractmethod
+    def target_distribution(self, inputs: np.ndarray) -> np.ndarray:
+        """Returns the distribution of each target given the inputs up to it, float64 [B, T, V], from `inputs` [B, T].
+
+        Inputs that the process never makes, such as rows of padding, get any finite numbers.
+        """
+
+    def _training_rows(self, first: int, count: int) -> Batch:
+        return self._windows(first, count, "training symbols", self.fingerprint, self._seed)
+
+    def _held_out_rows(self, first: int, count: int) -> Batch:
+        return self._windows(first, count, "held-out symbols", self.fingerprint)
+
+    def _score_features(self, batch: Batch) -> Batch:
+        return {
+            "decoder_target_distribution": self.target_distribution(batch["decoder_input_tokens"]).astype(np.float32)
+        }
+
+
+def one_segment(symbols: np.ndarray) -> Batch:
+    """Returns windows that are one segment each, from `symbols` [count, T + 1]: each symbol predicts the next."""
+    count, length = symbols.shape[0], symbols.shape[1] - 1
+    return {
+        "decoder_input_tokens": symbols[:, :-1],
+        "decoder_target_tokens": symbols[:, 1:],
+        "decoder_segment_ids": np.ones((count, length), np.int32),
+        "decoder_positions": np.tile(np.arange(length, dtype=np.int32), (count, 1)),
+        "decoder_loss_weights": np.ones((count, length), np.float32),
+    }
