@@ -2,27 +2,36 @@
 """Fits a scaling law to points and writes fit.json, pictures and report.html.
 
 python scripts/fit.py --points=points.csv --out=fit
-python scripts/fit.py --points=SWEEP_DIR --out=SWEEP_DIR/fit --bootstrap=4000
+python scripts/fit.py --points=SWEEP_DIR --out=SWEEP_DIR/fit --law=best --bootstrap=4000
+python scripts/fit.py --points=SWEEP_DIR --out=SWEEP_DIR/fit --coverage
+python scripts/fit.py --points=SWEEP_A --against=SWEEP_B --out=comparison
 """
 
 import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: on 5 x 5 matrices threads only wait for one another
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from t5x_like.command_line import Parser
-from t5x_like.errors import exit_with
-from t5x_like.scaling import summary
-from t5x_like.scaling.catalogue import LAWS
+from t5x_like.errors import UserError, exit_with
+from t5x_like.scaling import analyses, summary, tables
+from t5x_like.scaling.catalogue import LAWS, get_law
 from t5x_like.scaling.fit import BOOTSTRAP, HUBER_DELTA, Fit, fit_scaling_law
-from t5x_like.scaling.points import read_points
+from t5x_like.scaling.intervals import METHODS
+from t5x_like.scaling.leaderboard import leaderboard
+from t5x_like.scaling.points import Points, read_points
 from t5x_like.scaling.report import prepare_folder, write_report
+from t5x_like.scaling.weights import WEIGHTS
+
+SIMULATIONS = 200
 
 
 def _flags() -> argparse.Namespace:
@@ -30,46 +39,114 @@ def _flags() -> argparse.Namespace:
     add = parser.add_argument
     add("--points", metavar="PATH", help="a points.csv, or a sweep's folder")
     add("--out", metavar="DIR", help="where fit.json, report.html and the pictures go")
-    add("--law", default="chinchilla", help=f"one of {', '.join(LAWS)} (default: %(default)s)")
-    add("--huber_delta", type=float, default=HUBER_DELTA, help="threshold on log-loss residuals (default: %(default)s)")
+    add("--law", default="chinchilla", help=f"best, or one of {', '.join(LAWS)} (default: %(default)s)")
+    add("--huber_delta", default=HUBER_DELTA, help="threshold on log-loss residuals, or auto (default: %(default)s)")
     add("--bootstrap", type=int, default=BOOTSTRAP, metavar="N", help="replicates for intervals (default: %(default)s)")
+    add(
+        "--interval_method", metavar="NAME", help=f"{', '.join(METHODS)} (default: wild, or what --coverage finds best)"
+    )
+    add("--weights", default="equal", metavar="NAME", help=f"{' or '.join(WEIGHTS)} (default: %(default)s)")
+    add(
+        "--coverage",
+        type=int,
+        nargs="?",
+        const=SIMULATIONS,
+        default=0,
+        metavar="N",
+        help=f"simulate this design N times ({SIMULATIONS} without a number) to see which intervals cover",
+    )
+    add("--against", metavar="PATH", help="points of another arm, to compare compute at equal loss")
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     add("--params_column", metavar="NAME", help="the column that counts the parameters, if not params")
-    return parser.read()
+    flags = parser.read()
+    if flags.coverage < 0 or 0 < flags.coverage < 20:
+        parser.error(f"--coverage={flags.coverage}: expected at least 20 simulations")
+    return flags
 
 
 def main() -> None:
     flags = _flags()
+    if flags.law != "best":
+        get_law(flags.law)  # before anything is written
     points = read_points(flags.points, flags.params_column)
+    other = read_points(flags.against, flags.params_column) if flags.against else None
     out = prepare_folder(flags.out)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("bootstrap", total=flags.bootstrap or None)
-        fit = fit_scaling_law(
-            points,
-            flags.law,
-            huber_delta=flags.huber_delta,
-            bootstrap=flags.bootstrap,
-            seed=flags.seed,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        tasks: dict[str, TaskID] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        fit = _fit(flags, points, progress)
+        if other is not None:
+            rival = fit_scaling_law(other, fit.law, **_options(flags, fit.interval_method))
+            fit = fit.with_analyses(comparison=fit.compare(rival).to_json())
     report = write_report(fit, out, command=shlex.join(["python", *sys.argv]))
     console = Console()
     _print(console, fit)
     console.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)
 
 
+def _options(flags: argparse.Namespace, method: str) -> dict[str, Any]:
+    return {
+        "huber_delta": _threshold(flags.huber_delta),
+        "bootstrap": flags.bootstrap,
+        "interval_method": method,
+        "weights": flags.weights,
+        "seed": flags.seed,
+    }
+
+
+def _threshold(text: str | float) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _fit(flags: argparse.Namespace, points: Points, progress: analyses.Progress) -> Fit:
+    """Fits, ranks, and, if asked to, simulates; intervals by the method that covers here unless one was named."""
+    ranking = None
+    if flags.law == "best":
+        ranking = leaderboard(points, progress=lambda done, total: progress("leaderboard", done, total))
+        if ranking["best"] is None:
+            raise UserError(f"--law=best: no law can be fitted: {'; '.join(ranking['refused'].values())}")
+    law = ranking["best"] if ranking else flags.law
+    told: dict[str, Any] = {"progress": lambda done, total: progress("bootstrap", done, total)}
+    fit = fit_scaling_law(points, law, **_options(flags, flags.interval_method or "wild"), **told)
+    found = {}
+    if flags.coverage:
+        simulated, best = analyses.coverage(fit, flags.coverage, progress)
+        found["coverage"] = simulated.analyses["coverage"]
+        if flags.interval_method is None and best != fit.interval_method:
+            fit = fit_scaling_law(points, law, **_options(flags, best), **told)
+    return analyses.analyse(fit, ranking, progress).with_analyses(**found)
+
+
 def _print(console: Console, fit: Fit) -> None:
     console.print(f"loss = {summary.equation(fit)}", soft_wrap=True, highlight=False, style="bold")
-    table = Table(box=None, pad_edge=False)
-    for title in ("parameter", "estimate", "95 % interval"):
-        table.add_column(title, justify="left" if title == "parameter" else "right")
-    for row in summary.parameter_rows(fit):
-        table.add_row(*row)
-    console.print(table, highlight=False)
+    _print_table(console, ("parameter", "estimate", "95 % interval"), summary.parameter_rows(fit))
     for sentence in summary.findings(fit):
         console.print(sentence, highlight=False, markup=False)
+    for title, head, rows in tables.tables(fit):
+        console.print(f"\n{title}", style="bold", highlight=False, markup=False)
+        _print_table(console, head, rows)
+    if "coverage" in fit.analyses:
+        for sentence in analyses.coverage_sentences(fit.analyses["coverage"]):
+            console.print(sentence, highlight=False, markup=False)
     for sentence in fit.warnings:
         console.print(f"warning: {sentence}", highlight=False, markup=False, style="yellow")
+
+
+def _print_table(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in head:
+        table.add_column(title, justify="left" if title == head[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, highlight=False)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,18 @@
 
 Each replicate of the wild bootstrap keeps the design, adds to the fitted log losses the residuals with random signs
 (Wu 1986; such signs are also the valid choice for fits close to least absolute deviations, Feng, He and Hu 2011) and
-is fitted again with the same Huber threshold. Intervals are percentiles of the replicates, so they respect bounds, skewness, and any
-transformation: the exponent a, N*(C) and a predicted loss need no formula of their own.
+is fitted again with the same Huber threshold. Intervals are percentiles of the replicates, so they respect bounds,
+skewness, and any transformation: the exponent a, N*(C) and a predicted loss need no formula of their own.
 
-Two things decide whether that covers in small sweeps, and both concern the residuals:
+Three things decide whether that covers in small sweeps, and all concern the residuals:
 - They come from the least-squares fit of the same law, not from the Huber fit. With residuals far above delta a Huber
   fit passes through about as many points as the law has parameters; residuals of zero there would claim no noise.
 - Each is divided by 1 - leverage (HC3, MacKinnon and White 1985): a surface with 5 parameters and 16 points follows
   every point part of the way, and hides that part of its error.
-On a 4x4 design with normal noise of .3 to 1 %, nominal 95 % covers 92 to 97 %. Without the two it covers 65 to 75 %.
+- In every replicate half of the points, drawn anew, take the residual of any point instead of their own, divided by
+  sqrt(1 - leverage), which makes them alike in size. One residual says little about its point: at a corner of the
+  design, one that happens to be small would claim that the law is known there.
+On a 4x4 design with normal noise of .3 % nominal 95 % covers 94 to 96 %; the textbook's raw residuals, 65 to 75 %.
 The pairs bootstrap (Efron 1979), which draws whole points, is far too wide there: many resamples lose rows of the
 design. With a hundred points or more it needs no assumption about the residuals, and is what the literature reports.
 """
@@ -27,26 +30,28 @@ Array = np.ndarray
 Progress = Callable[[int, int], None]
 
 LEAST_SQUARES = 1e6  # a Huber threshold that no residual reaches
+POOLED = 0.5  # share of points that take another's residual
 _BATCH = 60_000  # replicates times points refitted at once: some 30 MB of derivatives
 
 
-def rescaled_residuals(surface: Surface, target: Array, estimate: Array) -> Array:
-    """Returns least-squares residuals divided by 1 - leverage.
+def rescaled_residuals(surface: Surface, target: Array, estimate: Array) -> tuple[Array, Array]:
+    """Returns least-squares residuals over 1 - leverage, and over its square root.
 
     Args:
       surface: the law on its points.
-      target: targets [S, n].
+      target: responses [S, n].
       estimate: theta [S, P] to start from.
 
     Returns:
-      [S, n].
+      Two arrays [S, n].
     """
     theta, _ = minimise(surface, target, estimate, LEAST_SQUARES)
     predicted, jacobian = surface.jacobian(theta)
     gram = jacobian @ jacobian.transpose(0, 2, 1)
     inverse = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
     leverage = np.einsum("rpn,rpq,rqn->rn", jacobian, inverse, jacobian)
-    return (target - predicted) / np.maximum(1 - leverage, 1e-3)
+    left = np.maximum(1 - leverage, 1e-3)
+    return (target - predicted) / left, (target - predicted) / np.sqrt(left)
 
 
 def wild_bootstrap(
@@ -72,13 +77,15 @@ def wild_bootstrap(
     Returns:
       theta [R, S, P].
     """
-    noise = rescaled_residuals(surface, target, estimate)
+    own, alike = rescaled_residuals(surface, target, estimate)
     fitted = surface.predict(estimate)
-    per_batch = max(1, _BATCH // noise.size)
+    per_batch = max(1, _BATCH // own.size)
     out = []
     for done in range(0, replicates, per_batch):
-        shape = (min(per_batch, replicates - done), *noise.shape)
-        targets = (fitted + rng.choice([-1.0, 1.0], size=shape) * noise).reshape(-1, noise.shape[1])
+        shape = (min(per_batch, replicates - done), *own.shape)
+        others = np.take_along_axis(alike[None], rng.integers(own.shape[1], size=shape), 2)
+        noise = np.where(rng.random(shape) < POOLED, others, own)
+        targets = (fitted + rng.choice([-1.0, 1.0], size=shape) * noise).reshape(-1, shape[2])
         out.append(refit(surface, targets, np.tile(estimate, (shape[0], 1)), delta).reshape(*shape[:2], -1))
         if progress:
             progress(done + shape[0], replicates)

@@ -2,7 +2,8 @@
 """The laws this package knows. See `laws.Law` for what a declaration says, and add yours to `LAWS`.
 
 Where a law is a power of a sum, (A N^-alpha + B D^-beta)^k, the search writes it S (w n^-alpha + (1 - w) d^-beta)^k
-with n and d in units of their geometric means: S is linear, and the balance ln(w / (1 - w)) is of order one in any data.
+with n and d in units of their geometric means: S is linear, and the balance ln(w / (1 - w)) is of order one in any
+data.
 """
 
 from collections.abc import Mapping
@@ -233,8 +234,8 @@ def _repeats(variables: Mapping[str, np.ndarray]) -> str | None:
 
 DATA_CONSTRAINED = Law(
     name="data_constrained",
-    formula="E + A / N'^alpha + B / D'^alpha, N' and D' being params and tokens, repeats of unique_tokens discounted by "
-    "R_N and R_D",
+    formula="E + A / N'^alpha + B / D'^alpha, N' and D' being params and tokens, repeats of unique_tokens discounted "
+    "by R_N and R_D",
     variables=("params", "tokens", "unique_tokens"),
     linear=("E", "S"),
     nonlinear={"alpha": (0.05, 2.0), "balance": BALANCE, "R_D": (0.3, 1000.0), "R_N": (0.3, 1000.0)},

@@ -155,43 +155,46 @@ class Profile:
     start: Delta
 
     def of(self, function: Function) -> tuple[Array, Array]:
-        value, slopes = self.start.gradient(function)
-        low, high = self.start.of(function)
-        logarithmic = self.start.logarithmic(function, value, slopes)
-        ends = [
-            self._end(function, j, value[j], slopes[:, j], bound[j], bool(logarithmic[j]))
-            if np.isfinite(bound[j])
-            else bound[j]
-            for bound in (low, high)
-            for j in range(len(value))
-        ]
-        return np.array(ends[: len(value)]), np.array(ends[len(value) :])
-
-    def _end(self, function: Function, j: int, value: float, slope: Array, bound: float, logarithmic: bool) -> float:
-        """Returns where the profile crosses its limit between the estimate and 8 times the given bound's distance."""
-        at = np.log if logarithmic else np.asarray
-        middle, edge = float(at(value)), float(at(bound))
-        if edge == middle:
-            return value
-        sought = middle + _REACH * (edge - middle)
-        forced = _Forced(self.start.surface, lambda v: at(function(v)[..., j]), abs(edge - middle))
-        direction = self.start.covariance @ slope
-        length = float(slope @ direction) / (value if logarithmic else 1.0)
-        theta = self.start.theta + np.outer(sought - middle, direction / length)
-        target = np.concatenate([np.tile(self.start.target, (len(sought), 1)), forced.pull * sought[:, None]], 1)
-        deltas = np.append(np.full(len(self.start.target), self.start.delta), np.inf)
-        with np.errstate(all="ignore"):
-            theta, _ = minimise(forced, target, theta, deltas, steps=40, tolerance=1e-5)
-            reached, raised = at(function(self.start.surface.natural(theta))[..., j]), self._raised(theta)
-        squared, curve = self.start.psi
-        limit = np.sqrt(squared / curve / 2) * self.start.quantile
-        return _crossing(np.append(middle, reached), np.append(0.0, raised), limit, edge > middle, logarithmic)
-
-    def _raised(self, theta: Array) -> Array:
-        """Square roots of the objective above its minimum."""
         start = self.start
-        least = huber(start.surface.predict(start.theta[None]) - start.target, start.delta).sum(1)
-        return np.sqrt(np.maximum(huber(start.surface.predict(theta) - start.target, start.delta).sum(1) - least, 0))
+        value, slopes = start.gradient(function)
+        low, high = start.of(function)
+        logarithmic = start.logarithmic(function, value, slopes)
+        forced = _Forced(start.surface, function, logarithmic, (high - low) / 2, value)
+        middle = forced.at(value)
+        known = np.flatnonzero(np.isfinite(middle) & np.isfinite(low) & np.isfinite(high) & (high > low))
+        # one row for every end, output and reach
+        side, j, reach = (part.ravel() for part in np.meshgrid([-1, 1], known, _REACH, indexing="ij"))
+        with np.errstate(all="ignore"):
+            edge = forced.at(np.where(side < 0, low[j], high[j]), j)
+            sought = middle[j] + reach * (edge - middle[j])
+            reached, raised = self._pushed(forced, j, sought - middle[j], value, slopes, logarithmic)
+        limit = np.sqrt(start.psi[0] / start.psi[1] / 2) * start.quantile
+        ends = {-1: low.copy(), 1: high.copy()}
+        for s, output in ((s, output) for s in ends for output in known):
+            rows = (side == s) & (j == output)
+            x = np.append(middle[output], reached[rows])
+            ends[s][output] = _crossing(x, np.append(0.0, raised[rows]), limit, s > 0, bool(logarithmic[output]))
+        return ends[-1], ends[1]
+
+    def _pushed(
+        self, forced: "_Forced", j: Array, moves: Array, value: Array, slopes: Array, logarithmic: Array
+    ) -> tuple[Array, Array]:
+        """Holds output j of each row at its estimate plus a move; returns where it ended, and the root of the rise."""
+        start = self.start
+        direction = start.covariance @ slopes
+        length = np.einsum("pm,pm->m", slopes, direction) / np.where(logarithmic, value, 1.0)
+        theta = start.theta + (moves / length[j])[:, None] * direction[:, j].T
+        n, m = len(start.target), len(value)
+        target = np.concatenate([np.tile(start.target, (len(j), 1)), np.zeros((len(j), m))], 1)
+        target[np.arange(len(j)), n + j] = forced.pull[j] * (forced.at(value)[j] + moves)
+        weights = np.concatenate([np.ones((len(j), n)), j[:, None] == np.arange(m)], 1)
+        deltas = np.append(np.full(n, start.delta), np.full(m, np.inf))
+        theta, _ = minimise(forced, target, theta, deltas, weights, steps=40, tolerance=1e-5)
+        least, risen = (
+            huber(start.surface.predict(at) - start.target, start.delta).sum(1) for at in (start.theta[None], theta)
+        )
+        ended = forced.at(forced.function(start.surface.natural(theta)))[np.arange(len(j)), j]
+        return ended, np.sqrt(np.maximum(risen - least, 0))
 
 
 def _crossing(x: Array, raised: Array, limit: float, upwards: bool, logarithmic: bool) -> float:
@@ -207,28 +210,37 @@ def _crossing(x: Array, raised: Array, limit: float, upwards: bool, logarithmic:
     i = max(1, int(np.argmax(raised >= limit)))
     share = (limit - raised[i - 1]) / max(raised[i] - raised[i - 1], 1e-300)
     end = x[i - 1] + share * (x[i] - x[i - 1])
-    return float(np.exp(end) if logarithmic else end)
+    with np.errstate(over="ignore"):
+        return float(np.exp(end) if logarithmic else end)
 
 
 class _Forced:
-    """A surface with one more residual, which holds a function of its parameters to a value."""
+    """A surface with m more residuals, which hold functions of its parameters to values where they are weighed."""
 
-    def __init__(self, surface: Surface, function: Function, scale: float):
-        self.surface, self.function = surface, function
+    def __init__(self, surface: Surface, function: Function, logarithmic: Array, width: Array, value: Array):
+        self.surface, self.function, self.logarithmic = surface, function, logarithmic
         self.lower, self.upper = surface.lower, surface.upper
-        self.pull = 1e2 / scale  # a miss of 1 % of the half width weighs as much as a residual of 1
+        with np.errstate(all="ignore"):
+            scale = np.where(logarithmic, width / value, width)
+            self.pull = np.where(scale > 0, 1e2 / scale, 0.0)  # 1 % of the half width weighs as a residual of 1
+
+    def at(self, values: Array, j: Array | None = None) -> Array:
+        """Values of all outputs, or of outputs j, on the scale where they are straighter."""
+        logarithmic = self.logarithmic if j is None else self.logarithmic[j]
+        with np.errstate(all="ignore"):
+            return np.where(logarithmic, np.log(values), values)
+
+    def _held(self, theta: Array) -> Array:
+        return np.nan_to_num(self.pull * self.at(self.function(self.surface.natural(theta))), posinf=0, neginf=0)
 
     def predict(self, theta: Array) -> Array:
-        forced = self.pull * self.function(self.surface.natural(theta))
-        return np.concatenate([self.surface.predict(theta), forced[:, None]], 1)
+        return np.concatenate([self.surface.predict(theta), self._held(theta)], 1)
 
     def jacobian(self, theta: Array) -> tuple[Array, Array]:
         predicted, slopes = self.surface.jacobian(theta)
         steps = 1e-6 * np.maximum(np.abs(theta), 0.01)
-        forced = np.empty((*theta.shape, 1))
-        for p in range(theta.shape[1]):
-            step = steps * (np.arange(theta.shape[1]) == p)
-            ahead, behind = (self.function(self.surface.natural(theta + s)) for s in (step, -step))
-            forced[:, p, 0] = self.pull * (ahead - behind) / (2 * steps[:, p])
-        value = self.pull * self.function(self.surface.natural(theta))
-        return np.concatenate([predicted, value[:, None]], 1), np.concatenate([slopes, forced], 2)
+        moves = steps[:, None] * np.eye(theta.shape[1])  # [R, P, P]
+        flat = (-1, theta.shape[1])
+        ahead, behind = (self._held((theta[:, None] + s * moves).reshape(flat)) for s in (1, -1))
+        held = (ahead - behind).reshape(*theta.shape, -1) / (2 * steps[..., None])
+        return np.concatenate([predicted, self._held(theta)], 1), np.concatenate([slopes, held], 2)

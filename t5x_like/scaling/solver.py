@@ -36,6 +36,7 @@ class Responses(Protocol):
 
 
 FEWEST_PER_AXIS, MOST_PER_AXIS = 7, 60  # cells of the grid over one exponent
+STARTS = (4, 5, 12, 24)  # descents for 1, 2, 3, and more exponents
 
 
 def huber(residuals: Array, delta: float | Array) -> Array:
@@ -44,7 +45,7 @@ def huber(residuals: Array, delta: float | Array) -> Array:
     return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
 
 
-def exponent_grid(law: Law, cells: int = 1600) -> Array:
+def exponent_grid(law: Law, cells: int = 400) -> Array:
     """Returns exponents [about `cells`, Q]: a product grid inside the bounds, even in logarithms of positive ones."""
     per_axis = min(MOST_PER_AXIS, max(FEWEST_PER_AXIS, round(cells ** (1 / len(law.nonlinear)))))
     axes = [
@@ -90,7 +91,7 @@ def nonnegative_least_squares(gram: Array, moment: Array) -> Array:
 
 
 def profile(
-    surface: Surface, target: Array, exponents: Array, delta: float, weights: Array | None = None, rounds: int = 6
+    surface: Surface, target: Array, exponents: Array, delta: float, weights: Array | None = None, rounds: int = 2
 ) -> tuple[Array, Array]:
     """For each row of exponents [R, Q], fits the coefficients; returns theta [R, P] and the Huber objective [R].
 
@@ -202,7 +203,7 @@ def anneal(
 
 
 def find_minimum(
-    surface: Surface, target: Array, delta: float, weights: Array | None = None, starts: int = 8
+    surface: Surface, target: Array, delta: float, weights: Array | None = None, starts: int | None = None
 ) -> tuple[Array, Array, Array]:
     """Searches the exponents globally, then descends from the best few cells of the grid that are not neighbours.
 
@@ -211,7 +212,7 @@ def find_minimum(
       target: responses [n].
       delta: the Huber threshold.
       weights: of the points, [n].
-      starts: how many descents, S.
+      starts: how many descents, S; by default more, the more exponents there are.
 
     Returns:
       The minimum theta [P]; where the descents began, [S, P]; the objectives they reached, [S].
@@ -221,6 +222,7 @@ def find_minimum(
     parts = [profile(surface, target, grid[i : i + per_batch], delta, weights) for i in range(0, len(grid), per_batch)]
     theta = np.concatenate([cells for cells, _ in parts])
     values = np.concatenate([objectives for _, objectives in parts])
+    starts = starts or STARTS[min(len(surface.law.nonlinear), len(STARTS)) - 1]
     begun = theta[_apart(_places(surface.law, grid), values, starts)]
     reached, objectives = anneal(surface, target, begun, delta, weights)
     return reached[np.argmin(objectives)], begun, objectives

@@ -4,8 +4,8 @@
 import re
 from typing import Any
 
-from t5x_like.scaling.pairs import Pair
 from t5x_like.scaling.fit import Fit
+from t5x_like.scaling.pairs import Pair
 from t5x_like.scaling.wording import count, figure, percent, span
 
 

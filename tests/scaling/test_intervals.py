@@ -3,12 +3,14 @@
 
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
-from t5x_like.scaling import bootstrap
+from t5x_like import fit_scaling_law
+from t5x_like.scaling import bootstrap, coverage
 from t5x_like.scaling.bootstrap import refit, wild_bootstrap
 from t5x_like.scaling.catalogue import CHINCHILLA
 from t5x_like.scaling.frontier import frontier
-from t5x_like.scaling.intervals import interval
+from t5x_like.scaling.intervals import METHODS, Delta, interval
 from t5x_like.scaling.pairs import pair
 from t5x_like.scaling.surface import Surface
 
@@ -45,8 +47,8 @@ def simulate(columns, truth, noise, simulations, replicates):
 def test_intervals_cover_with_sixteen_points(grid, truth, noise):
     covered, width = simulate(grid(), truth, noise, simulations=150, replicates=150)
     report = dict(zip(QUANTITIES, zip(covered, width, strict=True), strict=True))
-    assert covered.min() > 0.90, report
-    assert covered.mean() > 0.92, report
+    assert covered.min() > 0.91, report
+    assert covered.mean() > 0.93, report
     assert width.min() > 0.7, report
     assert width.max() < 1.8, report
 
@@ -54,8 +56,9 @@ def test_intervals_cover_with_sixteen_points(grid, truth, noise):
 def test_that_simulation_rejects_raw_residuals_of_the_huber_fit(grid, truth, monkeypatch):
     """The textbook wild bootstrap fails the test above by far: the test can tell."""
     monkeypatch.setattr(
-        bootstrap, "rescaled_residuals", lambda surface, target, estimate: target - surface.predict(estimate)
+        bootstrap, "rescaled_residuals", lambda surface, target, estimate: (target - surface.predict(estimate),) * 2
     )
+    monkeypatch.setattr(bootstrap, "POOLED", 0.0)
     covered, _ = simulate(grid(), truth, 0.01, simulations=80, replicates=80)
     assert covered.mean() < 0.85
 
@@ -70,3 +73,95 @@ def test_a_bound_that_the_replicates_do_not_give_is_null():
     samples = np.concatenate([np.arange(90.0), np.full(10, np.nan)])
     assert pair(*interval(samples)) == [None, None]
     assert pair(*interval(np.concatenate([np.arange(90.0), np.full(10, np.inf)]))) == [2.0, None]
+
+
+def test_methods_agree_where_least_squares_is_well_behaved(grid):
+    """Little noise and a wide threshold: the law is then nearly linear, and all four methods say the same."""
+    columns = grid(sizes=6, noise=5e-4, seed=1)
+    ends = {
+        method: np.array(list(fit_scaling_law(columns, huber_delta=1e6, interval_method=method).intervals.values()))
+        for method in METHODS
+    }
+    width = np.diff(ends["delta"]).ravel()
+    for method, found in ends.items():
+        np.testing.assert_allclose(np.diff(found).ravel() / width, 1, atol=0.35, err_msg=method)
+        np.testing.assert_allclose(found.mean(1), ends["delta"].mean(1), atol=0.25 * width.max(), err_msg=method)
+    assert (np.abs(ends["profile"] - ends["delta"]) < 0.06 * width[:, None]).all()
+
+
+def test_the_delta_method_is_scipys_covariance(grid):
+    columns = grid(sizes=5, noise=0.003, seed=3)
+    fit = fit_scaling_law(columns, huber_delta=1e6, interval_method="delta", bootstrap=0)
+
+    def law(x, E, A, B, alpha, beta):
+        return np.log(E + A / x[0] ** alpha + B / x[1] ** beta)
+
+    x = np.stack([columns["params"], columns["tokens"]])
+    found, covariance = optimize.curve_fit(law, x, np.log(columns["loss"]), p0=fit.vector, xtol=1e-14, ftol=1e-14)
+    np.testing.assert_allclose(found, fit.vector, rtol=1e-5)
+    reach = stats.t.ppf(0.975, 25 - 5)
+    for name in ("E", "alpha", "beta"):  # linear or nearly: symmetric as they are, or in the logarithm
+        i = fit.law.parameters.index(name)
+        error = reach * np.sqrt(covariance[i, i])
+        low, high = fit.intervals[name]
+        assert high - low == pytest.approx(2 * error, rel=0.02)
+
+
+def test_profile_ends_raise_the_sum_of_squares_by_what_f_allows(grid):
+    """With the exponent held at an end of its interval, SciPy's best fit of the rest is worse by t^2 s^2."""
+    columns = grid(sizes=5, noise=0.004, seed=6)
+    fit = fit_scaling_law(columns, huber_delta=1e6, interval_method="profile", bootstrap=0)
+    n, d, log_loss = columns["params"], columns["tokens"], np.log(columns["loss"])
+
+    def cost(alpha):
+        def residuals(x):
+            return np.log(x[0] + x[1] / n**alpha * 1e1 + x[2] * 1e3 / d ** x[3]) - log_loss
+
+        start = [fit.parameters["E"], fit.parameters["A"] / 10, fit.parameters["B"] / 1e3, fit.parameters["beta"]]
+        return 2 * optimize.least_squares(residuals, start, xtol=1e-15, ftol=1e-15, gtol=1e-15).cost
+
+    least = cost(fit.parameters["alpha"])
+    allowed = stats.f.ppf(0.95, 1, 20) * least / 20
+    for end in fit.intervals["alpha"]:
+        assert cost(end) - least == pytest.approx(allowed, rel=0.05)
+
+
+def test_pairs_bootstrap_gives_the_published_standard_errors(chinchilla):
+    """Another program, 4,000 resamples of the 240 points: 120, 1,325, .0250, .0150, .0201 for A, B, E, alpha, beta.
+
+    All must agree within 5 % but for B's: its replicates have a kurtosis of 30 to 60, so the standard deviation of
+    4,000 of them is itself known to 4 to 6 % only, in each of the two programs.
+    """
+    fit = fit_scaling_law(chinchilla, interval_method="pairs", bootstrap=4000)
+    errors = dict(zip(fit.law.parameters, np.sqrt(np.diag(fit.covariance)), strict=True))
+    for name, published in {"A": 120, "E": 0.0250, "alpha": 0.0150, "beta": 0.0201}.items():
+        assert errors[name] == pytest.approx(published, rel=0.05), name
+    of_b = fit.draws[:, fit.law.parameters.index("B")]
+    unsure = np.sqrt(2 * (stats.kurtosis(of_b, fisher=False) - 1) / (4 * len(of_b)))  # of the ratio of two
+    assert errors["B"] == pytest.approx(1325, rel=max(0.05, 2 * unsure))
+    for name, ends in {"alpha": (0.317, 0.372), "beta": (0.333, 0.415), "E": (1.772, 1.869)}.items():
+        assert fit.intervals[name] == pytest.approx(ends, abs=0.2 * errors[name])  # ends of 4,000 are known to .06
+    assert fit.compute_optimal["intervals"]["a"] == pytest.approx((0.482, 0.557), abs=0.003)
+
+
+def test_joint_intervals_hold_all_parameters_at_once(grid, truth):
+    fit = fit_scaling_law(grid(sizes=5, noise=0.003, seed=1), bootstrap=400)
+    joint = np.array(list(fit.joint_intervals.values()))
+    single = np.array(list(fit.intervals.values()))
+    inside = ((fit.draws >= joint[:, 0]) & (fit.draws <= joint[:, 1])).all(1)
+    assert inside.mean() == pytest.approx(0.95, abs=0.01)
+    assert ((fit.draws >= single[:, 0]) & (fit.draws <= single[:, 1])).all(1).mean() < 0.93
+
+
+def test_the_simulation_of_coverage_counts_what_it_says(grid, truth, monkeypatch):
+    columns = grid(sizes=4)
+    surface = Surface.over(CHINCHILLA, columns, columns["loss"])
+    theta = surface.scaled(np.array([[truth[name] for name in CHINCHILLA.parameters]]))[0]
+    options = {"methods": ("delta", "pairs"), "simulations": 60, "replicates": 40}
+    found = coverage.simulate(surface, theta, 0.003, 1e-3, **options)["methods"]
+    assert 0.85 < found["delta"]["mean"] <= 1
+    assert len(found["pairs"]["coverage"]) == 11
+    monkeypatch.setattr(Delta, "quantile", 1.0)  # one standard error to either side holds about two thirds
+    narrow = coverage.simulate(surface, theta, 0.003, 1e-3, **{**options, "methods": ("delta",)})["methods"]
+    assert 0.55 < narrow["delta"]["mean"] < 0.8
+    assert coverage.best_method({"methods": {"wide": found["delta"], "narrow": narrow["delta"]}}) == "wide"

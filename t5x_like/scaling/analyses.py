@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that is said about a fit besides the fit: hung on it by name, ready for fit.json and the report."""
+
+from collections.abc import Callable
+from typing import Any
+
+from t5x_like.errors import UserError
+from t5x_like.scaling import isoflop
+from t5x_like.scaling.coverage import best_method, simulate
+from t5x_like.scaling.fit import Fit
+from t5x_like.scaling.leaderboard import leaderboard
+from t5x_like.scaling.sensitivity import by_threshold, by_window, influence
+from t5x_like.scaling.wording import percent
+
+Progress = Callable[[str, int, int], None]
+
+
+def analyse(fit: Fit, ranking: dict[str, Any] | None = None, progress: Progress | None = None) -> Fit:
+    """Returns the fit with `leaderboard`, `sensitivity`, `influence` and, where runs share budgets, `isoflop`.
+
+    Args:
+      fit: any fit; laws are ranked only where they predict a loss from params and tokens.
+      ranking: a leaderboard of these points, if there is one already.
+      progress: called with (what, done, all).
+    """
+
+    def told(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(what, done, total) if progress else None
+
+    if ranking is None and fit.law.target == "loss":
+        ranking = leaderboard(fit.points, delta=fit.huber_delta, progress=told("leaderboard"))
+    found: dict[str, Any] = {
+        "leaderboard": ranking,
+        "sensitivity": {"threshold": by_threshold(fit), "window": by_window(fit)},
+        "influence": influence(fit),
+        "isoflop": _iso_flop(fit),
+    }
+    return fit.with_analyses(**{name: result for name, result in found.items() if result is not None})
+
+
+def _iso_flop(fit: Fit) -> dict[str, Any] | None:
+    try:
+        found = isoflop.analyse(fit.points)
+    except UserError:  # not a design of equal compute: most are not, and nobody asked
+        return None
+    against = found.against(fit).to_json() if fit.compute_optimal else None
+    return {**found.to_json(), "against_surface": against}
+
+
+def coverage(fit: Fit, simulations: int, progress: Progress | None = None) -> tuple[Fit, str]:
+    """Simulates the fit's own design, and returns the fit with `coverage`, and the method that covers best there."""
+    told = (lambda done, total: progress("coverage", done, total)) if progress else None
+    degrees = max(1, len(fit.points) - len(fit.theta))
+    noise = fit.residual_rms * (len(fit.points) / degrees) ** 0.5
+    result = simulate(
+        fit.surface, fit.theta, noise, fit.huber_delta, simulations=simulations, seed=fit.seed, progress=told
+    )
+    return fit.with_analyses(coverage=result), best_method(result)
+
+
+def coverage_sentences(result: dict[str, Any]) -> list[str]:
+    """Says how each method did, best first."""
+    order = sorted(result["methods"], key=lambda name: name != best_method(result))
+    return [
+        f"{name}: nominal 95 % intervals held the truth {percent(found['mean'])} of the time on average, "
+        f"{percent(found['lowest'])} to {percent(found['highest'])} by quantity."
+        for name in order
+        for found in (result["methods"][name],)
+    ]
