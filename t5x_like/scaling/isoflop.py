@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from t5x_like.errors import UserError
 from t5x_like.scaling.frontier import can_share, frontier
@@ -189,6 +188,8 @@ def _compute(points: Points) -> tuple[Array, str, list[str]]:
 
 def _group(points: Points, flops: Array, tolerance: float) -> tuple[list[Array], list[dict[str, float]], list[str]]:
     """Returns the rows of each budget, from small to large, the runs that are in none, and a sentence on those."""
+    from scipy.cluster.hierarchy import fcluster, linkage  # half a second, which `import t5x_like` should not take
+
     logs = np.log(flops)
     labels = fcluster(linkage(logs[:, None], "complete"), tolerance, "distance") if len(logs) > 1 else np.ones(1)
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from t5x_like.scaling.intervals import interval
 from t5x_like.scaling.pairs import Pair, pair
@@ -80,7 +80,7 @@ def paired(a: Fitted, b: Fitted, *, seed: int = 0) -> Paired | None:
     centre = (np.bincount(label, ratio) / pairs)[label] if within else mean
     freedom = n - cells if within else n - 1
     error = float(np.sqrt(((ratio - centre) ** 2).sum() / freedom / n))
-    half = float(stats.t.ppf(0.975, freedom)) * error
+    half = float(special.stdtrit(freedom, 0.975)) * error
     slope = float(np.mean([_slopes(fit, a.points, rows, fit.vector[None]) for fit in (a, b)]))
     multiplier, spread = None, None
     if slope > 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.polynomial import polynomial
-from scipy import stats
+from scipy import special
 
 from t5x_like.scaling.intervals import interval
 from t5x_like.scaling.pairs import Pair, pair
@@ -227,7 +227,7 @@ def power_laws(flops: Array, minima: Minima) -> tuple[dict[str, PowerLaw], list[
     off = minima.best[kept, 0] - np.log(laws["params"].at(flops[kept]))
     freedom = len(x) - 2
     ratio = float(((off / spread) ** 2).sum()) / freedom / max(minima.noise, 1e-12) ** 2
-    if ratio <= stats.f.isf(0.01, freedom, minima.freedom):
+    if ratio <= special.fdtri(freedom, minima.freedom, 0.99):
         return laws, []
     return laws, [
         f"The minima scatter {np.sqrt(ratio):.1f} times as far about the power law of params as the noise within "
