@@ -9,6 +9,7 @@ page also tells how well each law describes them.
 """
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -70,8 +71,8 @@ def _besiroglus_points(path: str) -> Points:
     return points.take(np.argsort(points.loss, kind="stable")[: len(points) - 5])
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---" for _ in head], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

@@ -240,6 +240,7 @@ DATA_CONSTRAINED = Law(
     linear=("E", "S"),
     nonlinear={"alpha": (0.05, 2.0), "balance": BALANCE, "R_D": (0.3, 1000.0), "R_N": (0.3, 1000.0)},
     columns=lambda v, x: (1.0, _data_constrained_column(v, x)),
+    allocation=lambda p: chinchilla_allocation({**p, "beta": p["alpha"]}),  # of fresh data
     coordinates=Coordinates(
         ("E", "A", "B", "alpha", "R_D", "R_N"),
         _repeated_to_search,
