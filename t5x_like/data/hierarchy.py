@@ -80,7 +80,7 @@ class HierarchyGrammar:
         """Returns [n, nodes, s, v, m], what each child says of each production, from the children [n, nodes s, v]."""
         size, branching = rules.shape[0], self.branching
         below = below.reshape(len(below), -1, branching, size)
-        return np.stack([below[:, :, child][..., rules[:, :, child]] for child in range(branching)], axis=2)
+        return np.stack([np.take(below[:, :, c], rules[:, :, c], axis=-1) for c in range(branching)], axis=2)
 
     def _downwards(self, outside: np.ndarray, rules: np.ndarray, below: np.ndarray) -> np.ndarray:
         """Returns the children's distributions [n, nodes s, v] from the parents' [n, nodes, v]."""
