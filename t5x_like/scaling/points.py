@@ -117,6 +117,12 @@ def _read_path(path: Path, params_column: str | None) -> Points:
     if isinstance(planned, list) and len(names) < len(planned):
         missing = f"The sweep is unfinished: {len(names)} of its {len(planned)} cells are there."
         points = dataclasses.replace(points, warnings=(missing, *points.warnings))
+    if folder and (open_ := runs.undecayed(folder, names)):
+        cut = (
+            f"In {len(open_)} of {len(names)} runs the learning rate had not come down when training ended (such as "
+            f"{open_[0]}): a schedule that does not end with its run leaves the loss above what those tokens can give."
+        )
+        points = dataclasses.replace(points, warnings=(*points.warnings, cut))
     return _usable(
         dataclasses.replace(
             points,

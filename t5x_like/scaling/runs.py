@@ -13,6 +13,8 @@ from t5x_like.errors import UserError
 
 Array = np.ndarray
 
+DECAYED = 0.2  # of the peak: logging every few steps may miss the last steps of a decay to 0
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -48,14 +50,21 @@ def fingerprints(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def undecayed(folder: Path, names: Iterable[str]) -> list[str]:
+    """Returns the runs whose learning rate ended above a fifth of its peak: their schedules did not end with them."""
+    found = []
+    for name in names:
+        rates = [line["learning_rate"] for line in _lines(folder, name) if _positive(line, "learning_rate")]
+        if len(rates) > 2 and rates[-1] > DECAYED * max(rates):
+            found.append(name)
+    return found
+
+
 def read_curves(folder: Path, names: Iterable[str], params: Iterable[float]) -> list[Curve]:
     """Reads metrics.jsonl of the named run folders, passing over runs with fewer than two usable lines."""
     curves = []
     for name, size in zip(names, params, strict=True):
-        path = folder / name / "metrics.jsonl"
-        if not name or not path.is_file():
-            continue
-        lines = [line for line in map(_line, path.read_text().splitlines()) if line]
+        lines = _lines(folder, name)
         chosen = [line for line in lines if line.get("split") == "eval" and "dataset" not in line]
         chosen = chosen if len(chosen) > 2 else [line for line in lines if line.get("split") == "train"]
         usable = [line for line in chosen if _positive(line, "tokens", "loss")]
@@ -63,6 +72,14 @@ def read_curves(folder: Path, names: Iterable[str], params: Iterable[float]) -> 
         if len(pairs) >= 2:
             curves.append(Curve(name, float(size), pairs[:, 0], pairs[:, 1]))
     return curves
+
+
+def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; none where there is no such file."""
+    path = folder / name / "metrics.jsonl"
+    if not name or not path.is_file():
+        return []
+    return [line for line in map(_line, path.read_text().splitlines()) if line]
 
 
 def _line(text: str) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The analyses of a fit as tables of text, for the terminal and the report: (title, head, rows)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from t5x_like.scaling.fit import Fit
 from t5x_like.scaling.wording import count, figure, percent, span
 
-Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 MOST_INFLUENTIAL = 5
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from t5x_like import fit_scaling_law
 from t5x_like.errors import UserError
 from t5x_like.scaling.points import read_points
 from t5x_like.scaling.runs import read_curves, read_sample
@@ -151,3 +152,50 @@ def test_broken_sweep_json_is_one_line(sweep, content):
     (sweep / "sweep.json").write_text(content)
     with pytest.raises(UserError, match=r"sweep\.json: "):
         read_points(sweep)
+
+
+def test_schedules_that_did_not_end_are_told(sweep):
+    for i in range(16):
+        path = sweep / f"run{i}/metrics.jsonl"
+        rates = np.linspace(0.01, 0.006 if i in (3, 5) else 1e-5, 8)  # two runs were cut short of their decay
+        lines = [
+            json.dumps({"step": s, "tokens": 1e5 * s, "split": "train", "loss": 4.0, "learning_rate": float(rate)})
+            for s, rate in enumerate(rates, 1)
+        ]
+        path.write_text("\n".join(lines))
+    told = [warning for warning in read_points(sweep).warnings if "learning rate had not come down" in warning]
+    assert len(told) == 1
+    assert told[0].startswith("In 2 of 16 runs")
+    assert "run3" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([(1e4, 1e6, 3.0)] * 2, "1 row was left out as an exact copy of another row"),
+        ([(1e5, 1e6, float("inf"))], "1 row was left out because the loss is not a positive finite number"),
+        ([(1e5, 1e6, -2.0)], "1 row was left out because the loss is not a positive finite number"),
+        ([(1e5, 1e6, float("nan"))], "1 row was left out because the loss is not a positive finite number"),
+    ],
+)
+def test_bad_rows_are_left_out_by_name_and_the_rest_is_fitted(grid, rows, says):
+    columns = grid(noise=0.003)
+    bad = {name: [*columns[name], *values] for name, values in zip(columns, zip(*rows, strict=True), strict=True)}
+    fit = fit_scaling_law(bad, bootstrap=0)
+    assert any(says in warning for warning in fit.warnings)
+    assert np.isfinite(list(fit.parameters.values())).all()
+
+
+def test_sizes_whose_product_overflows_an_integer_are_fitted(grid, truth):
+    """6 x 1e10 x 1e19 FLOPs is above 9.2e18 and above any 64-bit integer."""
+    columns = grid()
+    columns["params"], columns["tokens"] = columns["params"] * 1e6, columns["tokens"] * 1e13
+    as_integers = {
+        **columns,
+        "params": [int(n) for n in columns["params"]],
+        "tokens": [int(d) for d in columns["tokens"]],
+    }
+    fit = fit_scaling_law(as_integers, bootstrap=0)
+    assert fit.parameters["alpha"] == pytest.approx(truth["alpha"], rel=1e-4)
+    assert fit.points.compute.max() > 1e30
+    assert fit.compute_optimal["rows"][-1]["flops"] > 1e31
