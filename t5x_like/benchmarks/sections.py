@@ -161,10 +161,30 @@ def loop(settings: Settings) -> Iterator[Row]:
         yield Row(subject, "training loop", 100 * summary["stall_share"], "% of the time, at most", note=note)
 
 
+def fitting(settings: Settings) -> Iterator[Row]:
+    """A Chinchilla fit of 240 points: the search beside SciPy's from 36 starts, 1,000 bootstraps, the program."""
+    search = [
+        Contender("ours", f"{_HERE}.fitting:ours"),
+        Contender("SciPy L-BFGS, 36 starts", f"{_HERE}.fitting:scipy_grid"),
+    ]
+    refits = [Contender("ours", f"{_HERE}.fitting:ours", {"bootstrap": 1000})]
+    script = str(settings.train_script.with_name("fit.py"))
+    whole = [Contender("ours", f"{_HERE}.fitting:program", {"script": script})]
+    for subject, contenders, times in (
+        ("global fit", search, 1),
+        ("1,000 wild bootstraps", refits, 1000),
+        ("scripts/fit.py, 1,000 bootstraps", whole, 1),
+    ):
+        results = settings.measure(contenders)
+        told = lambda result, times=times: f"{times / result.rate:.3g} s"  # noqa: E731
+        yield from _rows(subject, "fits/s", results, ("SciPy L-BFGS, 36 starts",), told)
+
+
 SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "training": training,
     "pipeline": pipeline,
     "loop": loop,
     "decoding": decoding,
     "attention": attention,
+    "fitting": fitting,
 }
