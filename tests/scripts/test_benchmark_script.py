@@ -19,7 +19,7 @@ def run(*flags):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--sections=trainign"], "error: --sections: 'trainign' is not known; accepted: attention, decoding, fitting, loop, "),
+        (["--sections=trainign"], "error: --sections: 'trainign' is not known; accepted: attention, decoding, fitting"),
         (["--shapes=tinny"], "error: --shapes: 'tinny' is not known; accepted: small, tiny; did you mean 'tiny'?"),
         (["--lengths=many"], "error: --lengths=many: expected whole numbers with commas between them"),
         (["--rounds=0"], "error: --rounds=0: expected a number above 0"),
