@@ -35,6 +35,7 @@ def simulate(
     simulations: int = 200,
     replicates: int = 200,
     seed: int = 0,
+    asked: quantities.Quantities | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Returns the coverage of nominal 95 % intervals when the law at theta is true.
@@ -49,14 +50,16 @@ def simulate(
       simulations: data sets.
       replicates: bootstrap fits for each of them.
       seed: of noise and bootstraps.
+      asked: what is to be covered; `quantities.standard` without it.
       progress: called with (data sets done, all data sets).
 
     Returns:
-      `quantities`: names; `methods`: {method: {"coverage": [m], "mean", "lowest", "highest", "width": [m], the median
-      width over that of the middle 95 % of the estimates}}; and what was simulated.
+      `quantities`: names; `middle`: how wide the middle 95 % of the estimates are, [m]; `methods`: {method: {
+      "coverage": [m], "mean", "lowest", "highest", "width": [m], the median width over `middle`}}; and what was
+      simulated.
     """
     design = {name: surface.variables[name] * surface.units[name] for name in surface.law.variables}
-    asked = quantities.standard(surface.law, design)
+    asked = asked or quantities.standard(surface.law, design)
     rng = np.random.default_rng(seed)
     exact = surface.predict(theta[None])[0]
     targets = exact + noise * surface.emphasis * NOISES[shape](rng, (simulations, len(exact)))
@@ -76,6 +79,7 @@ def simulate(
         middle = np.subtract(*np.quantile(values, [0.975, 0.025], axis=0))
     return {
         "quantities": list(asked.names),
+        "middle": [float(w) if np.isfinite(w) else None for w in middle],
         "methods": {method: _summary(np.stack(ends), truth, middle) for method, ends in found.items()},
         "points": len(exact),
         "noise": noise,
