@@ -242,9 +242,18 @@ def judge(
     return dataclasses.replace(plan, warnings=_warnings(plan, budget))
 
 
+def _vague(plan: Plan) -> bool:
+    """Whether the interval reaches half as far as the value (for E, as a loss), or a factor of ten."""
+    scale = plan.expected.value
+    if plan.asked.name == "E":  # a prior may well have a small one
+        middle = {"params": np.median(plan.cells.params), "tokens": np.median(plan.cells.tokens)}
+        scale = float(plan.prior.law.predict(plan.prior.parameters, middle))
+    return plan.expected.half_width > (np.log(10) if plan.expected.factor else 0.5 * scale)
+
+
 def _warnings(plan: Plan, budget: float) -> list[str]:
     found, least = [], enough(len(plan.prior.law.parameters))
-    if plan.expected.vague:
+    if _vague(plan):
         found.append(
             f"{plan.asked.name} would hardly be determined: a larger budget, wider ranges or less noise would help."
         )

@@ -33,6 +33,7 @@ LARGE_FROM = 1e7  # params in the middle of the range from which `LARGE` is the 
 
 NOISE = 0.005  # relative standard deviation of a run's loss
 STEP = 0.2  # relative standard deviation of an exponent of which only the value is given
+_GIVEN = "as given, the rest by default"
 _NARROWEST, _WIDEST = 0.02, 0.5  # steps that a fit may give
 _LIFTED = 0.02  # of a typical loss: what an E of 0 is taken as, for an interval about a bound means nothing
 
@@ -105,7 +106,7 @@ def belief_from(text: str | os.PathLike[str] | Mapping[str, float] | None) -> Be
     if text is None:
         return Belief()
     if isinstance(text, Mapping):
-        return Belief(parameters=dict(text), source="as given")
+        return Belief(parameters=dict(text), source=_GIVEN)
     if "=" not in str(text) or Path(text).exists():
         return _fitted(Path(text))
     found = {}
@@ -115,7 +116,7 @@ def belief_from(text: str | os.PathLike[str] | Mapping[str, float] | None) -> Be
             found[name.strip()] = float(value)
         except ValueError:
             raise UserError(f"--prior: {part.strip()!r}; expected name=number, such as alpha=.35") from None
-    return Belief(parameters=found, source="as given")
+    return Belief(parameters=found, source=_GIVEN)
 
 
 def _fitted(path: Path) -> Belief:
@@ -138,7 +139,8 @@ def _fitted(path: Path) -> Belief:
         if low is not None and high is not None and name in parameters
     }
     noise = max(rms * float(np.sqrt(n / max(1, n - len(parameters)))), 1e-6)
-    return Belief(law.name, parameters, steps, noise, delta, f"{path}, {n} points")
+    lifted = ", where E is 0: a small one is taken" if parameters.get("E") == 0 else ""
+    return Belief(law.name, parameters, steps, noise, delta, f"{path}, {n} points{lifted}")
 
 
 def prior_over(belief: Belief, cells: Cells) -> Prior:

@@ -72,11 +72,6 @@ class Expectation:
             return f"± {figure(self.half_width, 2)}"
         return f"a factor of {figure(float(np.exp(min(self.half_width, 50.0))))}"
 
-    @property
-    def vague(self) -> bool:
-        """Whether the interval spans half the value, or a factor of ten."""
-        return self.half_width > (np.log(10) if self.factor else 0.5 * self.value)
-
     def to_json(self) -> dict[str, Any]:
         high = self.high if np.isfinite(self.high) else None
         return {"value": self.value, "interval": [self.low, high], "half_width": self.half_width, "factor": self.factor}
