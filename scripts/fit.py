@@ -27,8 +27,9 @@ from t5x_like.scaling.catalogue import LAWS, get_law
 from t5x_like.scaling.fit import BOOTSTRAP, HUBER_DELTA, Fit, fit_scaling_law
 from t5x_like.scaling.intervals import METHODS
 from t5x_like.scaling.leaderboard import leaderboard
+from t5x_like.scaling.painter import Painter, cores
 from t5x_like.scaling.points import Points, read_points
-from t5x_like.scaling.report import prepare_folder, write_report
+from t5x_like.scaling.report import prepare_folder, start_pictures, write_report
 from t5x_like.scaling.weights import WEIGHTS
 
 SIMULATIONS = 200
@@ -71,22 +72,29 @@ def main() -> None:
     points = read_points(flags.points, flags.params_column)
     other = read_points(flags.against, flags.params_column) if flags.against else None
     out = prepare_folder(flags.out)
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        fit = _fit(flags, points, progress)
-        if other is not None:
-            rival = fit_scaling_law(other, fit.law, **_options(flags, fit.interval_method))
-            fit = fit.with_analyses(comparison=fit.compare(rival).to_json())
-    report = write_report(fit, out, command=shlex.join(["python", *sys.argv]))
+    quiet = not sys.stderr.isatty()
+    with Painter(out, workers=min(2, cores())) as painter:
+        with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+            fit = _computed(flags, points, other, painter, bar)
+        report = write_report(fit, out, command=shlex.join(["python", *sys.argv]), painter=painter)
     console = Console()
     _print(console, fit)
     console.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _computed(flags: argparse.Namespace, points: Points, other: Points | None, painter: Painter, bar: Progress) -> Fit:
+    tasks: dict[str, TaskID] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total)
+
+    fit = _fit(flags, points, painter, progress)
+    if other is None:
+        return fit
+    rival = fit_scaling_law(other, fit.law, **_options(flags, fit.interval_method))
+    return fit.with_analyses(comparison=fit.compare(rival).to_json())
 
 
 def _options(flags: argparse.Namespace, method: str) -> dict[str, Any]:
@@ -106,7 +114,7 @@ def _threshold(text: str | float) -> float | str:
         return text
 
 
-def _fit(flags: argparse.Namespace, points: Points, progress: analyses.Progress) -> Fit:
+def _fit(flags: argparse.Namespace, points: Points, painter: Painter, progress: analyses.Progress) -> Fit:
     """Fits, ranks, and, if asked to, simulates; intervals by the method that covers here unless one was named."""
     ranking = None
     if flags.law == "best":
@@ -122,6 +130,7 @@ def _fit(flags: argparse.Namespace, points: Points, progress: analyses.Progress)
         found["coverage"] = simulated.analyses["coverage"]
         if flags.interval_method is None and best != fit.interval_method:
             fit = fit_scaling_law(points, law, **_options(flags, best), **told)
+    start_pictures(fit, painter)  # beside what follows
     return analyses.analyse(fit, ranking, progress).with_analyses(**found)
 
 

@@ -1,76 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a fit, as PNG bytes: loss by tokens and by compute, optimal sizes, residuals, training curves.
+"""The charts of a fit: loss by tokens and by compute, optimal sizes, residuals, training curves.
 
-One colour scale throughout: a model's size, dark for the smallest to light green for the largest (viridis without its
-yellow end, which vanishes on white; it stays readable without colour vision and in grey). Open rings are the points
-that were held out to test the extrapolation.
+A law of params and tokens gets all of them. Any other law, of one variable or of an accuracy, gets its response
+against each variable, and residuals. Open rings are the points that were held out to test the extrapolation; lines are
+dashed beyond the largest compute used.
 """
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib import ticker
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, LogNorm
-from matplotlib.figure import Figure
 
+from t5x_like.errors import UserError
 from t5x_like.scaling import runs
+from t5x_like.scaling.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale
 from t5x_like.scaling.fit import Fit
-from t5x_like.scaling.frontier import BEYOND, frontier
+from t5x_like.scaling.frontier import BEYOND, FRESH, Frontier, can_share, frontier
 from t5x_like.scaling.intervals import interval
-from t5x_like.scaling.wording import count, figure
+from t5x_like.scaling.laws import complete
+from t5x_like.scaling.ticks import Kind
+from t5x_like.scaling.wording import count, figure, percent
 
 Array = np.ndarray
 
-SIZES = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.0, 0.86, 256)))
-INK, MUTED, GRID, ACCENT, SECOND = "#22262b", "#667079", "#e7eaed", "#c2410c", "#1d4ed8"
-COMPUTE = "training compute, 6 × params × tokens FLOPs"
-MOST_LABELLED = 9  # curves that still find room for a label each
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.edgecolor": "#aab2b9",
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.facecolor": "w",
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.9,
-    "legend.fontsize": 9,
+LOSS = "held-out loss, nats per token"
+LABELS: dict[str, tuple[str, Kind]] = {
+    "params": ("params", "count"),
+    "tokens": ("training tokens", "count"),
+    "compute": ("training compute, 6 × params × tokens FLOPs", "power"),
+    "flops": ("training compute, FLOPs", "power"),
+    "unique_tokens": ("unique tokens", "count"),
 }
+MOST_LABELLED = 9  # curves that still find room for a label each
+_SAMPLES = 60  # points of a curve
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A PNG with its file name, title and caption."""
-
-    name: str
-    title: str
-    caption: str
-    png: bytes
-
-
-def pictures(fit: Fit) -> list[Picture]:
-    """Returns the pictures that the fit has something to show in."""
-    drawn = [_draw("loss_by_tokens.png", "Loss by training tokens", _loss_by_tokens, fit)]
+def charts(fit: Fit) -> list[Chart]:
+    """Returns the charts that the fit has something to show in."""
+    if not can_share(fit.law):
+        return [*(_by_variable(fit, name) for name in fit.law.variables), _residuals(fit)]
+    drawn = [_loss_by_tokens(fit)]
     if fit.compute_optimal:
-        drawn.append(_draw("loss_by_compute.png", "Loss by training compute", _loss_by_compute, fit))
-        drawn.append(_draw("optimal_sizes.png", "Compute-optimal sizes", _optimal_sizes, fit))
-    drawn.append(_draw("residuals.png", "Residuals", _residuals, fit))
+        flops = _budgets(fit)
+        best = frontier(fit.law, fit.vector, flops)
+        draws = frontier(fit.law, fit.draws, flops) if len(fit.draws) else None
+        drawn += [_loss_by_compute(fit, best, draws), _optimal_sizes(fit, best, draws)]
+    drawn.append(_residuals(fit))
     if curves := training_curves(fit):
-        drawn.append(_draw("training_curves.png", "Training curves", lambda f, fit: _curves(f, fit, curves), fit))
+        drawn.append(_curves(fit, curves))
     return drawn
+
+
+def main_chart(fit: Fit) -> Chart:
+    """Returns the first of `charts`."""
+    return _loss_by_tokens(fit) if can_share(fit.law) else _by_variable(fit, fit.law.variables[0])
+
+
+def draw_main(fit: Fit, path: str | Path | None = None) -> Any:
+    """Draws the response against the points, as a matplotlib figure; into a .png, .svg or .pdf file if named.
+
+    Raises:
+      UserError: the path has another ending.
+    """
+    from t5x_like.scaling import draw_matplotlib
+    from t5x_like.scaling.painter import FORMATS
+
+    if path is not None and Path(path).suffix.lstrip(".") not in FORMATS:
+        raise UserError(f"{path}: a picture's name ends in {', '.join('.' + kind for kind in FORMATS)}")
+    return draw_matplotlib.write(main_chart(fit), path)
 
 
 def training_curves(fit: Fit) -> list[runs.Curve]:
@@ -81,122 +78,181 @@ def training_curves(fit: Fit) -> list[runs.Curve]:
     return runs.read_curves(fit.points.folder, names, fit.points.params)
 
 
-def _draw(name: str, title: str, draw: Callable[[Figure, Fit], str], fit: Fit) -> Picture:
-    with mpl.rc_context(STYLE):
-        canvas = Figure(figsize=(6.6, 4.3), layout="constrained")
-        caption = draw(canvas, fit)
-        out = io.BytesIO()
-        canvas.savefig(out, format="png", dpi=150, metadata={"Software": None})
-    return Picture(name, title, caption, out.getvalue())
+def size_scale(params: Array) -> Scale:
+    """Returns the colour scale of model sizes."""
+    low, high = float(params.min()), float(params.max())
+    return Scale("params", low, high, tuple((float(size), count(size)) for size in _representative(params)))
 
 
-def _loss_by_tokens(canvas: Figure, fit: Fit) -> str:
-    points = fit.points
-    axes = _log_axes(canvas.add_subplot(), "training tokens", "held-out loss, nats per token")
-    shade, norm = _shades(points.params)
-    _scatter(axes, fit, points.tokens, points.loss, shade(points.params), points.columns.get("loss_stderr"))
+def measured(fit: Fit) -> Array:
+    """Returns what the law predicts as it was measured, [n]: losses or accuracies."""
+    return fit.points.loss if fit.law.target == "loss" else np.asarray(fit.points.columns[fit.law.target], float)
+
+
+def predicted(fit: Fit) -> Array:
+    """Returns the law at each point, [n]."""
+    values = measured(fit)
+    return values * np.exp(-fit.residuals) if fit.law.target == "loss" else values - fit.residuals
+
+
+def hover(fit: Fit) -> tuple[str, ...]:
+    """Returns a text per point: run, sizes, measurement, prediction and residual."""
+    points, law = fit.points, predicted(fit)
+    names = points.columns.get("run", np.full(len(points), ""))
+    stderr = points.columns.get("loss_stderr", np.full(len(points), np.nan))
+    texts = []
+    for i, value in enumerate(measured(fit)):
+        error = f" ± {figure(float(stderr[i]), 2)}" if np.isfinite(stderr[i]) and fit.law.target == "loss" else ""
+        lines = [
+            str(names[i]),
+            f"{count(float(points.params[i]))} params, {count(float(points.tokens[i]))} tokens",
+            f"{fit.law.target} {figure(float(value), 4)}{error}; law {figure(float(law[i]), 4)}",
+            f"residual {percent(float(_relative(fit)[i]) / 100, signed=True)}",
+            "held out as a test" if fit.held_out[i] else "",
+        ]
+        texts.append("\n".join(line for line in lines if line))
+    return tuple(texts)
+
+
+def _relative(fit: Fit) -> Array:
+    """Residuals in percent of the law's loss, or in percentage points of an accuracy."""
+    return 100 * (np.expm1(fit.residuals) if fit.law.target == "loss" else fit.residuals)
+
+
+def _loss_by_tokens(fit: Fit) -> Chart:
+    points, scale = fit.points, size_scale(fit.points.params)
     few = len(np.unique(points.params)) <= MOST_LABELLED
-    ends = []
+    lines = []
     for size in _representative(points.params):
         own = points.tokens[points.params == size] if few else points.tokens
-        tokens = np.geomspace(own.min(), points.tokens.max(), 200)
-        loss = fit.predict(size, tokens)
-        axes.plot(tokens, loss, color=shade(size), lw=1.4, alpha=0.9, zorder=2)
-        ends.append((float(loss[-1]), count(size), shade(size)))
-    _floor(axes, fit)
-    _loss_ticks(axes)
-    _few_decades(axes)
-    if few:
-        _labels_at_the_end(axes, ends, "params")
-    else:
-        _size_bar(canvas, axes, norm, points.params)
-    return "Each point is a run, each curve the fitted law at one model size."
-
-
-def _loss_by_compute(canvas: Figure, fit: Fit) -> str:
-    points = fit.points
-    axes = _log_axes(canvas.add_subplot(), COMPUTE, "held-out loss, nats per token")
-    shade, norm = _shades(points.params)
-    _scatter(axes, fit, points.compute, points.loss, shade(points.params), points.columns.get("loss_stderr"))
-    for size in _representative(points.params):
-        tokens = np.geomspace(points.tokens.min(), points.tokens.max(), 200)
-        axes.plot(6 * size * tokens, fit.predict(size, tokens), color=shade(size), lw=0.9, alpha=0.5, zorder=1)
-    flops = _budgets(fit)
-    best, draws = frontier(fit.law, fit.vector, flops), frontier(fit.law, fit.draws, flops)
-    _line_and_band(axes, flops, best.loss, draws.loss, ACCENT, "compute-optimal loss", fit)
-    _largest(axes, fit)
-    _floor(axes, fit)
-    _loss_ticks(axes)
-    axes.legend(loc="upper right")
-    _size_bar(canvas, axes, norm, points.params)
-    return (
-        "The lowest loss the law allows at each compute, with its 95 % band, "
-        f"to {BEYOND:g} times the largest compute used; thin curves are single model sizes."
+        tokens = np.geomspace(own.min(), points.tokens.max(), _SAMPLES)
+        name = f"{count(size)} params"
+        end = count(size) if few else ""
+        lines.append(Line(tokens, _surface(fit, size, tokens), float(scale.place(size)), end=end, hover=name))
+    panel = Panel(
+        Axis("training tokens", log=True, kind="count"),
+        Axis(LOSS, log=True),
+        (*_floor(fit), *lines, *_runs(fit, points.tokens, points.loss, scale, points.columns.get("loss_stderr"))),
     )
+    caption = "Each point is a run, each curve the fitted law at one model size" + _fresh(fit)
+    title = "Loss by training tokens"
+    return Chart("loss_by_tokens", title, caption, (panel,), None if few else scale, "params" if few else "")
 
 
-def _optimal_sizes(canvas: Figure, fit: Fit) -> str:
+def _loss_by_compute(fit: Fit, best: Frontier, draws: Frontier | None) -> Chart:
+    points, scale = fit.points, size_scale(fit.points.params)
+    thin = []
+    for size in _representative(points.params):
+        tokens = np.geomspace(points.tokens.min(), points.tokens.max(), _SAMPLES)
+        place, name = float(scale.place(size)), f"{count(size)} params"
+        loss = _surface(fit, size, tokens)
+        thin.append(Line(6 * size * tokens, loss, place, width=0.9, opacity=0.55, hover=name))
+    layers: list[Layer] = [_largest(fit), *_floor(fit), *thin]
+    layers += _runs(fit, points.compute, points.loss, scale, points.columns.get("loss_stderr"))
+    layers += _line_and_band(
+        fit, best.flops, best.loss, draws.loss if draws else None, "accent", "compute-optimal loss"
+    )
+    caption = (
+        "The lowest loss the law allows at each compute, with its 95 % band, "
+        f"to {BEYOND:g} times the largest compute used; thin curves are single model sizes" + _fresh(fit)
+    )
+    panel = Panel(Axis(LABELS["compute"][0], log=True, kind="power"), Axis(LOSS, log=True), tuple(layers))
+    return Chart("loss_by_compute", "Loss by training compute", caption, (panel,), scale)
+
+
+def _optimal_sizes(fit: Fit, best: Frontier, draws: Frontier | None) -> Chart:
     points = fit.points
-    axes = _log_axes(canvas.add_subplot(), COMPUTE, "params or tokens")
-    flops = _budgets(fit)
-    best, draws = frontier(fit.law, fit.vector, flops), frontier(fit.law, fit.draws, flops)
-    for name, colour, marker in (("tokens", SECOND, "s"), ("params", ACCENT, "o")):
+    layers: list[Layer] = [_largest(fit, below=True)]
+    for name, colour, shape in (("tokens", "second", "square"), ("params", "accent", "circle")):
         power = figure(float(getattr(best, "a" if name == "params" else "b")))
         label = f"optimal {name}, as C^{power}"
-        _line_and_band(axes, flops, _of(best, name), _of(draws, name), colour, label, fit)
-        axes.scatter(points.compute, _of(points, name), s=16, marker=marker, color=colour, alpha=0.35, lw=0, zorder=2)
-    _largest(axes, fit)
-    axes.legend(loc="upper left")
-    return "Params and tokens that lower the loss most at each compute, with 95 % bands; faint marks are the runs."
+        replicates = np.asarray(getattr(draws, name)) if draws else None
+        marks: dict[str, Any] = {"area": 16.0, "shape": shape, "opacity": 0.4, "hover": hover(fit)}
+        layers.append(Marks(points.compute, getattr(points, name), colour, **marks))
+        layers += _line_and_band(fit, best.flops, getattr(best, name), replicates, colour, label)
+    panel = Panel(
+        Axis(LABELS["compute"][0], log=True, kind="power"),
+        Axis("params or tokens", log=True, kind="count"),
+        tuple(layers),
+    )
+    caption = "Params and tokens that lower the loss most at each compute, with 95 % bands; faint marks are the runs."
+    return Chart("optimal_sizes", "Compute-optimal sizes", caption, (panel,))
 
 
-def _residuals(canvas: Figure, fit: Fit) -> str:
-    points = fit.points
-    shade, norm = _shades(points.params)
-    left, right = canvas.subplots(1, 2, sharey=True)
-    percent = 100 * np.expm1(fit.residuals)
-    for axes, x, label in ((left, points.params, "params"), (right, points.tokens, "training tokens")):
-        axes.set_xscale("log")
-        axes.set_xlabel(label)
-        axes.axhline(0, color=INK, lw=1, zorder=1)
-        stderr = points.columns.get("loss_stderr")
-        errors = None if stderr is None else 100 * stderr / points.loss
-        _scatter(axes, fit, x, percent, shade(points.params), errors, legend=axes is right)
-        _few_decades(axes)
-    left.set_ylabel("measured above (+) or below (−) the law, %")
-    reach = 1.15 * max(float(np.abs(percent).max()), 1e-6)
-    left.set_ylim(-reach, reach)
-    _size_bar(canvas, [left, right], norm, points.params)
-    return "Trends here, rather than scatter, mean that the law bends where the losses do not, or the other way round."
+def _residuals(fit: Fit) -> Chart:
+    points, scale = fit.points, size_scale(fit.points.params)
+    relative = _relative(fit)
+    errors = points.columns.get("loss_stderr") if fit.law.target == "loss" else None
+    errors = None if errors is None else 100 * errors / points.loss
+    reach = 1.15 * max(float(np.abs(relative).max()), 1e-6)
+    y = Axis("measured minus law, %", limits=(-reach, reach))
+    names = ("params", "tokens") if can_share(fit.law) else fit.law.variables[:2]
+    panels = []
+    for name in names:
+        x = _column(fit, name)
+        text, kind = LABELS.get(name, (name, "number"))
+        axis = Axis(text.split(",")[0], log=bool((x > 0).all()), kind=kind)
+        panels.append(Panel(axis, y, (Rule(0.0, dash="solid"), *_runs(fit, x, relative, scale, errors))))
+    caption = "Trends here, rather than scatter, mean that the law bends where the runs do not, or the other way round."
+    return Chart("residuals", "Residuals", caption, tuple(panels), scale)
 
 
-def _curves(canvas: Figure, fit: Fit, curves: list[runs.Curve]) -> str:
-    axes = _log_axes(canvas.add_subplot(), "tokens seen", "loss, nats per token")
-    shade, norm = _shades(fit.points.params)
-    for curve in curves:
-        axes.plot(curve.tokens, curve.loss, color=shade(curve.params), lw=1, alpha=0.8)
-    axes.scatter(fit.points.tokens, fit.points.loss, s=16, c=shade(fit.points.params), lw=0.6, edgecolors="w", zorder=3)
-    _floor(axes, fit)
-    _loss_ticks(axes)
-    _few_decades(axes)
-    _size_bar(canvas, axes, norm, fit.points.params)
-    return "Loss as each run trained; dots are the held-out losses that were fitted."
+def _curves(fit: Fit, curves: list[runs.Curve]) -> Chart:
+    points, scale = fit.points, size_scale(fit.points.params)
+    lines = [
+        Line(curve.tokens, curve.loss, float(scale.place(curve.params)), hover=curve.run, width=1.0, opacity=0.8)
+        for curve in curves
+    ]
+    dots = Marks(points.tokens, points.loss, scale.place(points.params), hover=hover(fit), area=16.0)
+    x = Axis("tokens seen", log=True, kind="count")
+    panel = Panel(x, Axis("loss, nats per token", log=True), (*_floor(fit), *lines, dots))
+    caption = "Loss as each run trained; dots are the held-out losses that were fitted."
+    return Chart("training_curves", "Training curves", caption, (panel,), scale)
 
 
-def _of(source: Any, name: str) -> Array:
-    return np.asarray(getattr(source, name))
+def _by_variable(fit: Fit, name: str) -> Chart:
+    """The response against one variable, with the law's curve where all others have their middle value."""
+    x, y, scale = _column(fit, name), measured(fit), size_scale(fit.points.params)
+    log = bool((x > 0).all())
+    along = np.geomspace(x.min(), x.max(), _SAMPLES) if log else np.linspace(x.min(), x.max(), _SAMPLES)
+    others = {other: np.median(_column(fit, other)) for other in fit.law.variables if other != name}
+    variables = complete({**others, name: along})
+    curve = np.broadcast_to(fit.law.predict(fit.parameters, variables), along.shape)
+    text, kind = LABELS.get(name, (name, "number"))
+    target = fit.law.target
+    loss = target == "loss"
+    errors = fit.points.columns.get("loss_stderr") if loss else None
+    panel = Panel(
+        Axis(text, log=log, kind=kind),
+        Axis(LOSS if loss else target, log=loss),
+        (
+            *(_floor(fit) if loss else ()),
+            Line(along, curve, "accent", name="fitted law", width=2.0, hover="law"),
+            *_runs(fit, x, y, scale, errors),
+        ),
+    )
+    middle = ", ".join(f"{other} {figure(float(value))}" for other, value in others.items())
+    caption = f"Each point is a run, the curve is the fitted law{f' at {middle} (the medians)' if middle else ''}."
+    word = "compute" if name == "flops" else name.replace("_", " ")
+    return Chart(f"{target}_by_{name}", f"{target.capitalize()} by {word}", caption, (panel,), scale)
+
+
+def _column(fit: Fit, name: str) -> Array:
+    return np.asarray(complete(fit.points.variables)[name], float)
+
+
+def _surface(fit: Fit, params: Any, tokens: Any) -> Array:
+    variables = {**FRESH, "params": np.asarray(params, float), "tokens": np.asarray(tokens, float)}
+    return np.broadcast_to(fit.law.predict(fit.parameters, variables), np.shape(tokens))
+
+
+def _fresh(fit: Fit) -> str:
+    return ", all data being fresh." if "unique_tokens" in fit.law.variables else "."
 
 
 def _budgets(fit: Fit) -> Array:
     compute = fit.points.compute
-    return np.geomspace(compute.min(), BEYOND * compute.max(), 120)
-
-
-def _shades(params: Array) -> tuple[Callable[[Any], Any], LogNorm]:
-    """Returns size -> colour, and the scale behind it."""
-    low, high = float(params.min()), float(params.max())
-    norm = LogNorm(low, high if high > low else low * 1.01)
-    return lambda size: SIZES(norm(size)), norm
+    return np.geomspace(compute.min(), BEYOND * compute.max(), _SAMPLES)
 
 
 def _representative(params: Array) -> Array:
@@ -205,120 +261,48 @@ def _representative(params: Array) -> Array:
     return sizes if len(sizes) <= MOST_LABELLED else np.geomspace(sizes[0], sizes[-1], 7)
 
 
-def _log_axes(axes: Axes, x: str, y: str) -> Axes:
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    return axes
+def _runs(fit: Fit, x: Array, y: Array, scale: Scale, errors: Array | None = None) -> list[Layer]:
+    """Runs as dots, held-out ones as rings, with standard errors where they are known."""
+    area, out, texts = 34.0 if len(x) <= 60 else 14.0, fit.held_out, np.array(hover(fit))
+    places = scale.place(fit.points.params)
+    layers: list[Layer] = []
+    for chosen, hollow, name in ((~out, False, ""), (out, True, "held out as a test")):
+        if chosen.any():
+            bars = None if errors is None or not np.isfinite(errors).any() else errors[chosen]
+            look: dict[str, Any] = {
+                "hover": tuple(texts[chosen]),
+                "name": name,
+                "area": area,
+                "hollow": hollow,
+                "error": bars,
+            }
+            layers.append(Marks(x[chosen], y[chosen], places[chosen], **look))
+    return layers
 
 
-def _scatter(
-    axes: Axes, fit: Fit, x: Array, y: Array, colours: Array, errors: Array | None = None, legend: bool = True
-) -> None:
-    """Draws runs as dots, held-out ones as rings, with standard errors where they are known."""
-    size = 34 if len(x) <= 60 else 14
-    if errors is not None and np.isfinite(errors).any():
-        axes.errorbar(x, y, yerr=np.nan_to_num(errors), fmt="none", ecolor=MUTED, elinewidth=0.9, zorder=2)
-    out = fit.held_out
-    axes.scatter(x[~out], y[~out], s=size, c=colours[~out], edgecolors="w", lw=0.6, zorder=3)
-    label = "held out as a test" if legend and out.any() else None
-    axes.scatter(x[out], y[out], s=size, facecolors="w", edgecolors=colours[out], lw=1.5, zorder=3, label=label)
-    if label:
-        axes.legend(loc="best")
+def _line_and_band(fit: Fit, x: Array, line: Array, draws: Array | None, colour: str, label: str) -> list[Layer]:
+    """The line, dashed beyond the largest compute used, over the 95 % band of the replicates."""
+    largest = fit.points.compute.max() * (1 + 1e-9)
+    inside = x <= largest
+    beyond = ~inside
+    beyond[max(0, int(inside.sum()) - 1)] = True  # begins where the other ends
+    layers: list[Layer] = [Band(x, *interval(draws), colour)] if draws is not None else []
+    layers.append(Line(x[inside], line[inside], colour, name=label, hover=label, width=2.0))
+    layers.append(Line(x[beyond], line[beyond], colour, hover=f"{label}, beyond the runs", width=2.0, dash="dash"))
+    return layers
 
 
-def _line_and_band(axes: Axes, x: Array, line: Array, draws: Array, colour: str, label: str, fit: Fit) -> None:
-    """Draws the line, dashed beyond the largest compute used, over the 95 % band of the replicates."""
-    inside = x <= fit.points.compute.max()
-    axes.plot(x[inside], line[inside], color=colour, lw=2, label=label, zorder=4)
-    axes.plot(x[~inside], line[~inside], color=colour, lw=2, ls=(0, (3, 2)), zorder=4)
-    if len(draws):
-        low, high = interval(draws)
-        axes.fill_between(x, low, high, where=np.isfinite(low) & np.isfinite(high), color=colour, alpha=0.15, lw=0)
+def _largest(fit: Fit, below: bool = False) -> Rule:
+    return Rule(float(fit.points.compute.max()), vertical=True, label="largest run", dash="dot", below=below)
 
 
-def _largest(axes: Axes, fit: Fit) -> None:
-    axes.axvline(fit.points.compute.max(), color=MUTED, lw=0.9, ls=":", zorder=1)
-    axes.annotate(
-        "largest run",
-        (fit.points.compute.max(), 1.01),
-        xycoords=("data", "axes fraction"),
-        ha="center",
-        color=MUTED,
-        fontsize=8.5,
-    )
-
-
-def _floor(axes: Axes, fit: Fit) -> None:
-    """Marks E and the exact entropy at the left, when they are near enough to the points not to squeeze them."""
+def _floor(fit: Fit) -> list[Layer]:
+    """Marks E and the exact entropy, when they are near enough to the points not to squeeze them."""
     low, high = np.log(fit.points.loss.min()), np.log(fit.points.loss.max())
-    marks = [(fit.parameters.get("E"), "E", "--"), (fit.points.exact_entropy, "exact entropy", ":")]
-    near = sorted((v, name, dashes) for v, name, dashes in marks if v and np.log(v) > low - 0.8 * (high - low))
-    for i, (value, name, dashes) in enumerate(near):
-        axes.axhline(value, color=INK, lw=1, ls=dashes, zorder=1)
-        below = i == 0 and len(near) == 2  # the lower one's name goes below it, so that the two cannot collide
-        axes.annotate(
-            f"{name} = {figure(value, 4)}",
-            (0.01, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, -3 if below else 3),
-            textcoords="offset points",
-            va="top" if below else "bottom",
-            fontsize=8.5,
-        )
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom * (bottom / top) ** 0.03, top)
-
-
-def _loss_ticks(axes: Axes) -> None:
-    """Round numbers on a logarithmic axis that spans less than a decade, where matplotlib labels almost nothing."""
-    low, high = axes.get_ylim()
-    ticks = ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    axes.yaxis.set_major_locator(ticker.FixedLocator(ticks))
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_ylim(low, high)
-
-
-def _few_decades(axes: Axes) -> None:
-    """Labels 1, 2, 5 per decade when an axis spans too little for powers of ten alone."""
-    low, high = axes.get_xlim()
-    if np.log10(high / low) < 2.2:
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if np.log10(high / low) < 1.3 else (1, 3)))
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: count(value, trim=True)))
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-
-
-def _labels_at_the_end(axes: Axes, ends: list[tuple[float, str, Any]], title: str) -> None:
-    """Writes each curve's name beside its right end, pushed apart where they would overlap."""
-    low, high = np.log(axes.get_ylim())
-    wanted = np.array([(np.log(value) - low) / (high - low) for value, _, _ in ends])
-    order = np.argsort(wanted)
-    places = _spread(wanted[order], gap=0.045)
-    for place, i in zip(places, order, strict=True):
-        axes.annotate(ends[i][1], (1.01, place), xycoords="axes fraction", color=ends[i][2], fontsize=9, va="center")
-    axes.annotate(title, (1.01, places[-1] + 0.06), xycoords="axes fraction", color=MUTED, fontsize=8.5, va="center")
-
-
-def _spread(places: Array, gap: float) -> Array:
-    """Moves sorted places apart to at least `gap`, as little as alternating pushes find."""
-    places = places.copy()
-    for _ in range(200):
-        short = gap - np.diff(places)
-        if (short <= 1e-9).all():
-            break
-        push = np.maximum(short, 0) / 2
-        places[:-1] -= push
-        places[1:] += push
-    return places
-
-
-def _size_bar(canvas: Figure, axes: Any, norm: LogNorm, params: Array) -> None:
-    bar = canvas.colorbar(ScalarMappable(norm, SIZES), ax=axes, pad=0.015, aspect=35)
-    bar.outline.set_visible(False)
-    sizes = _representative(params)
-    bar.set_ticks(list(sizes), labels=[count(size) for size in sizes])
-    bar.ax.minorticks_off()
-    bar.set_label("params")
+    marks = [(fit.parameters.get("E"), "E", "dash"), (fit.points.exact_entropy, "exact entropy", "dot")]
+    near = sorted((v, name, dash) for v, name, dash in marks if v and np.log(v) > low - 0.8 * (high - low))
+    # The lower one's name goes below it, so that the two cannot collide.
+    return [
+        Rule(float(value), label=f"{name} = {figure(value, 4)}", dash=dash, below=i == 0 and len(near) == 2)  # type: ignore[arg-type]
+        for i, (value, name, dash) in enumerate(near)
+    ]

@@ -1,28 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a fit to a folder: fit.json, pictures, and one report.html that needs no other file and no network."""
+"""Writes a fit to a folder: fit.json, every chart as PNG, SVG and PDF, parameters.tex, and one report.html.
 
-import base64
+The page needs no other file and no network: plotly.js is inside it, once (4.8 MB of script, 2 MB as it is packed).
+Without JavaScript, and in print, the charts are the PNGs.
+"""
+
 import html
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from t5x_like.errors import UserError
-from t5x_like.files import write_bytes, write_json, write_text
-from t5x_like.scaling import runs
+from t5x_like.files import write_json, write_text
+from t5x_like.scaling import draw_plotly, latex, page, plots, provenance, sections
 from t5x_like.scaling.fit import Fit
-from t5x_like.scaling.plots import Picture, pictures
-from t5x_like.scaling.style import CSS
-from t5x_like.scaling.summary import equation, findings, parameter_rows
-from t5x_like.scaling.wording import count, figure, percent, span
-
-PARAMETER_HEAD = ("parameter", "estimate", "95 % interval")
-LONG_TABLE = 40  # rows from which the table of points starts folded
-Cell = str | tuple[str, str]  # the text of a table's cell, or that and a smaller line below it
+from t5x_like.scaling.painter import Painter
+from t5x_like.scaling.section import Section
+from t5x_like.scaling.summary import equation, findings
+from t5x_like.scaling.wording import figure, percent, span
 
 
 def prepare_folder(out: str | os.PathLike[str]) -> Path:
@@ -39,13 +35,27 @@ def prepare_folder(out: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def write_report(fit: Fit, out: str | os.PathLike[str], command: str = "") -> Path:
-    """Writes fit.json, the pictures and report.html into `out`, each file whole or not at all.
+def start_pictures(fit: Fit, painter: Painter) -> None:
+    """Hands over the charts of the fit itself, to be drawn while it is being analysed further."""
+    painter.paint(plots.charts(fit), provenance.stamp(fit.to_json()["provenance"]))
+
+
+def write_report(
+    fit: Fit,
+    out: str | os.PathLike[str],
+    command: str = "",
+    *,
+    painter: Painter | None = None,
+    extra: Sequence[Section] = (),
+) -> Path:
+    """Writes fit.json, the charts, parameters.tex and report.html into `out`, each file whole or not at all.
 
     Args:
       fit: the fit.
       out: a folder, created when missing.
       command: the command line that made the fit, for the record.
+      painter: what draws the charts; by default, this process. It must write into `out`.
+      extra: sections of your own.
 
     Returns:
       The path of report.html.
@@ -53,41 +63,36 @@ def write_report(fit: Fit, out: str | os.PathLike[str], command: str = "") -> Pa
     folder = prepare_folder(out)
     content = fit.to_json()
     content["provenance"]["command"] = command
-    drawn = pictures(fit)
-    for picture in drawn:
-        write_bytes(folder / picture.name, picture.png)
+    content["provenance"]["runs"] = [
+        {name: value for name, value in each.items() if name not in ("config", "packages")}
+        for each in provenance.of_runs(fit)
+    ]
+    report = sections.of_fit(fit, content, extra)
+    painter = painter or Painter(folder)
+    painter.paint(report.charts, provenance.stamp(content["provenance"]))
     write_json(folder / "fit.json", content)
-    write_text(folder / "report.html", render(fit, drawn, content["provenance"]))
+    write_text(folder / "parameters.tex", latex.parameters_table(fit, content["provenance"]))
+    library = draw_plotly.library()
+    painter.finish()
+    pngs = {chart.name: (folder / f"{chart.name}.png").read_bytes() for chart in report.charts}
+    write_text(folder / "report.html", render(fit, report.sections, pngs, library))
     return folder / "report.html"
 
 
-def render(fit: Fit, drawn: Sequence[Picture], provenance: dict[str, Any]) -> str:
-    """Returns the report as one HTML document."""
-    sections = [
-        _header(fit),
-        _warnings(fit.warnings),
-        _section("What the fit says", _list(findings(fit))),
-        _section("Pictures", f'<div class="pictures">{"".join(map(_picture, drawn))}</div>'),
-        _section("Parameters", _table(PARAMETER_HEAD, parameter_rows(fit)), _certificate(fit)),
-        _frontier(fit),
-        _points(fit),
-        _sample(runs.read_sample(fit.points.folder)),
-        _provenance(provenance, fit),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Scaling law of {len(fit.points)} runs</title><style>{CSS}</style></head>\n"
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
+def render(fit: Fit, parts: Sequence[Section], pngs: dict[str, bytes], library: str | None) -> str:
+    """Returns the report as one HTML document: the answer first, then the sections."""
+    title = f"Scaling law of {len(fit.points)} runs"
+    answer = [_header(fit, title), _findings(fit), _warnings(fit.warnings)]
+    return page.document(title, [*answer, *(page.section(part, pngs) for part in parts)], library)
 
 
-def _header(fit: Fit) -> str:
-    law = re.sub(r"\^(\S+)", r"<sup>\1</sup>", html.escape(equation(fit))).replace(" / ", " ∕ ")
+def _header(fit: Fit, title: str) -> str:
+    text = html.escape(equation(fit)).replace(" / ", " ∕ ")
+    law = re.sub(r"\^\(([^()]*)\)|\^([^\s)]+)", lambda m: f"<sup>{m[1] or m[2]}</sup>", text)
     source = f" ({html.escape(fit.law.source)})" if fit.law.source else ""
-    lead = f"Scaling law of {len(fit.points)} runs{source}"
     tiles = "".join(f"<div><b>{value}</b><span>{html.escape(name)}</span></div>" for name, value in _tiles(fit))
-    return f'<header><p class="lead">{lead}</p><h1>loss = {law}</h1><div class="tiles">{tiles}</div></header>'
+    lead = f'<p class="lead">{title}{source}</p>'
+    return f'<header>{lead}<h1>{fit.law.target} = {law}</h1><div class="tiles">{tiles}</div></header>\n'
 
 
 def _tiles(fit: Fit) -> Iterable[tuple[str, str]]:
@@ -110,121 +115,14 @@ def _tiles(fit: Fit) -> Iterable[tuple[str, str]]:
     yield "rms residual of the fit", percent(fit.residual_rms)
 
 
+def _findings(fit: Fit) -> str:
+    return f"<section><h2>What the fit says</h2>{page.items(findings(fit))}</section>\n"
+
+
 def _warnings(sentences: Sequence[str]) -> str:
     if not sentences:
-        return '<section class="fine"><p>No warnings: nothing about the points or the fit looks unusual.</p></section>'
-    title = "1 warning" if len(sentences) == 1 else f"{len(sentences)} warnings"
-    return f'<section class="warnings"><h2>{title}</h2>{_list(sentences)}</section>'
-
-
-def _list(sentences: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{html.escape(sentence)}</li>' for sentence in sentences)}</ul>"
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{''.join(parts)}</section>\n"
-
-
-def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.png).decode()
-    title, caption = html.escape(picture.title), html.escape(picture.caption)
-    image = f'<img alt="{title}. {caption}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption><b>{title}.</b> {caption}</figcaption></figure>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]], marked: Sequence[bool] = ()) -> str:
-    """A table that scrolls sideways on a narrow screen; marked rows are set back."""
-    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
-    body = []
-    for i, row in enumerate(rows):
-        mark = ' class="beyond"' if i < len(marked) and marked[i] else ""
-        body.append(f"<tr{mark}>{''.join(map(_cell, row))}</tr>")
-    table = f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
-def _cell(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return f"<td>{html.escape(cell)}</td>"
-    value, below = cell
-    return f"<td>{html.escape(value)}<small>{html.escape(below)}</small></td>"
-
-
-def _certificate(fit: Fit) -> str:
-    c, second = fit.certificate, fit.certificate["second_method"]
-    verdict = "agrees" if second["agrees"] else f"disagrees: it ended at {second['objective']:.10g}"
-    return (
-        f'<p class="note">Objective {fit.objective:.10g}, the sum of Huber losses (delta {fit.huber_delta:g}) of '
-        f"log-loss residuals. {c['starts_at_minimum']} of {c['starts']} descents from other exponents end here; "
-        f"{html.escape(second['name'])} {verdict}. Relative gradient {c['gradient_norm']:.1e}; condition number "
-        f"{figure(c['condition_number'])}.</p>"
-    )
-
-
-def _frontier(fit: Fit) -> str:
-    optimal = fit.compute_optimal
-    if not optimal:
-        return ""
-    shows = {"params": count, "tokens": count, "tokens_per_param": figure, "loss": lambda value: figure(value, 4)}
-    rows: list[list[Cell]] = []
-    for row in optimal["rows"]:
-        spread = row.get("intervals", {})
-        sizes = [(show(row[name]), span(spread.get(name), show)) for name, show in shows.items()]
-        rows.append([figure(row["flops"]), f"× {figure(row['times_largest'], 2)}", *sizes])
-    head = ("FLOPs", "of the largest", *(name.replace("_", " ") for name in shows))
-    beyond = [row["times_largest"] > 1.001 for row in optimal["rows"]]
-    note = (
-        '<p class="note">With 95 % intervals. FLOPs are 6 × params × tokens; params are counted as in the points '
-        f"({html.escape(fit.points.params_column)}). Rows in italics lie beyond the largest run.</p>"
-    )
-    return _section("Compute-optimal sizes", _table(head, rows, beyond), note)
-
-
-def _points(fit: Fit) -> str:
-    points = fit.points
-    predicted = np.exp(np.log(points.loss) - fit.residuals)
-    names = points.columns.get("run", np.full(len(points), ""))
-    stderr = points.columns.get("loss_stderr", np.full(len(points), np.nan))
-    rows = []
-    for i in np.argsort(-points.compute, kind="stable"):
-        error = f" ± {figure(float(stderr[i]), 2)}" if np.isfinite(stderr[i]) else ""
-        rows.append(
-            (
-                f"{names[i]}{' (held out)' if fit.held_out[i] else ''}".strip(),
-                count(float(points.params[i])),
-                count(float(points.tokens[i])),
-                figure(float(points.tokens[i] / points.params[i])),
-                figure(float(points.compute[i])),
-                f"{figure(float(points.loss[i]), 4)}{error}",
-                figure(float(predicted[i]), 4),
-                percent(float(np.expm1(fit.residuals[i])), signed=True),
-            )
+        return (
+            '<section class="fine"><p>No warnings: nothing about the points or the fit looks unusual.</p></section>\n'
         )
-    head = ("run", "params", "tokens", "tokens per param", "FLOPs", "loss", "law", "residual")
-    shut = "" if len(rows) > LONG_TABLE else " open"
-    table = f"<details{shut}><summary>{len(rows)} points, largest first</summary>{_table(head, rows)}</details>"
-    return _section("Points", table)
-
-
-def _sample(text: str | None) -> str:
-    if not text:
-        return ""
-    return _section("A sample from the largest model", f'<pre class="sample">{html.escape(text)}</pre>')
-
-
-def _provenance(provenance: dict[str, Any], fit: Fit) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-    rows = [
-        ("points", provenance["points"]),
-        ("points used, sha256", provenance["points_used_sha256"]),
-        ("params column", fit.points.params_column),
-        ("data fingerprint", ", ".join(provenance["data_fingerprints"]) or "not recorded"),
-        ("law", f"{fit.law.name}: loss = {fit.law.formula}"),
-        ("intervals", provenance["interval_method"]),
-        ("replicates", f"{provenance['bootstrap']}, seed {provenance['seed']}"),
-        ("held out", fit.holdout["rule"] if fit.holdout else "nothing"),
-        ("command", provenance["command"] or "from Python"),
-        ("versions", versions),
-    ]
-    items = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in rows)
-    return _section("Provenance", f"<dl>{items}</dl>")
+    title = "1 warning" if len(sentences) == 1 else f"{len(sentences)} warnings"
+    return f'<section class="warnings"><h2>{title}</h2>{page.items(sentences)}</section>\n'

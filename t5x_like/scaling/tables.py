@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The analyses of a fit as tables of text, for the terminal and the report: (title, head, rows)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from t5x_like.scaling.fit import Fit
@@ -14,15 +14,12 @@ MOST_INFLUENTIAL = 5
 
 def tables(fit: Fit) -> list[Table]:
     """Returns a table for each analysis that the fit carries, in the order to read them."""
-    makers = {
-        "leaderboard": _leaderboard,
-        "sensitivity": _sensitivity,
-        "influence": _influence,
-        "isoflop": _isoflop,
-        "coverage": _coverage,
-        "comparison": _comparison,
-    }
-    return [table for name, maker in makers.items() if name in fit.analyses for table in maker(fit.analyses[name])]
+    return [table for name in MAKERS if name in fit.analyses for table in tables_of(name, fit.analyses[name])]
+
+
+def tables_of(name: str, found: dict[str, Any]) -> list[Table]:
+    """Returns the tables of one analysis."""
+    return MAKERS[name](found)
 
 
 def _leaderboard(found: dict[str, Any]) -> list[Table]:
@@ -120,3 +117,13 @@ def _comparison(found: dict[str, Any]) -> list[Table]:
     a, b = found["names"]
     head = ("loss", f"FLOPs of {a}", f"FLOPs of {b}", "multiplier", "95 % interval")
     return [(f"Compute that {b} is worth, as a multiple of its own", head, rows)]
+
+
+MAKERS: dict[str, Callable[[dict[str, Any]], list[Table]]] = {
+    "leaderboard": _leaderboard,
+    "sensitivity": _sensitivity,
+    "influence": _influence,
+    "isoflop": _isoflop,
+    "coverage": _coverage,
+    "comparison": _comparison,
+}

@@ -37,3 +37,10 @@ def span(pair: Sequence[float | None] | None, show: Callable[[float | None], str
 
 def percent(share: float, signed: bool = False) -> str:
     return f"{100 * share:{'+' if signed else ''}.2f} %"
+
+
+def power_of_ten(value: float) -> str:
+    """Returns 10²² for a whole power of ten, and 3×10²¹ for a round number between two."""
+    size = math.floor(math.log10(value) + 1e-9)
+    head, ten = f"{value / 10.0**size:.3g}", f"10{str(size).translate(_SUPERSCRIPT)}"
+    return ten if head == "1" else f"{head}×{ten}"

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws charts into files, here or in processes beside this one, so that a program can go on computing meanwhile.
+
+A worker is `python -m t5x_like.scaling.painter FOLDER`: it reads pickled charts from standard input until that ends.
+Charts are plain data, so it needs neither the fit nor SciPy, and loads matplotlib while the fit is still at work.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from t5x_like.files import write_bytes
+from t5x_like.scaling.charts import Chart
+
+FORMATS = ("png", "svg", "pdf")
+
+
+class Painter:
+    """Writes NAME.png, NAME.svg and NAME.pdf of charts into a folder.
+
+    As a context manager it stops its workers when something goes wrong.
+    """
+
+    def __init__(self, folder: Path, workers: int = 0):
+        """Starts workers; with none of them, charts are drawn here, when they are given."""
+        self.folder = folder
+        self._given: dict[str, Chart] = {}
+        command = [sys.executable, "-m", "t5x_like.scaling.painter", str(folder)]
+        root = str(Path(__file__).parents[2])  # a worker finds this very package, installed or not
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        self._workers = [subprocess.Popen(command, env=environment, **pipes) for _ in range(workers)]  # type: ignore[call-overload]
+
+    def __enter__(self) -> "Painter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            if worker.poll() is None:
+                worker.kill()
+            worker.communicate()
+
+    def paint(self, charts: Iterable[Chart], about: str) -> None:
+        """Draws charts, or hands them to the workers in turn; one of a name that was given before is passed over.
+
+        Args:
+          charts: what to draw.
+          about: where the numbers come from, for the files' metadata.
+        """
+        for chart in charts:
+            if chart.name in self._given:
+                continue
+            self._given[chart.name] = chart
+            if not self._workers:
+                _paint(chart, about, self.folder)
+                continue
+            worker = self._workers[len(self._given) % len(self._workers)]
+            assert worker.stdin is not None
+            try:
+                pickle.dump((chart, about), worker.stdin)
+                worker.stdin.flush()
+            except BrokenPipeError:
+                self.finish()
+                raise
+
+    def finish(self) -> None:
+        """Waits until everything is drawn.
+
+        Raises:
+          RuntimeError: a worker failed; the message ends with what it said.
+        """
+        for worker in self._workers:
+            try:
+                _, said = worker.communicate()
+            except BrokenPipeError:
+                said = b""
+            if worker.returncode:
+                told = said.decode(errors="replace").strip()
+                raise RuntimeError(
+                    f"drawing pictures into {self.folder} failed (exit code {worker.returncode}):\n{told}"
+                )
+        self._workers = []
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _paint(chart: Chart, about: str, folder: Path) -> None:
+    from t5x_like.scaling import draw_matplotlib
+
+    figure = draw_matplotlib.draw(chart)
+    for kind in FORMATS:
+        write_bytes(folder / f"{chart.name}.{kind}", draw_matplotlib.save(figure, kind, chart.name, about))
+
+
+def _work(folder: Path, jobs: BinaryIO) -> None:
+    from t5x_like.scaling import draw_matplotlib  # before the first job: this is what takes a second
+
+    draw_matplotlib.warm()
+    while True:
+        try:
+            chart, about = pickle.load(jobs)
+        except EOFError:
+            return
+        _paint(chart, about, folder)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the program, which then ends this
+    _work(Path(sys.argv[1]), sys.stdin.buffer)
