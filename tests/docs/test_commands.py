@@ -31,6 +31,7 @@ SMALLER = {
     "python scripts/train.py": SMALL_RUN,
     "python scripts/sweep.py": SMALL_SWEEP,
     "python scripts/fit.py": ["--bootstrap=100"],
+    "python scripts/design.py": [],
     "python scripts/generate.py": ["--max_new_tokens=8"],
     "python scripts/accounting.py": [],
     "python scripts/evaluate.py": ["--tokens=4096"],
