@@ -88,12 +88,13 @@ def main() -> None:
         cells = given or design.choose(prior, asked, params, tokens, limits, flags.seed, progress)
         plan = design.judge(prior, asked, cells, chosen_from, budget)
         simulated = design.simulate(plan, flags.simulate, flags.seed, progress) if flags.simulate else None
-    _print(plan, simulated)
+    written = []
     if path:
         command = shlex.join(["python", *sys.argv])
-        ranges = None if given else chosen_from
-        for written in design_summary.write(plan, path, ranges, command, simulated=simulated):
-            print(written)
+        written = design_summary.write(plan, path, None if given else chosen_from, command, simulated=simulated)
+    _print(plan, simulated)
+    for file in written:
+        print(file)
 
 
 def _belief(flags: argparse.Namespace) -> Belief:
