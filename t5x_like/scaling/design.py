@@ -262,6 +262,9 @@ def _warnings(plan: Plan, budget: float) -> list[str]:
         found.append(f"With exponents a step from the prior's the interval could be {worst.within}.")
     if plan.cells.cost > budget * (1 + 1e-9):
         found.append(f"These cells cost {plan.cells.cost / budget:.3g} times the budget.")
+    if np.isfinite(budget) and plan.cells.cost < 0.5 * budget:
+        share = f"{100 * plan.cells.cost / budget:.2g} % of the budget"
+        found.append(f"These cells cost {share}: more --cells, or wider ranges, could narrow it further.")
     if len(plan.cells.params) < least:
         found.append(
             f"Only {len(plan.cells.params)} different cells: {least} would leave {SPARE} to check the law with."

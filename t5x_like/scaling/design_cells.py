@@ -144,7 +144,7 @@ def place(text: str) -> At:
 
 
 def read_cells(text: str, params: Array, tokens: Array) -> Cells:
-    """Reads `--check`: a CSV with params and tokens (or a folder with points.csv), a design.json, cells, or a grid.
+    """Reads `--check`: a CSV with params and tokens, a design.json, a folder with either, cells, or a grid.
 
     Args:
       text: a path, `1e4:2e5,1e4:4e5,...`, or `4x5`: sizes and token counts over the ranges of the next two.
@@ -153,12 +153,12 @@ def read_cells(text: str, params: Array, tokens: Array) -> Cells:
     Raises:
       UserError: it is none of these.
     """
-    if re.fullmatch(r"\d+x\d+", text):
+    if re.fullmatch(r"[1-9]\d?x[1-9]\d?", text):
         axes = (np.geomspace(v.min(), v.max(), int(k)) for v, k in zip((params, tokens), text.split("x"), strict=True))
         return Cells.product(*axes)
     path = Path(text)
     if path.is_dir():
-        path = path / "points.csv"
+        path = path / ("design.json" if (path / "design.json").is_file() else "points.csv")
     if path.is_file() and path.suffix == ".json":
         return _from_design(path)
     if path.is_file():
@@ -188,9 +188,9 @@ def _from_csv(path: Path) -> Cells:
 def _from_design(path: Path) -> Cells:
     try:
         rows = [(float(row["params"]), float(row["tokens"]), int(row["runs"])) for row in read_json(path)["cells"]]
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"--check={path}: is no design.json of scripts/design.py") from None
     if not rows or not all(n > 0 and d > 0 and runs > 0 for n, d, runs in rows):
         raise UserError(f"--check={path}: has no cells, or ones that are not positive")

@@ -129,10 +129,10 @@ def _fitted(path: Path) -> Belief:
         parameters = {name: float(content["parameters"][name]) for name in law.parameters}
         intervals = {name: content["intervals"].get(name) or (None, None) for name in law.nonlinear}
         n, rms, delta = int(content["num_points"]), float(content["residual_rms"]), float(content["huber_delta"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"--prior={path}: is no fit.json of scripts/fit.py ({error!r} is missing or odd)") from None
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"--prior={path}: is no fit.json of scripts/fit.py") from None
     steps = {
         name: float(np.clip((high - low) / 2 / 1.96 / parameters[name], _NARROWEST, _WIDEST))
         for name, (low, high) in intervals.items()

@@ -196,6 +196,8 @@ def test_warnings_of_a_plan(prior):
     found = design.judge(prior, asked, read_cells("3x3", PARAMS, TOKENS), budget=1e13).warnings
     assert any("times beyond the largest run" in text for text in found)
     assert any("times the budget" in text for text in found)
+    cheap = design.judge(prior, asked, read_cells("3x3", PARAMS, TOKENS), budget=1e15).warnings
+    assert any("more --cells" in text for text in cheap)
     few = design.judge(prior, question(CHINCHILLA, "alpha", AT), Cells.product(PARAMS[:3], TOKENS[:3])).warnings
     assert any("hardly be determined" in text for text in few)
     seven = Cells.of([1e4, 1e4, 1e5, 1e5, 1e6, 1e6, 3e5], [2e5, 4e6, 1e6, 2e5, 4e6, 2e5, 1e6])
@@ -269,6 +271,8 @@ def test_cells_are_read_from_everything_that_has_them(tmp_path, write_points):
     tried = [{**row, "loss": 3 + i, "learning_rate": 0.01 * (i + 1)} for i, row in enumerate(rows)]
     assert read_cells(str(write_points(tried).parent), PARAMS, TOKENS).counts.tolist() == [1, 1]
     assert len(read_cells("4x5", PARAMS, TOKENS)) == 20
+    write_json(tmp_path / "design.json", {"cells": [{"params": 1e4, "tokens": 2e5, "runs": 3}]})
+    assert read_cells(str(tmp_path), PARAMS, TOKENS).counts.tolist() == [3]
 
 
 @pytest.mark.parametrize(
@@ -280,6 +284,8 @@ def test_cells_are_read_from_everything_that_has_them(tmp_path, write_points):
         (lambda: levels("tokens", "lots"), "no number"),
         (lambda: place("1:2:3"), "params:tokens"),
         (lambda: read_cells("none.csv", PARAMS, TOKENS), "no such file"),
+        (lambda: read_cells("0x4", PARAMS, TOKENS), "a grid such as 4x4"),
+        (lambda: read_cells("1e4:2e5:3", PARAMS, TOKENS), "params:tokens"),
         (lambda: question(CHINCHILLA, "alhpa", AT), "did you mean 'alpha'"),
         (lambda: law_for_design("experts"), "reads params, experts"),
         (lambda: law_for_design("chinchila"), "did you mean 'chinchilla'"),
