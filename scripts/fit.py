@@ -24,7 +24,7 @@ from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
 from t5x_like.scaling import analyses, summary, tables
 from t5x_like.scaling.catalogue import LAWS, get_law
-from t5x_like.scaling.fit import BOOTSTRAP, HUBER_DELTA, Fit, fit_scaling_law
+from t5x_like.scaling.fit import BOOTSTRAP, HUBER_DELTA, Fit, check_options, fit_scaling_law
 from t5x_like.scaling.intervals import METHODS
 from t5x_like.scaling.leaderboard import leaderboard
 from t5x_like.scaling.painter import Painter, cores
@@ -67,8 +67,9 @@ def _flags() -> argparse.Namespace:
 
 def main() -> None:
     flags = _flags()
-    if flags.law != "best":
-        get_law(flags.law)  # before anything is written
+    if flags.law != "best":  # mistakes are told before anything is written
+        get_law(flags.law)
+    check_options(**_options(flags, flags.interval_method or "wild"))
     points = read_points(flags.points, flags.params_column)
     other = read_points(flags.against, flags.params_column) if flags.against else None
     out = prepare_folder(flags.out)

@@ -284,7 +284,7 @@ def fit_scaling_law(
       >>> fit.parameters["alpha"], fit.intervals["alpha"], fit.predict(params=7e9, tokens=1.4e11)
     """
     chosen = get_law(law)
-    _check_options(huber_delta, bootstrap, interval_method, weights, seed)
+    check_options(huber_delta, bootstrap, interval_method, weights, seed)
     points = read_points(points, params_column)
     surface = surface_of(chosen, points)
     if weights == "loss_stderr":
@@ -321,7 +321,12 @@ def fit_scaling_law(
     )
 
 
-def _check_options(huber_delta: float | str, bootstrap: int, interval_method: str, weights: str, seed: int) -> None:
+def check_options(huber_delta: float | str, bootstrap: int, interval_method: str, weights: str, seed: int) -> None:
+    """Refuses values that `fit_scaling_law` does not take.
+
+    Raises:
+      UserError: in one line.
+    """
     number = isinstance(huber_delta, int | float) and np.isfinite(huber_delta) and huber_delta > 0
     if not number and huber_delta != "auto":
         raise UserError(

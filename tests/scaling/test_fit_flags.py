@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags of scripts/fit.py: the best law, simulated coverage, two arms, and what a mistake says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "scripts/fit.py"
+
+
+def run(*flags):
+    return subprocess.run([sys.executable, PROGRAM, *map(str, flags)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def arms(grid, write_points):
+    """Two sweeps of the same cells: the second needs 1.3 times less compute, its params and tokens counting more."""
+
+    def rows(columns):
+        return [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    first = grid(sizes=4, noise=0.002, seed=1)
+    worth = np.sqrt(1.3)
+    second = grid(sizes=4, noise=0.002, seed=2, A=20.0 / worth**0.34, B=800.0 / worth**0.40)
+    return write_points(rows(first), "a.csv"), write_points(rows(second), "b.csv")
+
+
+def test_the_best_law_is_fitted_and_its_coverage_simulated(arms, tmp_path):
+    done = run(f"--points={arms[0]}", f"--out={tmp_path}/fit", "--law=best", "--coverage=20", "--bootstrap=100")
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "fit/fit.json").read_text())
+    assert content["law"] == content["leaderboard"]["best"] == content["leaderboard"]["rows"][0]["law"]
+    assert set(content["coverage"]["methods"]) == {"wild", "pairs", "delta", "profile"}
+    assert content["coverage"]["simulations"] == 20
+    assert "nominal 95 % intervals held the truth" in " ".join(done.stdout.split())
+    assert {"threshold", "window"} == set(content["sensitivity"])
+    assert len(content["influence"]["rows"]) == 16
+
+
+def test_two_arms_are_compared(arms, tmp_path):
+    done = run(f"--points={arms[0]}", f"--against={arms[1]}", f"--out={tmp_path}/fit", "--bootstrap=200")
+    assert done.returncode == 0, done.stderr
+    comparison = json.loads((tmp_path / "fit/fit.json").read_text())["comparison"]
+    low, high = comparison["rows"][4]["interval"]
+    assert low < 1.3 < high
+    assert comparison["paired"]["pairs"] == 16
+    assert "multiplier" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--law=chinchila"], "error: law: 'chinchila' is not known"),
+        (["--interval_method=wlid"], "error: interval_method: 'wlid' is not known"),
+        (["--huber_delta=narrow"], "error: huber_delta: 'narrow'; it must be a positive number"),
+        (["--weights=stderr"], "error: weights: 'stderr' is not known"),
+        (["--coverage=3"], "error: --coverage=3: expected at least 20 simulations"),
+        (["--against=nowhere.csv"], "error: nowhere.csv: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(arms, tmp_path, flags, line):
+    done = run(f"--points={arms[0]}", f"--out={tmp_path}/fit", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "fit").exists()
