@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times this package beside others, in turns, in one run: training, decoding, attention, the input pipeline, the loop, the fit.
+"""Times this package beside others, in turns, in one run: training, decoding, attention, input, the loop, law fits.
 
 python scripts/benchmark.py --out=runs/benchmark
 python scripts/benchmark.py --sections=training --shapes=tiny --rounds=3 --out=runs/benchmark
