@@ -31,7 +31,8 @@ _PANELS, _NODES = 100, 8
 class SpectralSurface(Protocol):
     """A known surface: `loss` broadcasts params and tokens; `exponents` are those that the limits tend to."""
 
-    entropy: float
+    @property
+    def entropy(self) -> float: ...
 
     @property
     def exponents(self) -> dict[str, float]: ...

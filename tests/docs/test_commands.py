@@ -31,6 +31,7 @@ SMALLER = {
     "python scripts/train.py": SMALL_RUN,
     "python scripts/sweep.py": SMALL_SWEEP,
     "python scripts/fit.py": ["--bootstrap=100"],
+    "python scripts/known_truth.py": ["--seeds=1", "--bootstrap=100", "--surfaces", "chinchilla"],
     "python scripts/design.py": [],
     "python scripts/generate.py": ["--max_new_tokens=8"],
     "python scripts/accounting.py": [],
@@ -51,6 +52,7 @@ def smaller(command, folder):
     begins = [start for start in SMALLER if program.startswith(start)]
     assert begins, f"no test knows how to run: {command}"
     command = command.split(" #")[0].strip().replace("runs/", f"{folder}/runs/")
+    command = command.replace("--out=docs/", f"--out={folder}/docs/")  # the page itself stays
     if command == "scripts/quickstart.sh":
         command += f" {folder}/runs/quickstart"
     return f"{command} {shlex.join(SMALLER[begins[0]])}"
