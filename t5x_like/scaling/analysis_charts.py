@@ -208,19 +208,23 @@ def intervals(found: dict[str, dict[str, Any]], estimates: dict[str, float]) -> 
     methods, names = list(found), [name for name, value in estimates.items() if value > 0]
     layers: list[Layer] = [Rule(1.0, vertical=True, label="estimate", dash="dash")]
     marks: list[Tick] = []
+    named: set[str] = set()
     for j, name in enumerate(names):
         centre = -float(j)
         marks.append((centre, name))
         for i, (method, colour) in enumerate(zip(methods, SERIES, strict=False)):
-            low, high = (_or_nan(end) for end in found[method].get(name, (None, None)))
+            pair = found[method].get(name)
+            if pair is None or None in pair:  # an unbounded one is in the table only
+                continue
             at = centre + 0.14 * ((len(methods) - 1) / 2 - i)
-            ends = np.array([low, high]) / estimates[name]
-            told = f"{name}, {method}: {span([low, high])}"
-            shown = method if j == 0 else ""
+            told = f"{name}, {method}: {span(pair)}"
+            shown = "" if method in named else method
+            named.add(method)
+            ends = np.array(pair, float) / estimates[name]
             layers.append(Line(ends, np.array([at, at]), colour, name=shown, hover=told, width=3.0))
     y = Axis("", limits=(marks[-1][0] - 0.6, 0.6), marks=tuple(marks))
     panel = Panel(Axis("interval over estimate", log=False), y, tuple(layers))
-    caption = "95 % intervals of each parameter by method, as multiples of the estimate."
+    caption = "95 % intervals of each parameter by method, as multiples of the estimate, where they have two ends."
     return Chart("intervals", "Intervals by method", caption, (panel,))
 
 

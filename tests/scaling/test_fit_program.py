@@ -64,8 +64,15 @@ def test_a_sweep_becomes_a_report(sweep, tmp_path):
         "optimal_sizes.png",
         "residuals.png",
         "training_curves.png",
+        "leaderboard.png",
+        "influence.png",
+        "by_threshold.png",
+        "by_window.png",
     }
-    assert len(list(out.iterdir())) == len(pictures) + 2  # nothing temporary is left behind
+    for kind in ("svg", "pdf"):  # for papers
+        assert {path.with_suffix(".png").name for path in out.glob(f"*.{kind}")} == pictures
+    assert len(list(out.iterdir())) == 3 * len(pictures) + 3  # nothing temporary is left behind
+    assert r"\begin{tabular}" in (out / "parameters.tex").read_text()
 
     html = (out / "report.html").read_text()
     page = Page(html)
@@ -78,6 +85,11 @@ def test_a_sweep_becomes_a_report(sweep, tmp_path):
     assert "0123abcd" in page.text
     for warning in content["warnings"]:
         assert warning in page.text
+    titles = re.findall(r"<h2>(.*?)</h2>", html)
+    wanted = ["What the fit says", "Parameters", "Compute-optimal sizes", "Fit and points", "Residuals", "Other laws"]
+    assert [title for title in titles if title in wanted] == wanted
+    assert titles[-1] == "Provenance"
+    assert html.count('id="plotly"') == 1
 
 
 @pytest.mark.parametrize(
