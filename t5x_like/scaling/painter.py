@@ -5,11 +5,14 @@ A worker is `python -m t5x_like.scaling.painter FOLDER`: it reads pickled charts
 Charts are plain data, so it needs neither the fit nor SciPy, and loads matplotlib while the fit is still at work.
 """
 
+import contextlib
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -30,13 +33,8 @@ class Painter:
     def __init__(self, folder: Path, workers: int = 0):
         """Starts workers; with none of them, charts are drawn here, when they are given."""
         self.folder = folder
-        self._given: dict[str, Chart] = {}
-        command = [sys.executable, "-m", "t5x_like.scaling.painter", str(folder)]
-        root = str(Path(__file__).parents[2])  # a worker finds this very package, installed or not
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        self._workers = [subprocess.Popen(command, env=environment, **pipes) for _ in range(workers)]  # type: ignore[call-overload]
+        self._given: set[str] = set()
+        self._workers = [_Worker(folder) for _ in range(workers)]
 
     def __enter__(self) -> "Painter":
         return self
@@ -45,9 +43,7 @@ class Painter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self._workers:
-            if worker.poll() is None:
-                worker.kill()
-            worker.communicate()
+            worker.stop()
 
     def paint(self, charts: Iterable[Chart], about: str) -> None:
         """Draws charts, or hands them to the workers in turn; one of a name that was given before is passed over.
@@ -59,18 +55,11 @@ class Painter:
         for chart in charts:
             if chart.name in self._given:
                 continue
-            self._given[chart.name] = chart
-            if not self._workers:
+            if self._workers:
+                self._workers[len(self._given) % len(self._workers)].give(chart, about)
+            else:
                 _paint(chart, about, self.folder)
-                continue
-            worker = self._workers[len(self._given) % len(self._workers)]
-            assert worker.stdin is not None
-            try:
-                pickle.dump((chart, about), worker.stdin)
-                worker.stdin.flush()
-            except BrokenPipeError:
-                self.finish()
-                raise
+            self._given.add(chart.name)
 
     def finish(self) -> None:
         """Waits until everything is drawn.
@@ -79,16 +68,57 @@ class Painter:
           RuntimeError: a worker failed; the message ends with what it said.
         """
         for worker in self._workers:
-            try:
-                _, said = worker.communicate()
-            except BrokenPipeError:
-                said = b""
-            if worker.returncode:
-                told = said.decode(errors="replace").strip()
-                raise RuntimeError(
-                    f"drawing pictures into {self.folder} failed (exit code {worker.returncode}):\n{told}"
-                )
+            worker.finish()
         self._workers = []
+
+
+class _Worker:
+    """A process that draws, and a thread that feeds it: a chart is larger than a pipe, and the worker wakes slowly."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        root = str(Path(__file__).parents[2])  # a worker finds this very package, installed or not
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "t5x_like.scaling.painter", str(folder)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        self._jobs: queue.SimpleQueue[tuple[Chart, str] | None] = queue.SimpleQueue()
+        self._feeder = threading.Thread(target=self._feed, daemon=True)
+        self._feeder.start()
+
+    def give(self, chart: Chart, about: str) -> None:
+        self._jobs.put((chart, about))
+
+    def finish(self) -> None:
+        self._jobs.put(None)
+        assert self._process.stderr is not None
+        told = self._process.stderr.read().decode(errors="replace").strip()
+        self._feeder.join()
+        self._process.stderr.close()
+        if code := self._process.wait():
+            raise RuntimeError(f"drawing pictures into {self._folder} failed (exit code {code}):\n{told}")
+
+    def stop(self) -> None:
+        """Ends the process, whatever it is at."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._jobs.put(None)
+        self._feeder.join()
+        self._process.wait()
+
+    def _feed(self) -> None:
+        pipe = self._process.stdin
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died, and `finish` says of what
+            while (job := self._jobs.get()) is not None:
+                pickle.dump(job, pipe)
+                pipe.flush()
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
 
 
 def cores() -> int:
