@@ -25,7 +25,7 @@ Array = np.ndarray
 
 ORIGINS = (0.5, 0.65, 0.8)  # shares of the points, by compute, that are fitted
 MOST_FOLDS = 48
-_TRIED_AGAIN = 3  # descents of an origin's fit beside the one from the full fit's minimum
+_TRIED_AGAIN = 1  # descents of an origin's fit beside the one from the full fit's minimum
 
 
 def entrants(points: Points) -> list[Law]:

@@ -112,7 +112,7 @@ def profile(
         errors = np.einsum("rk,rkn->rn", coefficients, columns) - aim
         importance = given / np.maximum(np.abs(errors) / delta, 1)
     theta = np.concatenate([coefficients, exponents], 1)
-    return theta, (given * huber(surface.predict(theta) - target, delta)).sum(1)
+    return theta, _objective(surface.predict(theta) - target, given, delta)
 
 
 def minimise(
@@ -147,7 +147,7 @@ def minimise(
     theta = np.clip(start, surface.lower, surface.upper)
     target = np.broadcast_to(target, (len(theta), target.shape[-1]))
     weights = np.broadcast_to(1.0 if weights is None else weights, target.shape)
-    value = (weights * huber(surface.predict(theta) - target, delta)).sum(1)
+    value = _objective(surface.predict(theta) - target, weights, delta)
     damping = np.full(len(theta), 0.1)
     open_ = np.flatnonzero(np.isfinite(value))
     for _ in range(steps):
@@ -156,7 +156,7 @@ def minimise(
         at, aim, count, lam = theta[open_], target[open_], weights[open_], damping[open_]
         step, promise = _step(surface, at, aim, count, delta, lam)
         trial = np.clip(at + step, surface.lower, surface.upper)
-        trial_value = (count * huber(surface.predict(trial) - aim, delta)).sum(1)
+        trial_value = _objective(surface.predict(trial) - aim, count, delta)
         gain = value[open_] - trial_value
         accept = gain > 0  # False for NaN and for infinity, too
         theta[open_[accept]], value[open_[accept]] = trial[accept], trial_value[accept]
@@ -166,12 +166,18 @@ def minimise(
     return theta, value
 
 
+def _objective(residuals: Array, weights: Array, delta: float | Array) -> Array:
+    """Sums of Huber losses [R]; a point of weight 0 counts nothing, be it infinitely far off."""
+    with np.errstate(invalid="ignore"):
+        return np.where(weights > 0, weights * huber(residuals, delta), 0.0).sum(1)
+
+
 def _step(
     surface: Responses, theta: Array, target: Array, weights: Array, delta: float | Array, damping: Array
 ) -> tuple[Array, Array]:
     """Returns the damped step [R, P] and the decrease [R] that the quadratic model promises for it."""
     predicted, jacobian = surface.jacobian(theta)
-    residuals = predicted - target
+    residuals = np.where(weights > 0, predicted - target, 0.0)
     size = np.abs(residuals)
     slackened = weights / np.maximum(size / delta, 1)
     curvature = weights * (size <= delta) + damping[:, None] * slackened
