@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.scaling.charts import Axis, Band, Chart, Colour, Line, Marks, Panel, Rule
+from t5x_like.scaling.charts import Axis, Chart, Colour, Layer, Line, Marks, Panel, Rule
 from t5x_like.scaling.ticks import label
 
 Array = np.ndarray
 
 _GAP = 0.06  # between panels, as a share of the width
-_SMALL = 10.5
 _SHAPES = {"circle": "circle", "square": "square", "diamond": "diamond"}
 # How the library writes numbers when a reader zooms: 2.1M and 1B, 10^22, 0.25.
 _EXPONENTS = {"count": "B", "power": "power", "number": "none"}
@@ -36,7 +35,6 @@ def figure(chart: Chart) -> dict[str, Any]:
         "hovermode": "closest",
         "showlegend": any(getattr(layer, "name", "") for panel in chart.panels for layer in panel.layers),
         "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
-        "shapes": [],
         "annotations": [],
     }
     n = len(chart.panels)
@@ -46,9 +44,8 @@ def figure(chart: Chart) -> dict[str, Any]:
         own = "" if i == 0 else str(i + 1)
         _axes(layout, narrow, panel, own, i, n)
         for layer in panel.layers:
-            if isinstance(layer, Rule):
-                _rule(layout, panel, layer, own)
-                continue
+            if isinstance(layer, Rule) and layer.label:
+                layout["annotations"].append(_rule_label(panel, layer, own))
             drawn = {"xaxis": f"x{own}", "yaxis": f"y{own}", **_trace(panel, layer)}
             drawn["showlegend"] = bool(drawn.get("name")) and drawn["name"] not in named
             named.add(drawn.get("name", ""))
@@ -106,7 +103,9 @@ def _ticks(axis: Axis, window: tuple[float, float], most: int) -> dict[str, Any]
     return {"tickvals": [value for value, _ in placed], "ticktext": [html.escape(text) for _, text in placed]}
 
 
-def _trace(panel: Panel, layer: Line | Band | Marks) -> dict[str, Any]:
+def _trace(panel: Panel, layer: Layer) -> dict[str, Any]:
+    if isinstance(layer, Rule):
+        return _rule(panel, layer)
     if isinstance(layer, Line):
         return _line(panel, layer)
     if isinstance(layer, Marks):
@@ -181,21 +180,30 @@ def _hover(text: str) -> str:
     return "<br>".join([f"<b>{first}</b>", *rest])
 
 
-def _rule(layout: dict[str, Any], panel: Panel, rule: Rule, own: str) -> None:
+def _rule(panel: Panel, rule: Rule) -> dict[str, Any]:
+    """A line far beyond the window, for readers who move it; a shape would lie below the grid, or above the points."""
+    axis, (low, high) = (panel.y, panel.window("y")) if rule.vertical else (panel.x, panel.window("x"))
+    far = [low / 1e6, high * 1e6] if axis.log else [low - 100 * (high - low), high + 100 * (high - low)]
+    at = [rule.at, rule.at]
+    x, y = (at, far) if rule.vertical else (far, at)
+    line = {"color": _rule_colour(rule), "width": 1.1, "dash": rule.dash}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "hoverinfo": "skip"}
+
+
+def _rule_colour(rule: Rule) -> str:
+    return "@muted" if rule.vertical else "@ink"
+
+
+def _rule_label(panel: Panel, rule: Rule, own: str) -> dict[str, Any]:
     along, across = ("x", "y") if rule.vertical else ("y", "x")
-    line = {"color": "@muted" if rule.vertical else "@ink", "width": 1.1, "dash": rule.dash}
-    at = {f"{along}0": rule.at, f"{along}1": rule.at, f"{across}0": 0, f"{across}1": 1}
     refs = {f"{along}ref": f"{along}{own}", f"{across}ref": f"{across}{own} domain"}
-    layout["shapes"].append({"type": "line", "layer": "below", "line": line, **at, **refs})
-    if not rule.label:
-        return
     value = float(np.log10(rule.at)) if (panel.x if rule.vertical else panel.y).log else rule.at
     place: dict[str, Any] = {along: value, **refs, "text": html.escape(rule.label), "showarrow": False}
     if rule.vertical:
         place |= {"y": 0.01 if rule.below else 0.99, "yanchor": "bottom" if rule.below else "top", "xanchor": "left"}
     else:
         place |= {"x": 0.01, "xanchor": "left", "yanchor": "top" if rule.below else "bottom"}
-    layout["annotations"].append(place | {"font": {"size": _SMALL + 0.5, "color": line["color"]}})
+    return place | {"font": {"size": 11, "color": _rule_colour(rule)}}
 
 
 def _ends(layout: dict[str, Any], narrow: dict[str, Any], chart: Chart) -> None:

@@ -98,7 +98,7 @@ function bring(box) {
     if (now === was) return;
     was = now;
     const {data, layout} = dressed(chart, narrow);
-    await Plotly.react(place, data, layout, {responsive: true, displaylogo: false,
+    await Plotly.react(place, data, layout, {responsive: true, displaylogo: false, doubleClick: "reset",
       displayModeBar: narrow ? false : "hover", modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
       toImageButtonOptions: {format: "svg", filename: box.dataset.name}});
     place.removeAllListeners("plotly_relayout");

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where every number comes from: the points, the runs behind them with their configs and data, and the software."""
 
+import contextlib
 import hashlib
 import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ def stamp(content: dict[str, Any]) -> str:
     Args:
       content: the `provenance` of fit.json.
     """
-    version = content["versions"]["t5x_like"]
-    return f"t5x_like {version}, points {content['points']}, sha256 {content['points_used_sha256'][:_SHOWN]}"
+    ours = content["versions"]["t5x_like"]
+    return f"t5x_like {ours}, points {content['points']}, sha256 {content['points_used_sha256'][:_SHOWN]}"
 
 
 def of_runs(fit: Fit) -> list[dict[str, Any]]:
@@ -62,8 +64,23 @@ def distinct(found: list[dict[str, Any]], name: str) -> list[str]:
 
 
 def short(value: Any) -> str:
-    """Returns the beginning of a hash."""
-    return "" if value is None else str(value)[:_SHOWN]
+    """Returns the beginning of a hash; a commit with changes on top of it still says so."""
+    text = "" if value is None else str(value)
+    return text[:_SHOWN] + ("-dirty" if text.endswith("-dirty") else "")
+
+
+def named(versions: dict[str, Any]) -> str:
+    """Returns versions in a line: `jax 0.10.2, numpy 2.4.6`."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def drawn_with() -> dict[str, str]:
+    """Returns the versions of what draws, as far as it is installed."""
+    found = {}
+    for name in ("matplotlib", "plotly"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _text(value: Any) -> str:

@@ -63,6 +63,7 @@ def write_report(
     folder = prepare_folder(out)
     content = fit.to_json()
     content["provenance"]["command"] = command
+    content["provenance"]["versions"] |= provenance.drawn_with()
     content["provenance"]["runs"] = [
         {name: value for name, value in each.items() if name not in ("config", "packages")}
         for each in provenance.of_runs(fit)

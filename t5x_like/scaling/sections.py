@@ -144,11 +144,11 @@ def where_from(fit: Fit, content: dict[str, Any]) -> Section:
         ("replicates", f"{made['bootstrap']}, seed {made['seed']}"),
         ("held out", fit.holdout["rule"] if fit.holdout else "nothing"),
         ("command", made.get("command") or "from Python"),
-        ("versions of the fit", ", ".join(f"{name} {version}" for name, version in made["versions"].items())),
+        ("versions of the fit", provenance.named(made["versions"])),
     ]
     if not found:
         return Section("Provenance", facts=tuple(facts))
-    packages = provenance.distinct(found, "packages")
+    packages = dict.fromkeys(provenance.named(each["packages"]) for each in found if each["packages"])
     facts += [
         ("trained on", ", ".join(provenance.distinct(found, "device_kind")) or "not recorded"),
         ("commits of the runs", ", ".join(map(provenance.short, provenance.distinct(found, "git_commit"))) or "none"),

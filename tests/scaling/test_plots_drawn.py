@@ -96,7 +96,10 @@ def test_a_worker_that_fails_is_reported(tmp_path):
 def test_plotly_shows_the_numbers_of_the_chart():
     made = draw_plotly.figure(chart())
     json.dumps(made, allow_nan=False)  # strict
-    band, line, dots, rings, other, bar = made["data"]
+    floor, largest, band, line, dots, rings, other, bar = made["data"]
+    low, high = chart().panels[0].window("x")
+    assert floor["y"] == [2.0, 2.0] and floor["x"][0] < low and high < floor["x"][1]  # wherever the reader moves
+    assert largest["x"] == [4e6, 4e6]
     assert line["x"] == dots["x"] == X.tolist()
     assert line["y"] == [3.0, 2.5, 2.2]
     assert dots["y"] == [3.1, 2.4, 2.3]
@@ -120,8 +123,6 @@ def test_plotly_shows_the_window_of_the_chart():
     np.testing.assert_allclose(layout["xaxis2"]["range"], drawn.panels[1].window("x"), rtol=1e-4)
     assert layout["xaxis"]["ticktext"] == ["1M", "2M", "5M", "10M", "20M"]
     assert layout["yaxis2"]["matches"] == "y"
-    rules = layout["shapes"]
-    assert [rules[0]["y0"], rules[0]["y1"], rules[1]["x0"]] == [2.0, 2.0, 4e6]
     texts = {note["text"]: note for note in layout["annotations"]}
     assert texts["E = 2"]["y"] == pytest.approx(np.log10(2.0))  # annotations on log axes are placed by logarithms
     assert set(texts) == {"E = 2", "largest run", "1M"}

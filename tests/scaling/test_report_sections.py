@@ -255,6 +255,9 @@ def test_provenance_tells_what_runs_share_and_where_they_differ(sweep):
     assert runs.rows[0] == ("run0", "8", "0123abcd", found[0]["config_sha256"][:12])
     assert fields.rows == [("seed", "0")]
     assert ("command", "c") in last.facts
+    assert provenance.short("0123456789abcdef") == "0123456789ab"
+    assert provenance.short("0123456789abcdef-dirty") == "0123456789ab-dirty"
+    assert provenance.named({"jax": "0.10.2", "numpy": "2.4.6"}) == "jax 0.10.2, numpy 2.4.6"
     assert provenance.stamp(content["provenance"]).endswith(content["provenance"]["points_used_sha256"][:12])
 
 
