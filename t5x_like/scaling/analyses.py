@@ -9,6 +9,7 @@ from t5x_like.scaling import isoflop
 from t5x_like.scaling.coverage import best_method, simulate
 from t5x_like.scaling.fit import Fit
 from t5x_like.scaling.leaderboard import leaderboard
+from t5x_like.scaling.pairs import Pair
 from t5x_like.scaling.sensitivity import by_threshold, by_window, influence
 from t5x_like.scaling.wording import percent
 
@@ -16,7 +17,9 @@ Progress = Callable[[str, int, int], None]
 
 
 def analyse(fit: Fit, ranking: dict[str, Any] | None = None, progress: Progress | None = None) -> Fit:
-    """Returns the fit with `leaderboard`, `sensitivity`, `influence` and, where runs share budgets, `isoflop`.
+    """Returns the fit with `leaderboard`, `sensitivity`, `influence`, `interval_methods`, and perhaps `isoflop`.
+
+    The last is there where runs share budgets.
 
     Args:
       fit: any fit; laws are ranked only where they predict a loss from params and tokens.
@@ -33,9 +36,16 @@ def analyse(fit: Fit, ranking: dict[str, Any] | None = None, progress: Progress 
         "leaderboard": ranking,
         "sensitivity": {"threshold": by_threshold(fit), "window": by_window(fit)},
         "influence": influence(fit),
+        "interval_methods": _by_method(fit),
         "isoflop": _iso_flop(fit),
     }
     return fit.with_analyses(**{name: result for name, result in found.items() if result is not None})
+
+
+def _by_method(fit: Fit) -> dict[str, dict[str, Pair]]:
+    """The parameters' intervals by the fit's own method and by those that need no further replicates."""
+    methods = dict.fromkeys((fit.interval_method, "delta", "profile"))
+    return {method: found for method in methods if (found := fit.intervals_by(method))}
 
 
 def _iso_flop(fit: Fit) -> dict[str, Any] | None:

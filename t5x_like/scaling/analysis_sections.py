@@ -114,7 +114,7 @@ BUILDERS: dict[str, Callable[[Any, Fit], Section]] = {
     "isoflop": isoflop,
     "influence": influence,
     "sensitivity": sensitivity,
-    "intervals": intervals,
+    "interval_methods": intervals,
     "coverage": coverage,
     "comparison": comparison,
 }

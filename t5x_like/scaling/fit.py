@@ -103,7 +103,11 @@ class Fit:
     @cached_property
     def intervals(self) -> dict[str, Pair]:
         """95 % interval of each parameter; empty without replicates."""
-        return _named(self.law, self.spread)
+        return self.intervals_by(self.interval_method)
+
+    def intervals_by(self, method: str) -> dict[str, Pair]:
+        """As `intervals`, by another method: "delta" and "profile" need no replicates."""
+        return _named(self.law, self.spread_by(method))
 
     @property
     def spread(self) -> Intervals | None:

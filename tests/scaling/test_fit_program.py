@@ -68,6 +68,7 @@ def test_a_sweep_becomes_a_report(sweep, tmp_path):
         "influence.png",
         "by_threshold.png",
         "by_window.png",
+        "intervals.png",
     }
     for kind in ("svg", "pdf"):  # for papers
         assert {path.with_suffix(".png").name for path in out.glob(f"*.{kind}")} == pictures

@@ -89,7 +89,7 @@ MADE_UP = {
         ],
         "window": [setting("all points", E=1.5, alpha=0.3, beta=0.4), setting("without the smallest")],
     },
-    "intervals": {"wild": {"E": [2.9, 3.1], "alpha": [0.3, None]}, "delta": {"E": [2.8, 3.2], "alpha": [0.2, 0.4]}},
+    "interval_methods": {"wild": {"E": [2.9, 3.1], "alpha": [0.3, None]}, "delta": {"E": [2.8, 3.2], "alpha": [0.2, 0.4]}},
     "coverage": {
         "quantities": ["E", "alpha"],
         "simulations": 200,
@@ -199,7 +199,7 @@ def test_comparison_marks_what_is_extrapolated(fit):
 def test_coverage_and_intervals_show_each_method(fit):
     chart = BUILDERS["coverage"](MADE_UP["coverage"], fit).charts[0]
     assert [(m.name, m.x.tolist()) for m in marks(chart)] == [("wild", [95.0, 93.0]), ("delta", [72.0, 99.0])]
-    made = BUILDERS["intervals"](MADE_UP["intervals"], fit)
+    made = BUILDERS["interval_methods"](MADE_UP["interval_methods"], fit)
     assert {row[0]: row[1:] for row in made.tables[0].rows}["E"] == ("2.90 to 3.10", "2.80 to 3.20")
     lines = [layer for layer in made.charts[0].panels[0].layers if isinstance(layer, Line)]
     np.testing.assert_allclose(lines[0].x * fit.parameters["E"], [2.9, 3.1])
