@@ -27,7 +27,7 @@ from t5x_like.scaling.catalogue import LAWS, get_law
 from t5x_like.scaling.fit import BOOTSTRAP, HUBER_DELTA, Fit, check_options, fit_scaling_law
 from t5x_like.scaling.intervals import METHODS
 from t5x_like.scaling.leaderboard import leaderboard
-from t5x_like.scaling.painter import Painter, cores
+from t5x_like.scaling.painter import Painter
 from t5x_like.scaling.points import Points, read_points
 from t5x_like.scaling.report import prepare_folder, start_pictures, write_report
 from t5x_like.scaling.weights import WEIGHTS
@@ -74,7 +74,7 @@ def main() -> None:
     other = read_points(flags.against, flags.params_column) if flags.against else None
     out = prepare_folder(flags.out)
     quiet = not sys.stderr.isatty()
-    with Painter(out, workers=min(2, cores())) as painter:
+    with Painter(out, workers=1) as painter:
         with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
             fit = _computed(flags, points, other, painter, bar)
         report = write_report(fit, out, command=shlex.join(["python", *sys.argv]), painter=painter)
@@ -119,7 +119,8 @@ def _fit(flags: argparse.Namespace, points: Points, painter: Painter, progress: 
     """Fits, ranks, and, if asked to, simulates; intervals by the method that covers here unless one was named."""
     ranking = None
     if flags.law == "best":
-        ranking = leaderboard(points, progress=lambda done, total: progress("leaderboard", done, total))
+        delta = _threshold(flags.huber_delta)
+        ranking = leaderboard(points, delta=delta, progress=lambda done, total: progress("leaderboard", done, total))
         if ranking["best"] is None:
             raise UserError(f"--law=best: no law can be fitted: {'; '.join(ranking['refused'].values())}")
     law = ranking["best"] if ranking else flags.law
@@ -132,7 +133,8 @@ def _fit(flags: argparse.Namespace, points: Points, painter: Painter, progress: 
         if flags.interval_method is None and best != fit.interval_method:
             fit = fit_scaling_law(points, law, **_options(flags, best), **told)
     start_pictures(fit, painter)  # beside what follows
-    return analyses.analyse(fit, ranking, progress).with_analyses(**found)
+    analysed = analyses.analyse(fit, ranking, progress, done=lambda fit: start_pictures(fit, painter))
+    return analysed.with_analyses(**found)
 
 
 def _print(console: Console, fit: Fit) -> None:

@@ -4,6 +4,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from t5x_like.errors import UserError
 from t5x_like.scaling import isoflop
 from t5x_like.scaling.coverage import best_method, simulate
@@ -16,7 +18,12 @@ from t5x_like.scaling.wording import percent
 Progress = Callable[[str, int, int], None]
 
 
-def analyse(fit: Fit, ranking: dict[str, Any] | None = None, progress: Progress | None = None) -> Fit:
+def analyse(
+    fit: Fit,
+    ranking: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    done: Callable[[Fit], None] | None = None,
+) -> Fit:
     """Returns the fit with `leaderboard`, `sensitivity`, `influence`, `interval_methods`, and perhaps `isoflop`.
 
     The last is there where runs share budgets.
@@ -25,21 +32,31 @@ def analyse(fit: Fit, ranking: dict[str, Any] | None = None, progress: Progress 
       fit: any fit; laws are ranked only where they predict a loss from params and tokens.
       ranking: a leaderboard of these points, if there is one already.
       progress: called with (what, done, all).
+      done: called with the fit as soon as one more analysis hangs on it.
     """
 
-    def told(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: progress(what, done, total) if progress else None
+    def told(made: int, of: int) -> None:
+        if progress:
+            progress("leaderboard", made, of)
 
-    if ranking is None and fit.law.target == "loss":
-        ranking = leaderboard(fit.points, delta=fit.huber_delta, progress=told("leaderboard"))
-    found: dict[str, Any] = {
-        "leaderboard": ranking,
-        "sensitivity": {"threshold": by_threshold(fit), "window": by_window(fit)},
-        "influence": influence(fit),
-        "interval_methods": _by_method(fit),
-        "isoflop": _iso_flop(fit),
+    def ranked(fit: Fit) -> dict[str, Any] | None:
+        if ranking or fit.law.target != "loss":
+            return ranking
+        return leaderboard(fit.points, delta=fit.huber_delta, progress=told)
+
+    makers: dict[str, Callable[[Fit], Any]] = {  # the slowest last, so that pictures of the others are drawn meanwhile
+        "influence": influence,
+        "isoflop": _iso_flop,
+        "interval_methods": _by_method,
+        "sensitivity": lambda fit: {"threshold": by_threshold(fit), "window": by_window(fit)},
+        "leaderboard": ranked,
     }
-    return fit.with_analyses(**{name: result for name, result in found.items() if result is not None})
+    for name, make in makers.items():
+        if (found := make(fit)) is not None:
+            fit = fit.with_analyses(**{name: found})
+            if done:
+                done(fit)
+    return fit
 
 
 def _by_method(fit: Fit) -> dict[str, dict[str, Pair]]:
@@ -61,7 +78,7 @@ def coverage(fit: Fit, simulations: int, progress: Progress | None = None) -> tu
     """Simulates the fit's own design, and returns the fit with `coverage`, and the method that covers best there."""
     told = (lambda done, total: progress("coverage", done, total)) if progress else None
     degrees = max(1, len(fit.points) - len(fit.theta))
-    noise = fit.residual_rms * (len(fit.points) / degrees) ** 0.5
+    noise = float(np.sqrt(((fit.residuals * fit.surface.emphasis) ** 2).sum() / degrees))
     result = simulate(
         fit.surface, fit.theta, noise, fit.huber_delta, simulations=simulations, seed=fit.seed, progress=told
     )

@@ -281,7 +281,9 @@ EXPERTS = Law(
             + x["c"] * np.log(v["params"]) * np.log(v["experts"]) / LN10
         ),
     ),
-    coordinates=Coordinates(("a", "b", "c", "d"), _experts_to_search, _experts_from_search),
+    coordinates=Coordinates(
+        ("a", "b", "c", "d"), _experts_to_search, _experts_from_search, signed=("a", "b", "c", "d")
+    ),
     distinct={"experts": 2},
     source="Clark et al. 2022, Unified Scaling Laws for Routed Language Models, equation 2",
 )
@@ -341,7 +343,12 @@ EMERGENCE = Law(
     linear=("floor", "height"),
     nonlinear={"midpoint": (-6.0, 6.0), "width": (0.02, 4.0)},
     columns=lambda v, x: (1.0, 1 / (1 + np.exp((x["midpoint"] - np.log10(v["compute"])) / x["width"]))),
-    coordinates=Coordinates(("floor", "height", "midpoint", "width"), _emergence_to_search, _emergence_from_search),
+    coordinates=Coordinates(
+        ("floor", "height", "midpoint", "width"),
+        _emergence_to_search,
+        _emergence_from_search,
+        signed=("midpoint",),
+    ),
     target="accuracy",
     source="a sigmoid in log compute, as in the Llama 3 report (Dubey et al. 2024) and Ruan et al. 2024",
 )

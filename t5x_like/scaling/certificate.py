@@ -16,7 +16,7 @@ FLAT = 500.0  # condition number from which a direction is barely determined; a 
 
 
 def certify(
-    surface: Surface, log_loss: Array, theta: Array, delta: float, starts: Array, values: Array
+    surface: Surface, log_loss: Array, theta: Array, delta: float, values: Array, second: float
 ) -> dict[str, Any]:
     """Returns what speaks for theta [P] being the global minimum.
 
@@ -25,8 +25,8 @@ def certify(
       log_loss: targets [n].
       theta: the fit.
       delta: the Huber threshold.
-      starts: where the descents of the fit began, [S, P]; the second method starts at the first few of them.
-      values: the objectives they reached, [S].
+      values: the objectives that the descents of the fit reached, [S].
+      second: the lowest objective that `second_opinion` found.
 
     Returns:
       `gradient_norm`: of the objective by theta over the free parameters, divided by its size if no residuals
@@ -37,7 +37,6 @@ def certify(
       `active_bounds`: parameters at a bound, in words.
     """
     objective = float(huber(surface.predict(theta[None])[0] - log_loss, delta).sum())
-    second = _second_opinion(surface, log_loss, delta, starts[:3], good_enough=objective * (1 + AGREE))
     condition, direction = _flatness(surface, theta)
     names = surface.law.searched
     return {
@@ -64,8 +63,12 @@ def _gradient_norm(surface: Surface, log_loss: Array, theta: Array, delta: float
     return float(np.linalg.norm(gradient[free])) / max(uncancelled, 1e-300)
 
 
-def _second_opinion(surface: Surface, log_loss: Array, delta: float, starts: Array, good_enough: float) -> float:
-    """Returns the lowest objective that L-BFGS-B reaches; it goes to the next start if one's end is not good enough.
+def second_opinion(
+    surface: Surface, log_loss: Array, delta: float, starts: Array, good_enough: float
+) -> tuple[float, Array]:
+    """Returns the lowest objective that L-BFGS-B reaches, and its theta [P].
+
+    It goes to the next start [S, P] if one's end is not good enough.
 
     It shares the objective and its derivatives with `solver.minimise`, not the descent or the coordinates. The
     objective is divided by delta times the number of points: at its raw scale scipy's tolerances stop it where it is.
@@ -83,7 +86,7 @@ def _second_opinion(surface: Surface, log_loss: Array, delta: float, starts: Arr
 
     bounds = [(-40.0, 20.0)] * k + list(zip(surface.lower[k:], surface.upper[k:], strict=True))
     options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-15, "gtol": 1e-12}
-    best = np.inf
+    best, place = np.inf, starts[0]
     for start in starts:
         x = np.concatenate([np.log(np.maximum(start[:k], 1e-6)), start[k:]])
         for _ in range(3):  # restarted, because its curvature estimate ages where residuals cross delta
@@ -91,10 +94,11 @@ def _second_opinion(surface: Surface, log_loss: Array, delta: float, starts: Arr
                 value_and_gradient, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options
             )
             x = found.x
-            best = min(best, float(found.fun) * unit)
-            if best <= good_enough:
-                return best
-    return best
+            if float(found.fun) * unit < best:
+                best, place = float(found.fun) * unit, np.concatenate([np.exp(x[:k]), x[k:]])
+            if best <= good_enough * (1 + AGREE):
+                return best, place
+    return best, place
 
 
 def _flatness(surface: Surface, theta: Array) -> tuple[float, list[float]]:

@@ -62,7 +62,7 @@ def simulate(
     asked = asked or quantities.standard(surface.law, design)
     rng = np.random.default_rng(seed)
     exact = surface.predict(theta[None])[0]
-    targets = exact + noise * surface.emphasis * NOISES[shape](rng, (simulations, len(exact)))
+    targets = exact + noise * NOISES[shape](rng, (simulations, len(exact)))
     estimates = refit(surface, targets, np.tile(theta, (simulations, 1)), delta)
     truth = asked.of(surface.natural(theta[None]))[0]
     found: dict[str, list[Array]] = {method: [] for method in methods}

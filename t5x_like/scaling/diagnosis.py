@@ -16,6 +16,7 @@ from t5x_like.scaling.wording import count, figure, percent
 
 Array = np.ndarray
 
+_PLAIN = {"S": "the size of the power", "balance": "the balance of params and tokens"}
 OUTLIER = 6.0  # robust standard deviations; a normal residual passes it once in 5e8
 MISSED = 3.0  # held-out error over the residual of the fit, from which the law is the problem rather than noise
 REPEATED = 4.0  # passes over the data up to which Muennighoff et al. 2023 see repeated tokens worth nearly fresh ones
@@ -100,9 +101,14 @@ def _about_residuals(law: Law, points: Points, residuals: Array) -> list[str]:
     size, tokens = count(float(points.params[worst])), count(float(points.tokens[worst]))
     return [
         f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations "
-        f"off the law; the worst is {percent(float(np.expm1(residuals[worst])), signed=True)}, at {size} params and "
+        f"off the law; the worst is {percent(_miss(law, residuals[worst]), signed=True)}, at {size} params and "
         f"{tokens} tokens."
     ]
+
+
+def _miss(law: Law, residual: float) -> float:
+    """A residual as a share of the loss, or in accuracy."""
+    return float(np.expm1(residual)) if law.target == "loss" else float(residual)
 
 
 def _about_minimum(certificate: Mapping[str, Any]) -> list[str]:
@@ -110,12 +116,12 @@ def _about_minimum(certificate: Mapping[str, Any]) -> list[str]:
     second = certificate["second_method"]
     if not second["agrees"]:
         found.append(
-            f"A second method ({second['name']}) ended at objective {second['objective']:.8g}, not at this fit's: "
-            "the minimum is not confirmed."
+            f"A second method ({second['name']}) ended at objective {second['objective']:.8g}, above this fit's: the "
+            "minimum is not confirmed."
         )
     if certificate["condition_number"] > FLAT:
         direction = certificate["flattest_direction"]
-        names = sorted(direction, key=lambda name: -abs(direction[name]))[:2]
+        names = [_PLAIN.get(name, name) for name in sorted(direction, key=lambda name: -abs(direction[name]))[:2]]
         found.append(
             f"The points barely determine a combination of {' and '.join(names)} (condition number "
             f"{figure(certificate['condition_number'], 2)}): very different values of them fit almost as well."
@@ -127,9 +133,12 @@ def _about_parameters(
     law: Law, parameters: Mapping[str, float], intervals: Mapping[str, Pair], certificate: Mapping[str, Any]
 ) -> list[str]:
     found = [
-        f"{bound.split(' = ')[0]} is at its bound ({bound}): the losses pull it further, so the law does not describe "
-        "them well, and the other intervals are too narrow."
+        f"{name} is at its bound ({bound}): the losses pull it further, so the law does not describe them well, and "
+        "the other intervals are too narrow."
+        if name in law.parameters and not law.coordinates
+        else f"{_PLAIN.get(name, name)} is at the edge of the range searched: the points fit a simpler law as well."
         for bound in certificate["active_bounds"]
+        for name in (bound.split(" = ")[0],)
     ]
     for name, (low, high) in intervals.items():
         limits = None if law.coordinates else law.nonlinear.get(name)
@@ -178,7 +187,7 @@ def _about_extrapolation(holdout: Mapping[str, Any] | None, residuals: Array) ->
     if holdout is None:
         return []
     missed, fitted = holdout["rms_relative_error"], float(np.sqrt(np.mean(residuals**2)))
-    if missed < MISSED * fitted or missed < 0.005:
+    if missed < MISSED * fitted or missed < 0.005 or fitted == 0:
         return []
     return [
         f"Predicting the {holdout['points']} largest runs from the others misses by {percent(missed)} rms, "

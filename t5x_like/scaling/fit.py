@@ -23,15 +23,15 @@ from t5x_like.errors import UserError, unknown_name
 from t5x_like.scaling import quantities
 from t5x_like.scaling.bootstrap import pairs_bootstrap, wild_bootstrap
 from t5x_like.scaling.catalogue import get_law
-from t5x_like.scaling.certificate import certify
+from t5x_like.scaling.certificate import certify, second_opinion
 from t5x_like.scaling.diagnosis import concerns
 from t5x_like.scaling.frontier import BEYOND, compute_optimal
 from t5x_like.scaling.holdout import held_out, predict_largest
-from t5x_like.scaling.intervals import METHODS, Delta, Intervals, Profile, Replicates
+from t5x_like.scaling.intervals import LEVEL, METHODS, Delta, Intervals, Profile, Replicates
 from t5x_like.scaling.laws import Law, complete
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.points import Points, read_points
-from t5x_like.scaling.solver import find_minimum, huber
+from t5x_like.scaling.solver import find_minimum, huber, minimise
 from t5x_like.scaling.surface import Surface, surface_of
 from t5x_like.scaling.weights import WEIGHTS, emphasis, own_delta
 
@@ -61,7 +61,7 @@ class Fit:
 
     Attributes:
       law, points, huber_delta, seed: what was fitted, to what, and how.
-      interval_method: one of `intervals.METHODS`.
+      interval_method, weights: as given, of `intervals.METHODS` and `weights.WEIGHTS`.
       surface, theta: the law on the points, and the minimum in the solver's coordinates.
       vector: parameters [P] in the order of `law.parameters`, in the law's own units.
       draws: bootstrap replicates of them, [R, P]; R is 0 when no replicates were asked for.
@@ -79,6 +79,7 @@ class Fit:
     huber_delta: float
     seed: int
     interval_method: str
+    weights: str
     surface: Surface
     theta: Array
     vector: Array
@@ -120,12 +121,16 @@ class Fit:
 
     @property
     def joint_intervals(self) -> dict[str, Pair]:
-        """Intervals, wider than `intervals`, that hold all parameters at once in 95 % of the replicates."""
+        """Percentile intervals, wider than one parameter's own, that hold all at once in 95 % of the replicates.
+
+        Empty without replicates, whatever the method of `intervals`.
+        """
         if not len(self.draws):
             return {}
-        middle, deviation = self.draws.mean(0), self.draws.std(0) + 1e-300
-        reach = float(np.quantile(np.abs((self.draws - middle) / deviation).max(1), 0.95))
-        ends = zip(middle - reach * deviation, middle + reach * deviation, strict=True)
+        ranks = self.draws.argsort(0).argsort(0)  # how deep a replicate lies in the tails decides, not how far out
+        depth = np.minimum(ranks, len(ranks) - 1 - ranks).min(1)
+        inside = self.draws[depth >= np.quantile(depth, 1 - LEVEL, method="lower")]
+        ends = zip(inside.min(0), inside.max(0), strict=True)
         return {name: pair(low, high) for name, (low, high) in zip(self.law.parameters, ends, strict=True)}
 
     @property
@@ -165,15 +170,23 @@ class Fit:
     def _variables(self, params: Any, tokens: Any, others: Mapping[str, Any]) -> dict[str, Array]:
         given = {"params": params, "tokens": tokens, **others}
         known = complete({name: np.asarray(value, float) for name, value in given.items() if value is not None})
+        for name in self.law.variables:
+            if name not in known:
+                raise UserError(f"law {self.law.name!r} needs {name}; given: {', '.join(known) or 'nothing'}")
+            if not (known[name] > 0).all():
+                raise UserError(f"{name}: {given.get(name)!r}; it must be positive")
         if "compute" in known:
-            times = float(np.max(known["compute"]) / self.points.compute.max())
-            if times > BEYOND * (1 + 1e-9):
-                python_warnings.warn(
-                    f"{times:.3g} times the largest compute of the points: beyond {BEYOND:g} the intervals say little",
-                    ExtrapolationWarning,
-                    stacklevel=3,
-                )
-        return {name: known[name] for name in self.law.variables if name in known} or known
+            self._warn_beyond(float(np.max(known["compute"])))
+        return {name: known[name] for name in self.law.variables}
+
+    def _warn_beyond(self, flops: float) -> None:
+        times = flops / float(self.points.compute.max())
+        if times > BEYOND * (1 + 1e-9):
+            python_warnings.warn(
+                f"{times:.3g} times the largest compute of the points: beyond {BEYOND:g} the intervals say little",
+                ExtrapolationWarning,
+                stacklevel=4,
+            )
 
     def frontier(self, flops: Any) -> list[dict[str, Any]]:
         """Returns the compute-optimal params, tokens and loss at budgets in FLOPs, with intervals, one row each.
@@ -181,9 +194,12 @@ class Fit:
         Raises:
           UserError: the law cannot share compute between params and tokens.
         """
-        found = compute_optimal(
-            self.law, self.vector, self._spread_of, np.atleast_1d(np.asarray(flops, float)), exact=True
-        )
+        budgets = np.atleast_1d(np.asarray(flops, float))
+        if not (np.isfinite(budgets) & (budgets > 0)).all():
+            raise UserError(f"flops: {flops!r}; budgets must be positive numbers")
+        self._warn_beyond(float(budgets.max()))
+        largest = float(self.points.compute.max())
+        found = compute_optimal(self.law, self.vector, self._spread_of, budgets, largest)
         if found is None:
             raise UserError(f"law {self.law.name!r} has no compute-optimal sizes here: {self.law.formula}")
         return list(found["rows"])
@@ -236,12 +252,18 @@ class Fit:
 
     def _provenance(self) -> dict[str, Any]:
         points = self.points
-        used = np.stack([points.params, points.tokens, points.loss])
+        known = complete({**points.variables, "loss": points.loss})
+        read = sorted({"params", "tokens", "loss", *self.law.variables, self.law.target})
+        if self.weights == "loss_stderr":
+            read.append("loss_stderr")
+        used = np.stack([np.asarray(known[name], float) for name in read])
         return {
             "points": points.source,
             "points_used_sha256": hashlib.sha256(used.tobytes()).hexdigest(),
             "data_fingerprints": list(points.fingerprints),
             "bootstrap": len(self.draws),
+            "points_used_columns": read,
+            "weights": self.weights,
             "interval_method": _DESCRIBED[self.interval_method],
             "seed": self.seed,
             "versions": {
@@ -295,13 +317,13 @@ def fit_scaling_law(
         surface = surface_of(chosen, points, emphasis(surface, points))
     target = surface.response(_measured(chosen, points))
     delta = own_delta(surface, target) if huber_delta == "auto" else float(huber_delta)
-    theta, starts, values = find_minimum(surface, target, delta)
+    theta, values, second = _minimum(surface, target, delta)
     draws = _replicates(interval_method, surface, target, theta, delta, bootstrap, seed, progress)
     vector = surface.natural(theta[None])[0]
     spread = _spread(interval_method, surface, target, theta, delta, draws)
     misses = target - surface.predict(theta[None])[0]
     residuals = misses / surface.emphasis
-    certificate = certify(surface, target, theta, delta, starts, values)
+    certificate = certify(surface, target, theta, delta, values, second)
     holdout, no_holdout = predict_largest(chosen, points, delta)
     optimal = compute_optimal(chosen, vector, spread.of if spread else None, points.compute)
     parameters = {name: float(value) for name, value in zip(chosen.parameters, vector, strict=True)}
@@ -312,6 +334,7 @@ def fit_scaling_law(
         huber_delta=delta,
         seed=seed,
         interval_method=interval_method,
+        weights=weights,
         surface=surface,
         theta=theta,
         vector=vector,
@@ -323,6 +346,20 @@ def fit_scaling_law(
         compute_optimal=optimal,
         warnings=[*found, *([no_holdout] if no_holdout else [])],
     )
+
+
+def _minimum(surface: Surface, target: Array, delta: float) -> tuple[Array, Array, float]:
+    """Returns the minimum [P], the objectives that descents reached, and the lowest that a second method found.
+
+    Where the second method found a lower one, it is polished and taken.
+    """
+    theta, starts, values = find_minimum(surface, target, delta)
+    second, place = second_opinion(surface, target, delta, starts[:3], good_enough=float(values.min()))
+    if second < values.min():
+        polished, value = minimise(surface, target, place[None], delta)
+        if value[0] < values.min():
+            theta, values = polished[0], np.append(values, value)
+    return theta, values, second
 
 
 def check_options(huber_delta: float | str, bootstrap: int, interval_method: str, weights: str, seed: int) -> None:
@@ -381,4 +418,5 @@ def _named(law: Law, spread: Intervals | None) -> dict[str, Pair]:
     if spread is None:
         return {}
     names, of = quantities.parameters(law).names, quantities.parameters(law).of
-    return {name: pair(*ends) for name, ends in zip(names, zip(*spread.of(of), strict=True), strict=True)}
+    ends = zip(names, *spread.of(of), strict=True)
+    return {name: pair(low if name in law.signed else max(low, 0.0), high) for name, low, high in ends}

@@ -97,7 +97,7 @@ def compute_optimal(
     estimate: Array,
     spread: Callable[[Function], tuple[Array, Array]] | None,
     compute: Array,
-    exact: bool = False,
+    largest: float | None = None,
 ) -> dict[str, Any] | None:
     """Returns fit.json's `compute_optimal`: a, b, and rows of flops, params, tokens, loss, with intervals.
 
@@ -106,14 +106,15 @@ def compute_optimal(
       estimate: parameters [P].
       spread: 95 % intervals of functions of parameters, as `intervals.Intervals.of`; without it, no intervals.
       compute: the FLOPs of the points, [n].
-      exact: give rows at just these, rather than at round steps from the smallest to beyond the largest.
+      largest: the largest compute of the points, if `compute` is budgets to give rows for, rather than the points'.
 
     Returns:
       None for a law that does not share compute, or a fit whose optimum does not exist (A or B at zero).
     """
     if not can_share(law):
         return None
-    flops = compute if exact else budgets(compute)
+    flops = budgets(compute) if largest is None else compute
+    most = float(compute.max()) if largest is None else largest
     best = frontier(law, estimate, flops)
     if not (np.isfinite(best.params).all() and np.isfinite(best.loss).all() and (best.params > 0).all()):
         return None
@@ -121,7 +122,7 @@ def compute_optimal(
     ends = dict(zip(names, zip(*spread(of), strict=True), strict=True)) if spread else {}
     rows = []
     for i, budget in enumerate(flops):
-        row: dict[str, Any] = {"flops": float(budget), "times_largest": float(budget / compute.max())}
+        row: dict[str, Any] = {"flops": float(budget), "times_largest": float(budget / most)}
         row |= {name: float(getattr(best, name)[i]) for name in ("params", "tokens", "loss")}
         row["tokens_per_param"] = row["tokens"] / row["params"]
         if ends:

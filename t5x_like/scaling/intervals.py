@@ -72,14 +72,9 @@ class Delta:
     theta: Array
     delta: float
 
-    @cached_property
-    def free(self) -> Array:
-        """Parameters that are not at a bound, bool [P]."""
-        return (self.theta > self.surface.lower) & (self.theta < self.surface.upper)
-
-    @cached_property
+    @property
     def degrees(self) -> int:
-        return max(1, len(self.target) - int(self.free.sum()))
+        return max(1, len(self.target) - len(self.theta))
 
     @cached_property
     def spread(self) -> float:
@@ -90,19 +85,19 @@ class Delta:
     @cached_property
     def psi(self) -> tuple[float, float]:
         """E[psi^2] and E[psi'] of the Huber threshold under normal errors of standard deviation `spread`."""
-        c = self.delta / self.spread
+        c = min(self.delta / self.spread, 1e3)
         inside = special.erf(c / np.sqrt(2))
         density = np.exp(-(c**2) / 2) / np.sqrt(2 * np.pi)
-        squared = inside - 2 * c * density + c**2 * (1 - inside) if c < 1e3 else 1.0
+        squared = inside - 2 * c * density + c**2 * (1 - inside)
         return float(squared * self.spread**2), float(inside)
 
     @cached_property
     def covariance(self) -> Array:
-        """Covariance of theta, [P, P]; 0 for parameters at a bound."""
+        """Covariance of theta, [P, P]; a parameter at its bound counts as if it were free, so it keeps an error."""
         _, jacobian = self.surface.jacobian(self.theta[None])
-        slopes = jacobian[0] * self.free[:, None]
         squared, slope = self.psi
-        return np.asarray(squared / slope**2 * np.linalg.pinv(slopes @ slopes.T, rcond=1e-13, hermitian=True))
+        gram = jacobian[0] @ jacobian[0].T
+        return np.asarray(squared / slope**2 * np.linalg.pinv(gram, rcond=1e-13, hermitian=True))
 
     @property
     def quantile(self) -> float:
@@ -110,13 +105,13 @@ class Delta:
 
     def gradient(self, function: Function) -> tuple[Array, Array]:
         """Returns the function's values [m] at the fit, and its slopes [P, m] by theta, by central differences."""
-        steps = 1e-6 * np.maximum(np.abs(self.theta), 0.01) * self.free
+        steps = 1e-6 * np.maximum(np.abs(self.theta), 0.01)
         moved = np.concatenate([self.theta[None], self.theta + np.diag(steps), self.theta - np.diag(steps)])
         with np.errstate(all="ignore"):
             values = function(self.surface.natural(moved))
             ahead, behind = np.split(values[1:], 2)
-            slopes = (ahead - behind) / np.where(steps > 0, 2 * steps, 1)[:, None]
-        return values[0], np.where(self.free[:, None], slopes, 0.0)
+            slopes = (ahead - behind) / (2 * steps[:, None])
+        return values[0], slopes
 
     def logarithmic(self, function: Function, value: Array, slopes: Array) -> Array:
         """Whether each output [m] bends less in its logarithm than as it is, one standard error up and down."""
@@ -141,15 +136,17 @@ class Delta:
         return np.where(np.isfinite(low), low, -np.inf), np.where(np.isfinite(high), high, np.inf)
 
 
-_REACH = np.array([0.6, 0.8, 0.95, 1.1, 1.3, 1.7, 2.5, 4.0, 8.0])  # of the delta method's half width
+_REACH = np.array([0.5, 0.8, 1.1, 1.5, 2.2, 3.5, 5.5, 8.0])  # of the delta method's half width
+_WITHIN = np.array([0.2, 0.4, 0.6, 0.8])  # of the step that encloses an end
 
 
 @dataclass(frozen=True)
 class Profile:
     """Profile likelihood: the values of a quantity that raise the least objective by less than t^2 allows.
 
-    Each value is imposed by one more residual of great weight, and everything else is fitted again. An end that lies
-    beyond 8 times the delta method's is called unbounded.
+    Each value is imposed by one more residual of great weight, and everything else is fitted again: first at multiples
+    of the delta method's half width, then between the two that enclose the end. An end beyond 8 times that width is
+    called unbounded; one that the parameters' bounds do not let it reach is where they stop it.
     """
 
     start: Delta
@@ -162,19 +159,33 @@ class Profile:
         forced = _Forced(start.surface, function, logarithmic, (high - low) / 2, value)
         middle = forced.at(value)
         known = np.flatnonzero(np.isfinite(middle) & np.isfinite(low) & np.isfinite(high) & (high > low))
-        # one row for every end, output and reach
-        side, j, reach = (part.ravel() for part in np.meshgrid([-1, 1], known, _REACH, indexing="ij"))
+        # one row for every end and output
+        side, j = (part.ravel() for part in np.meshgrid([-1, 1], known, indexing="ij"))
         with np.errstate(all="ignore"):
-            edge = forced.at(np.where(side < 0, low[j], high[j]), j)
-            sought = middle[j] + reach * (edge - middle[j])
-            reached, raised = self._pushed(forced, j, sought - middle[j], value, slopes, logarithmic)
-        limit = np.sqrt(start.psi[0] / start.psi[1] / 2) * start.quantile
+            edge = forced.at(np.where(side < 0, low[j], high[j]), j) - middle[j]
+            tried = self._tried(forced, j, edge[:, None] * _REACH, value, slopes, logarithmic)
+            inner, outer = _enclosing(*tried, self._limit)
+            moves = inner[:, None] + (outer - inner)[:, None] * _WITHIN
+            closer = self._tried(forced, j, moves, value, slopes, logarithmic)
         ends = {-1: low.copy(), 1: high.copy()}
-        for s, output in ((s, output) for s in ends for output in known):
-            rows = (side == s) & (j == output)
-            x = np.append(middle[output], reached[rows])
-            ends[s][output] = _crossing(x, np.append(0.0, raised[rows]), limit, s > 0, bool(logarithmic[output]))
+        for row, (s, output) in enumerate(zip(side, j, strict=True)):
+            x, raised = (np.concatenate([[0.0], *(part[k][row] for part in (tried, closer))]) for k in (0, 1))
+            ends[s][output] = _crossing(middle[output], x, raised, self._limit, s > 0, bool(logarithmic[output]))
         return ends[-1], ends[1]
+
+    @property
+    def _limit(self) -> float:
+        """How far the root of the objective may rise above its minimum's."""
+        squared, slope = self.start.psi
+        return float(np.sqrt(squared / slope / 2)) * self.start.quantile
+
+    def _tried(
+        self, forced: "_Forced", j: Array, moves: Array, value: Array, slopes: Array, logarithmic: Array
+    ) -> tuple[Array, Array]:
+        """Moves output j of each row by each of moves [rows, k]; returns where it got to, and the root of the rise."""
+        rows, k = moves.shape
+        got, raised = self._pushed(forced, np.repeat(j, k), moves.ravel(), value, slopes, logarithmic)
+        return got.reshape(rows, k) - forced.at(value)[j][:, None], raised.reshape(rows, k)
 
     def _pushed(
         self, forced: "_Forced", j: Array, moves: Array, value: Array, slopes: Array, logarithmic: Array
@@ -189,7 +200,7 @@ class Profile:
         target[np.arange(len(j)), n + j] = forced.pull[j] * (forced.at(value)[j] + moves)
         weights = np.concatenate([np.ones((len(j), n)), j[:, None] == np.arange(m)], 1)
         deltas = np.append(np.full(n, start.delta), np.full(m, np.inf))
-        theta, _ = minimise(forced, target, theta, deltas, weights, steps=40, tolerance=1e-5)
+        theta, _ = minimise(forced, target, theta, deltas, weights, steps=100, tolerance=1e-12)
         least, risen = (
             huber(start.surface.predict(at) - start.target, start.delta).sum(1) for at in (start.theta[None], theta)
         )
@@ -197,21 +208,30 @@ class Profile:
         return ended, np.sqrt(np.maximum(risen - least, 0))
 
 
-def _crossing(x: Array, raised: Array, limit: float, upwards: bool, logarithmic: bool) -> float:
+def _enclosing(moved: Array, raised: Array, limit: float) -> tuple[Array, Array]:
+    """Returns the moves [rows] between which each row's rise passes the limit; the last step where it never does."""
+    above = np.where(np.isfinite(raised), raised, np.inf) >= limit
+    first = np.where(above.any(1), above.argmax(1), moved.shape[1] - 1)
+    padded = np.concatenate([np.zeros((len(moved), 1)), np.nan_to_num(moved)], 1)
+    rows = np.arange(len(moved))
+    return padded[rows, first], padded[rows, first + 1]
+
+
+def _crossing(middle: float, moved: Array, raised: Array, limit: float, upwards: bool, logarithmic: bool) -> float:
     """Interpolates where `raised`, made monotone, first passes the limit."""
-    usable = np.isfinite(x) & np.isfinite(raised)
-    x, raised = x[usable], raised[usable]
-    order = np.argsort(x if upwards else -x)
-    x, raised = x[order], np.maximum.accumulate(raised[order])
-    if raised[-1] < limit:
-        if upwards:
-            return np.inf
-        return 0.0 if logarithmic else -np.inf
-    i = max(1, int(np.argmax(raised >= limit)))
-    share = (limit - raised[i - 1]) / max(raised[i] - raised[i - 1], 1e-300)
-    end = x[i - 1] + share * (x[i] - x[i - 1])
+    usable = np.isfinite(moved) & np.isfinite(raised)
+    order = np.argsort(np.abs(moved[usable]))
+    moved, raised = moved[usable][order], np.maximum.accumulate(raised[usable][order])
     with np.errstate(over="ignore"):
-        return float(np.exp(end) if logarithmic else end)
+        back = np.exp if logarithmic else np.asarray
+        if raised[-1] < limit:
+            stuck = len(moved) > 2 and abs(moved[-1] - moved[-3]) <= 1e-3 * abs(moved[-1])
+            if stuck or moved[-1] == 0:  # pushed ever harder, it stays: a bound of the parameters
+                return float(back(middle + moved[-1]))
+            return np.inf if upwards else 0.0 if logarithmic else -np.inf
+        i = max(1, int(np.argmax(raised >= limit)))
+        share = (limit - raised[i - 1]) / max(raised[i] - raised[i - 1], 1e-300)
+        return float(back(middle + moved[i - 1] + share * (moved[i] - moved[i - 1])))
 
 
 class _Forced:

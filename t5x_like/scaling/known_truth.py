@@ -39,7 +39,6 @@ NOISE = 0.003
 SEEDS = 10
 SIZES, BUDGETS = 6, 5
 UNLIMITED = 1e18  # params or tokens
-_TRIED_AGAIN = 3  # descents of a held-out fit beside the one from the full fit's minimum, as the leaderboard has
 
 # The exponents with which a law's loss falls towards E when the other variable is without limit: comparable across laws
 _LIMITS: dict[str, Callable[[Values], tuple[Any, Any]]] = {
@@ -295,7 +294,7 @@ def _slope(x: Array, y: Array) -> float:
 
 def _outcome(case: Case, truth: Truth, law: Law, points: Points, targets: Array, delta: float) -> Outcome:
     surface = surface_of(law, points)
-    theta, starts = fit_together(surface, targets, delta)
+    theta = fit_together(surface, targets, delta)
     vectors = surface.natural(theta)
     named = law.named(vectors)
     alpha, beta = limits(law, named)
@@ -306,7 +305,7 @@ def _outcome(case: Case, truth: Truth, law: Law, points: Points, targets: Array,
         a = np.log(params[:, -1] / params[:, 0]) / np.log(best.flops[-1] / best.flops[0])
     with np.errstate(invalid="ignore"):  # where a descent has no finite loss at a point left out
         left_out = leave_out(surface, targets, theta, delta)
-        rolling = roll_origin(law, points, surface, targets, theta, starts, delta)
+        rolling = roll_origin(law, points, surface, targets, theta, delta)
     predicted = law.predict(
         {name: value[:, None] for name, value in named.items()},
         {"params": truth.params, "tokens": truth.flops / 6 / truth.params},
@@ -334,7 +333,7 @@ def _excess(surface: SpectralSurface, truth: Truth, params: Array) -> Array:
     return np.where(known, reached / truth.loss - 1, np.nan)
 
 
-def fit_together(surface: Surface, targets: Array, delta: float) -> tuple[Array, Array]:
+def fit_together(surface: Surface, targets: Array, delta: float) -> Array:
     """Fits data sets that differ by noise: one global search on the first, descents from all its starts on each.
 
     Args:
@@ -343,12 +342,12 @@ def fit_together(surface: Surface, targets: Array, delta: float) -> tuple[Array,
       delta: the Huber threshold.
 
     Returns:
-      The minima theta [R, P], and where the descents began, [S, P].
+      The minima theta [R, P].
     """
     theta, begun, _ = find_minimum(surface, targets[0], delta)
     starts = np.concatenate([theta[None], begun])
     reached, values = anneal(surface, np.repeat(targets, len(starts), 0), np.tile(starts, (len(targets), 1)), delta)
-    return _best(reached, values, len(targets)), begun
+    return _best(reached, values, len(targets))
 
 
 def _best(reached: Array, values: Array, data_sets: int) -> Array:
@@ -373,16 +372,16 @@ def leave_out(surface: Surface, targets: Array, theta: Array, delta: float) -> A
     return _rms(predicted[:, groups, np.arange(len(groups))] - targets)
 
 
-def roll_origin(
-    law: Law, points: Points, surface: Surface, targets: Array, theta: Array, starts: Array, delta: float
-) -> Array:
+def roll_origin(law: Law, points: Points, surface: Surface, targets: Array, theta: Array, delta: float) -> Array:
     """The leaderboard's errors on runs larger than those fitted, of R data sets at once: root mean squares [R]."""
     found = []
-    own = np.concatenate([theta[:, None], np.tile(starts[:_TRIED_AGAIN], (len(theta), 1, 1))], 1)
     for share in ORIGINS:
         edge = np.sort(points.compute)[max(0, round(share * len(points)) - 1)]
         inside = points.compute <= edge * (1 + 1e-9)
         surface_of(law, points.take(inside))  # raises where the smaller runs cannot determine the law
+        least, begun, _ = find_minimum(surface, targets[0], delta, inside.astype(float))
+        shared = np.tile(np.concatenate([least[None], begun]), (len(theta), 1, 1))
+        own = np.concatenate([theta[:, None], shared], 1)
         each = own.shape[1]
         reached, values = anneal(
             surface, np.repeat(targets, each, 0), own.reshape(-1, own.shape[2]), delta, inside.astype(float)

@@ -46,12 +46,14 @@ class Coordinates:
       to_search: (printed parameters, units) -> searched parameters.
       from_search: (searched parameters, units) -> printed parameters.
       shared: variable -> the variable whose unit it shares.
+      signed: printed parameters that may be negative.
     """
 
     parameters: tuple[str, ...]
     to_search: Change
     from_search: Change
     shared: Mapping[str, str] = field(default_factory=dict)
+    signed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,13 @@ class Law:
     def parameters(self) -> tuple[str, ...]:
         """Names of the printed parameters. Every vector of natural parameters has this order."""
         return self.coordinates.parameters if self.coordinates else self.searched
+
+    @property
+    def signed(self) -> tuple[str, ...]:
+        """Names of the parameters that may be negative."""
+        if self.coordinates:
+            return self.coordinates.signed
+        return tuple(name for name, (low, _) in self.nonlinear.items() if low < 0)
 
     def predict(self, parameters: Values, variables: Values) -> Array:
         """Returns the loss for printed parameters and variables, broadcast against each other.

@@ -18,14 +18,15 @@ from t5x_like.scaling.catalogue import LAWS, OVERTRAINING, get_law
 from t5x_like.scaling.frontier import can_share
 from t5x_like.scaling.laws import Law
 from t5x_like.scaling.points import Points
-from t5x_like.scaling.solver import anneal, find_minimum
+from t5x_like.scaling.solver import find_minimum
 from t5x_like.scaling.surface import Surface, surface_of
+from t5x_like.scaling.weights import own_delta
 
 Array = np.ndarray
 
 ORIGINS = (0.5, 0.65, 0.8)  # shares of the points, by compute, that are fitted
 MOST_FOLDS = 48
-_TRIED_AGAIN = 1  # descents of an origin's fit beside the one from the full fit's minimum
+_STARTS = 3  # descents of an origin's fit, from the best cells of the grid for its own points
 
 
 def entrants(points: Points) -> list[Law]:
@@ -40,7 +41,7 @@ def entrants(points: Points) -> list[Law]:
 def leaderboard(
     points: Points,
     laws: Sequence[str | Law] | None = None,
-    delta: float = 1e-3,
+    delta: float | str = 1e-3,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Fits every law and ranks them by their error on runs left out.
@@ -48,7 +49,7 @@ def leaderboard(
     Args:
       points: the runs.
       laws: names or laws; `entrants` by default.
-      delta: the Huber threshold.
+      delta: the Huber threshold; "auto" takes each law's own, from its residuals.
       progress: called with (laws done, all laws).
 
     Returns:
@@ -69,14 +70,14 @@ def leaderboard(
     return {"rows": rows, "best": rows[0]["law"] if rows else None, "refused": refused}
 
 
-def _row(law: Law, points: Points, delta: float) -> dict[str, Any]:
+def _row(law: Law, points: Points, threshold: float | str) -> dict[str, Any]:
     surface = surface_of(law, points)
     target = surface.response(points.loss)
-    theta, begun, _ = find_minimum(surface, target, delta)
-    starts = np.concatenate([theta[None], begun[:_TRIED_AGAIN]])
+    delta = own_delta(surface, target) if isinstance(threshold, str) else threshold
+    theta, _, _ = find_minimum(surface, target, delta)
     values = surface.natural(theta[None])[0]
     left_out = _rms(leave_out(surface, target, theta, delta))
-    origins = [origin for share in ORIGINS if (origin := _origin(law, points, surface, target, starts, delta, share))]
+    origins = [origin for share in ORIGINS if (origin := _origin(law, points, surface, target, delta, share))]
     rolling = _pooled(origins)
     return {
         "law": law.name,
@@ -108,7 +109,7 @@ def folds(n: int) -> Array:
 
 
 def _origin(
-    law: Law, points: Points, surface: Surface, target: Array, starts: Array, delta: float, share: float
+    law: Law, points: Points, surface: Surface, target: Array, delta: float, share: float
 ) -> dict[str, Any] | None:
     """Fits the given share of the points, the smallest in compute, and predicts the others; None if it cannot."""
     compute = points.compute
@@ -120,8 +121,8 @@ def _origin(
         surface_of(law, points.take(inside))
     except UserError:
         return None
-    reached, values = anneal(surface, target, starts, delta, inside.astype(float))
-    errors = (surface.predict(reached[np.argmin(values)][None])[0] - target)[~inside]
+    theta, _, _ = find_minimum(surface, target, delta, inside.astype(float), starts=_STARTS)
+    errors = (surface.predict(theta[None])[0] - target)[~inside]
     return {
         "trained_below_flops": float(edge),
         "compute_ratio": float(compute.max() / edge),

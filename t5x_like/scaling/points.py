@@ -28,6 +28,7 @@ NUMBERS = (
     "learning_rate",
 )
 TEXTS = ("family", "run", "status")
+MEASURED = ("loss_stderr", "flops", "learning_rate", "run", "status", "accuracy")  # may differ between rates of a cell
 UNUSABLE = ("diverged", "interrupted")
 
 
@@ -84,7 +85,7 @@ class Points:
 
 
 def read_points(source: Any, params_column: str | None = None) -> Points:
-    """Reads points, leaves out unusable rows and all but the best learning rate, and says so in `warnings`.
+    """Reads points and leaves out all but the best learning rate, and unusable rows, which `warnings` names.
 
     Args:
       source: a points.csv; a sweep folder (its points.csv, with sweep.json and one run folder per cell beside it); a
@@ -95,6 +96,8 @@ def read_points(source: Any, params_column: str | None = None) -> Points:
       UserError: a missing file or column, text in a number's place, no rows, sizes that are not positive.
     """
     if isinstance(source, Points):
+        if params_column not in (None, source.params_column):
+            raise UserError(f"params_column: these points count {source.params_column} already; read them again")
         return source
     if isinstance(source, str | os.PathLike):
         return _read_path(Path(source), params_column)
@@ -283,7 +286,7 @@ def _best_learning_rates(points: Points, usable: Array) -> tuple[Array, list[str
     rates = points.columns.get("learning_rate")
     if rates is None:
         return usable, []
-    same = [points.columns[c] for c in ("seed", "family", "unique_tokens") if c in points.columns]
+    same = [column for name, column in points.columns.items() if name not in MEASURED]
     keys = list(zip(points.params, points.tokens, *map(_comparable, same), strict=True))
     cells: dict[Any, list[int]] = {}
     for i, key in enumerate(keys):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from t5x_like.errors import UserError
 from t5x_like.files import write_json, write_text
-from t5x_like.scaling import draw_plotly, latex, page, plots, provenance, sections
+from t5x_like.scaling import analysis_sections, draw_plotly, latex, page, plots, provenance, sections
 from t5x_like.scaling.fit import Fit
 from t5x_like.scaling.painter import Painter
 from t5x_like.scaling.section import Section
@@ -36,8 +36,9 @@ def prepare_folder(out: str | os.PathLike[str]) -> Path:
 
 
 def start_pictures(fit: Fit, painter: Painter) -> None:
-    """Hands over the charts of the fit itself, to be drawn while it is being analysed further."""
-    painter.paint(plots.charts(fit), provenance.stamp(fit.to_json()["provenance"]))
+    """Hands over the charts of the fit and of the analyses it has, to be drawn while it is being analysed further."""
+    charts = [chart for section in analysis_sections.of_analyses(fit) for chart in section.charts]
+    painter.paint(charts or plots.charts(fit), provenance.stamp(fit.to_json()["provenance"]))
 
 
 def write_report(

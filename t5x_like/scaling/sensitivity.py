@@ -10,7 +10,7 @@ from t5x_like.scaling import quantities
 from t5x_like.scaling.bootstrap import LEAST_SQUARES, refit
 from t5x_like.scaling.fit import Fit
 from t5x_like.scaling.holdout import held_out
-from t5x_like.scaling.solver import anneal, find_minimum
+from t5x_like.scaling.solver import find_minimum
 from t5x_like.scaling.surface import surface_of
 from t5x_like.scaling.weights import own_delta
 
@@ -57,9 +57,8 @@ def by_window(fit: Fit) -> list[dict[str, Any]]:
         except UserError as error:
             rows.append({"setting": name, "points": int(inside.sum()), "parameters": None, "reason": str(error)})
             continue
-        starts = np.concatenate([fit.theta[None], find_minimum(fit.surface, fit.target, LEAST_SQUARES)[0][None]])
-        reached, values = anneal(fit.surface, fit.target, starts, fit.huber_delta, inside.astype(float))
-        rows.append(_row(fit, name, reached[np.argmin(values)], inside))
+        theta, _, _ = find_minimum(fit.surface, fit.target, fit.huber_delta, inside.astype(float), starts=3)
+        rows.append(_row(fit, name, theta, inside))
     return rows
 
 

@@ -35,8 +35,8 @@ class Responses(Protocol):
     def jacobian(self, theta: Array) -> tuple[Array, Array]: ...
 
 
-FEWEST_PER_AXIS, MOST_PER_AXIS = 7, 60  # cells of the grid over one exponent
-STARTS = (4, 5, 12, 24)  # descents for 1, 2, 3, and more exponents
+FEWEST_PER_AXIS, MOST_PER_AXIS = 6, 60  # cells of the grid over one exponent
+STARTS = (4, 5, 12, 16)  # descents for 1, 2, 3, and more exponents
 
 
 def huber(residuals: Array, delta: float | Array) -> Array:

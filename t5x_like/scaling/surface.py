@@ -201,13 +201,12 @@ def _refuse_a_poor_design(law: Law, variables: dict[str, Array]) -> None:
             )
         if wanted >= 3:
             spread.append(name)
-    if len(law.nonlinear) < 2 or len(spread) < 2:
+    if len(spread) < 2:
         return
     logs = np.stack([np.log(variables[name]) for name in spread], 1)
     width = np.linalg.svd(logs - logs.mean(0), compute_uv=False)[-1] / np.sqrt(n)
     if width < SAME:
-        exponents = [name for name in law.nonlinear if name != "balance"]
         raise UserError(
             f"all {n} points lie on one line of log {' and log '.join(spread)} (such as tokens = k params): "
-            f"{' and '.join(exponents)} cannot be told apart; add cells that leave the line"
+            f"what {' and '.join(spread)} do cannot be told apart; add cells that leave the line"
         )

@@ -149,7 +149,7 @@ def test_joint_intervals_hold_all_parameters_at_once(grid, truth):
     joint = np.array(list(fit.joint_intervals.values()))
     single = np.array(list(fit.intervals.values()))
     inside = ((fit.draws >= joint[:, 0]) & (fit.draws <= joint[:, 1])).all(1)
-    assert inside.mean() == pytest.approx(0.95, abs=0.01)
+    assert 0.95 <= inside.mean() < 0.95 + 10 / 400  # ten replicates, one at each end of each parameter, go at once
     assert ((fit.draws >= single[:, 0]) & (fit.draws <= single[:, 1])).all(1).mean() < 0.93
 
 

@@ -89,7 +89,10 @@ MADE_UP = {
         ],
         "window": [setting("all points", E=1.5, alpha=0.3, beta=0.4), setting("without the smallest")],
     },
-    "interval_methods": {"wild": {"E": [2.9, 3.1], "alpha": [0.3, None]}, "delta": {"E": [2.8, 3.2], "alpha": [0.2, 0.4]}},
+    "interval_methods": {
+        "wild": {"E": [2.9, 3.1], "alpha": [0.3, None]},
+        "delta": {"E": [2.8, 3.2], "alpha": [0.2, 0.4]},
+    },
     "coverage": {
         "quantities": ["E", "alpha"],
         "simulations": 200,
