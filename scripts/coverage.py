@@ -3,7 +3,8 @@
 
 python scripts/coverage.py --out=docs/coverage.md --simulations=1000
 
-About 10 minutes on 2 quiet cores for 1,000 simulations a cell. For your own design: scripts/fit.py --coverage.
+About 5 minutes on 2 quiet cores with --methods=wild,pairs,delta; profiles take four times that.
+For your own design: scripts/fit.py --coverage.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from t5x_like.command_line import Parser
-from t5x_like.errors import exit_with
+from t5x_like.errors import exit_with, unknown_name
 from t5x_like.files import write_text
 from t5x_like.scaling.catalogue import CHINCHILLA
 from t5x_like.scaling.coverage import NOISES, simulate
@@ -62,6 +63,9 @@ def _flags() -> argparse.Namespace:
 def main() -> None:
     flags = _flags()
     methods = flags.methods.split(",")
+    for method in methods:
+        if method not in METHODS:
+            raise unknown_name("--methods", method, METHODS)
     cells = [(side, shape, method) for side in SIDES for shape in NOISES for method in methods]
     found = {}
     with (
@@ -73,8 +77,10 @@ def main() -> None:
         for job in as_completed(jobs):
             found[jobs[job]] = job.result()
             bar.advance(task)
-    command = f"python scripts/coverage.py --out={flags.out} --simulations={flags.simulations}"
-    write_text(flags.out, page(found, methods, command, flags.simulations, flags.replicates))
+    given = f"--out={flags.out} --simulations={flags.simulations} --methods={flags.methods}"
+    write_text(
+        flags.out, page(found, methods, f"python scripts/coverage.py {given}", flags.simulations, flags.replicates)
+    )
     print(f"wrote {flags.out}")
 
 

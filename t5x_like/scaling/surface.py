@@ -154,9 +154,9 @@ def surface_of(law: Law, points: Points, emphasis: Array | None = None) -> Surfa
     """Returns the law on the points, or refuses points that cannot determine it.
 
     Raises:
-      UserError: a variable of the law is missing or not positive; too few points; fewer than three values of a
-        variable; all points on one line of log params and log tokens, where exchanging the exponents leaves every
-        prediction as it was.
+      UserError: a variable of the law is missing or not positive; too few points; losses all the same; fewer than
+        three values of a variable; all points on one line of log params and log tokens, where exchanging the exponents
+        leaves every prediction as it was.
     """
     variables = {name: _column(law, points, name) for name in law.variables}
     target = _column(law, points, law.target)
@@ -166,6 +166,8 @@ def surface_of(law: Law, points: Points, emphasis: Array | None = None) -> Surfa
             f"law {law.name!r} has {needed - 1} parameters and needs at least {needed} points, to leave an error bar; "
             f"{points.source} has {len(points)} usable"
         )
+    if np.ptp(target) <= 1e-9 * np.abs(target).max():
+        raise UserError(f"all {len(points)} values of {law.target} are the same: there is nothing for a law to follow")
     _refuse_a_poor_design(law, variables)
     if law.check and (reason := law.check(variables)):
         raise UserError(f"law {law.name!r} cannot be fitted to the {len(points)} points of {points.source}: {reason}")

@@ -165,3 +165,43 @@ def test_the_simulation_of_coverage_counts_what_it_says(grid, truth, monkeypatch
     narrow = coverage.simulate(surface, theta, 0.003, 1e-3, **{**options, "methods": ("delta",)})["methods"]
     assert 0.55 < narrow["delta"]["mean"] < 0.8
     assert coverage.best_method({"methods": {"wide": found["delta"], "narrow": narrow["delta"]}}) == "wide"
+
+
+@pytest.mark.parametrize("law", ["params_only", "tokens_only", "compute_only"])
+def test_profile_ends_of_laws_of_one_variable_are_where_least_squares_says(law):
+    """The exponent held at each end, the rest solved exactly by linear least squares: the rise is what F allows."""
+    x = np.geomspace(1e4, 1e7, 12)
+    loss = (2.0 + 60.0 / x**0.35) * np.exp(0.004 * np.random.default_rng(1).normal(size=12))
+    columns = {"params": x, "tokens": np.sqrt(x) * 1e3, "loss": loss}
+    fit = fit_scaling_law(columns, law, huber_delta=1e6, interval_method="profile", bootstrap=0)
+    read = {"params_only": x, "tokens_only": columns["tokens"], "compute_only": 6 * x * columns["tokens"]}[law]
+
+    def cost(alpha):
+        start = optimize.nnls(np.stack([np.ones(12), read**-alpha], 1) / loss[:, None], np.ones(12))[0]
+        solved = optimize.least_squares(
+            lambda c: np.log(c[0] + c[1] * (read / read[0]) ** -alpha) - np.log(loss),
+            [max(start[0], 1e-3), start[1] * read[0] ** -alpha],
+            bounds=(0, np.inf),
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
+        )
+        return 2 * solved.cost
+
+    least = cost(fit.parameters["alpha"])
+    allowed = stats.f.ppf(0.95, 1, 9) * least / 9
+    for end in fit.intervals["alpha"]:
+        if end not in (0.01, 3.0, None):
+            assert cost(end) - least == pytest.approx(allowed, rel=0.1)
+    assert fit.intervals["E"][0] >= 0
+
+
+def test_a_parameter_at_its_bound_has_an_interval(grid):
+    """E is .05 and fitted as 0: every method leaves room above the bound, and none below."""
+    columns = grid(noise=0.01, seed=1, E=0.05)
+    for method in METHODS:
+        fit = fit_scaling_law(columns, interval_method=method, bootstrap=200)
+        assert fit.parameters["E"] == 0
+        low, high = fit.intervals["E"]
+        assert low == 0
+        assert 0.05 < high < 0.6

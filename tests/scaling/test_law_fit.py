@@ -167,3 +167,52 @@ def test_mixed_corpora_are_told(sweep):
 def test_values_out_of_range_are_refused(grid, options, expected):
     with pytest.raises(UserError, match=expected):
         fit_scaling_law(grid(), **options)
+
+
+@pytest.mark.parametrize("law", ["chinchilla", "chinchilla_tied", "overtraining", "multiplicative"])
+def test_no_law_of_two_variables_is_fitted_to_points_on_a_line(law, truth):
+    sizes = np.geomspace(1e4, 1e7, 9)
+    loss = truth["E"] + 50 * sizes**-0.34 + 400 * (20 * sizes) ** -0.34
+    with pytest.raises(UserError, match="one line of log params and log tokens"):
+        fit_scaling_law({"params": sizes, "tokens": 20 * sizes, "loss": loss}, law, bootstrap=0)
+
+
+def test_losses_that_never_change_are_refused(grid):
+    with pytest.raises(UserError, match="all 16 values of loss are the same"):
+        fit_scaling_law({**grid(), "loss": np.full(16, 2.5)}, "kaplan_e", bootstrap=100)
+
+
+def test_tuned_experts_keep_every_number_of_experts():
+    cells = [(n, e, rate) for n in (1e5, 1e6, 1e7, 1e8) for e in (1, 4, 16, 64) for rate in (0.1, 0.2, 0.4)]
+    params, experts, rates = (np.array(column, float) for column in zip(*cells, strict=True))
+    loss = 12 * params**-0.08 * experts**-0.05 * (1 + 0.01 * np.abs(np.log2(rates / 0.2)))
+    columns = {"params": params, "tokens": np.full(48, 1e9), "experts": experts, "learning_rate": rates, "loss": loss}
+    points = read_points(columns)
+    assert len(points) == 16
+    assert set(points.columns["learning_rate"]) == {0.2}
+    assert fit_scaling_law(points, "experts", bootstrap=0).parameters["a"] == pytest.approx(-0.08, abs=1e-4)
+
+
+def test_questions_beyond_the_points_are_answered_with_a_warning_or_refused(grid):
+    fit = fit_scaling_law(grid(noise=0.003), bootstrap=100)
+    with pytest.warns(ExtrapolationWarning):
+        row = fit.frontier([1e20])[0]
+    assert row["times_largest"] == pytest.approx(1e20 / fit.points.compute.max())
+    for wrong in ([0], [-1.0], [float("nan")]):
+        with pytest.raises(UserError, match="budgets must be positive"):
+            fit.frontier(wrong)
+    with pytest.raises(UserError, match="law 'chinchilla' needs params; given: compute"):
+        fit.predict_interval(compute=1e12)
+    with pytest.raises(UserError, match="params: -1; it must be positive"):
+        fit.predict(params=-1, tokens=1e6)
+    with pytest.raises(UserError, match="params_column"):
+        fit_scaling_law(fit.points, params_column="params_total")
+
+
+def test_what_was_fitted_is_on_record(grid):
+    columns = grid(noise=0.003)
+    columns["loss_stderr"] = np.linspace(0.001, 0.01, 16)
+    equal, weighed = (fit_scaling_law(columns, bootstrap=0, weights=w).to_json() for w in ("equal", "loss_stderr"))
+    assert (equal["provenance"]["weights"], weighed["provenance"]["weights"]) == ("equal", "loss_stderr")
+    assert "loss_stderr" in weighed["provenance"]["points_used_columns"]
+    assert equal["provenance"]["points_used_sha256"] != weighed["provenance"]["points_used_sha256"]
