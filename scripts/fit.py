@@ -57,11 +57,14 @@ def _flags() -> argparse.Namespace:
         help=f"simulate this design N times ({SIMULATIONS} without a number) to see which intervals cover",
     )
     add("--against", metavar="PATH", help="points of another arm, to compare compute at equal loss")
+    add("--by_family", action="store_true", help="compare the two families in the points' column family as arms")
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     add("--params_column", metavar="NAME", help="the column that counts the parameters, if not params")
     flags = parser.read()
     if flags.coverage < 0 or 0 < flags.coverage < 20:
         parser.error(f"--coverage={flags.coverage}: expected at least 20 simulations")
+    if flags.against and flags.by_family:
+        parser.error("--against and --by_family: one of them; either says what the other arm is")
     return flags
 
 
@@ -71,19 +74,37 @@ def main() -> None:
         get_law(flags.law)
     check_options(**_options(flags, flags.interval_method or "wild"))
     points = read_points(flags.points, flags.params_column)
-    other = read_points(flags.against, flags.params_column) if flags.against else None
+    points, other, names = _arms(flags, points)
     out = prepare_folder(flags.out)
     quiet = not sys.stderr.isatty()
     with Painter(out, workers=1) as painter:
         with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
-            fit = _computed(flags, points, other, painter, bar)
+            fit = _fit(flags, points, painter, _telling(bar))
+            if other is not None:
+                rival = fit_scaling_law(other, fit.law, **_options(flags, fit.interval_method))
+                fit = fit.with_analyses(comparison=fit.compare(rival, names=names).to_json())
         report = write_report(fit, out, command=shlex.join(["python", *sys.argv]), painter=painter)
     console = Console()
     _print(console, fit)
     console.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _computed(flags: argparse.Namespace, points: Points, other: Points | None, painter: Painter, bar: Progress) -> Fit:
+def _arms(flags: argparse.Namespace, points: Points) -> tuple[Points, Points | None, tuple[str, str]]:
+    """Returns the points to fit, those of the arm to compare with, if any, and what the two are called."""
+    if flags.against:
+        return points, read_points(flags.against, flags.params_column), ("A", "B")
+    if not flags.by_family:
+        return points, None, ("A", "B")
+    from t5x_like.scaling.compare import by_family  # brings a part of SciPy that few runs need
+
+    arms = by_family(points)
+    if len(arms) != 2:
+        raise UserError(f"--by_family: {len(arms)} families, {', '.join(arms)}; two can be compared")
+    first, second = arms
+    return arms[first], arms[second], (first, second)
+
+
+def _telling(bar: Progress) -> analyses.Progress:
     tasks: dict[str, TaskID] = {}
 
     def progress(what: str, done: int, total: int) -> None:
@@ -91,11 +112,7 @@ def _computed(flags: argparse.Namespace, points: Points, other: Points | None, p
             tasks[what] = bar.add_task(what, total=total)
         bar.update(tasks[what], completed=done, total=total)
 
-    fit = _fit(flags, points, painter, progress)
-    if other is None:
-        return fit
-    rival = fit_scaling_law(other, fit.law, **_options(flags, fit.interval_method))
-    return fit.with_analyses(comparison=fit.compare(rival).to_json())
+    return progress
 
 
 def _options(flags: argparse.Namespace, method: str) -> dict[str, Any]:

@@ -208,11 +208,14 @@ class Fit:
     def _spread_of(self) -> Callable[..., tuple[Array, Array]] | None:
         return self.spread.of if self.spread else None
 
-    def compare(self, other: "Fit") -> "Comparison":
-        """Compares this arm with another: the compute multiplier at equal loss, with intervals; see `compare`."""
+    def compare(self, other: "Fit", **options: Any) -> "Comparison":
+        """Compares this arm with another: the compute multiplier at equal loss, with intervals.
+
+        See `compare.compare`, which takes the options `losses` or `flops`, `names` and `seed`.
+        """
         from t5x_like.scaling.compare import compare
 
-        return compare(self, other)
+        return compare(self, other, **options)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draws the loss against the points, as a matplotlib figure; into a .png, .svg or .pdf file if named."""

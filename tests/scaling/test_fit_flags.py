@@ -51,6 +51,19 @@ def test_two_arms_are_compared(arms, tmp_path):
     assert "multiplier" in done.stdout
 
 
+def test_two_families_of_one_file_are_arms(arms, tmp_path):
+    both = tmp_path / "both.csv"
+    lines = [path.read_text().splitlines() for path in arms]
+    rows = [f"{line},{family}" for family, each in zip(("plain", "gated"), lines, strict=True) for line in each[1:]]
+    both.write_text("\n".join([f"{lines[0][0]},family", *rows]) + "\n")
+    done = run(f"--points={both}", "--by_family", f"--out={tmp_path}/fit", "--bootstrap=100")
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "fit/fit.json").read_text())
+    assert content["comparison"]["names"] == ["plain", "gated"]
+    assert content["num_points"] == 16
+    assert "FLOPs of gated" in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
@@ -60,6 +73,7 @@ def test_two_arms_are_compared(arms, tmp_path):
         (["--weights=stderr"], "error: weights: 'stderr' is not known"),
         (["--coverage=3"], "error: --coverage=3: expected at least 20 simulations"),
         (["--against=nowhere.csv"], "error: nowhere.csv: no such file"),
+        (["--by_family"], "error: "),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(arms, tmp_path, flags, line):
