@@ -159,7 +159,7 @@ def _print(console: Console, fit: Fit) -> None:
     _print_table(console, ("parameter", "estimate", "95 % interval"), summary.parameter_rows(fit))
     for sentence in summary.findings(fit):
         console.print(sentence, highlight=False, markup=False)
-    for title, head, rows in tables.tables(fit):
+    for title, head, rows in tables.for_terminal(fit):
         console.print(f"\n{title}", style="bold", highlight=False, markup=False)
         _print_table(console, head, rows)
     if "coverage" in fit.analyses:

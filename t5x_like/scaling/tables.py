@@ -12,9 +12,10 @@ Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 MOST_INFLUENTIAL = 5
 
 
-def tables(fit: Fit) -> list[Table]:
-    """Returns a table for each analysis that the fit carries, in the order to read them."""
-    return [table for name in MAKERS if name in fit.analyses for table in tables_of(name, fit.analyses[name])]
+def for_terminal(fit: Fit) -> list[Table]:
+    """Returns the tables to read at once; the report has those of every analysis."""
+    names = [name for name in ("leaderboard", "sensitivity", "comparison", "coverage") if name in fit.analyses]
+    return [table for name in names for table in tables_of(name, fit.analyses[name])]
 
 
 def tables_of(name: str, found: dict[str, Any]) -> list[Table]:
