@@ -18,6 +18,7 @@ Dash = Literal["solid", "dash", "dot"]
 Shape = Literal["circle", "square", "diamond"]
 
 _MARGIN = 0.04  # of an axis, beyond the outermost mark
+_DECADES = 60  # from 1, beyond which a logarithmic axis does not follow: sizes of a law that hardly bends
 _REACH = 0.6  # how far a band may widen the window, as a share of what lines and marks span
 
 
@@ -190,7 +191,9 @@ class Chart:
 
 def _usable(values: Array, log: bool) -> Array:
     values = np.asarray(values, float).ravel()
-    return values[np.isfinite(values) & ((values > 0) | (not log))]
+    if not log:
+        return values[np.isfinite(values)]
+    return values[(values > 10.0**-_DECADES) & (values < 10.0**_DECADES)]
 
 
 def spread_apart(places: Array, gap: float) -> Array:

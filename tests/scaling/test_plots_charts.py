@@ -151,3 +151,14 @@ def test_a_picture_of_another_kind_is_refused(grid, tmp_path):
         fit.plot(tmp_path / "loss.jpg")
     fit.plot(tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_logarithmic_axis_does_not_follow_values_beyond_all_measure():
+    """The best size of a law that hardly bends may be 1e300: the window stays finite, and has ticks."""
+    y = np.array([1e5, 1e7, 1e300, 1e-300, np.inf, np.nan])
+    panel = Panel(Axis("x", log=True), Axis("y", log=True, kind="count"), (Line(np.geomspace(1, 1e6, 6), y, "ink"),))
+    low, high = panel.window("y")
+    assert 1e4 < low < 1e5
+    assert 1e7 < high < 1e9
+    assert panel.y.ticks((low, high))
+    assert panel.y.ticks((1e-50, 1e50))
