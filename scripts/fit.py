@@ -155,7 +155,7 @@ def _fit(flags: argparse.Namespace, points: Points, painter: Painter, progress: 
 
 
 def _print(console: Console, fit: Fit) -> None:
-    console.print(f"loss = {summary.equation(fit)}", soft_wrap=True, highlight=False, style="bold")
+    console.print(f"{fit.law.target} = {summary.equation(fit)}", soft_wrap=True, highlight=False, style="bold")
     _print_table(console, ("parameter", "estimate", "95 % interval"), summary.parameter_rows(fit))
     for sentence in summary.findings(fit):
         console.print(sentence, highlight=False, markup=False)

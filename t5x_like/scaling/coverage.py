@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Do the intervals cover? The user's own design is simulated: the fitted law is true, its residuals are the noise.
 
-Each simulated data set is fitted and given intervals by every method; what counts is the share of them that hold the
-truth, quantity by quantity. A method whose 95 % is 72 % for this design is one not to use on it.
+Each simulated data set is fitted, from the truth on, and given intervals by every method; what counts is the share of
+them that hold the truth, quantity by quantity. A method whose 95 % is 72 % for this design is one not to use on it.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from t5x_like.scaling import quantities
-from t5x_like.scaling.bootstrap import pairs_bootstrap, refit, wild_bootstrap
-from t5x_like.scaling.intervals import METHODS, Delta, Intervals, Profile, Replicates
+from t5x_like.scaling.bootstrap import refit
+from t5x_like.scaling.intervals import BOOTSTRAPS, METHODS, Function, replicate, spread_by
 from t5x_like.scaling.surface import Surface
 
 Array = np.ndarray
@@ -69,9 +69,8 @@ def simulate(
     for i, (target, estimate) in enumerate(zip(targets, estimates, strict=True)):
         for method in methods:
             with np.errstate(all="ignore"):
-                found[method].append(
-                    np.stack(_spread(method, surface, target, estimate, delta, replicates, rng).of(asked.of))
-                )
+                ends = _ends(method, surface, target, estimate, delta, replicates, rng, asked.of)
+                found[method].append(ends)
         if progress:
             progress(i + 1, simulations)
     with np.errstate(all="ignore"):
@@ -90,16 +89,23 @@ def simulate(
     }
 
 
-def _spread(
-    method: str, surface: Surface, target: Array, theta: Array, delta: float, replicates: int, rng: np.random.Generator
-) -> Intervals:
-    if method == "wild":
-        draws = wild_bootstrap(surface, target[None], theta[None], delta, replicates, rng)[:, 0]
-        return Replicates(surface.natural(draws))
-    if method == "pairs":
-        return Replicates(surface.natural(pairs_bootstrap(surface, target, theta, delta, replicates, rng)))
-    linear = Delta(surface, target, theta, delta)
-    return Profile(linear) if method == "profile" else linear
+def _ends(
+    method: str,
+    surface: Surface,
+    target: Array,
+    theta: Array,
+    delta: float,
+    replicates: int,
+    rng: np.random.Generator,
+    of: Function,
+) -> Array:
+    """Intervals [2, m] of one data set."""
+    drawn = replicates if method in BOOTSTRAPS else 0
+    spread = spread_by(
+        method, surface, target, theta, delta, replicate(method, surface, target, theta, delta, drawn, rng)
+    )
+    assert spread is not None
+    return np.stack(spread.of(of))
 
 
 def _summary(ends: Array, truth: Array, middle: Array) -> dict[str, Any]:

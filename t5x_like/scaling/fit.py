@@ -21,13 +21,12 @@ import scipy
 import t5x_like
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.scaling import quantities
-from t5x_like.scaling.bootstrap import pairs_bootstrap, wild_bootstrap
 from t5x_like.scaling.catalogue import get_law
 from t5x_like.scaling.certificate import certify, second_opinion
 from t5x_like.scaling.diagnosis import concerns
 from t5x_like.scaling.frontier import BEYOND, compute_optimal
 from t5x_like.scaling.holdout import held_out, predict_largest
-from t5x_like.scaling.intervals import LEVEL, METHODS, Delta, Intervals, Profile, Replicates
+from t5x_like.scaling.intervals import LEVEL, METHODS, Intervals, replicate, spread_by
 from t5x_like.scaling.laws import Law, complete
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.points import Points, read_points
@@ -99,7 +98,7 @@ class Fit:
     @property
     def target(self) -> Array:
         """Responses [n]: what the surface was fitted to."""
-        return self.surface.response(_measured(self.law, self.points))
+        return self.surface.response(self.points.measured(self.law.target))
 
     @cached_property
     def intervals(self) -> dict[str, Pair]:
@@ -117,7 +116,7 @@ class Fit:
 
     def spread_by(self, method: str) -> Intervals | None:
         """As `spread`, by another method: "delta" and "profile" need no replicates."""
-        return _spread(method, self.surface, self.target, self.theta, self.huber_delta, self.draws)
+        return spread_by(method, self.surface, self.target, self.theta, self.huber_delta, self.draws)
 
     @property
     def joint_intervals(self) -> dict[str, Pair]:
@@ -318,12 +317,13 @@ def fit_scaling_law(
     surface = surface_of(chosen, points)
     if weights == "loss_stderr":
         surface = surface_of(chosen, points, emphasis(surface, points))
-    target = surface.response(_measured(chosen, points))
+    target = surface.response(points.measured(chosen.target))
     delta = own_delta(surface, target) if huber_delta == "auto" else float(huber_delta)
     theta, values, second = _minimum(surface, target, delta)
-    draws = _replicates(interval_method, surface, target, theta, delta, bootstrap, seed, progress)
+    rng = np.random.default_rng(seed)
+    draws = replicate(interval_method, surface, target, theta, delta, bootstrap, rng, progress)
     vector = surface.natural(theta[None])[0]
-    spread = _spread(interval_method, surface, target, theta, delta, draws)
+    spread = spread_by(interval_method, surface, target, theta, delta, draws)
     misses = target - surface.predict(theta[None])[0]
     residuals = misses / surface.emphasis
     certificate = certify(surface, target, theta, delta, values, second)
@@ -384,37 +384,6 @@ def check_options(huber_delta: float | str, bootstrap: int, interval_method: str
         raise unknown_name("weights", weights, WEIGHTS)
     if seed < 0:
         raise UserError(f"seed: {seed}; it must be 0 or more")
-
-
-def _measured(law: Law, points: Points) -> Array:
-    return points.loss if law.target == "loss" else np.asarray(points.columns[law.target], float)
-
-
-def _replicates(
-    method: str,
-    surface: Surface,
-    target: Array,
-    theta: Array,
-    delta: float,
-    replicates: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> Array:
-    """Returns bootstrap replicates of the printed parameters, [R, P]; wild ones for methods that need none."""
-    if not replicates:
-        return np.empty((0, len(surface.law.parameters)))
-    rng = np.random.default_rng(seed)
-    if method == "pairs":
-        return surface.natural(pairs_bootstrap(surface, target, theta, delta, replicates, rng, progress))
-    draws = wild_bootstrap(surface, target[None], theta[None], delta, replicates, rng, progress)
-    return surface.natural(draws[:, 0])
-
-
-def _spread(method: str, surface: Surface, target: Array, theta: Array, delta: float, draws: Array) -> Intervals | None:
-    if method in ("delta", "profile"):
-        linear = Delta(surface, target, theta, delta)
-        return Profile(linear) if method == "profile" else linear
-    return Replicates(draws) if len(draws) else None
 
 
 def _named(law: Law, spread: Intervals | None) -> dict[str, Pair]:

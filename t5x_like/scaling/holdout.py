@@ -37,7 +37,7 @@ def predict_largest(law: Law, points: Points, delta: float) -> tuple[dict[str, A
         surface = surface_of(law, rest)
     except UserError as error:
         return None, f"No cells could be held out as a test of extrapolation: without the largest, {error}."
-    measured = points.loss if law.target == "loss" else points.columns[law.target]
+    measured = points.measured(law.target)
     theta, _, _ = find_minimum(surface, surface.response(measured[~out]), delta)
     parameters = law.named(surface.natural(theta[None])[0])
     variables = {name: column[out] for name, column in complete(points.variables).items()}

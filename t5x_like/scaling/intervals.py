@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from scipy import special
 
-from t5x_like.scaling.bootstrap import LEAST_SQUARES
+from t5x_like.scaling.bootstrap import LEAST_SQUARES, Progress, pairs_bootstrap, wild_bootstrap
 from t5x_like.scaling.solver import huber, minimise
 from t5x_like.scaling.surface import Surface
 
@@ -26,7 +26,8 @@ Array = np.ndarray
 Function = Callable[[Array], Array]
 
 LEVEL = 0.95
-METHODS = ("wild", "pairs", "delta", "profile")
+BOOTSTRAPS = ("wild", "pairs")
+METHODS = (*BOOTSTRAPS, "delta", "profile")
 
 
 def interval(samples: Array, level: float = LEVEL) -> tuple[Array, Array]:
@@ -264,3 +265,32 @@ class _Forced:
         ahead, behind = (self._held((theta[:, None] + s * moves).reshape(flat)) for s in (1, -1))
         held = (ahead - behind).reshape(*theta.shape, -1) / (2 * steps[..., None])
         return np.concatenate([predicted, self._held(theta)], 1), np.concatenate([slopes, held], 2)
+
+
+def replicate(
+    method: str,
+    surface: Surface,
+    target: Array,
+    theta: Array,
+    delta: float,
+    replicates: int,
+    rng: np.random.Generator,
+    progress: Progress | None = None,
+) -> Array:
+    """Returns bootstrap fits as printed parameters, [replicates, P]; wild ones but for the method "pairs"."""
+    if not replicates:
+        return np.empty((0, len(surface.law.parameters)))
+    if method == "pairs":
+        return surface.natural(pairs_bootstrap(surface, target, theta, delta, replicates, rng, progress))
+    draws = wild_bootstrap(surface, target[None], theta[None], delta, replicates, rng, progress)
+    return surface.natural(draws[:, 0])
+
+
+def spread_by(
+    method: str, surface: Surface, target: Array, theta: Array, delta: float, draws: Array
+) -> Intervals | None:
+    """Returns a method's intervals for one fit; None where it needs replicates [R, P] and there are none."""
+    if method in BOOTSTRAPS:
+        return Replicates(draws) if len(draws) else None
+    linear = Delta(surface, target, theta, delta)
+    return Profile(linear) if method == "profile" else linear

@@ -303,9 +303,8 @@ def _outcome(case: Case, truth: Truth, law: Law, points: Points, targets: Array,
         inside = (best.params >= 1) & (best.tokens >= 1) & np.isfinite(best.params * best.tokens)
         params = np.where(inside, best.params, np.nan)
         a = np.log(params[:, -1] / params[:, 0]) / np.log(best.flops[-1] / best.flops[0])
-    with np.errstate(invalid="ignore"):  # where a descent has no finite loss at a point left out
-        left_out = leave_out(surface, targets, theta, delta)
-        rolling = roll_origin(law, points, surface, targets, theta, delta)
+    left_out = leave_out(surface, targets, theta, delta)
+    rolling = roll_origin(law, points, surface, targets, theta, delta)
     predicted = law.predict(
         {name: value[:, None] for name, value in named.items()},
         {"params": truth.params, "tokens": truth.flops / 6 / truth.params},

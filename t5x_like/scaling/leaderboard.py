@@ -72,7 +72,7 @@ def leaderboard(
 
 def _row(law: Law, points: Points, threshold: float | str) -> dict[str, Any]:
     surface = surface_of(law, points)
-    target = surface.response(points.loss)
+    target = surface.response(points.measured(law.target))
     delta = own_delta(surface, target) if isinstance(threshold, str) else threshold
     theta, _, _ = find_minimum(surface, target, delta)
     values = surface.natural(theta[None])[0]

@@ -121,11 +121,6 @@ class _Worker:
             pipe.close()
 
 
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _paint(chart: Chart, about: str, folder: Path) -> None:
     from t5x_like.scaling import draw_matplotlib
 

@@ -72,6 +72,10 @@ class Points:
         numeric = {name: column for name, column in self.columns.items() if column.dtype.kind == "f"}
         return {**numeric, "params": self.params, "tokens": self.tokens}
 
+    def measured(self, target: str) -> Array:
+        """What a law that predicts `target`, "loss" or "accuracy", is fitted to, [n]."""
+        return self.loss if target == "loss" else np.asarray(self.columns[target], float)
+
     def take(self, rows: Array, *warnings: str) -> "Points":
         """Returns the given rows (a mask or indices), with further warnings."""
         return dataclasses.replace(

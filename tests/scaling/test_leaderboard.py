@@ -82,3 +82,13 @@ def test_groups_are_single_points_or_48_of_equal_size():
     sizes = np.bincount(folds(240))
     assert len(sizes) == 48
     assert set(sizes) == {5}
+
+
+def test_laws_of_accuracy_are_ranked_by_accuracy(grid):
+    columns = grid()
+    compute = 6 * columns["params"] * columns["tokens"]
+    exact = 0.25 + 0.7 / (1 + np.exp((11 - np.log10(compute)) / 0.4))
+    columns["accuracy"] = exact + 0.005 * np.random.default_rng(0).normal(size=16)
+    row = leaderboard(read_points(columns), ["emergence"])["rows"][0]
+    assert 0.002 < row["residual_rms"] < 0.008
+    assert row["values"]["midpoint"] == pytest.approx(11, abs=0.1)
