@@ -26,9 +26,6 @@ class MeshConfig:
                 raise FieldError(name, f"{size} is not a size; accepted: 1 or more, or -1 for the devices left over")
         if sum(size == -1 for size in self.sizes.values()) > 1:
             raise FieldError("data", "more than one axis is -1; only one can take the devices left over")
-        for name in ("pipe", "expert", "seq"):
-            if getattr(self, name) != 1:
-                raise FieldError(name, f"{getattr(self, name)} is not supported yet; accepted: 1")
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -2,7 +2,9 @@
 """From logical names of dimensions to mesh axes, in two tables that read as sentences.
 
 Fully sharded data parallelism: parameters put `embed` on fsdp, activations put `batch` on it. Tensor parallelism:
-both put `mlp`, `heads`, `kv_heads` and `vocab` on tensor.
+both put `mlp`, `heads`, `kv_heads` and `vocab` on tensor. Sequence parallelism: activations put `length` on seq.
+Expert parallelism: both put `expert` on expert; between two expert layers that axis carries batch too. Pipeline
+parallelism: parameters put `layers` on pipe, and activations in the pipeline their `stage`.
 """
 
 import math
@@ -28,6 +30,7 @@ PARAMETER_RULES: Rules = {
     "layers": ("pipe",),
     "head_dim": (),
     "positions": (),
+    "router": (),
 }
 
 ACTIVATION_RULES: Rules = {
@@ -40,6 +43,10 @@ ACTIVATION_RULES: Rules = {
     "vocab": ("tensor",),
     "embed": (),
     "head_dim": (),
+    "stage": ("pipe",),
+    "expert": ("expert",),
+    "expert_batch": ("data", "fsdp"),  # of what lies with its experts
+    "capacity": (),
 }
 
 
