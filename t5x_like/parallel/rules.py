@@ -4,9 +4,11 @@
 Fully sharded data parallelism: parameters put `embed` on fsdp, activations put `batch` on it. Tensor parallelism:
 both put `mlp`, `heads`, `kv_heads` and `vocab` on tensor. Sequence parallelism: activations put `length` on seq.
 Expert parallelism: both put `expert` on expert; between two expert layers that axis carries batch too. Pipeline
-parallelism: parameters put `layers` on pipe, and activations in the pipeline their `stage`.
+parallelism: parameters put `layers` on pipe, and activations in the pipeline their `stage`; before and after it pipe
+carries batch too.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ PARAMETER_RULES: Rules = {
 }
 
 ACTIVATION_RULES: Rules = {
-    "batch": ("data", "fsdp", "expert"),
+    "batch": ("pipe", "data", "fsdp", "expert"),
     "length": ("seq",),
     "kv_length": (),
     "mlp": ("tensor",),
@@ -44,10 +46,14 @@ ACTIVATION_RULES: Rules = {
     "embed": (),
     "head_dim": (),
     "stage": ("pipe",),
+    "microbatch": (),
     "expert": ("expert",),
     "expert_batch": ("data", "fsdp"),  # of what lies with its experts
     "capacity": (),
 }
+
+_ROWS = ("data", "fsdp", "expert")  # where a batch comes in, and where a microbatch lies within a stage
+STAGE_RULES: Rules = {**ACTIVATION_RULES, "batch": _ROWS}
 
 
 def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh: Mesh, what: str) -> PartitionSpec:
@@ -75,16 +81,30 @@ def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh:
 
 @dataclass(frozen=True)
 class MeshLayout:
-    """A mesh with its rules: where parameters and activations lie."""
+    """A mesh with its rules: where parameters and activations lie.
+
+    Attributes:
+      mesh: of devices.
+      rules: of activations.
+    """
 
     mesh: Mesh
+    rules: Rules = dataclasses.field(default_factory=lambda: ACTIVATION_RULES, hash=False)
+
+    @property
+    def in_stage(self) -> "MeshLayout":
+        """The layout within a stage of a pipeline, whose microbatches are not cut over `pipe`."""
+        return dataclasses.replace(self, rules=STAGE_RULES)
+
+    def activation(self, axes: str, shape: tuple[int, ...]) -> PartitionSpec:
+        """Resolves an activation's named dimensions, e.g. "batch length embed"."""
+        return partition(tuple(axes.split()), shape, self.rules, self.mesh, f"an activation [{axes}]")
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array:
         """Pins an activation by the logical names of its dimensions, e.g. "batch length embed"."""
         if self.mesh.size == 1:
             return x
-        spec = partition(tuple(axes.split()), x.shape, ACTIVATION_RULES, self.mesh, f"an activation [{axes}]")
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.activation(axes, x.shape)))
 
     def on_every_device(
         self, function: Callable[..., jax.Array], in_axes: Sequence[str], out_axes: str
@@ -102,8 +122,7 @@ class MeshLayout:
             sizes: dict[str, int] = {}
 
             def spec(axes: str) -> PartitionSpec:
-                shape = tuple(sizes[name] for name in axes.split())
-                return partition(tuple(axes.split()), shape, ACTIVATION_RULES, self.mesh, f"an activation [{axes}]")
+                return self.activation(axes, tuple(sizes[name] for name in axes.split()))
 
             for array, axes in zip(arrays, in_axes, strict=True):
                 sizes |= dict(zip(axes.split(), array.shape, strict=True))
@@ -131,16 +150,16 @@ class MeshLayout:
     @property
     def batch_parts(self) -> int:
         """In how many parts the mesh cuts a batch."""
-        return math.prod(self.mesh.shape[axis] for axis in ACTIVATION_RULES["batch"])
+        return math.prod(self.mesh.shape[axis] for axis in self.rules["batch"])
 
     def batch(self, leading: int = 0) -> NamedSharding:
         """Returns the sharding of a batch array whose batch dimension follows `leading` others."""
-        over = tuple(axis for axis in ACTIVATION_RULES["batch"] if self.mesh.shape[axis] > 1)
+        over = tuple(axis for axis in _ROWS if self.mesh.shape[axis] > 1)
         return NamedSharding(self.mesh, PartitionSpec(*[None] * leading, over or None))
 
     def check_batch(self, batch_size: int, what: str) -> None:
-        """Refuses a batch size that the mesh does not divide."""
-        partition(("batch",), (batch_size,), ACTIVATION_RULES, self.mesh, what)
+        """Refuses a size of microbatches that the mesh does not divide."""
+        partition(("batch",), (batch_size,), STAGE_RULES, self.mesh, what)
 
     @property
     def replicated(self) -> NamedSharding:
