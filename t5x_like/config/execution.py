@@ -40,6 +40,8 @@ class ExecutionConfig:
     remat: Literal["none", "full"] = "none"
     attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # auto: by length and device
     steps_per_call: int = 1  # training steps in one compiled call; tiny models want many
+    pipeline_rounds: int = 1  # how often a microbatch goes round the stages of mesh.pipe; above 1: circular
 
     def __post_init__(self) -> None:
         positive(self, "steps_per_call")
+        positive(self, "pipeline_rounds")

@@ -2,7 +2,7 @@
 """What a block is told beside its input and its parameters."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -19,11 +19,25 @@ class Layout(Protocol):
     @property
     def platform(self) -> str: ...
 
+    @property
+    def in_stage(self) -> "Layout": ...
+
     def constrain(self, x: jax.Array, axes: str) -> jax.Array: ...
 
     def on_every_device(
         self, function: Callable[..., jax.Array], in_axes: Sequence[str], out_axes: str
     ) -> Callable[..., jax.Array]: ...
+
+
+class Schedule(Protocol):
+    """How the layers of a stack are worked off by the stages of a pipeline. `parallel.pipeline.Pipeline` is one."""
+
+    @property
+    def microbatches(self) -> int: ...
+
+    def run(
+        self, stage: Callable[..., tuple[jax.Array, dict[str, jax.Array]]], layers: Any, x: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
 
 class MaskSpec(flax.struct.PyTreeNode):
@@ -54,6 +68,7 @@ class Context(flax.struct.PyTreeNode):
     Attributes:
       policy: dtypes.
       layout: placement of activations on a mesh; None leaves it to the compiler.
+      pipeline: of a mesh with stages: then a batch is several microbatches, one after the other.
       train: whether dropout acts and blocks are rematerialised.
       scan_layers: scan over stacked layers, or unroll them; the same numbers either way.
       remat: "none", or "full" to keep only each block's input for the backward pass.
@@ -61,11 +76,12 @@ class Context(flax.struct.PyTreeNode):
       one_cpu: whether the program is for a single CPU device, for which `layers/cpu.py` writes some things differently.
       positions: int [B, T].
       mask: see `MaskSpec`.
-      key: randomness of this call, folded per layer; None when nothing is random.
+      key: randomness of this call, folded per layer, or a key for each microbatch; None when nothing is random.
     """
 
     policy: Policy = flax.struct.field(pytree_node=False, default=Policy())
     layout: Layout | None = flax.struct.field(pytree_node=False, default=None)
+    pipeline: Schedule | None = flax.struct.field(pytree_node=False, default=None)
     train: bool = flax.struct.field(pytree_node=False, default=False)
     scan_layers: bool = flax.struct.field(pytree_node=False, default=True)
     remat: str = flax.struct.field(pytree_node=False, default="none")
@@ -79,6 +95,34 @@ class Context(flax.struct.PyTreeNode):
     def batch_parts(self) -> int:
         """In how many parts the mesh cuts a batch."""
         return 1 if self.layout is None else self.layout.batch_parts
+
+    def folded(self, number: int) -> jax.Array | None:
+        """The key, or every microbatch's key, folded with a number; None when nothing is random."""
+        fold = jax.random.fold_in
+        return None if self.key is None else (jax.vmap(fold, (0, None)) if self.key.ndim else fold)(self.key, number)
+
+    def in_stages(self) -> "Context":
+        """What all stages of the pipeline are told: arrays of rows, [M b, T], become [M, b, T]."""
+        assert self.pipeline is not None and self.layout is not None
+        parts, layout = self.pipeline.microbatches, self.layout.in_stage
+
+        def apart(rows: jax.Array) -> jax.Array:
+            return layout.constrain(rows.reshape(parts, -1, *rows.shape[1:]), "microbatch batch length")
+
+        return self._with_rows(apart, self.key).replace(layout=layout, pipeline=None)
+
+    def of_microbatch(self, number: jax.Array) -> "Context":
+        """What a stage is told when it works at one microbatch, out of `in_stages`."""
+        return self._with_rows(lambda rows: rows[number], None if self.key is None else self.key[number])
+
+    def _with_rows(self, change: Callable[[jax.Array], jax.Array], key: jax.Array | None) -> "Context":
+        def changed(rows: jax.Array | None) -> jax.Array | None:
+            return None if rows is None else change(rows)
+
+        q, kv = self.mask.q_segments, self.mask.kv_segments
+        segments = changed(q)
+        mask = self.mask.replace(q_segments=segments, kv_segments=segments if kv is q else changed(kv))
+        return self.replace(positions=changed(self.positions), mask=mask, key=key)
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array:
         """Pins `x` to the mesh by the logical names of its dimensions, e.g. "batch length embed"."""

@@ -194,15 +194,14 @@ class DecoderOnly:
     def _embed(self, params: Params, tokens: jax.Array, ctx: Context) -> jax.Array:
         c = self.config
         assert ctx.positions is not None
-        x = call(self.token_embedding, params["token_embedding"], tokens)
+        x = call(self.token_embedding, params["token_embedding"], tokens, ctx)
         if c.scale_embeddings:
             x = x * math.sqrt(c.d_model)
         if c.positions == "learned":
-            x = x + call(self.position_embedding, params["position_embedding"], ctx.positions)
+            x = x + call(self.position_embedding, params["position_embedding"], ctx.positions, ctx)
         elif c.positions == "sinusoidal":
             x = x + sinusoidal(ctx.positions, c.d_model)
-        key = None if ctx.key is None else jax.random.fold_in(ctx.key, c.num_layers)
-        x = dropout(x.astype(ctx.policy.compute), c.dropout_rate, key, ctx.train)
+        x = dropout(x.astype(ctx.policy.compute), c.dropout_rate, ctx.folded(c.num_layers), ctx.train)
         return ctx.constrain(x, "batch length embed")
 
     def _with_mask_and_positions(

@@ -8,14 +8,17 @@ The layout is the same whether layers are scanned or unrolled, rematerialised or
 arrays; a block is any Linen module `block(x, ctx, cache) -> (x, cache, aux)`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_like.errors import UserError
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
 
@@ -56,20 +59,29 @@ class Stack:
         ctx: Context,
         cache: tuple[Params, ...] | None = None,
         keep_states: bool = False,
+        first: jax.Array | int = 0,
     ) -> tuple[jax.Array, tuple[Params, ...] | None, dict[str, jax.Array], jax.Array | None]:
         """Runs x through all layers.
 
         Args:
           params: as `specs` describes, or as `unstacked` returns them.
           x: [B, T, D].
-          ctx: shared by all layers; its key is folded with the number of the layer.
+          ctx: shared by all layers; its key is folded with the number of the layer. With `ctx.pipeline` the layers
+            are those of its stages, in its order, and x is the rows of its microbatches.
           cache: one {"0": {"key": [B, K, C, S], ...}, ...} for each repeat, or None. With a cache, layers are
             unrolled: a scan would copy the whole cache for every token.
           keep_states: whether to return what enters every block.
+          first: number of the first repeat among those of the whole model.
 
         Returns:
-          x after the last layer, the new cache, auxiliary sums added up over layers, and [L, B, T, D] or None.
+          x after the last layer, the new cache, auxiliary sums added up over layers, [1] each or one for every
+          microbatch, and [L, B, T, D] or None.
         """
+        if ctx.pipeline is not None and cache is None:
+            if keep_states:
+                raise UserError("hidden_states: a pipeline keeps no layer's output; accepted: a mesh with pipe=1")
+            x, aux = ctx.pipeline.run(partial(self._stage, ctx.in_stages()), params, x)
+            return x, None, aux, None
 
         def repeat(x: jax.Array, params: Params, cache: Params | None, start: jax.Array) -> tuple[jax.Array, Any]:
             states: list[jax.Array] = []
@@ -86,7 +98,7 @@ class Stack:
         if ctx.train and ctx.remat == "full":
             # Inside a scan nothing can be shared with the forward pass: its barriers would only stop fusions.
             repeat = jax.checkpoint(repeat, prevent_cse=not ctx.scan_layers)
-        starts = len(self.pattern) * jnp.arange(self.repeats)
+        starts = len(self.pattern) * (first + jnp.arange(self.repeats))
         if ctx.scan_layers and cache is None and isinstance(params, dict):
             x, (_, aux, states) = jax.lax.scan(lambda x, xs: repeat(x, *xs), x, (params, cache, starts))
         else:
@@ -99,7 +111,15 @@ class Stack:
             aux, states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *collected)
         if keep_states:
             states = states.reshape(-1, *x.shape)
-        return x, None if cache is None else caches, jax.tree.map(lambda leaf: leaf.sum(0), aux), states
+        return x, None if cache is None else caches, jax.tree.map(lambda leaf: leaf.sum(0, keepdims=True), aux), states
+
+    def _stage(
+        self, ctx: Context, layers: Params, x: jax.Array, microbatch: jax.Array, first: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Runs one microbatch through some repeats, of which `first` is the number of the first."""
+        stack = dataclasses.replace(self, repeats=jax.tree.leaves(layers)[0].shape[0])
+        x, _, aux, _ = stack.apply(layers, x, ctx.of_microbatch(microbatch), first=first)
+        return x, jax.tree.map(lambda leaf: leaf[0], aux)
 
 
 @jax.custom_vjp

@@ -50,6 +50,7 @@ ACTIVATION_RULES: Rules = {
     "expert": ("expert",),
     "expert_batch": ("data", "fsdp"),  # of what lies with its experts
     "capacity": (),
+    "positions": (),
 }
 
 _ROWS = ("data", "fsdp", "expert")  # where a batch comes in, and where a microbatch lies within a stage

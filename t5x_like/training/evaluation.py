@@ -56,7 +56,8 @@ def evaluate(
       the model's predictions from the truth. The standard error takes the windows as independent, which windows of one
       document are not quite.
     """
-    batch_size = config.training.batch_size // config.training.microbatches  # what is known to fit the devices
+    # What is known to fit the devices: a pipeline takes all microbatches at once.
+    batch_size = config.training.batch_size // (config.training.microbatches if program.pipeline is None else 1)
     batch_size *= max(1, TOKENS_PER_CALL // (batch_size * dataset.sequence_length))
     calls = -(-config.training.eval_tokens // (batch_size * dataset.sequence_length))
     pending: list[Any] = []

@@ -124,7 +124,8 @@ class _Loop:
         if self.checkpoints.latest is None:
             self.state = self.program.init(init_key)
         else:
-            self.state, tally = self.checkpoints.restore(self.program.abstract_state)
+            state, tally = self.checkpoints.restore(self.program.abstract_state)
+            self.state = self.program.to_memory(state)
             self.tally = Tally(**tally)
             reporter.note(f"resuming from step {self.tally.step}")
         self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
@@ -244,7 +245,7 @@ class _Loop:
 
     def _save(self) -> None:
         self._collect_all()
-        self.checkpoints.save(self.state, self.step, self.tally.to_json())
+        self.checkpoints.save(self.program.to_disk(self.state), self.step, self.tally.to_json())
 
     def summary(self, status: str) -> dict[str, Any]:
         """What summary.json holds; a run that did not finish has no final loss."""

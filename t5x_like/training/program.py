@@ -6,10 +6,12 @@ share one program and its compiled code.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
@@ -22,13 +24,15 @@ from t5x_like.config import (
     RunConfig,
     TuningConfig,
 )
+from t5x_like.errors import UserError
 from t5x_like.models import build_model
 from t5x_like.models.context import Context
 from t5x_like.models.layers import cpu
-from t5x_like.models.layers.parameters import Params, initialise
+from t5x_like.models.layers.parameters import Params, ParamSpec, initialise
 from t5x_like.objectives import build_objective
 from t5x_like.objectives.task import Batch, Sums
 from t5x_like.parallel.mesh import make_mesh
+from t5x_like.parallel.pipeline import Pipeline
 from t5x_like.parallel.rules import MeshLayout
 from t5x_like.precision import policy
 from t5x_like.training.optimizers import build_optimizer, state_specs
@@ -85,29 +89,47 @@ def _scans(config: ProgramConfig, one_cpu: bool) -> bool:
 class Program:
     """Jitted functions and the shardings of their arguments.
 
+    Args:
+      devices: of the mesh; by default this machine's. Those of a slice that is not there can be compiled for.
+
     Attributes:
       model, objective, optimizer, layout, specs: as built from the config.
+      pipeline: of a mesh with stages, else None.
       steps_per_call: the leading dimension of the batches that `step` takes.
     """
 
-    def __init__(self, config: ProgramConfig):
+    def __init__(self, config: ProgramConfig, devices: Sequence[jax.Device] | None = None):
         self.model = build_model(config.model)
         self.objective = build_objective(config.objective)
         self.specs = self.model.specs()
         self.optimizer = build_optimizer(config.optimizer, self.specs)
-        self.layout = MeshLayout(make_mesh(config.mesh))
+        self.layout = MeshLayout(make_mesh(config.mesh, devices))
         self.steps_per_call = config.execution.steps_per_call
         self.microbatches = config.microbatches
         self.ema_decay = config.ema_decay
+        self.pipeline = self._pipeline(config)
         one_cpu = self.layout.mesh.size == 1 and self.layout.mesh.devices.flat[0].platform == "cpu"
         self.ctx = Context(
             policy=policy(config.precision),
             layout=self.layout,
+            pipeline=self.pipeline,
             scan_layers=_scans(config, one_cpu),
             remat=config.execution.remat,
             attention=config.execution.attention,
             one_cpu=one_cpu,
         )
+
+    def _pipeline(self, config: ProgramConfig) -> Pipeline | None:
+        rounds = config.execution.pipeline_rounds
+        if self.layout.mesh.shape["pipe"] == 1:
+            if rounds > 1:
+                raise UserError(f"execution.pipeline_rounds: {rounds}, but mesh.pipe is 1; accepted: 1")
+            return None
+        pipeline = Pipeline(self.layout, rounds, config.microbatches)
+        for spec in jax.tree.leaves(self.specs, is_leaf=lambda node: isinstance(node, ParamSpec)):
+            if "layers" in spec.axes:
+                pipeline.check(spec.shape[spec.axes.index("layers")])
+        return pipeline
 
     def _new_state(self, key: jax.Array) -> State:
         return init_state(
@@ -118,25 +140,51 @@ class Program:
         )
 
     @cached_property
-    def state_shardings(self) -> Any:
-        """A State whose leaves are NamedShardings: moments and averages lie where their parameters do."""
+    def state_specs(self) -> Any:
+        """A State whose leaves are ParamSpecs: moments and averages are as their parameters."""
         shapes = jax.eval_shape(self._new_state, jax.random.key(0))
-        everything = self.layout.parameters(self.specs)
-        params = part_of(everything, shapes.trainable)
-        everywhere = self.layout.replicated
-        opt = self.layout.parameters(state_specs(shapes.opt, self.specs))
+        scalar = ParamSpec((), ())
         return shapes.replace(
-            step=everywhere,
-            trainable=params,
-            frozen=part_of(everything, shapes.frozen),
-            opt=opt,
-            loss_scale=jax.tree.map(lambda _: everywhere, shapes.loss_scale),
-            average=part_of(everything, shapes.average),
+            step=scalar,
+            trainable=part_of(self.specs, shapes.trainable),
+            frozen=part_of(self.specs, shapes.frozen),
+            opt=state_specs(shapes.opt, self.specs),
+            loss_scale=jax.tree.map(lambda _: scalar, shapes.loss_scale),
+            average=part_of(self.specs, shapes.average),
         )
 
     @cached_property
+    def state_shardings(self) -> Any:
+        """A State whose leaves are NamedShardings."""
+        return self.layout.parameters(self.state_specs)
+
+    def to_memory(self, state: State) -> State:
+        """Puts layers, which are saved in the order of the model, in that of the pipeline's stages."""
+        return self._reordered(state, lambda order: order)
+
+    def to_disk(self, state: State) -> State:
+        """Puts layers back in the order of the model."""
+        return self._reordered(state, np.argsort)
+
+    def _reordered(self, state: State, change: Callable[[np.ndarray], np.ndarray]) -> State:
+        pipeline = self.pipeline
+        if pipeline is None or pipeline.rounds == 1:
+            return state  # the two orders are one
+
+        def reordered(state: State) -> State:
+            return jax.tree.map(one, self.state_specs, state, is_leaf=lambda node: isinstance(node, ParamSpec))
+
+        def one(spec: ParamSpec, leaf: jax.Array) -> jax.Array:
+            if "layers" not in spec.axes:
+                return leaf
+            dim = spec.axes.index("layers")
+            return jnp.take(leaf, change(pipeline.order(spec.shape[dim])), axis=dim)
+
+        return jax.jit(reordered, out_shardings=self.state_shardings)(state)
+
+    @cached_property
     def abstract_state(self) -> State:
-        """A State of jax.ShapeDtypeStruct with shardings, for restoring into."""
+        """A State of jax.ShapeDtypeStruct with shardings, for restoring into (`to_memory` follows)."""
         shapes = jax.eval_shape(self._new_state, jax.random.key(0))
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings
@@ -144,8 +192,9 @@ class Program:
 
     @cached_property
     def init(self) -> Any:
-        """init(key) -> State, sharded."""
-        return jax.jit(self._new_state, out_shardings=self.state_shardings)
+        """init(key) -> State, sharded, in the order of memory."""
+        fresh = jax.jit(self._new_state, out_shardings=self.state_shardings)
+        return lambda key: self.to_memory(fresh(key))
 
     @cached_property
     def step(self) -> Any:

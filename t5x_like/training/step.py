@@ -55,7 +55,7 @@ def make_step(
     Raises:
       UserError: microbatches of an objective whose loss is not a sum over examples.
     """
-    gradient_of = _accumulated_gradient(model, objective, ctx, microbatches)
+    gradient_of = _gradient(model, objective, ctx, microbatches)
     scaling = ctx.policy.loss_scaling
 
     @_traced_once
@@ -93,10 +93,11 @@ def make_step(
     return step
 
 
-def _accumulated_gradient(model: Model, objective: Task, ctx: Context, microbatches: int) -> GradientFunction:
+def _gradient(model: Model, objective: Task, ctx: Context, microbatches: int) -> GradientFunction:
     """Returns gradient(state, batch, key) -> (the gradient of the batch's mean objective, sums).
 
     Sums and gradients of sums are accumulated over microbatches in float32 and divided once: exact for ragged weights.
+    A pipeline takes all microbatches in one call.
     """
     if microbatches > 1 and not objective.separable:
         raise UserError(
@@ -118,7 +119,12 @@ def _accumulated_gradient(model: Model, objective: Task, ctx: Context, microbatc
         gradient, (sums, factor) = jax.grad(loss, has_aux=True)(state.trainable)
         return gradient if scale is None else jax.tree.map(lambda g: g / factor, gradient), sums
 
-    def gradient(state: State, batch: Batch, key: jax.Array) -> tuple[Params, Sums]:
+    def in_stages(state: State, batch: Batch, key: jax.Array) -> tuple[Params, Sums]:
+        rows = jax.tree.map(lambda x: _split_batch(x, microbatches).reshape(x.shape), batch)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(microbatches))
+        return of_part(state, objective.prepare(state, rows, keys), keys)
+
+    def accumulated(state: State, batch: Batch, key: jax.Array) -> tuple[Params, Sums]:
         def accumulate(carry: Any, xs: Any) -> tuple[Any, None]:
             part, number = xs
             part_key = jax.random.fold_in(key, number)
@@ -131,9 +137,12 @@ def _accumulated_gradient(model: Model, objective: Task, ctx: Context, microbatc
         shapes = jax.eval_shape(lambda: of_part(state, objective.prepare(state, first, key), key)[1])
         zero_sums = jax.tree.map(jnp.zeros_like, shapes)
         zero_grads = jax.tree.map(lambda x: jnp.zeros(x.shape, ctx.policy.gradients), state.trainable)
-        (grads, sums), _ = jax.lax.scan(
+        return jax.lax.scan(
             accumulate, (zero_grads, zero_sums), (parts, jnp.arange(microbatches)), unroll=microbatches == 1
-        )
+        )[0]
+
+    def gradient(state: State, batch: Batch, key: jax.Array) -> tuple[Params, Sums]:
+        grads, sums = (accumulated if ctx.pipeline is None else in_stages)(state, batch, key)
         weight = _or_one(objective_of(sums)[1])  # a batch of nothing but padding moves nothing
         return jax.tree.map(lambda g: g / weight, grads), sums
 

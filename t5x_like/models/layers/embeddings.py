@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Normal, ParamSpec, parameter
 
 
@@ -22,17 +23,25 @@ class Embedding(nn.Module):
     stddev: float
 
     @nn.compact
-    def __call__(self, indices: jax.Array) -> jax.Array:
+    def __call__(self, indices: jax.Array, ctx: Context = Context()) -> jax.Array:
         spec = ParamSpec(
             (self.size, self.width), (self.axis, "embed"), (self.axis,), ("embed",), init=Normal(self.stddev)
         )
-        return jnp.take(parameter(self, "embedding", spec), indices, axis=0)
+        # As an activation, so that its width is whole: the compiler cannot look up in a table that is cut both ways.
+        table = ctx.constrain(parameter(self, "embedding", spec), f"{self.axis} embed")
+        return jnp.take(table, indices, axis=0)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> jax.Array:
-    """Zeroes a fraction `rate` of x and scales the rest up (Srivastava et al. 2014); identity outside training."""
+    """Zeroes a fraction `rate` of x and scales the rest up (Srivastava et al. 2014); identity outside training.
+
+    Several keys, [M], are those of M equal parts of x's first dimension.
+    """
     if not train or rate == 0.0:
         return x
     if key is None:
         raise ValueError("dropout in training needs a key: model.apply(..., key=key, train=True)")
+    if key.ndim:
+        parts = x.reshape(len(key), -1, *x.shape[1:])
+        return jax.vmap(lambda part, key: dropout(part, rate, key, train))(parts, key).reshape(x.shape)
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
