@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What accelerators can do at most, by their vendors' documents. Dense rates: no structured sparsity."""
+"""What accelerators can do at most, by their vendors' documents, and what they draw. Dense rates, without sparsity.
+
+Nobody publishes the power of a TPU after v4. The figures here follow from three statements of Google's: a pod of 9,216
+Ironwood chips takes about 10 MW (Hot Chips 2025), which is 1,085 W a chip with all around it; Ironwood does twice the
+peak FLOPs a watt of Trillium (April 2025); and Trillium 1.67 times those of v5e (May 2024). v5p is taken to do as many
+as v5e. They are assumptions, and said to be wherever they are used.
+"""
 
 import re
 from dataclasses import dataclass
@@ -19,8 +25,15 @@ class Chip:
       memory: bytes.
       memory_bandwidth: bytes a second.
       interconnect: bytes a second to other chips of a slice or node, all links, both directions.
-      devices: JAX devices on a chip: 2 where the two cores of a TPU are separate devices.
       source: document of the figures.
+      torus: dimensions of the torus or mesh that links the chips of a slice, two links for each; 0 for chips that a
+        switch joins.
+      domain: chips that a switch joins at the rate of `interconnect`; 0 for a torus, whose slice is that.
+      host_chips: chips of one host, in slices of several.
+      network: bytes a second and chip to other slices or nodes, one direction.
+      power: watts of a chip while it trains.
+      power_source: where that is from.
+      devices: JAX devices on a chip: 2 where the two cores of a TPU are separate devices.
     """
 
     name: str
@@ -30,7 +43,18 @@ class Chip:
     memory_bandwidth: float
     interconnect: float
     source: str
+    torus: int
+    domain: int
+    host_chips: int
+    network: float
+    power: float
+    power_source: str
     devices: int = 1
+
+    @property
+    def link(self) -> float:
+        """Bytes a second of one link of the torus in one direction; of all of a chip's, where a switch joins chips."""
+        return self.interconnect / 2 / (2 * self.torus or 1)
 
 
 def _tpu(
@@ -40,23 +64,45 @@ def _tpu(
     memory: float,
     bandwidth: float,
     links: float,
+    torus: int,
+    network: float,
+    power: float,
     page: str,
+    power_source: str = "an assumption: no figure is published, see accounting/hardware.py",
     devices: int = 1,
 ) -> Chip:
-    """A TPU, in TFLOP/s, GB and GB/s. Its float32 rate is its bfloat16 rate; no document gives one for float16."""
+    """A TPU, in TFLOP/s, GB, GB/s and W. Its float32 rate is its bfloat16 rate; no document gives one for float16.
+
+    Four chips share a host wherever a slice has several.
+    """
     rates = {dtype: rate * TERA for dtype, rate in {"f32": peaks["bf16"], **peaks}.items()}
     source = f"https://cloud.google.com/tpu/docs/{page}"
-    return Chip(name, kinds, rates, memory * GIGA, bandwidth * GIGA, links * GIGA, source, devices)
+    sizes = (memory * GIGA, bandwidth * GIGA, links * GIGA)
+    return Chip(name, kinds, rates, *sizes, source, torus, 0, 4, network * GIGA, power, power_source, devices)
 
 
 def _gpu(
-    name: str, kinds: str, dense: tuple[float, ...], memory: float, bandwidth: float, links: float, source: str
+    name: str,
+    kinds: str,
+    dense: tuple[float, ...],
+    memory: float,
+    bandwidth: float,
+    links: float,
+    domain: int,
+    network: float,
+    power: float,
+    source: str,
 ) -> Chip:
-    """A GPU, in TFLOP/s (TF32, bfloat16 and float16, int8, and float8 where it has that), GB and GB/s."""
+    """A GPU, in TFLOP/s (TF32, bfloat16 and float16, int8, and float8 where it has that), GB, GB/s and W (its limit).
+
+    The network is one adapter for each GPU: 200 Gbit/s beside Ampere, 400 from Hopper on, as in NVIDIA's DGX.
+    """
     tf32, half, *eight_bits = dense
     rates = {"f32": tf32, "bf16": half, "fp16": half, **dict(zip(("int8", "fp8"), eight_bits, strict=False))}
     peaks = {dtype: rate * TERA for dtype, rate in rates.items()}
-    return Chip(name, kinds, peaks, memory * GIGA, bandwidth * GIGA, links * GIGA, source)
+    sizes = (memory * GIGA, bandwidth * GIGA, links * GIGA)
+    limit = "the data sheet's thermal design power"
+    return Chip(name, kinds, peaks, *sizes, source, 0, domain, 8, network * GIGA, power, limit)
 
 
 _AMPERE = (156, 312, 624)  # SXM and PCIe alike
@@ -69,21 +115,23 @@ _A100 = "NVIDIA A100 data sheet, 2021"
 _H100 = "NVIDIA H100 architecture white paper v1.04 (dense rates), memory from the data sheet, 2023"
 _HALF = "NVIDIA data sheet; it states rates with sparsity, halved here: "
 
+_V4_POWER = "the mean that Google measured, https://cloud.google.com/tpu/docs/v4"
+
 CHIPS = (
-    _tpu("TPU v4", "TPU v4", {"bf16": 275, "int8": 275}, 32, 1200, 600, "v4"),
-    _tpu("TPU v5e", "TPU v5( lite|e)", {"bf16": 197, "int8": 393}, 16, 819, 400, "v5e"),
-    _tpu("TPU v5p", "TPU v5p?", {"bf16": 459, "int8": 918}, 95, 2765, 1200, "v5p"),
-    _tpu("TPU v6e", "TPU v6( lite|e)", {"bf16": 918, "int8": 1836}, 32, 1638, 800, "v6e"),
-    _tpu("TPU v7x", "TPU ?v?7x", {"bf16": 2307, "fp8": 4614}, 192, 7380, 1200, "tpu7x", devices=2),
-    _gpu("A100 40GB", "(NVIDIA )?A100-(SXM4|PCIE)-40GB", _AMPERE, 40, 1555, 600, _A100),
-    _gpu("A100 80GB", "(NVIDIA )?A100-SXM4-80GB", _AMPERE, 80, 2039, 600, _A100),
-    _gpu("A100 80GB PCIe", "NVIDIA A100 80GB PCIe", _AMPERE, 80, 1935, 600, _A100),
-    _gpu("H100 SXM", "NVIDIA H100 80GB HBM3", _HOPPER, 80, 3350, 900, _H100),
-    _gpu("H100 PCIe", "NVIDIA H100 PCIe", _HOPPER_PCIE, 80, 2000, 600, _HALF + "H100 PCIe, 2022"),
-    _gpu("H100 NVL", "NVIDIA H100 NVL", _HOPPER_NVL, 94, 3900, 600, _HALF + "H100 NVL, 2023"),
-    _gpu("H200 SXM", "NVIDIA H200", _HOPPER, 141, 4800, 900, _HALF + "H200 SXM, 2024"),
-    _gpu("H200 NVL", "NVIDIA H200 NVL", _HOPPER_NVL, 141, 4800, 900, _HALF + "H200 NVL, 2024"),
-    _gpu("B200", "NVIDIA B200", _BLACKWELL, 180, 8000, 1800, _HALF + "HGX B200, a GPU, 2024"),
+    _tpu("TPU v4", "TPU v4", {"bf16": 275, "int8": 275}, 32, 1200, 600, 3, 6.25, 170, "v4", _V4_POWER),
+    _tpu("TPU v5e", "TPU v5( lite|e)", {"bf16": 197, "int8": 393}, 16, 819, 400, 2, 3.125, 155, "v5e"),
+    _tpu("TPU v5p", "TPU v5p?", {"bf16": 459, "int8": 918}, 95, 2765, 1200, 3, 6.25, 360, "v5p"),
+    _tpu("TPU v6e", "TPU v6( lite|e)", {"bf16": 918, "int8": 1836}, 32, 1638, 800, 2, 12.5, 432, "v6e"),
+    _tpu("TPU v7x", "TPU ?v?7x", {"bf16": 2307, "fp8": 4614}, 192, 7380, 1200, 3, 12.5, 1085, "tpu7x", devices=2),
+    _gpu("A100 40GB", "(NVIDIA )?A100-(SXM4|PCIE)-40GB", _AMPERE, 40, 1555, 600, 8, 25, 400, _A100),
+    _gpu("A100 80GB", "(NVIDIA )?A100-SXM4-80GB", _AMPERE, 80, 2039, 600, 8, 25, 400, _A100),
+    _gpu("A100 80GB PCIe", "NVIDIA A100 80GB PCIe", _AMPERE, 80, 1935, 600, 2, 25, 300, _A100),
+    _gpu("H100 SXM", "NVIDIA H100 80GB HBM3", _HOPPER, 80, 3350, 900, 8, 50, 700, _H100),
+    _gpu("H100 PCIe", "NVIDIA H100 PCIe", _HOPPER_PCIE, 80, 2000, 600, 2, 50, 350, _HALF + "H100 PCIe, 2022"),
+    _gpu("H100 NVL", "NVIDIA H100 NVL", _HOPPER_NVL, 94, 3900, 600, 2, 50, 400, _HALF + "H100 NVL, 2023"),
+    _gpu("H200 SXM", "NVIDIA H200", _HOPPER, 141, 4800, 900, 8, 50, 700, _HALF + "H200 SXM, 2024"),
+    _gpu("H200 NVL", "NVIDIA H200 NVL", _HOPPER_NVL, 141, 4800, 900, 4, 50, 600, _HALF + "H200 NVL, 2024"),
+    _gpu("B200", "NVIDIA B200", _BLACKWELL, 180, 8000, 1800, 8, 50, 1000, _HALF + "HGX B200, a GPU, 2024"),
 )
 
 

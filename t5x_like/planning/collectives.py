@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collectives of a compiled program: how many bytes each moves, over which mesh axes, and how often.
+
+Bytes are those that one device sends in one run, by the ring algorithms (Thakur et al. 2005), with n devices in a group
+and S bytes at a device before the collective:
+
+    all-gather          (n - 1) S         the result is n S
+    reduce-scatter      (n - 1) S / n     the result is S / n
+    all-reduce          2 (n - 1) S / n   one of each
+    all-to-all          (n - 1) S / n     a device keeps its own part
+    collective-permute  S                 times the share of devices that send to another one
+
+Every device receives as many. What a device sends to itself is not counted.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from t5x_like.planning import hlo
+
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+_OPCODES = {
+    **{name + end: name for name in KINDS for end in ("", "-start")},
+    "ragged-all-to-all": "all-to-all",
+    "collective-broadcast": "collective-permute",
+}
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective of a program.
+
+    Attributes:
+      kind: one of `KINDS`.
+      axes: mesh axes that it runs over, in the order of the mesh.
+      devices: of a group.
+      bytes_once: that a device sends in one run of it.
+      times: how often it runs in one run of the program.
+      counted: False where a loop around it goes round a number of times that the program does not say; `times` has one
+        round.
+      where: the operation of the model that it is for, as JAX names it.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    devices: int
+    bytes_once: float
+    times: int
+    counted: bool
+    where: str
+
+    @property
+    def bytes(self) -> float:
+        """Bytes that a device sends in all."""
+        return self.bytes_once * self.times
+
+
+def collectives(program: hlo.Module, mesh: Mapping[str, int]) -> list[Collective]:
+    """Lists the collectives of a compiled program.
+
+    Args:
+      program: `hlo.parse(compiled.as_text())`.
+      mesh: sizes of the mesh's axes, in their order: device i of the program is the i-th of the flattened mesh.
+
+    Raises:
+      ValueError: groups of devices in a form that is not known.
+    """
+    found = []
+    for run in program.runs():
+        kind = _OPCODES.get(run.instruction.opcode)
+        if kind is None or _is_a_part(run):
+            continue
+        groups = _groups(run.instruction, int(np.prod(list(mesh.values()))))
+        devices = 2 if kind == "collective-permute" else groups.shape[1]
+        sent = _bytes(kind, run, groups)
+        if devices > 1 and sent:
+            where = re.search(r'op_name="([^"]*)"', run.instruction.attributes)
+            found.append(
+                Collective(
+                    kind, _axes(groups, mesh), devices, sent, run.times, run.counted, where.group(1) if where else ""
+                )
+            )
+    return found
+
+
+def by_kind_and_axes(found: Iterable[Collective]) -> dict[tuple[str, tuple[str, ...]], dict[str, float]]:
+    """Adds collectives up: {(kind, axes): {"bytes", "times"}}, the largest first."""
+    sums: dict[tuple[str, tuple[str, ...]], dict[str, float]] = {}
+    for one in found:
+        entry = sums.setdefault((one.kind, one.axes), {"bytes": 0.0, "times": 0})
+        entry["bytes"] += one.bytes
+        entry["times"] += one.times
+    return dict(sorted(sums.items(), key=lambda item: -item[1]["bytes"]))
+
+
+def bytes_by_axes(found: Iterable[Collective]) -> dict[tuple[str, ...], float]:
+    """Bytes that a device sends over each combination of mesh axes."""
+    sums: dict[tuple[str, ...], float] = {}
+    for one in found:
+        sums[one.axes] = sums.get(one.axes, 0.0) + one.bytes
+    return sums
+
+
+def _is_a_part(run: hlo.Run) -> bool:
+    """Whether this is one of several fusions over which XLA:TPU spreads a collective: the first of them counts."""
+    if "async_collective_fusion_config" not in run.instruction.attributes:
+        return False
+    return not any('"AsyncCollectiveStart"' in other.attributes for other in run.computation.instructions)
+
+
+def _bytes(kind: str, run: hlo.Run, groups: np.ndarray) -> float:
+    operands = [run.computation.by_name[name] for name in run.instruction.operands if name in run.computation.by_name]
+    if run.instruction.opcode == "ragged-all-to-all":
+        operands = operands[:1]  # the others are the output's place, offsets and sizes
+    size = sum(sum(hlo.arrays(operand.shape)) for operand in operands)
+    n = groups.shape[1]
+    if kind == "collective-permute":
+        pairs = groups[groups[:, 0] != groups[:, 1]]
+        return size * len(pairs) / len(np.unique(groups))
+    return (
+        size
+        * {
+            "all-gather": n - 1,
+            "reduce-scatter": (n - 1) / n,
+            "all-reduce": 2 * (n - 1) / n,
+            "all-to-all": (n - 1) / n,
+        }[kind]
+    )
+
+
+def _axes(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """The mesh axes along which the members of a group differ."""
+    places = np.stack(np.unravel_index(groups, tuple(mesh.values())))  # [axis, group, member]
+    differ = (places != places[:, :, :1]).any(axis=(1, 2))
+    return tuple(name for name, is_used in zip(mesh, differ, strict=True) if is_used)
+
+
+def _groups(instruction: hlo.Instruction, devices: int) -> np.ndarray:
+    """int [groups, members]: the devices of every group, or [pairs, 2] of a permutation."""
+    text = instruction.attributes
+    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", text)
+    if pairs:
+        return _listed(pairs.group(1))
+    listed = re.search(r"replica_groups=\{(\{.*?\})?\}", text)
+    if listed:
+        return _listed(listed.group(1)) if listed.group(1) else np.arange(devices)[None]
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if iota:
+        return _iota(*iota.groups())
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", text)
+    if mesh:
+        return _of_mesh(*mesh.groups())
+    raise ValueError(f"devices of {instruction.name} are given in a form that is not known: {text[:200]}")
+
+
+def _listed(text: str) -> np.ndarray:
+    groups = [_numbers(group) for group in re.findall(r"\{?([\d,\s]+)\}?", text) if _numbers(group)]
+    return np.array(groups)
+
+
+def _iota(shape: str, dims: str, order: str | None) -> np.ndarray:
+    """`[4,2]<=[2,4]T(1,0)`: the numbers 0 to 7 as [2, 4], transposed, as [4, 2]."""
+    sizes = _numbers(dims)
+    numbers = np.arange(int(np.prod(sizes))).reshape(sizes)
+    numbers = numbers.transpose(_numbers(order)) if order else numbers
+    return numbers.reshape(_numbers(shape))
+
+
+def _of_mesh(axes: str, ids: str | None, grouped: str) -> np.ndarray:
+    """`mesh['a'=2,'b'=8] {'b':(2)4}`: groups along b's last 4 of 8; `(2)4` cuts b into 2 x 4 x what is left."""
+    names = dict(re.findall(r"'?([\w.\-]+)'?=(\d+)", axes))
+    sizes = [int(size) for size in names.values()]
+    numbers = np.arange(int(np.prod(sizes)))
+    if ids:
+        iota = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", ids)
+        numbers = _iota(str(numbers.size), iota.group(1), iota.group(2)) if iota else np.array(_numbers(ids))
+    chosen = [
+        (name, int(before or 1), int(size or names[name]))
+        for name, before, size in re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", grouped)
+    ]
+    shape: list[int] = []
+    members: dict[tuple[str, int], int] = {}  # the place in `shape` of every part of an axis that is grouped
+    for name, size in zip(names, sizes, strict=True):
+        left = size
+        for _, before, part in sorted((entry for entry in chosen if entry[0] == name), key=lambda entry: entry[1]):
+            gap = before // (size // left)
+            shape += [gap, part]
+            members[name, before] = len(shape) - 1
+            left //= gap * part
+        shape.append(left)
+    inside = [members[name, before] for name, before, _ in chosen]
+    outside = [place for place in range(len(shape)) if place not in inside]
+    group = int(np.prod([shape[place] for place in inside], dtype=int))
+    return numbers.reshape(shape).transpose(outside + inside).reshape(-1, group)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def describe(axes: Sequence[str]) -> str:
+    """How a combination of axes is written: "fsdp", "data x fsdp"."""
+    return " x ".join(axes)

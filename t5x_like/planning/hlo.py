@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text of a compiled XLA program, as `jax.stages.Compiled.as_text()` gives it: its instructions, and how often each
+runs.
+
+Only what counting needs is understood: names, shapes, operands, which computation calls which, and how often a loop
+goes round. XLA:CPU writes a loop's count beside it; XLA:TPU does not, so it is read off the loop's condition.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, prod
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+_CALLS = re.compile(r"\b(?:calls|to_apply|body|called_computations|async_wrapped)=(?:\{([^}]*)\}|%?([\w.\-]+))")
+_BRANCHES = re.compile(r"\b(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+))")
+_KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# Bits of an element, where its name does not say so.
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      shape: as text: "bf16[8,128]{1,0}", or several in parentheses.
+      operands: names of instructions of the same computation.
+      attributes: the rest of the line.
+    """
+
+    name: str
+    opcode: str
+    shape: str
+    operands: tuple[str, ...]
+    arguments: str
+    attributes: str
+    is_root: bool
+
+    def attribute(self, name: str) -> str | None:
+        """The name that an attribute such as `body=%name` gives."""
+        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
+        return found and found.group(1)
+
+
+@dataclass(frozen=True)
+class Computation:
+    name: str
+    instructions: tuple[Instruction, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Instruction]:
+        return {instruction.name: instruction for instruction in self.instructions}
+
+    @property
+    def root(self) -> Instruction:
+        return next(instruction for instruction in self.instructions if instruction.is_root)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An instruction and how often it runs in one run of the program.
+
+    Attributes:
+      counted: False where a loop around it goes round a number of times that is not in the program; `times` has one
+        round of that loop.
+    """
+
+    instruction: Instruction
+    computation: Computation
+    times: int
+    counted: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    """A program: its computations by name, and which of them is entered first."""
+
+    computations: dict[str, Computation]
+    entry: str
+
+    def runs(self) -> Iterator[Run]:
+        """Every instruction, through all calls and loops. Of a conditional every branch is there."""
+        yield from self._runs(self.computations[self.entry], 1, True)
+
+    def _runs(self, computation: Computation, times: int, counted: bool) -> Iterator[Run]:
+        for instruction in computation.instructions:
+            yield Run(instruction, computation, times, counted)
+            inner, known = times, counted
+            if instruction.opcode == "while":
+                rounds = self.trip_count(instruction, computation)
+                inner, known = times * (1 if rounds is None else rounds), counted and rounds is not None
+            for name in _called(instruction):
+                if name in self.computations:
+                    yield from self._runs(self.computations[name], inner, known)
+
+    def trip_count(self, loop: Instruction, computation: Computation) -> int | None:
+        """How often a `while` goes round; None when that is only known when the program runs."""
+        known = _KNOWN.search(loop.attributes)
+        if known:
+            return int(known.group(1))
+        condition, body = (self.computations.get(loop.attribute(name) or "") for name in ("condition", "body"))
+        if condition is None or body is None or condition.root.opcode != "compare":
+            return None
+        sides = [_value(condition, name) for name in condition.root.operands]
+        direction = re.search(r"direction=(\w+)", condition.root.attributes)
+        if len(sides) != 2 or direction is None or not isinstance(sides[0], _Carried):
+            return None
+        counter = sides[0].index
+        start = self._initial(loop, computation, counter)
+        end = self._initial(loop, computation, sides[1].index) if isinstance(sides[1], _Carried) else sides[1]
+        step = _increment(body, counter)
+        if not (isinstance(start, int) and isinstance(end, int) and step):
+            return None
+        distance = end - start + (step // abs(step) if direction.group(1) in ("LE", "GE") else 0)
+        return max(0, ceil(distance / step))
+
+    def _initial(self, loop: Instruction, computation: Computation, index: int) -> "int | None":
+        value = _through_copies(computation, loop.operands[0])
+        if value is None or value.opcode != "tuple" or index >= len(value.operands):
+            return None
+        found = _value(computation, value.operands[index])
+        return found if isinstance(found, int) else None
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """An element of what a loop carries round."""
+
+    index: int
+
+
+def _value(computation: Computation, name: str) -> "int | _Carried | None":
+    """A constant, or an element of the computation's parameter."""
+    found = _through_copies(computation, name)
+    if found is None:
+        return None
+    if found.opcode == "constant" and re.fullmatch(r"-?\d+", found.arguments):
+        return int(found.arguments)
+    if found.opcode == "get-tuple-element":
+        source = computation.by_name.get(found.operands[0])
+        index = re.search(r"index=(\d+)", found.attributes)
+        if source is not None and source.opcode == "parameter" and index:
+            return _Carried(int(index.group(1)))
+    return None
+
+
+def _increment(body: Computation, index: int) -> int | None:
+    """What a loop's body adds to the counter that it carries at `index`."""
+    if body.root.opcode != "tuple":
+        return None
+    total, name = 0, body.root.operands[index]
+    while True:  # an unrolled body adds more than once
+        found = _through_copies(body, name)
+        if found is None:
+            return None
+        if found.opcode != "add":
+            return total if _value(body, name) == _Carried(index) else None
+        constants = [value for value in (_value(body, operand) for operand in found.operands) if isinstance(value, int)]
+        others = [operand for operand in found.operands if not isinstance(_value(body, operand), int)]
+        if len(constants) != 1:
+            return None
+        total, name = total + constants[0], others[0]
+
+
+def _through_copies(computation: Computation, name: str) -> Instruction | None:
+    found = computation.by_name.get(name)
+    while found is not None and found.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+        found = computation.by_name.get(found.operands[0])
+    return found
+
+
+def _called(instruction: Instruction) -> list[str]:
+    """The computations that an instruction calls; not a loop's condition."""
+    names = []
+    for pattern in (_CALLS, _BRANCHES):
+        for many, one in pattern.findall(instruction.attributes.split(", metadata=")[0]):
+            names += re.findall(r"[\w.\-]+", many) if many else [one]
+    return names
+
+
+def parse(text: str) -> Module:
+    """Reads the text of a compiled program.
+
+    Raises:
+      ValueError: it has no entry computation.
+    """
+    computations: dict[str, Computation] = {}
+    entry = name = None
+    lines: list[Instruction] = []
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        if header:
+            name, lines = header.group(2), []
+            entry = name if header.group(1) else entry
+        elif line == "}" and name is not None:
+            computations[name] = Computation(name, tuple(lines))
+            name = None
+        elif name is not None:
+            found = _INSTRUCTION.match(line)
+            if found:
+                lines.append(_instruction(bool(found.group(1)), found.group(2), found.group(3)))
+    if entry is None:
+        raise ValueError("the text of no compiled program: it has no ENTRY")
+    return Module(computations, entry)
+
+
+def _instruction(is_root: bool, name: str, rest: str) -> Instruction:
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    shape, rest = rest[:end], rest[end:].lstrip()
+    opening = rest.index("(")
+    closing = _closing(rest, opening)
+    arguments = rest[opening + 1 : closing]
+    names = re.findall(r"%([\w.\-]+)", arguments) or [part.strip() for part in arguments.split(",") if part.strip()]
+    return Instruction(name, rest[:opening], shape, tuple(names), arguments, rest[closing + 1 :], is_root)
+
+
+def _closing(text: str, start: int) -> int:
+    """The index of the parenthesis that closes the one at `start`."""
+    depth = 0
+    for index in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[index], 0)
+        if depth == 0:
+            return index
+    raise ValueError(f"no parenthesis closes: {text[start : start + 60]}")
+
+
+def arrays(shape: str) -> list[float]:
+    """Bytes of every array of a shape: "bf16[8,128]{1,0}" or "(f32[4], u32[])". Layouts are not read."""
+    return [
+        _bits(kind) / 8 * prod(int(size) for size in sizes.split(",") if size)
+        for kind, sizes in _ARRAY.findall(re.sub(r"\{[^{}]*\}", "", shape))
+    ]
+
+
+def _bits(kind: str) -> int:
+    if kind in _BITS:
+        return _BITS[kind]
+    digits = re.search(r"\d+", kind)
+    return int(digits.group()) if digits else 32

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lowers and compiles a run's real training step for devices that need not be there. Nothing is allocated or run."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config import RunConfig
+from t5x_like.planning.collectives import Collective, collectives
+from t5x_like.planning.hlo import Module, parse
+from t5x_like.training.program import Program, program_config
+
+# What batches of packed text hold; see data/packing.py.
+FEATURES = {
+    "decoder_input_tokens": jnp.int32,
+    "decoder_target_tokens": jnp.int32,
+    "decoder_segment_ids": jnp.int32,
+    "decoder_positions": jnp.int32,
+    "decoder_loss_weights": jnp.float32,
+}
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """What the compiler says of one training step, for each device.
+
+    Attributes:
+      mesh: sizes of the mesh's axes.
+      arguments, temporaries, outputs, code: bytes; outputs without those that take an argument's place.
+      collectives: see `planning.collectives`.
+      program: the compiled program.
+      lower_seconds, compile_seconds: wall time.
+    """
+
+    mesh: dict[str, int]
+    arguments: int
+    temporaries: int
+    outputs: int
+    code: int
+    collectives: list[Collective]
+    program: Module
+    lower_seconds: float
+    compile_seconds: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes of a device's memory that the step takes at most."""
+        return self.arguments + self.temporaries + self.outputs + self.code
+
+
+def one_step(config: RunConfig) -> RunConfig:
+    """The same run with one training step in a call."""
+    return dataclasses.replace(config, execution=dataclasses.replace(config.execution, steps_per_call=1))
+
+
+def lower_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> tuple[Program, jax.stages.Lowered]:
+    """Traces one training step of a resolved run and lowers it for `devices` (by default this machine's).
+
+    Raises:
+      UserError: a mesh or a batch that does not fit the devices or the model.
+    """
+    program = Program(program_config(one_step(config)), devices)
+    rows = config.training.batch_size
+    program.layout.check_batch(rows // config.training.microbatches, "training.batch_size")
+    lying = program.layout.batch(leading=1)
+    shape = (1, rows, config.data.sequence_length)
+    batches = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=lying) for name, dtype in FEATURES.items()}
+    everywhere = program.layout.replicated
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    knobs = {
+        "learning_rate": jax.ShapeDtypeStruct((1,), jnp.float32, sharding=everywhere),
+        "count": jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+        "key": jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere),
+    }
+    return program, program.step.lower(program.abstract_state, batches, knobs)
+
+
+def compile_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> CompiledStep:
+    """Compiles one training step of a resolved run; takes seconds on a small mesh of CPUs, minutes for a slice.
+
+    Raises:
+      UserError: see `lower_step`.
+    """
+    began = time.monotonic()
+    program, lowered = lower_step(config, devices)
+    lowered_at = time.monotonic()
+    compiled = lowered.compile()
+    seconds = time.monotonic() - lowered_at
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None  # both compilers give them
+    step = parse(text)
+    mesh = dict(program.layout.mesh.shape)
+    return CompiledStep(
+        mesh,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        memory.generated_code_size_in_bytes,
+        collectives(step, mesh),
+        step,
+        lowered_at - began,
+        seconds,
+    )

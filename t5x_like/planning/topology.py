@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slices of accelerators by name, "v5p:4x4x4" or "h100:64": what they are made of, and the devices to compile for.
+
+The devices come from libtpu (the `[tpu]` extra), which has the real compiler and needs no TPU. Without it there is
+still all that arithmetic wants to know.
+"""
+
+import importlib.util
+import math
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from t5x_like.accounting.hardware import CHIPS, Chip
+from t5x_like.errors import UserError, nearest
+
+_NAMES = {
+    "v4": "TPU v4",
+    "v5e": "TPU v5e",
+    "v5p": "TPU v5p",
+    "v6e": "TPU v6e",
+    "v7x": "TPU v7x",
+    "a100": "A100 80GB",
+    "h100": "H100 SXM",
+    "h200": "H200 SXM",
+    "b200": "B200",
+}
+_ALSO = {"tpu7x": "v7x", "ironwood": "v7x", "trillium": "v6e", "v5litepod": "v5e", "v5lite": "v5e"}
+_LIBTPU = {"v7x": "tpu7x"}  # what libtpu calls it, where that differs
+
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
+# The shapes that Google's pages list, the largest last.
+SLICES: dict[str, tuple[str, ...]] = {
+    "v4": _CUBES,
+    "v5e": _FLAT,
+    "v5p": (*_CUBES, "16x16x24"),
+    "v6e": _FLAT,
+    "v7x": (*_CUBES, "16x16x24", "16x24x24"),
+}
+_CORES = {"v4": 2, "v5p": 2, "v7x": 2}  # that accelerator types such as "v5p-128" count
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Accelerators of one kind that a fast interconnect joins.
+
+    Attributes:
+      kind: "v5p", "h100", ...
+      chip: its figures.
+      dims: chips in each dimension of the torus; one number for chips that a switch joins.
+    """
+
+    kind: str
+    chip: Chip
+    dims: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{'x'.join(map(str, self.dims))}"
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.dims)
+
+    @property
+    def devices(self) -> int:
+        """JAX devices: two for a chip whose cores are separate."""
+        return self.chips * self.chip.devices
+
+    @property
+    def hosts(self) -> int:
+        return -(-self.chips // self.chip.host_chips)
+
+    @property
+    def wraps(self) -> tuple[bool, ...]:
+        """Whether each dimension closes to a ring: of three where all are multiples of 4, of two at a pod's full 16."""
+        if self.chip.torus == 3:
+            return (all(size % 4 == 0 for size in self.dims),) * 3
+        return tuple(size == 16 for size in self.dims)
+
+
+def slice_of(name: str) -> Slice:
+    """Reads a slice's name.
+
+    Raises:
+      UserError: an unknown kind of chip, or a shape that there is no slice of, with the nearest that there is.
+    """
+    found = re.fullmatch(r"([a-z0-9]+)[:=]([0-9x]+)", name.lower())
+    if not found:
+        raise UserError(f"--topology={name}: expected KIND:SHAPE such as v5p:4x4x4, v5e:4x4 or h100:64{_type(name)}")
+    kind, shape = _ALSO.get(found.group(1), found.group(1)), found.group(2)
+    if kind not in _NAMES:
+        raise UserError(
+            f"--topology={name}: chip {kind!r} is not known; accepted: {', '.join(_NAMES)}{nearest(kind, _NAMES)}"
+        )
+    chip = next(chip for chip in CHIPS if chip.name == _NAMES[kind])
+    dims = tuple(int(size) for size in shape.split("x") if size)
+    if "x".join(map(str, dims)) != shape or 0 in dims or (not chip.torus and len(dims) != 1):
+        expected = "a number of chips" if not chip.torus else f"{chip.torus} sizes with x between them"
+        raise UserError(f"--topology={name}: {shape!r} is no shape; expected {expected}")
+    if chip.torus:
+        _check(name, kind, chip, dims)
+    return Slice(kind, chip, dims)
+
+
+def _check(name: str, kind: str, chip: Chip, dims: tuple[int, ...]) -> None:
+    shapes = SLICES[kind]
+    most = _count(shapes[-1])
+    whole_hosts = dims == (1, 1) or (dims[0] % 2 == 0 and dims[1] % 2 == 0)  # a host's chips are 2 x 2 (x 1)
+    if len(dims) != chip.torus or not whole_hosts or math.prod(dims) > most:
+        chips = math.prod(dims)
+        near = min(shapes, key=lambda shape: abs(math.log(_count(shape) / chips)))
+        reason = (
+            f"a slice has {chip.torus} dimensions"
+            if len(dims) != chip.torus
+            else f"the largest slice has {most} chips"
+            if math.prod(dims) > most
+            else "hosts have 2x2 chips"
+        )
+        raise UserError(
+            f"--topology={name}: {reason}; accepted: {', '.join(f'{kind}:{shape}' for shape in shapes)}; "
+            f"the nearest is {kind}:{near}"
+        )
+
+
+def _count(shape: str) -> int:
+    return math.prod(int(size) for size in shape.split("x"))
+
+
+def _type(name: str) -> str:
+    """What an accelerator type such as "v5p-128" or "v5litepod-16" is as a topology."""
+    found = re.fullmatch(r"([a-z0-9]+)-(\d+)", name.lower())
+    kind = _ALSO.get(found.group(1), found.group(1)) if found else ""
+    if not found or kind not in SLICES:
+        return ""
+    chips = int(found.group(2)) / _CORES.get(kind, 1)
+    shapes = [shape for shape in SLICES[kind] if _count(shape) == chips]
+    counted = "TensorCores, 2 a chip" if kind in _CORES else "chips"
+    return f"; {name} counts {counted}: did you mean {kind}:{shapes[0]}?" if shapes else ""
+
+
+def can_compile(slice_: Slice) -> str | None:
+    """Why there is nothing to compile with for this slice, in a few words; None if there is."""
+    if not slice_.chip.torus:
+        return "only TPU slices can be compiled for without the hardware"
+    if importlib.util.find_spec("libtpu") is None:
+        return "libtpu is not installed (pip install 't5x_like[tpu]')"
+    return None
+
+
+def devices_of(slice_: Slice) -> list[Any]:
+    """Returns the devices of a slice that is not there, for `jax.jit(...).lower(...).compile()`.
+
+    Raises:
+      UserError: libtpu is missing or refuses the slice.
+    """
+    obstacle = can_compile(slice_)
+    if obstacle:
+        raise UserError(f"--topology={slice_.name}: {obstacle}")
+    # libtpu would ask a server that only Cloud TPU machines have, for minutes, and print what it did not find.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    from jax.errors import JaxRuntimeError
+    from jax.experimental import topologies
+
+    shape = "x".join(map(str, slice_.dims))
+    more: dict[str, Any] = {"chips_per_host_bounds": (1, 1, 1)} if slice_.chips == 1 else {}
+    if slice_.kind == "v4":
+        more["chip_config_name"] = "megacore"  # both cores of a chip as one device, as JAX has them on the hardware
+    try:
+        found = topologies.get_topology_desc(f"{_LIBTPU.get(slice_.kind, slice_.kind)}:{shape}", platform="tpu", **more)
+    except (JaxRuntimeError, RuntimeError, ValueError) as error:
+        raise UserError(f"--topology={slice_.name}: libtpu refuses it: {str(error).splitlines()[0]}") from None
+    return list(found.devices)
