@@ -9,7 +9,6 @@ stands in for what a launcher does not say. What is half said is refused at once
 import importlib.util
 import os
 import re
-import socket
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -250,7 +249,7 @@ def _cloud_tpu(environ: Mapping[str, str], metadata: Callable[[str], str | None]
         endpoints = metadata("worker-network-endpoints")
         if not endpoints:
             return None
-        workers = [(entry.split(":") + ["", ""])[2] or entry.split(":")[0] for entry in endpoints.split(",")]
+        workers = [entry.split(":")[-1] for entry in endpoints.split(",")]  # NAME, or as it was, NAME:ID:IP
         text, missing = metadata("agent-worker-number"), "agent-worker-number in the VM's metadata"
         number = int(text) if text is not None else None
     slices, slice_id = _number(environ, "MEGASCALE_NUM_SLICES") or 1, _number(environ, "MEGASCALE_SLICE_ID")
@@ -281,5 +280,5 @@ def read_metadata(name: str) -> str | None:
     try:
         with opener.open(request, timeout=METADATA_SECONDS) as answer:
             return str(answer.read().decode())
-    except (OSError, socket.timeout):
+    except OSError:
         return None

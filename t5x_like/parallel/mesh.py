@@ -14,17 +14,24 @@ AXES = ("pipe", "data", "fsdp", "expert", "seq", "tensor")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arranges devices (default: all) in the six axes; a smaller mesh takes the first ones.
+    """Arranges devices (default: those of all processes) in the six axes; a smaller mesh takes the first ones.
+
+    The last axes lie closest together. On CPUs and GPUs devices are taken process by process, so `tensor` stays within
+    a host as long as it fits, and `pipe`, then `data`, go across; on a TPU JAX lays the axes along the slice's own.
 
     Raises:
-      UserError: a mesh larger than the machine, or one that does not divide its devices.
+      UserError: a mesh larger than the machine, one that does not divide its devices, or one that leaves some of
+        several processes' devices out.
     """
-    devices = jax.devices() if devices is None else devices
+    processes = jax.process_count() if devices is None else 1  # a slice that is planned for has none yet
+    if devices is None:
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     sizes = config.sizes
     free = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     described = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "all axes 1"
-    machine = f"this machine has {len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
+    where = "this machine has" if processes == 1 else f"the {processes} processes have"
+    machine = f"{where} {len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
     if fixed > len(devices):
         raise UserError(
             f"mesh: {described} needs {fixed} devices, {machine}; accepted: sizes whose product is at most "
@@ -34,8 +41,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         if len(devices) % fixed:
             raise UserError(f"mesh.{free[0]}=-1: the other axes' {fixed} devices do not divide: {machine}")
         sizes[free[0]] = len(devices) // fixed
-    if jax.process_count() > 1:
-        raise UserError(f"mesh: {jax.process_count()} processes; runs of more than one host are not supported yet")
     shape = tuple(sizes[name] for name in AXES)
+    if processes > 1 and math.prod(shape) < len(devices):
+        raise UserError(
+            f"mesh: {described} takes {math.prod(shape)} devices, {machine}; accepted: a mesh of all of them, such as "
+            "-1 on one axis"
+        )
     chosen = devices[: math.prod(shape)]
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of a run come together, and leave together.
+
+Process 0 listens, the others keep a connection to it for the whole run. A process that is killed loses its connection
+at once, a machine that goes dark within half a minute (TCP keepalive); process 0 tells the others, and every process
+leaves with one line that says who went and why. JAX's own service notices as well, but takes longer, ends the process
+with a page of C++, and lets one that failed wait for the others, which wait for it.
+
+What goes over the connections, a JSON object a line:
+
+    to 0     {"process": 1, "of": 4, "host": NAME}     here I am
+    from 0   {"jax": PORT}                             all are here; JAX's service will be on this port
+    either   {"leave": LINE, "code": NUMBER}           something went wrong; leave, with this line
+    either   {"bye": true}                             done; what follows is no accident
+"""
+
+import json
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+from t5x_like.errors import UserError
+from t5x_like.parallel.hosts import Hosts
+
+PATIENCE = 120.0  # seconds for all processes to come
+HEARTBEAT_SECONDS = 50  # after which JAX's own service takes a silent process for dead
+SHUTDOWN_SECONDS = 60
+_LONGEST = 65536  # bytes of a line; a stranger who sends more is none of us
+
+
+@contextmanager
+def together(hosts: Hosts | None, patience: float = PATIENCE) -> Iterator[None]:
+    """Runs its body in every process of a run, or in none: whoever fails makes all leave.
+
+    Starts `jax.distributed`, so it must come before anything that starts JAX's backend. A single process (None) pays
+    nothing. In several an exception ends the process here, with the line and the exit code that `errors.exit_with`
+    would give it: an ordinary exit would wait for processes that wait for this one.
+
+    Raises:
+      UserError: the processes have not come together.
+    """
+    if hosts is None:
+        yield
+        return
+    companions = Companions(hosts, patience)
+    try:
+        _start_jax(hosts, companions.jax_port)
+        yield
+        _stop_jax()
+        companions.part()
+    except UserError as error:
+        companions.leave(" ".join(str(error).split()), 2)
+    except KeyboardInterrupt:
+        companions.leave("interrupted", 130)
+    except SystemExit as ending:
+        companions.leave(f"ended with code {ending.code}", ending.code if isinstance(ending.code, int) else 1)
+    except BaseException as error:
+        traceback.print_exc()
+        companions.leave(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}", 1)
+
+
+def _start_jax(hosts: Hosts, port: int) -> None:
+    import jax
+
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which the loop handles
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        f"[{hosts.host}]:{port}" if ":" in hosts.host else f"{hosts.host}:{port}",
+        hosts.processes,
+        hosts.process,
+        local_device_ids=hosts.gpus,
+        cluster_detection_method="deactivate",
+        initialization_timeout=int(PATIENCE),
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
+
+
+def _stop_jax() -> None:
+    import jax
+
+    jax.distributed.shutdown()  # waits for all
+
+
+class Companions:
+    """This process's connections to the others of its run.
+
+    Attributes:
+      hosts: who they are.
+      jax_port: a port that was free on process 0's machine a moment ago.
+    """
+
+    def __init__(self, hosts: Hosts, patience: float = PATIENCE):
+        self.hosts = hosts
+        self._until = time.monotonic() + patience
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._parting = False
+        self._names = {hosts.process: socket.gethostname()}
+        self._lines: dict[int, _Lines] = {}
+        if hosts.process == 0:
+            self.jax_port = self._receive_all()
+        else:
+            self.jax_port = self._arrive()
+        threading.Thread(target=self._watch, name="companions", daemon=True).start()
+
+    def part(self) -> None:
+        """Says that this process is done, so that its end alarms nobody."""
+        with self._lock:
+            self._parting = True
+        self._tell({"bye": True})
+
+    def leave(self, line: str, code: int) -> NoReturn:
+        """Ends this process and, through process 0, all others, at once: nothing is waited for."""
+        who = f"process {self.hosts.process} of {self.hosts.processes} ({socket.gethostname()})"
+        self._tell({"leave": f"{who}: {line}", "code": code})
+        self._end(line, code)
+
+    def _end(self, line: str, code: int) -> NoReturn:
+        with self._lock:  # the first who comes here ends the process; there is one line
+            with suppress(Exception):
+                sys.stdout.flush()
+            with suppress(OSError):
+                os.write(2, f"error: {line}\n".encode())
+            os._exit(code)
+
+    def _tell(self, what: dict[str, Any], but: int | None = None) -> None:
+        for process, lines in self._lines.items():
+            if process != but:
+                with suppress(OSError):
+                    lines.send(what)
+
+    # Coming together.
+
+    def _receive_all(self) -> int:
+        hosts = self.hosts
+        try:
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            server = socket.create_server(("", hosts.port), family=family, dualstack_ipv6=both, backlog=128)
+        except OSError as error:
+            raise UserError(f"{hosts.address}: process 0 cannot listen there: {error.strerror or error}") from None
+        with server:
+            while len(self._lines) < hosts.processes - 1:
+                server.settimeout(max(0.01, self._until - time.monotonic()))
+                try:
+                    connection = server.accept()[0]
+                except TimeoutError:
+                    absent = [str(p) for p in range(1, hosts.processes) if p not in self._lines]
+                    line = (
+                        f"{_listed('process', absent)} of {hosts.processes} did not come to {hosts.address} within "
+                        f"{self._patience:.0f} s; the program must be started once for every process"
+                    )
+                    self._tell({"leave": line, "code": 2})
+                    raise UserError(line) from None
+                self._welcome(connection)
+            port = _free_port()
+            self._tell({"jax": port})
+        places = len(set(self._names.values()))
+        print(
+            f"{hosts.processes} processes on {places} host{'s' if places > 1 else ''}, by {hosts.source}, met at "
+            f"{hosts.address}",
+            flush=True,
+        )
+        return port
+
+    def _welcome(self, connection: socket.socket) -> None:
+        """Takes one of us in; whatever else knocks is turned away."""
+        lines = _Lines(connection)
+        connection.settimeout(10.0)
+        try:
+            said = lines.read()
+            process, of, name = int(said["process"]), int(said["of"]), str(said["host"])
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
+            connection.close()
+            return
+        connection.settimeout(None)
+        problem = None
+        if of != self.hosts.processes:
+            problem = f"process {process} ({name}) counts {of} processes and process 0 counts {self.hosts.processes}"
+        elif process in self._lines or not 0 < process < of:
+            problem = f"two processes say that they are process {process}: {name}, {self._names.get(process)}"
+        if problem:
+            with suppress(OSError):
+                lines.send({"leave": problem, "code": 2})
+            self._tell({"leave": problem, "code": 2})
+            raise UserError(problem)
+        self._lines[process], self._names[process] = lines, name
+
+    def _arrive(self) -> int:
+        hosts = self.hosts
+        problem = "no answer"
+        while True:
+            left = self._until - time.monotonic()
+            if left <= 0:
+                raise UserError(
+                    f"process {hosts.process} of {hosts.processes} (by {hosts.source}): process 0 was not met at "
+                    f"{hosts.address} within {self._patience:.0f} s: {problem}"
+                )
+            try:
+                connection = socket.create_connection((hosts.host, hosts.port), timeout=min(left, 10.0))
+                break
+            except OSError as error:  # not started yet, or its name is not known yet
+                problem = error.strerror or str(error)
+                time.sleep(0.2)
+        lines = _Lines(connection)
+        try:
+            lines.send({"process": hosts.process, "of": hosts.processes, "host": socket.gethostname()})
+            connection.settimeout(max(1.0, self._until - time.monotonic()) + 10.0)  # process 0 gives up first
+            said = lines.read()
+            if "leave" in said:
+                raise UserError(str(said["leave"]))
+            port = int(said["jax"])
+        except (OSError, EOFError, ValueError, KeyError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"process 0 at {hosts.address} left before all processes were there") from None
+        connection.settimeout(None)
+        self._lines[0] = lines
+        return port
+
+    # Watching one another.
+
+    def _watch(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for process, lines in self._lines.items():
+                selector.register(lines.connection, selectors.EVENT_READ, process)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    if not self._heard(key.data):
+                        selector.unregister(key.fileobj)
+
+    def _heard(self, process: int) -> bool:
+        """Acts on what a process says; returns whether more can come."""
+        try:
+            said = self._lines[process].read()
+        except (OSError, EOFError, ValueError):
+            if self._parting:
+                return False
+            name = f" ({self._names[process]})" if process in self._names else f" ({self.hosts.host})"
+            line = (
+                f"process {process} of {self.hosts.processes}{name} is gone without a word: killed, out of memory, or "
+                "its machine is; all leave, and the same command goes on from the last checkpoint"
+            )
+            self._tell({"leave": line, "code": 1}, but=process)
+            self._end(line, 1)
+        if "leave" in said:
+            self._tell(said, but=process)
+            self._end(str(said["leave"]), int(said["code"]))
+        return "bye" not in said
+
+
+class _Lines:
+    """A connection on which JSON objects go both ways, a line each."""
+
+    def __init__(self, connection: socket.socket):
+        self.connection = connection
+        self._rest = b""
+        for level, name, value in (
+            (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+            (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 10),
+            (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
+            (socket.IPPROTO_TCP, "TCP_KEEPCNT", 4),
+            (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 30_000),
+        ):
+            if hasattr(socket, name):  # Linux has them all
+                connection.setsockopt(level, getattr(socket, name), value)
+
+    def send(self, what: dict[str, Any]) -> None:
+        self.connection.sendall(json.dumps(what).encode() + b"\n")
+
+    def read(self) -> dict[str, Any]:
+        """Waits for the next object.
+
+        Raises:
+          OSError, EOFError: the connection is lost, or was closed.
+          ValueError: what came is no JSON object on a line.
+        """
+        while b"\n" not in self._rest:
+            if len(self._rest) > _LONGEST:
+                raise ValueError("no line")
+            more = self.connection.recv(4096)
+            if not more:
+                raise EOFError
+            self._rest += more
+        line, _, self._rest = self._rest.partition(b"\n")
+        said = json.loads(line)
+        if not isinstance(said, dict):
+            raise ValueError("no object")
+        return said
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _listed(what: str, numbers: list[str]) -> str:
+    some = ", ".join(numbers[:8]) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+    return f"{what}{'es' if len(numbers) > 1 else ''} {some}"

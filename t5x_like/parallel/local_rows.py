@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows of a batch this process must have, derived from where the mesh puts them.
+
+The process's number alone does not say: under `data` over two hosts each needs its own half; with `tensor`, `seq` or
+`expert` across them both need the same rows.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+@dataclass(frozen=True)
+class Share:
+    """Part `part` of a batch that is cut into `parts` equal parts of consecutive rows."""
+
+    part: int
+    parts: int
+
+
+@lru_cache
+def share_of(batch: NamedSharding, process: int | None = None) -> Share:
+    """Returns the smallest share of a batch that has all the rows that a process's devices hold.
+
+    Args:
+      batch: the sharding of a batch array whose first dimension is its rows.
+      process: None: this one.
+    """
+    process = jax.process_index() if process is None else process
+    rows = batch.spec[0] if len(batch.spec) else None
+    names = (rows,) if isinstance(rows, str) else rows or ()
+    pieces = math.prod(batch.mesh.shape[name] for name in names)
+    places: Mapping[Any, Any] = NamedSharding(batch.mesh, PartitionSpec(rows)).devices_indices_map((pieces,))
+    mine = {place[0].indices(pieces)[0] for device, place in places.items() if device.process_index == process}
+    for parts in range(pieces, 1, -1):
+        if pieces % parts == 0 and len({piece * parts // pieces for piece in mine}) == 1:
+            return Share(min(mine) * parts // pieces, parts)
+    return Share(0, 1)
+
+
+def put_rows(
+    batch: Mapping[str, np.ndarray], share: Share, where: Mapping[str, NamedSharding], leading: int = 0
+) -> dict[str, jax.Array]:
+    """Puts this process's share of a batch on its devices, as its part of arrays over all processes' devices.
+
+    Args:
+      batch: features whose dimension `leading` is the rows of `share`; other dimensions are whole.
+      share: of this process.
+      where: shardings of the whole batch's features; other dimensions than the rows may be cut as well.
+      leading: how many dimensions come before the rows.
+    """
+
+    def put(name: str, local: np.ndarray) -> jax.Array:
+        rows = local.shape[leading]
+        shape = (*local.shape[:leading], rows * share.parts, *local.shape[leading + 1 :])
+
+        def piece(index: Any) -> np.ndarray:
+            begin, end, _ = index[leading].indices(shape[leading])
+            first = share.part * rows
+            return local[(*index[:leading], slice(begin - first, end - first), *index[leading + 1 :])]
+
+        return jax.make_array_from_callback(shape, where[name], piece)
+
+    return {name: put(name, value) for name, value in batch.items()}
