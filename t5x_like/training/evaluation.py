@@ -62,8 +62,9 @@ def evaluate(
     calls = -(-config.training.eval_tokens // (batch_size * dataset.sequence_length))
     pending: list[Any] = []
     collected: dict[str, list[np.ndarray]] = {}
-    hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
-    for number, batch in enumerate(dataset.eval_batches(batch_size, config.training.eval_tokens, **hosts)):
+    share = {"host_index": program.share.part, "host_count": program.share.parts}
+    batches = dataset.eval_batches(batch_size, config.training.eval_tokens, **share)
+    for number, batch in enumerate(batches):
         pending.append(program.evaluate(params, program.on_devices(batch)))
         if len(pending) > 1:  # one call stays in flight while the next batch is made
             _collect(collected, pending.pop(0))

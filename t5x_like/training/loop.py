@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: batches in, metrics out, nothing waited for that need not be."""
 
+import json
 import math
 import resource
 import time
@@ -14,15 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.accounting.mfu import peak_of_mesh
+from t5x_like.accounting.summary import accounting
 from t5x_like.config import RunConfig
 from t5x_like.data.cache import cache_root
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.packing import count_targets
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.files import read_json, write_json
+from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.evaluation import build_sets, evaluate
 from t5x_like.training.metrics import Metrics, Stopwatch, Tally
+from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, is_writer, wait_for
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Reporter, Silent
 from t5x_like.training.run_folder import (
@@ -31,7 +35,6 @@ from t5x_like.training.run_folder import (
     finite,
     hold_folder,
     open_folder,
-    write_accounting,
     write_environment,
 )
 from t5x_like.training.schedules import learning_rates
@@ -70,32 +73,42 @@ def train(
     program = program_for(config)
     program.layout.check_batch(config.training.batch_size // config.training.microbatches, "training.batch_size")
     check_folder(folder, config)
+    check_same({"the config": json.dumps(to_dict(config))})
     if (ended := _ended(folder)) is not None:
         return ended
     reporter = reporter or Silent()
-    with hold_folder(folder, reporter.note) if jax.process_index() == 0 else nullcontext():
-        open_folder(folder, config)  # looked at again: another process may just have left it
+    with hold_folder(folder, reporter.note) if is_writer() else nullcontext():
+        if is_writer():
+            open_folder(folder, config)  # looked at again: another process may just have left it
         if (ended := _ended(folder)) is not None:
             return ended
+        wait_for(folder / "config.json")
         dataset = dataset or build_dataset(config.data, config.seed)
         check_data(folder, dataset.fingerprint)
+        check_same({"the data": dataset.fingerprint})
         sets = build_sets(config, dataset.tokenizer)
         with stop_on_signals() as stop:  # until all is on disk: a second signal does not lose what the first one saves
             loop = _Loop(config, folder, dataset, sets, reporter, started)
             try:
                 summary = loop.summary(loop.run(stop))
-            finally:
-                loop.close()
-            if jax.process_index() == 0:
+            except BaseException:
+                if jax.process_count() == 1:  # of several it would wait for those that wait for this one
+                    loop.close()
+                raise
+            loop.close()
+            if is_writer():
                 write_json(folder / "summary.json", summary)
     return summary
 
 
 def _ended(folder: Path) -> dict[str, Any] | None:
-    """The summary of a run that has nothing left to do, or None."""
+    """The summary of a run that has nothing left to do, or None; every process has it, or none."""
     path = folder / "summary.json"
-    summary = read_json(path) if path.is_file() else None
-    return summary if summary is not None and summary["status"] != "interrupted" else None
+    ended = path.is_file() and read_json(path)["status"] != "interrupted" if is_writer() else False
+    if not as_the_first(ended):
+        return None
+    wait_for(path)
+    return read_json(path)
 
 
 class _Loop:
@@ -117,7 +130,8 @@ class _Loop:
         self.log_every, self.evaluate_every, self.checkpoint_every = config.training.every()
         self.program = program_for(config)
         mesh = self.program.layout.mesh
-        peak = peak_of_mesh(mesh.devices, config.precision, cache_root())  # may be measured: before anything else runs
+        # May be measured: before anything else runs. Only the writer needs it.
+        peak = peak_of_mesh(mesh.devices, config.precision, cache_root()) if is_writer() else None
         self.checkpoints = Checkpoints(folder / "checkpoints", config.training.keep_checkpoints)
         init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
         self.tally = Tally()
@@ -130,18 +144,22 @@ class _Loop:
             reporter.note(f"resuming from step {self.tally.step}")
         self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
         self.pending: deque[_Call] = deque()
-        write_environment(folder, mesh, peak, dataset, sets)
-        if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
-            dataset.tokenizer.save(folder / "tokenizer.json")
-        accounting = write_accounting(folder, config)
+        counts = accounting(config)
+        if is_writer():
+            write_environment(folder, mesh, peak, dataset, sets)
+            if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
+                dataset.tokenizer.save(folder / "tokenizer.json")
+            write_json(folder / "accounting.json", counts)
         self.metrics = Metrics(
             folder,
             self.tally,
-            flops_per_token=accounting["flops_per_token"],
+            flops_per_token=counts["flops_per_token"],
             peak=peak,
             tensorboard=config.training.tensorboard,
         )
         self.count_everywhere = jax.jit(_count_everywhere, out_shardings=self.program.layout.replicated)
+        self.any_process = AnyProcess(mesh) if jax.process_count() > 1 else None
+        self.told = False  # that some process is to stop
         self.stopwatch = Stopwatch()
         self.startup_seconds: float | None = None
         self.began = time.monotonic() - self.tally.wall_seconds
@@ -150,8 +168,8 @@ class _Loop:
         """Steps to the end, a stop or a loss that is not finite; returns the status."""
         self.reporter.start(self.step, self.total)
         try:
-            while self.step < self.total and not stop:
-                self._dispatch()
+            while self.step < self.total and not self._stops(stop):
+                self._dispatch(stop)
                 while len(self.pending) > 1:  # the call before; the one just dispatched is running
                     self._collect()
                 if self.step < self.total and _due(self.step, self.evaluate_every):
@@ -165,13 +183,21 @@ class _Loop:
             self.reporter.note(str(diverged))
             return "diverged"
         self._save()
-        if stop and self.step < self.total:
+        if self.step < self.total and self._stops(stop):
             self.reporter.note(f"stopped at step {self.step} of {self.total}; the same command goes on from there")
             return "interrupted"
         return "finished"
 
-    def _dispatch(self) -> None:
-        """Sends the next steps to the device: a whole call, or fewer up to the next evaluation or checkpoint."""
+    def _stops(self, stop: StopRequest) -> bool:
+        """Whether to stop: of several processes, because of what all of them have heard from all of them."""
+        return bool(stop) if self.any_process is None else self.told
+
+    def _dispatch(self, stop: StopRequest) -> None:
+        """Sends the next steps to the device: a whole call, or fewer up to the next evaluation or checkpoint.
+
+        Of several processes each sends along whether it was told to stop; all of them read the answer with the call's
+        metrics, so all stop at the same step.
+        """
         count = min(self.program.steps_per_call, self.total - self.step)
         for every in (self.evaluate_every, self.checkpoint_every):
             if every is not None:
@@ -180,8 +206,8 @@ class _Loop:
             self.step,
             self.program.steps_per_call,
             self.config.training.batch_size,
-            host_index=jax.process_index(),
-            host_count=jax.process_count(),
+            host_index=self.program.share.part,
+            host_count=self.program.share.parts,
         )
         steps = np.arange(self.step, self.step + count)
         rates = learning_rates(self.config.schedule, self.config.optimizer.learning_rate, self.total, steps)
@@ -190,13 +216,15 @@ class _Loop:
         self.stopwatch.sending(idle=all(call.sums["loss"][0].is_ready() for call in self.pending))
         self.state, sums = self.program.step(self.state, on_devices, knobs)
         tokens = count_targets(batches) if jax.process_count() == 1 else self.count_everywhere(on_devices)
-        self.pending.append(_Call(rates, sums, tokens))
+        anyone = None if self.any_process is None else self.any_process(bool(stop))
+        self.pending.append(_Call(rates, sums, tokens, anyone))
         self.step += count
 
     def _collect(self) -> None:
         """Fetches the metrics of the oldest call in flight and logs them."""
         call, asked = self.pending.popleft(), self.stopwatch.now()
-        sums, tokens = jax.device_get((call.sums, call.tokens))
+        sums, tokens, stop = jax.device_get((call.sums, call.tokens, call.stop))
+        self.told = self.told or bool(stop)
         count = len(call.rates)
         self.stopwatch.returned(int(tokens[:count].sum()), asked)
         if self.startup_seconds is None:
@@ -274,11 +302,12 @@ class _Loop:
 
 
 class _Call(NamedTuple):
-    """A call on its way: the learning rates of its steps, and per step the objective's sums and the target tokens."""
+    """A call on its way: the rates of its steps, per step the objective's sums and target tokens, and who stops."""
 
     rates: np.ndarray
     sums: Any
     tokens: Any
+    stop: Any
 
 
 class _Diverged(Exception):

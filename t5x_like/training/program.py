@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 
 from t5x_like.config import (
     ExecutionConfig,
@@ -31,6 +30,7 @@ from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params, ParamSpec, initialise
 from t5x_like.objectives import build_objective
 from t5x_like.objectives.task import Batch, Sums
+from t5x_like.parallel.local_rows import Share, put_rows, share_of
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.pipeline import Pipeline
 from t5x_like.parallel.rules import MeshLayout
@@ -225,16 +225,20 @@ class Program:
         """The whole parameter tree of a state, for evaluation: averaged where an average is kept, unless not wanted."""
         return merge(state.frozen, state.average if average and state.average else state.trainable)
 
-    def on_devices(self, batch: dict[str, np.ndarray], leading: int = 0) -> Batch:
-        """Puts this host's part of a batch on the mesh; `leading` dimensions come before the batch's."""
-        sharding: NamedSharding = self.layout.batch(leading)
-        if jax.process_count() == 1:
-            return jax.device_put(batch, sharding)
-        return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    @property
+    def share(self) -> Share:
+        """Which rows of every batch this process has to make."""
+        return Share(0, 1) if jax.process_count() == 1 else share_of(self.layout.batch())
 
-    def knobs(self, learning_rates: np.ndarray, key: jax.Array) -> dict[str, jax.Array]:
+    def on_devices(self, batch: dict[str, np.ndarray], leading: int = 0) -> Batch:
+        """Puts this process's `share` of a batch on the mesh; `leading` dimensions come before the batch's."""
+        where = dict.fromkeys(batch, self.layout.batch(leading))
+        return jax.device_put(batch, where) if jax.process_count() == 1 else put_rows(batch, self.share, where, leading)
+
+    def knobs(self, learning_rates: np.ndarray, key: jax.Array) -> dict[str, Any]:
         """Pads the rates of up to `steps_per_call` steps to that many."""
         padded = np.zeros(self.steps_per_call, np.float32)
         padded[: len(learning_rates)] = learning_rates
         values = {"learning_rate": padded, "count": np.int32(len(learning_rates)), "key": key}
-        return jax.device_put(values, self.layout.replicated)
+        # Of several processes each puts the same: device_put would compare them over the network at every call.
+        return jax.device_put(values, self.layout.replicated) if jax.process_count() == 1 else values

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 
-from t5x_like.accounting.summary import accounting
 from t5x_like.config import RunConfig, identity
 from t5x_like.config_files import run_from_json
 from t5x_like.data.dataset import Dataset
@@ -123,13 +122,6 @@ def check_data(folder: Path, fingerprint: str) -> None:
             f"{folder}: the data has changed since this run began: its fingerprint is {began_with} there and "
             f"{fingerprint} now; restore the data or choose another --workdir"
         )
-
-
-def write_accounting(folder: Path, config: RunConfig) -> dict[str, Any]:
-    """Writes accounting.json and returns its content."""
-    content = accounting(config)
-    write_json(folder / "accounting.json", content)
-    return content
 
 
 def write_environment(folder: Path, mesh: Any, peak: float | None, data: Dataset, sets: Mapping[str, Dataset]) -> None:
