@@ -17,16 +17,34 @@ class Layout(Protocol):
     def batch_parts(self) -> int: ...
 
     @property
+    def length_parts(self) -> int: ...
+
+    @property
     def platform(self) -> str: ...
 
     @property
     def in_stage(self) -> "Layout": ...
+
+    def mesh_axes(self, name: str) -> tuple[str, ...]: ...
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array: ...
 
     def on_every_device(
         self, function: Callable[..., jax.Array], in_axes: Sequence[str], out_axes: str
     ) -> Callable[..., jax.Array]: ...
+
+
+    def ring(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        *,
+        mask: "MaskSpec",
+        bias: jax.Array | None,
+        wide: Any,
+        blocks: Any,
+    ) -> jax.Array: ...
 
 
 class Schedule(Protocol):
@@ -95,6 +113,11 @@ class Context(flax.struct.PyTreeNode):
     def batch_parts(self) -> int:
         """In how many parts the mesh cuts a batch."""
         return 1 if self.layout is None else self.layout.batch_parts
+
+    @property
+    def length_parts(self) -> int:
+        """In how many parts the mesh cuts a sequence."""
+        return 1 if self.layout is None else self.layout.length_parts
 
     def folded(self, number: int) -> jax.Array | None:
         """The key, or every microbatch's key, folded with a number; None when nothing is random."""

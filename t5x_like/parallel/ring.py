@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ring attention (Liu et al. 2023): attention over a length that is cut over the mesh's `seq` axis.
 
-Each of n devices holds T/n queries and S/n keys. Keys and values go round a ring of devices; with each set that comes by
-a device computes a part of its queries' output, blockwise, and merges it by the parts' L = log sum exp of logits:
+Each of n devices holds T/n queries and S/n keys. Keys and values go round a ring of devices; with each set that comes
+by a device computes a part of its queries' output, blockwise, and merges it by the parts' L = log sum exp of logits:
 
     L = log(e^L1 + e^L2)        o = e^(L1 - L) o1 + e^(L2 - L) o2
 
@@ -85,14 +85,14 @@ class Ring:
 
     Attributes:
       mesh: with an axis `seq` of n devices.
-      specs: where each of the operands lies.
+      specs: where each of the operands lies, `Arrays` of PartitionSpec.
       sizes: of one piece of queries with one piece of keys.
       pieces: of which a device's share consists: 1, or 2 when it holds halves.
       hops: that keys make from device to device.
     """
 
     mesh: Mesh
-    specs: Arrays
+    specs: Any
     sizes: Sizes
     pieces: int
     hops: int
@@ -128,8 +128,7 @@ class Ring:
         if self.pieces == 1:
             return x
         even, odd = (
-            jax.lax.ppermute(half, AXIS, self._ways(parity))
-            for parity, half in enumerate(jnp.split(x, 2, axis))
+            jax.lax.ppermute(half, AXIS, self._ways(parity)) for parity, half in enumerate(jnp.split(x, 2, axis))
         )
         here = jax.lax.axis_index(AXIS) % 2 == 0  # whether half i is an even one
         return jnp.concatenate([jnp.where(here, even, odd), jnp.where(here, odd, even)], axis)
@@ -207,22 +206,17 @@ def schedule(mask: MaskSpec, length: int, kv_length: int, size: int, biased: boo
     return 2 if halves else 1, hops
 
 
-def _specs(arrays: Arrays, place: Callable[[str, tuple[int, ...]], PartitionSpec]) -> Arrays:
+def _specs(arrays: Arrays, place: Callable[[str, tuple[int, ...]], PartitionSpec]) -> Any:
     q, k, _, bias, q_segments, _, _ = arrays
     batch, kv_heads, _, length, _ = q.shape
     rows, heads, along = place("batch kv_heads length", (batch, kv_heads, length))
     place("length", k.shape[2:3])
-    of_keys = PartitionSpec(rows, heads, along, None)
-    of_segments = None if q_segments is None else PartitionSpec(rows, along)
-    return Arrays(
-        PartitionSpec(rows, heads, None, along, None),
-        of_keys,
-        of_keys,
-        None if bias is None else PartitionSpec(rows if bias.shape[0] > 1 else None, heads, None, along, None),
-        of_segments,
-        of_segments,
-        PartitionSpec(),
-    )
+    of_keys: Any = PartitionSpec(rows, heads, along, None)
+    of_segments: Any = None if q_segments is None else PartitionSpec(rows, along)
+    of_queries: Any = PartitionSpec(rows, heads, None, along, None)
+    of_bias: Any = None if bias is None else PartitionSpec(rows if bias.shape[0] > 1 else None, *of_queries[1:])
+    whole: Any = PartitionSpec()
+    return Arrays(of_queries, of_keys, of_keys, of_bias, of_segments, of_segments, whole)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -306,10 +300,8 @@ def _backward_here(
         def visit(sums: Any, pair: Pair) -> Any:
             (d_q, d_bias), (d_k, d_v) = sums
             mine = (_piece(ring, x, 3, pair.rows) for x in rows)
-            more_q, more_k, more_v, more_bias = backward_part(
-                ring.sizes, _of_pair(ring, arrays, keys, pair), *mine
-            )
-            if d_bias is not None:
+            more_q, more_k, more_v, more_bias = backward_part(ring.sizes, _of_pair(ring, arrays, keys, pair), *mine)
+            if more_bias is not None:
                 d_bias = jax.lax.dynamic_update_slice_in_dim(d_bias, more_bias, pair.shard * more_bias.shape[4], 4)
             d_q = _put(ring, d_q, _piece(ring, d_q, 3, pair.rows) + more_q, 3, pair.rows)
             d_k, d_v = (
@@ -353,21 +345,17 @@ def _backward_here(
 
 
 def _by_pieces(ring: Ring, arrays: Arrays) -> Arrays:
-    def moved(x: jax.Array | None, axis: int) -> jax.Array | None:
-        return None if x is None else ring.to_halves(x, axis)
-
+    q, kv = arrays.q_segments, arrays.kv_segments
     return arrays._replace(
-        q=moved(arrays.q, 3),
-        k=moved(arrays.k, 2),
-        v=moved(arrays.v, 2),
-        q_segments=moved(arrays.q_segments, 1),
-        kv_segments=moved(arrays.kv_segments, 1),
+        q=ring.to_halves(arrays.q, 3),
+        k=ring.to_halves(arrays.k, 2),
+        v=ring.to_halves(arrays.v, 2),
+        q_segments=None if q is None else ring.to_halves(q, 1),
+        kv_segments=None if kv is None else ring.to_halves(kv, 1),
     )
 
 
-def _each_pair(
-    ring: Ring, arrays: Arrays, hop: jax.Array | int, sums: Any, visit: Callable[[Any, Pair], Any]
-) -> Any:
+def _each_pair(ring: Ring, arrays: Arrays, hop: jax.Array | int, sums: Any, visit: Callable[[Any, Pair], Any]) -> Any:
     """`visit(sums, pair)` for one pair after the other, but for those in which no query may look at a key."""
     here = jax.lax.axis_index(AXIS)
     shard = (here - hop) % ring.size

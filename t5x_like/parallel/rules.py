@@ -16,9 +16,13 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from t5x_like.errors import UserError, unknown_name
+from t5x_like.models.context import MaskSpec
+from t5x_like.models.layers.blockwise import Blocks
 from t5x_like.models.layers.parameters import Params, ParamSpec
+from t5x_like.parallel.ring import ring_attention
 
 Rules = Mapping[str, tuple[str, ...]]
 
@@ -48,13 +52,15 @@ ACTIVATION_RULES: Rules = {
     "stage": ("pipe",),
     "microbatch": (),
     "expert": ("expert",),
-    "expert_batch": ("data", "fsdp"),  # of what lies with its experts
+    "expert_batch": ("pipe", "data", "fsdp"),  # of what lies with its experts
     "capacity": (),
+    "router": (),
     "positions": (),
 }
 
 _ROWS = ("data", "fsdp", "expert")  # where a batch comes in, and where a microbatch lies within a stage
-STAGE_RULES: Rules = {**ACTIVATION_RULES, "batch": _ROWS}
+_WITH_LENGTH = ("decoder_", "encoder_", "text_")  # what features of tokens are called
+STAGE_RULES: Rules = {**ACTIVATION_RULES, "batch": _ROWS, "expert_batch": ("data", "fsdp")}
 
 
 def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh: Mesh, what: str) -> PartitionSpec:
@@ -98,8 +104,19 @@ class MeshLayout:
         return dataclasses.replace(self, rules=STAGE_RULES)
 
     def activation(self, axes: str, shape: tuple[int, ...]) -> PartitionSpec:
-        """Resolves an activation's named dimensions, e.g. "batch length embed"."""
-        return partition(tuple(axes.split()), shape, self.rules, self.mesh, f"an activation [{axes}]")
+        """Resolves an activation's named dimensions, e.g. "batch length embed".
+
+        A length that the mesh does not divide stays whole: that of a prompt, or the one token of a decoding step. What
+        is trained on is checked at the start, see `check_length`.
+        """
+        names = tuple(axes.split())
+        sizes = zip(names, shape, strict=True)
+        names = tuple("kv_length" if n == "length" and size % self.length_parts else n for n, size in sizes)
+        return partition(names, shape, self.rules, self.mesh, f"an activation [{axes}]")
+
+    def mesh_axes(self, name: str) -> tuple[str, ...]:
+        """The mesh axes above size 1 over which an activation's dimension is cut, for `on_every_device`."""
+        return tuple(axis for axis in self.rules[name] if self.mesh.shape[axis] > 1)
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array:
         """Pins an activation by the logical names of its dimensions, e.g. "batch length embed"."""
@@ -153,6 +170,43 @@ class MeshLayout:
         """In how many parts the mesh cuts a batch."""
         return math.prod(self.mesh.shape[axis] for axis in self.rules["batch"])
 
+    @property
+    def length_parts(self) -> int:
+        """In how many parts the mesh cuts a sequence."""
+        return math.prod(self.mesh.shape[axis] for axis in self.rules["length"])
+
+    def ring(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        *,
+        mask: MaskSpec,
+        bias: jax.Array | None,
+        wide: DTypeLike,
+        blocks: Blocks,
+    ) -> jax.Array:
+        """Attention over a length that the mesh cuts; see `parallel.ring`."""
+        return ring_attention(
+            q, k, v, mask=mask, bias=bias, wide=wide, blocks=blocks, mesh=self.mesh, place=self.activation
+        )
+
+    def features(self, batch: Mapping[str, Any], leading: int = 0) -> dict[str, NamedSharding]:
+        """Returns the shardings of a batch's features, anything with a shape.
+
+        Each begins with `leading` other dimensions, then its rows. Those of tokens, named after who reads them, go on
+        with their length; labels and images do not.
+        """
+
+        def place(name: str, shape: tuple[int, ...]) -> NamedSharding:
+            rows = self.batch(leading)
+            if not name.startswith(_WITH_LENGTH) or len(shape) < leading + 2 or shape[leading + 1] % self.length_parts:
+                return rows
+            along = tuple(axis for axis in self.rules["length"] if self.mesh.shape[axis] > 1)
+            return NamedSharding(self.mesh, PartitionSpec(*rows.spec, along or None))
+
+        return {name: place(name, tuple(value.shape)) for name, value in batch.items()}
+
     def batch(self, leading: int = 0) -> NamedSharding:
         """Returns the sharding of a batch array whose batch dimension follows `leading` others."""
         over = tuple(axis for axis in _ROWS if self.mesh.shape[axis] > 1)
@@ -161,6 +215,10 @@ class MeshLayout:
     def check_batch(self, batch_size: int, what: str) -> None:
         """Refuses a size of microbatches that the mesh does not divide."""
         partition(("batch",), (batch_size,), STAGE_RULES, self.mesh, what)
+
+    def check_length(self, length: int, what: str) -> None:
+        """Refuses a length of training sequences that the mesh does not divide."""
+        partition(("length",), (length,), STAGE_RULES, self.mesh, what)
 
     @property
     def replicated(self) -> NamedSharding:

@@ -54,7 +54,10 @@ def attend(
         interpreted, slowly); "cudnn", one for GPU; "auto", what suits the device and the length. A call through a
         cache, whose queries do not start at key 0, takes what "auto" takes; one with `mask.allowed` the reference.
       policy: the softmax is taken in `policy.softmax`.
-      layout: where batch and heads lie; None for one device.
+      layout: where batch, length and heads lie; None for one device. Where it cuts the length, "blockwise" and "auto"
+        go round a ring of devices (`parallel/ring.py`), each by blocks, and "reference" leaves it to the compiler,
+        which gathers keys. So does every call that the ring does not take: through a cache, with `mask.allowed`, or of
+        a length that the mesh does not divide.
       one_cpu: whether the program is for a single CPU device.
 
     Returns:
@@ -64,8 +67,12 @@ def attend(
       UserError: an unknown `impl`, or a kernel that is asked for by name and cannot do this call.
     """
     platform = "cpu" if one_cpu else jax.default_backend() if layout is None else layout.platform
-    impl = choose(impl, platform, q, k, mask=mask, bias=bias, one_cpu=one_cpu)
+    parts = 1 if layout is None else layout.length_parts
+    impl = choose(impl, platform, q, k, mask=mask, bias=bias, one_cpu=one_cpu, length_parts=parts)
     widen = platform == "cpu"
+    if impl == "ring":
+        assert layout is not None
+        return layout.ring(q, k, v, mask=mask, bias=bias, wide=policy.softmax, blocks=Blocks(512, 512, widen=widen))
     if impl == "splash":
         return splash(q, k, v, mask=mask, layout=layout, interpret=platform == "cpu")
     if impl == "cudnn":
@@ -86,11 +93,17 @@ def choose(
     mask: MaskSpec,
     bias: jax.Array | None = None,
     one_cpu: bool = False,
+    length_parts: int = 1,
 ) -> str:
-    """Returns which implementation a call of `attend` takes; raises as `attend` does."""
+    """Returns which implementation a call of `attend` takes; raises as `attend` does.
+
+    Beside the public names that may be "ring", where the mesh cuts a sequence in `length_parts`.
+    """
     if impl not in IMPLEMENTATIONS:
         raise unknown_name("execution.attention", impl, IMPLEMENTATIONS)
     kernels = {"splash": ("tpu", splash_cannot(q, k, mask, bias)), "cudnn": ("gpu", cudnn_cannot(q, k, mask, bias))}
+    if length_parts > 1:
+        kernels = {name: (home, f"mesh.seq={length_parts} cuts the length") for name, (home, _) in kernels.items()}
     if impl in kernels and from_the_start(mask):
         home, obstacle = kernels[impl]
         if platform != home and (impl, platform) != ("splash", "cpu"):
@@ -102,6 +115,8 @@ def choose(
         return impl
     if impl == "reference" or mask.allowed is not None:
         return "reference"
+    if length_parts > 1 and from_the_start(mask) and not (q.shape[1] % length_parts or k.shape[1] % length_parts):
+        return "ring"
     if impl == "blockwise":
         return impl
     for name, (home, obstacle) in kernels.items():

@@ -9,6 +9,10 @@ sum exp(s - m) v. The backward pass computes the weights anew from the saved L =
 
 Blocks that the mask rules out as a whole, the future of a causal mask and what lies before a window, are never
 visited, forward or backward: half of the work of causal attention.
+
+`forward_part` and `backward_part` do the same for some of a query's keys, for `parallel/ring.py`, where the other keys
+lie on other devices: a part's output and L are merged with those of other parts, and the weights of the backward pass
+follow from the L of all keys.
 """
 
 import dataclasses
@@ -24,7 +28,8 @@ from jax.typing import DTypeLike
 from t5x_like.models.context import MaskSpec
 from t5x_like.models.layers.masks import MASKED, conditions, for_groups
 
-_FLOOR = -1e20  # the largest logit of no keys; above MASKED, so that exp(MASKED - _FLOOR) is 0
+# The largest logit of no keys, and the log of their sum of exponentials; above MASKED: exp(MASKED - NO_KEYS) is 0.
+NO_KEYS = -1e20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +60,20 @@ class Blocks:
 
 
 class Sizes(NamedTuple):
-    """What is known when the program is traced; `kv_length` counts the keys before padding, `scale` is 1 / sqrt(C)."""
+    """What is known when the program is traced; `kv_length` counts the keys before padding, `scale` is 1 / sqrt(C).
+
+    Parts (`partial`) are added to others, so their results stay wide.
+    """
 
     blocks: Blocks
     mask: tuple[bool, int | None]  # causal, window
     kv_length: int
     scale: float
     wide: DTypeLike
+    partial: bool = False
+
+    def result(self, dtype: DTypeLike) -> DTypeLike:
+        return self.wide if self.partial else dtype
 
     def spec(self) -> MaskSpec:
         return MaskSpec(causal=self.mask[0], window=self.mask[1])
@@ -95,16 +107,16 @@ def _range(first: Any, last: Any, block: int, number: int) -> tuple[jax.Array, j
     return jnp.clip(low, 0, number), jnp.clip(high, 0, number)
 
 
-class _Arrays(NamedTuple):
-    """Operands, padded to whole blocks: q [B, K, G, T, C], k and v [B, K, S, C]."""
+class Arrays(NamedTuple):
+    """Operands, heads leading, so that products are plain batched ones: q [B, K, G, T, C], k and v [B, K, S, C]."""
 
     q: jax.Array
     k: jax.Array
     v: jax.Array
     bias: jax.Array | None  # [B or 1, K, G, T, S]
-    q_segments: jax.Array | None
-    kv_segments: jax.Array | None
-    offset: jax.Array
+    q_segments: jax.Array | None  # [B, T]
+    kv_segments: jax.Array | None  # [B, S]
+    offset: jax.Array  # of the first query among the keys; below 0 where all of them are before the first key
 
 
 def blockwise(
@@ -128,29 +140,35 @@ def blockwise(
       [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
     """
     assert mask.allowed is None
-    batch, length, heads, width = q.shape
-    kv_length, kv_heads = k.shape[1:3]
-    groups = heads // kv_heads
-    dtype = q.dtype
-    blocks = blocks.fitted(length, kv_length)
+    length, dtype, width = q.shape[1], q.dtype, q.shape[3]
+    blocks = blocks.fitted(length, k.shape[1])
     if blocks.widen:
         q, k, v = (x.astype(wide) for x in (q, k, v))
-    q = q.reshape(batch, length, kv_heads, groups, width)
-    if bias is not None:
-        bias = bias.reshape(bias.shape[0], kv_heads, groups, length, kv_length)
-        bias = _pad(_pad(bias, 3, blocks.queries), 4, blocks.keys)
-    arrays = _Arrays(
-        _pad(q.transpose(0, 2, 3, 1, 4), 3, blocks.queries),
-        _pad(k.transpose(0, 2, 1, 3), 2, blocks.keys),
-        _pad(v.transpose(0, 2, 1, 3), 2, blocks.keys),
-        bias,
-        None if mask.q_segments is None else _pad(jnp.asarray(mask.q_segments), 1, blocks.queries),
-        None if mask.kv_segments is None else _pad(jnp.asarray(mask.kv_segments), 1, blocks.keys),
+    arrays = heads_first(q, k, v, mask, bias)
+    sizes = Sizes(blocks, (mask.causal, mask.window), k.shape[1], 1 / math.sqrt(width), jnp.dtype(wide))
+    return heads_last(_attention(sizes, arrays)).astype(dtype)
+
+
+def heads_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: jax.Array | None) -> Arrays:
+    """Arranges the operands of `attend`."""
+    batch, length, heads, width = q.shape
+    kv_length, kv_heads = k.shape[1:3]
+    shape = kv_heads, heads // kv_heads
+    return Arrays(
+        q.reshape(batch, length, *shape, width).transpose(0, 2, 3, 1, 4),
+        k.transpose(0, 2, 1, 3),
+        v.transpose(0, 2, 1, 3),
+        None if bias is None else bias.reshape(bias.shape[0], *shape, length, kv_length),
+        None if mask.q_segments is None else jnp.asarray(mask.q_segments),
+        None if mask.kv_segments is None else jnp.asarray(mask.kv_segments),
         jnp.asarray(mask.offset, jnp.int32),
     )
-    sizes = Sizes(blocks, (mask.causal, mask.window), kv_length, 1 / math.sqrt(width), jnp.dtype(wide))
-    out = _attention(sizes, arrays)
-    return out[:, :, :, :length].transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width).astype(dtype)
+
+
+def heads_last(out: jax.Array) -> jax.Array:
+    """[B, K, G, T, C] to [B, T, H, C]."""
+    batch, kv_heads, groups, length, width = out.shape
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, kv_heads * groups, width)
 
 
 def _pad(x: jax.Array, axis: int, block: int) -> jax.Array:
@@ -158,27 +176,73 @@ def _pad(x: jax.Array, axis: int, block: int) -> jax.Array:
     return x if missing == 0 else jnp.pad(x, [(0, missing if d == axis else 0) for d in range(x.ndim)])
 
 
+def _padded(arrays: Arrays, blocks: Blocks) -> Arrays:
+    """Operands of whole blocks."""
+    q, k, v, bias, q_segments, kv_segments, offset = arrays
+    return Arrays(
+        _pad(q, 3, blocks.queries),
+        _pad(k, 2, blocks.keys),
+        _pad(v, 2, blocks.keys),
+        None if bias is None else _pad(_pad(bias, 3, blocks.queries), 4, blocks.keys),
+        None if q_segments is None else _pad(q_segments, 1, blocks.queries),
+        None if kv_segments is None else _pad(kv_segments, 1, blocks.keys),
+        offset,
+    )
+
+
+def forward_part(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
+    """Returns the output [B, K, G, T, C] over the keys given and the log sum exp of their logits [B, K, G, T].
+
+    Of a query that may look at none of them these are 0 and a number so low that no other part is changed by it.
+    """
+    length = arrays.q.shape[3]
+    out, logsumexp = _by_head(sizes, _forward_heads, _padded(arrays, sizes.blocks))
+    return out[:, :, :, :length], logsumexp[:, :, :, :length]
+
+
+def backward_part(
+    sizes: Sizes, arrays: Arrays, d_out: jax.Array, logsumexp: jax.Array, delta: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Returns the gradients of q, k, v and bias through the keys given.
+
+    Args:
+      sizes, arrays: as for `forward_part`.
+      d_out: gradient of the output over all keys, [B, K, G, T, C].
+      logsumexp, delta: of the logits of all keys, and rowsum(o * do), [B, K, G, T].
+    """
+    length, kv_length = arrays.q.shape[3], arrays.k.shape[2]
+    rows = (_pad(x, 3, sizes.blocks.queries) for x in (d_out, logsumexp, delta))
+    d_q, d_k, d_v, d_bias = _by_head(sizes, _backward_heads, _padded(arrays, sizes.blocks), *rows)
+    d_bias = None if d_bias is None else d_bias[:, :, :, :length, :kv_length]
+    return d_q[:, :, :, :length], d_k[:, :, :kv_length], d_v[:, :, :kv_length], d_bias
+
+
+def row_sums(out: jax.Array, d_out: jax.Array, wide: DTypeLike) -> jax.Array:
+    """rowsum(o * do): how much a row's weights would change its output if they all grew alike."""
+    return jnp.sum(out.astype(wide) * d_out.astype(wide), axis=-1)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(sizes: Sizes, arrays: _Arrays) -> jax.Array:
-    return _forward(sizes, arrays)[0]
+def _attention(sizes: Sizes, arrays: Arrays) -> jax.Array:
+    return forward_part(sizes, arrays)[0]
 
 
-def _forward(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, tuple[Any, ...]]:
-    out, logsumexp = _by_head(sizes, _forward_heads, arrays)
+def _forward(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, tuple[Any, ...]]:
+    out, logsumexp = forward_part(sizes, arrays)
     return out, (arrays, out, logsumexp)
 
 
-def _backward(sizes: Sizes, saved: tuple[Any, ...], d_out: jax.Array) -> tuple[_Arrays]:
+def _backward(sizes: Sizes, saved: tuple[Any, ...], d_out: jax.Array) -> tuple[Arrays]:
     arrays, out, logsumexp = saved
-    delta = jnp.sum(out.astype(sizes.wide) * d_out.astype(sizes.wide), axis=-1)
-    d_q, d_k, d_v, d_bias = _by_head(sizes, _backward_heads, arrays, d_out, logsumexp, delta)
+    delta = row_sums(out, d_out, sizes.wide)
+    d_q, d_k, d_v, d_bias = backward_part(sizes, arrays, d_out, logsumexp, delta)
     return (arrays._replace(q=d_q, k=d_k, v=d_v, bias=d_bias, q_segments=None, kv_segments=None, offset=None),)
 
 
 _attention.defvjp(_forward, _backward)
 
 
-def _by_head(sizes: Sizes, function: Callable[..., Any], arrays: _Arrays, *others: jax.Array) -> Any:
+def _by_head(sizes: Sizes, function: Callable[..., Any], arrays: Arrays, *others: jax.Array) -> Any:
     """function(sizes, arrays, *others), for all rows and heads at once or for one after the other."""
     if not sizes.blocks.one_head or arrays.bias is not None:
         return function(sizes, arrays, *others)
@@ -212,7 +276,7 @@ def _rows(x: jax.Array, i: jax.Array, size: int) -> jax.Array:
     return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
-def _logits(sizes: Sizes, arrays: _Arrays, q: jax.Array, k: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+def _logits(sizes: Sizes, arrays: Arrays, q: jax.Array, k: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
     """Of block i of the queries and block j of the keys: [B, K, X, S], masked, in the wide dtype."""
     blocks = sizes.blocks
     logits = jnp.einsum("BKXC,BKSC->BKXS", q, k, preferred_element_type=sizes.wide) * sizes.scale
@@ -234,7 +298,7 @@ def _logits(sizes: Sizes, arrays: _Arrays, q: jax.Array, k: jax.Array, i: jax.Ar
     return logits if allowed is None else jnp.where(allowed, logits, MASKED)
 
 
-def _forward_heads(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, jax.Array]:
+def _forward_heads(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
     """Returns out [B, K, G, T, C] and log sum exp of the logits [B, K, G, T]."""
     q, k, v = arrays[:3]
     rows, keys = sizes.blocks.queries, sizes.blocks.keys
@@ -254,11 +318,11 @@ def _forward_heads(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, jax.Array]
             return total * shrink[..., None] + more, norm * shrink + p.sum(axis=-1), above
 
         zeros = jnp.zeros(q_i.shape, sizes.wide)
-        start = zeros, zeros[..., 0], jnp.full_like(zeros[..., 0], _FLOOR)
+        start = zeros, zeros[..., 0], jnp.full_like(zeros[..., 0], NO_KEYS)
         total, norm, largest = jax.lax.fori_loop(*sizes.keys_of(i, arrays.offset, k.shape[2]), see, start)
         norm = jnp.where(norm == 0, 1, norm)  # of a query that may look at no key
         shape = *q.shape[:3], rows
-        out = (total / norm[..., None]).astype(q.dtype).reshape(*shape, -1)
+        out = (total / norm[..., None]).astype(sizes.result(q.dtype)).reshape(*shape, -1)
         return out, (largest + jnp.log(norm)).reshape(shape)
 
     out, logsumexp = jax.lax.map(block_of_queries, jnp.arange(q.shape[3] // rows))
@@ -266,7 +330,7 @@ def _forward_heads(sizes: Sizes, arrays: _Arrays) -> tuple[jax.Array, jax.Array]
 
 
 def _backward_heads(
-    sizes: Sizes, arrays: _Arrays, d_out: jax.Array, logsumexp: jax.Array, delta: jax.Array
+    sizes: Sizes, arrays: Arrays, d_out: jax.Array, logsumexp: jax.Array, delta: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Returns the gradients of q, k, v and bias. Narrow operands stay narrow; sums are wide."""
     q, k, v, bias = arrays[:4]
@@ -292,15 +356,15 @@ def _backward_heads(
         zeros = jnp.zeros(k_j.shape, sizes.wide)
         first, last = sizes.queries_of(j, arrays.offset, q.shape[3])
         *sums, d_k, d_v = jax.lax.fori_loop(first, last, seen_by, (*sums, zeros, zeros))
-        return tuple(sums), (d_k.astype(k.dtype), d_v.astype(v.dtype))
+        return tuple(sums), (d_k.astype(sizes.result(k.dtype)), d_v.astype(sizes.result(v.dtype)))
 
     start = jnp.zeros(q.shape, sizes.wide), None if bias is None else jnp.zeros(bias.shape, sizes.wide)
     (d_q, d_bias), (d_k, d_v) = jax.lax.scan(block_of_keys, start, jnp.arange(k.shape[2] // keys))
     return (
-        d_q.astype(q.dtype),
+        d_q.astype(sizes.result(q.dtype)),
         _joined(d_k, 2),
         _joined(d_v, 2),
-        None if bias is None or d_bias is None else d_bias.astype(bias.dtype),
+        None if bias is None or d_bias is None else d_bias.astype(sizes.result(bias.dtype)),
     )
 
 
