@@ -72,6 +72,7 @@ def train(
         config = config.resolve(dataset.epoch_rows)
     program = program_for(config)
     program.layout.check_batch(config.training.batch_size // config.training.microbatches, "training.batch_size")
+    program.layout.check_length(config.data.sequence_length, "data.sequence_length")
     check_folder(folder, config)
     check_same({"the config": json.dumps(to_dict(config))})
     if (ended := _ended(folder)) is not None:

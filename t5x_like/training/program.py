@@ -203,7 +203,7 @@ class Program:
         everywhere = self.layout.replicated
         return jax.jit(
             function,
-            in_shardings=(self.state_shardings, self.layout.batch(leading=1), everywhere),
+            in_shardings=(self.state_shardings, None, everywhere),  # batches lie where `on_devices` puts them
             out_shardings=(self.state_shardings, everywhere),
             donate_argnums=0,
         )
@@ -217,7 +217,7 @@ class Program:
 
         return jax.jit(
             function,
-            in_shardings=(self.params(self.state_shardings), self.layout.batch()),
+            in_shardings=(self.params(self.state_shardings), None),
             out_shardings=self.layout.replicated,
         )
 
@@ -232,7 +232,7 @@ class Program:
 
     def on_devices(self, batch: dict[str, np.ndarray], leading: int = 0) -> Batch:
         """Puts this process's `share` of a batch on the mesh; `leading` dimensions come before the batch's."""
-        where = dict.fromkeys(batch, self.layout.batch(leading))
+        where = self.layout.features(batch, leading)
         return jax.device_put(batch, where) if jax.process_count() == 1 else put_rows(batch, self.share, where, leading)
 
     def knobs(self, learning_rates: np.ndarray, key: jax.Array) -> dict[str, Any]:
