@@ -167,7 +167,10 @@ def _union(hint: Any, value: Any, path: str) -> Any:
     members = get_args(hint)
     if value is None and type(None) in members:
         return None
-    kinds = {_kind(member): member for member in members if _is_dataclass(member)}
+    classes = [member for member in members if _is_dataclass(member)]
+    if len(classes) == 1 and "kind" not in get_type_hints(classes[0]):  # a part that may be absent
+        return _value(classes[0], value, path)
+    kinds = {_kind(member): member for member in classes}
     if not kinds:
         simple = [member for member in members if member is not type(None)]
         for member in simple:

@@ -20,7 +20,7 @@ from t5x_like.config.data import (
     TokenizerConfig,
 )
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
-from t5x_like.config.model import DecoderOnlyConfig, ModelConfig
+from t5x_like.config.model import DecoderOnlyConfig, ExpertsConfig, ModelConfig
 from t5x_like.config.objective import CausalLMConfig, ObjectiveConfig
 from t5x_like.config.optimizer import (
     AdafactorConfig,
@@ -54,6 +54,7 @@ __all__ = [
     "DataConfig",
     "DecoderOnlyConfig",
     "ExecutionConfig",
+    "ExpertsConfig",
     "FullTuningConfig",
     "GraphWalkConfig",
     "HiddenMarkovConfig",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder-only family: GPT (Radford et al. 2018, 2019) and LLaMA (Touvron et al. 2023) by their fields."""
+"""The decoder-only family: GPT (Radford et al. 2018, 2019), LLaMA (Touvron et al. 2023) and Mixtral by their fields."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.config import DecoderOnlyConfig
+from t5x_like.errors import UserError
 from t5x_like.models.context import Context, MaskSpec
 from t5x_like.models.layers.attention import SelfAttention
 from t5x_like.models.layers.cached_attention import Cache, empty_cache
 from t5x_like.models.layers.embeddings import Embedding, dropout
+from t5x_like.models.layers.experts import Experts
 from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.linear import Linear, project
 from t5x_like.models.layers.norms import Norm
@@ -27,9 +29,14 @@ class DecoderBlock(nn.Module):
 
     pre-norm   x = x + attention(norm(x));  x = x + mlp(norm(x))
     post-norm  x = norm(x + attention(x));  x = norm(x + mlp(x))
+
+    Attributes:
+      config: resolved.
+      experts: whether experts stand in the place of the mlp.
     """
 
     config: DecoderOnlyConfig
+    experts: bool = False
 
     @nn.compact
     def __call__(
@@ -48,9 +55,22 @@ class DecoderBlock(nn.Module):
             out_scale,
             name="attention",
         )
-        mlp = FeedForward(c.d_model, c.mlp_dim, c.activation, c.gated_mlp, c.use_bias, out_scale, name="mlp")
+        how = c.activation, c.gated_mlp, c.use_bias, out_scale
+        aux: dict[str, jax.Array] = {}
+        if self.experts:
+            assert c.experts is not None
+            experts = Experts(c.experts, c.d_model, *how, name="experts")
+        else:
+            dense = FeedForward(c.d_model, c.mlp_dim, *how, name="mlp")
         attention_norm = Norm(c.norm, c.norm_epsilon, c.use_bias, name="attention_norm")
         mlp_norm = Norm(c.norm, c.norm_epsilon, c.use_bias, name="mlp_norm")
+
+        def mlp(y: jax.Array) -> jax.Array:
+            if not self.experts:
+                return dense(y, ctx)
+            y, judged = experts(y, ctx)
+            aux.update({name: value / c.expert_layers for name, value in judged.items()})  # the stack adds them up
+            return y
 
         def branch(y: jax.Array, number: int) -> jax.Array:
             key = None if ctx.key is None else jax.random.fold_in(ctx.key, number)
@@ -59,19 +79,20 @@ class DecoderBlock(nn.Module):
         if c.norm_position == "pre":
             y, cache = attention(attention_norm(x), ctx, cache)
             x = x + branch(y, 0)
-            x = x + branch(mlp(mlp_norm(x), ctx), 1)
+            x = x + branch(mlp(mlp_norm(x)), 1)
         else:
             y, cache = attention(x, ctx, cache)
             x = attention_norm(x + branch(y, 0))
-            x = mlp_norm(x + branch(mlp(x, ctx), 1))
-        return x, cache, {}
+            x = mlp_norm(x + branch(mlp(x), 1))
+        return x, cache, aux
 
 
 class DecoderOnly:
     """Token embeddings, a stack of causal blocks, logits.
 
     Attributes:
-      config: resolved (no field is None).
+      config: resolved.
+      aux_losses: {name in outputs["aux"]: its factor in what training minimises}.
     """
 
     def __init__(self, config: DecoderOnlyConfig):
@@ -80,6 +101,12 @@ class DecoderOnly:
         self.vocab_size = c.vocab_size
         self.max_length = c.max_length if c.positions == "learned" else None
         self.stack = Stack((DecoderBlock(c),), c.num_layers)
+        self.aux_losses: dict[str, float] = {}
+        if c.experts is not None:  # every other layer of Switch-Base has them, every layer of Mixtral
+            pattern = (*(DecoderBlock(c),) * (c.experts.every - 1), DecoderBlock(c, experts=True))
+            self.stack = Stack(pattern, c.expert_layers)
+            coefficients = {name: getattr(c.experts, name) for name in ("load_balance_loss", "router_z_loss")}
+            self.aux_losses = {name: c.expert_layers * value for name, value in coefficients.items() if value}
         # Logits of a unit-variance hidden state through a tied table start with variance 1 at every width.
         self.token_embedding = Embedding(c.vocab_size, c.d_model, "vocab", 1 / math.sqrt(c.d_model))
         self.position_embedding = Embedding(c.max_length, c.d_model, "positions", 0.02)
@@ -112,9 +139,15 @@ class DecoderOnly:
         """
         c = self.config
         assert c.num_kv_heads and c.head_dim
+        if c.experts is not None and c.experts.routing == "expert_choice":
+            raise UserError(
+                "model.experts.routing='expert_choice': its experts choose among tokens yet to come, so nothing can be "
+                "generated; accepted: 'capacity', 'dropless'"
+            )
         shape = (batch_size, c.num_kv_heads, length, c.head_dim)
+        blocks = [str(i) for i in range(len(self.stack.pattern))]
         return {
-            "layers": tuple({"0": empty_cache(*shape, dtype)} for _ in range(c.num_layers)),
+            "layers": tuple({name: empty_cache(*shape, dtype) for name in blocks} for _ in range(self.stack.repeats)),
             "segment_ids": jnp.zeros((batch_size, length), jnp.int32),
             "index": 0,
         }
@@ -152,7 +185,8 @@ class DecoderOnly:
           ctx: execution; by default float32, on whatever device the parameters are.
 
         Returns:
-          {name: array for name in want}, "aux" (sums such as router losses) and, with a cache, "cache".
+          {name: array for name in want}, "aux" (means over the layers that have them, [1] each, see `Experts`;
+          with a pipeline one for every microbatch) and, with a cache, "cache".
         """
         c = self.config
         tokens = batch["decoder_input_tokens"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model is to objectives, training and inference: pure functions of a parameter tree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -18,6 +18,7 @@ class Model(Protocol):
       config: resolved.
       vocab_size: rows of the table of logits.
       max_length: positions that the model knows; None when it knows any number.
+      aux_losses: {name in outputs["aux"]: its factor in what training minimises}.
     """
 
     @property
@@ -26,6 +27,8 @@ class Model(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def max_length(self) -> int | None: ...
+    @property
+    def aux_losses(self) -> Mapping[str, float]: ...
 
     def specs(self) -> Params: ...
 

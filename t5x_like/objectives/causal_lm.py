@@ -46,8 +46,12 @@ class CausalLM:
     ) -> Sums:
         """Returns {"loss", "accuracy": (float32 sum over the batch, summed weights)} of a training batch.
 
-        With label smoothing or z-loss "loss" is still the plain cross-entropy; then "objective" is what training
-        minimises, and "z_loss" its share of that.
+        With label smoothing, z-loss or a router's losses "loss" is still the plain cross-entropy; then "objective" is
+        what training minimises, and "z_loss" its share of that.
+
+        A model's auxiliary losses are means over the tokens of one microbatch. That is their definition: a microbatch
+        counts by the weight of its tokens, and accumulating M of them minimises the mean over M parts, not what the
+        whole batch would have at once. They are reported without their factors, beside what else the model has to say.
 
         Args:
           model: outputs "hidden" and unembeds.
@@ -100,14 +104,28 @@ class CausalLM:
 
         sequences = -(-targets.shape[0] // ctx.batch_parts)
         most = cpu.MOST_LOGITS if ctx.one_cpu else MOST_LOGITS
-        chunk = chunk_length(targets.shape[1], model.vocab_size, sequences, self.config.logits_chunk, most)
+        length = targets.shape[1]
+        parts = 1 if length % ctx.length_parts else ctx.length_parts
+        chunk = chunk_length(length, model.vocab_size, sequences, self.config.logits_chunk, most, parts)
         weight = weights.sum(1)
         if scale is not None:  # of the mean; chunks add up to a sum
             scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
-        minimised, sums = sum_over_chunks(of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest, scale)
+        minimised, sums = sum_over_chunks(
+            of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest, scale, parts
+        )
+        aux = {name: _by_row(value, len(weight)) * weight for name, value in outputs["aux"].items()}
+        for name, factor in model.aux_losses.items():
+            minimised = minimised + factor * aux[name].sum()
         if ctx.train:  # the one that carries the gradient
-            sums = {**sums, "objective" if any(regularisers.values()) else "loss": minimised}
-        return {name: (value, weight) for name, value in sums.items()}
+            regularised = any(regularisers.values()) or model.aux_losses
+            sums = {**sums, "objective" if regularised else "loss": minimised}
+        return {name: (value, weight) for name, value in (sums | aux).items()}
+
+
+def _by_row(value: jax.Array, rows: int) -> jax.Array:
+    """[parts], for every part of the batch, to [rows], of which each part has as many in a piece."""
+    value = jnp.atleast_1d(value)
+    return jnp.repeat(value, rows // len(value), total_repeat_length=rows)
 
 
 def token_losses(

@@ -23,11 +23,27 @@ def project(
     have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it.
     """
     kernel = kernel.astype(x.dtype)
-    if one_cpu:
+    x_dims, kernel_dims, out_dims = pattern.replace("->", ",").split(",")
+    side_by_side = set(x_dims) & set(kernel_dims) & set(out_dims)  # many products, as those of experts
+    if one_cpu and not side_by_side:
         return cpu.product(x, kernel, pattern, dtype or x.dtype)
     if dtype is None or x.dtype == dtype:
         return jnp.einsum(pattern, x, kernel)
     return _wide_product(pattern, dtype, x, kernel)
+
+
+def project_groups(x: jax.Array, kernel: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Multiplies the first `sizes[0]` rows of x by the first matrix, the next by the second, and so on.
+
+    Args:
+      x: [N, D].
+      kernel: [E, D, M].
+      sizes: int32 [E]; what rows past their sum come to is not defined.
+
+    Returns:
+      [N, M], in the activations' dtype.
+    """
+    return jax.lax.ragged_dot(x, kernel.astype(x.dtype), sizes)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
