@@ -27,13 +27,14 @@ keeps its order: queries, keys and values change places on entering, and the out
 
 n = 4, each device's halves: 0 7, 1 6, 2 5, 3 4.
 
-**Bytes** sent by one device, with Q, P bytes of its queries and of its keys (P as much again of its values), W of
-float32 keys, I = 4 B S/n of segment ids where there are any, h hops (n - 1 without a short window):
+**Bytes** sent by one device, with h hops (n - 1 without a short window), Q bytes of its queries, P of its keys (its
+values have as many), W of its keys in float32, I of its segment ids, where there are any:
 
-    forward    h (2 P + I)                          by halves also    2 Q + 2 P + 2 I
-    backward   h (2 P + I) + (h + 1) 2 W            by halves also    2 Q + 2 P
+    forward    h (2 P + I)                   by halves also    (1 - 1/n) (2 Q + 2 P + I)
+    backward   h (2 P + I) + 2 (h + 1) W     by halves also    (1 - 1/n) (2 Q + 2 P)
 
-(of the halves some stay where they are: those of 2 in 2n halves, 0 and 2n - 1 - (n - 1) % 2 ... count as sent).
+2 of the 2n halves stay where they are; 1 if 3 divides n. Heads that share keys (K < H) make hops cheap: they move P, a
+share K/H of Q. In bfloat16 backward moves about three times what forward does.
 """
 
 from collections.abc import Callable
