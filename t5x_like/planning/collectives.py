@@ -42,6 +42,7 @@ class Collective:
       counted: False where a loop around it goes round a number of times that the program does not say; `times` has one
         round.
       where: the operation of the model that it is for, as JAX names it.
+      downward: whether a permutation sends to lower places; the two directions of a ring do not share a link.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Collective:
     times: int
     counted: bool
     where: str
+    downward: bool = False
 
     @property
     def bytes(self) -> float:
@@ -80,7 +82,14 @@ def collectives(program: hlo.Module, mesh: Mapping[str, int]) -> list[Collective
             where = re.search(r'op_name="([^"]*)"', run.instruction.attributes)
             found.append(
                 Collective(
-                    kind, _axes(groups, mesh), devices, sent, run.times, run.counted, where.group(1) if where else ""
+                    kind,
+                    _axes(groups, mesh),
+                    devices,
+                    sent,
+                    run.times,
+                    run.counted,
+                    where.group(1) if where else "",
+                    kind == "collective-permute" and bool(np.median(np.sign(groups[:, 1] - groups[:, 0])) < 0),
                 )
             )
     return found
@@ -94,6 +103,14 @@ def by_kind_and_axes(found: Iterable[Collective]) -> dict[tuple[str, tuple[str, 
         entry["bytes"] += one.bytes
         entry["times"] += one.times
     return dict(sorted(sums.items(), key=lambda item: -item[1]["bytes"]))
+
+
+def on_links(found: Iterable[Collective]) -> list[tuple[str, tuple[str, ...], float]]:
+    """(kind, axes, bytes) of each combination; of permutations the bytes in the direction that has more of them."""
+    sums: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    for one in found:
+        sums.setdefault((one.kind, one.axes), [0.0, 0.0])[one.downward] += one.bytes
+    return [(kind, axes, max(both)) for (kind, axes), both in sums.items()]
 
 
 def bytes_by_axes(found: Iterable[Collective]) -> dict[tuple[str, ...], float]:
@@ -120,15 +137,20 @@ def _bytes(kind: str, run: hlo.Run, groups: np.ndarray) -> float:
     if kind == "collective-permute":
         pairs = groups[groups[:, 0] != groups[:, 1]]
         return size * len(pairs) / len(np.unique(groups))
-    return (
-        size
-        * {
-            "all-gather": n - 1,
-            "reduce-scatter": (n - 1) / n,
-            "all-reduce": 2 * (n - 1) / n,
-            "all-to-all": (n - 1) / n,
-        }[kind]
-    )
+    return ring_bytes(kind, size, n)
+
+
+def ring_bytes(kind: str, size: float, devices: int) -> float:
+    """Bytes that a device of a group sends, with `size` bytes at each before; of a permutation one that sends."""
+    n = devices
+    factors = {
+        "all-gather": n - 1,
+        "reduce-scatter": (n - 1) / n,
+        "all-reduce": 2 * (n - 1) / n,
+        "all-to-all": (n - 1) / n,
+        "collective-permute": 1,
+    }
+    return size * factors[kind]
 
 
 def _axes(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training step moves and keeps on every device, by arithmetic: from a config and the sizes of a mesh alone.
+
+Letters as everywhere: b rows of a microbatch on a device, T tokens of them there (T/s with a sequence axis of s), D
+width, A = b T D c bytes of one activation, c bytes of the compute dtype, W elements of a layer's matrices on a device
+once they are gathered. M microbatches; a layer is gone through M times, and with S stages and R rounds
+(R M + S - 1) / R times, bubble included. Full rematerialisation goes forward once more.
+
+    fsdp     each layer's matrices are gathered forward and backward, their gradients scattered: 3 (f-1)/f W c
+    data     the gradient of every matrix is added up:                                          2 (d-1)/d W/f c
+    tensor   after attention and feed-forward, forward; before both, backward; and after
+             attention once more, recomputed (Shoeybi et al. 2019, section 3):                  5 x 2 (t-1)/t A
+    seq      keys and values go round, see parallel/ring.py
+    expert   tokens go to experts and back, forward, recomputed and backward:                   6 (e-1)/e E C D b c
+    pipe     activations go from stage to stage and on and off the belt, see parallel/pipeline.py
+
+The tables come on top: the embedding is gathered for every microbatch, the logits' for every second chunk of positions
+(a loop that is unrolled twice shares it), and their gradients are scattered as often as they are made.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from t5x_like.accounting.flops import BACKWARD, forward_flops
+from t5x_like.config import RunConfig
+from t5x_like.models import build_model
+from t5x_like.models.layers.parameters import Params, ParamSpec
+from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length
+from t5x_like.parallel.mesh import AXES
+from t5x_like.parallel.rules import PARAMETER_RULES, STAGE_RULES, partition
+from t5x_like.planning.collectives import ring_bytes
+from t5x_like.precision import policy
+from t5x_like.training.optimizers import build_optimizer, state_specs
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Movement:
+    """One kind of transfer that a step is expected to make.
+
+    Attributes:
+      what: in words.
+      kind, axes: as of a `collectives.Collective`.
+      devices: of a group.
+      payload: bytes at a device before the collective.
+      times: in a step.
+    """
+
+    what: str
+    kind: str
+    axes: tuple[str, ...]
+    devices: int
+    payload: float
+    times: float
+
+    @property
+    def bytes(self) -> float:
+        """Bytes that a device sends in a step."""
+        return self.times * ring_bytes(self.kind, self.payload, self.devices)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on a device.
+
+    Attributes:
+      parameters, optimizer: kept from step to step; an average of the parameters counts among the parameters.
+      gradients: accumulated over microbatches.
+      compute_copy: of the parameters, in the compute dtype, where that is another.
+      activations: what is kept for the backward pass.
+      workspace: of the layer, or the chunk of logits, that is being computed.
+    """
+
+    parameters: float
+    optimizer: float
+    gradients: float
+    compute_copy: float
+    activations: float
+    workspace: float
+
+    @property
+    def state(self) -> float:
+        return self.parameters + self.optimizer
+
+    @property
+    def total(self) -> float:
+        return self.state + self.gradients + self.compute_copy + self.activations + self.workspace
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A parameter: where it lies, and how many elements a device has of it.
+
+    Attributes:
+      layers: how many of its leading dimension are on a device; 0 for a parameter outside the layers.
+      local: elements on a device.
+      gathered: of one layer (or of all, outside the layers), once gathered over fsdp.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    layers: int
+    local: int
+    gathered: int
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.local < self.gathered * max(1, self.layers)
+
+
+class Step:
+    """The arithmetic of one training step on a mesh.
+
+    Args:
+      config: resolved.
+      mesh: sizes of the six axes.
+
+    Raises:
+      UserError: a size that the mesh does not divide, as at the start of a run.
+    """
+
+    def __init__(self, config: RunConfig, mesh: Mapping[str, int]):
+        self.config, self.mesh = config, dict(mesh)
+        abstract = AbstractMesh(tuple(mesh[name] for name in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        self.abstract = cast(Mesh, abstract)  # `partition` reads its sizes alone
+        self.specs = build_model(config.model).specs()
+        model, self.micro = config.model, config.training.microbatches
+        rows = config.training.batch_size // self.micro
+        parts = math.prod(mesh[axis] for axis in STAGE_RULES["batch"])
+        what = "training.batch_size / training.microbatches"
+        partition(("batch",), (rows,), STAGE_RULES, self.abstract, what)
+        self.rows = rows / parts
+        self.length = config.data.sequence_length / mesh["seq"]
+        self.bytes = jax.numpy.dtype(policy(config.precision).compute).itemsize
+        self.activation = self.rows * self.length * model.d_model * self.bytes
+        self.remat = config.execution.remat != "none"
+        rounds = config.execution.pipeline_rounds
+        stages = mesh["pipe"]
+        self.passes = self.micro if stages == 1 else (rounds * self.micro + stages - 1) / rounds
+        self.bubble = 0.0 if stages == 1 else (stages - 1) / (rounds * self.micro + stages - 1)
+        self.leaves = [self._leaf(name, spec) for name, spec in _named(self.specs)]
+
+    def _leaf(self, name: str, spec: ParamSpec) -> Leaf:
+        cut = partition(spec.axes, spec.shape, PARAMETER_RULES, self.abstract, name)
+        parts = [math.prod(self.mesh[axis] for axis in _as_tuple(entry)) for entry in cut]
+        local = [size // part for size, part in zip(spec.shape, parts, strict=True)]
+        whole = [
+            size * (self.mesh["fsdp"] if "fsdp" in _as_tuple(entry) else 1)
+            for size, entry in zip(local, cut, strict=True)
+        ]
+        stacked = "layers" in spec.axes
+        at = spec.axes.index("layers") if stacked else 0
+        layers = local[at] if stacked else 0
+        return Leaf(name, spec.axes, layers, math.prod(local), math.prod(whole) // (layers or 1))
+
+    @property
+    def layer_leaves(self) -> list[Leaf]:
+        return [leaf for leaf in self.leaves if leaf.layers]
+
+    def movements(self) -> list[Movement]:
+        """What moves in a step, without what is too small to matter: norms, biases, single numbers."""
+        found = [*self._weights(), *self._tables(), *self._tensor(), *self._seq(), *self._expert(), *self._pipe()]
+        return [one for one in found if one.devices > 1 and one.bytes > 0]
+
+    def _over(self, what: str, kind: str, axes: tuple[str, ...], payload: float, times: float) -> Movement:
+        axes = tuple(axis for axis in axes if self.mesh[axis] > 1)
+        return Movement(what, kind, axes, math.prod(self.mesh[axis] for axis in axes), payload, times)
+
+    def _weights(self) -> list[Movement]:
+        """Gathers of the layers' matrices and sums of their gradients."""
+        found = []
+        for is_expert in (False, True):
+            leaves = [leaf for leaf in self.layer_leaves if ("expert" in leaf.axes) == is_expert]
+            size = self.bytes * sum(leaf.gathered for leaf in leaves if "embed" in leaf.axes) * self.passes
+            # Pairs of layers and microbatches that a device goes through: all leaves have as many layers here.
+            size *= leaves[0].layers if leaves else 0
+            name, fsdp = "experts" if is_expert else "layers", self.mesh["fsdp"]
+            found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), size / fsdp, 2))
+            found.append(self._over(f"{name}' gradients scattered", "reduce-scatter", ("fsdp",), size, 1))
+            others = ("data", "seq") if is_expert else ("data", "expert", "seq")
+            found.append(self._over(f"{name}' gradients added up", "all-reduce", others, size / fsdp, 1))
+        return found
+
+    def _tables(self) -> list[Movement]:
+        """The embedding, once for all microbatches of a pipeline, and the logits' matrix."""
+        found, times = [], 1 if self.mesh["pipe"] > 1 else self.micro
+        others = ("pipe", "data", "expert", "seq")
+        for leaf in self.leaves:
+            if leaf.layers or "embed" not in leaf.axes or len(leaf.axes) < 2:
+                continue
+            is_looked_up = "embedding" in leaf.name
+            is_logits = leaf.name.startswith("logits") or (
+                leaf.name.startswith("token_embedding") and self.config.model.tie_embeddings
+            )
+            for wanted, size, gathers, sums in (
+                (is_looked_up, FLOAT32 * leaf.gathered, 1, 1),
+                (is_logits, self.bytes * leaf.gathered, math.ceil(self.chunks / 2), self.chunks),
+            ):
+                if wanted:
+                    part = size / self.mesh["fsdp"]
+                    name = leaf.name.split("/")[0] + (
+                        " for logits" if is_logits and size != FLOAT32 * leaf.gathered else ""
+                    )
+                    found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), part, gathers * times))
+                    found.append(
+                        self._over(f"{name} gradient scattered", "reduce-scatter", ("fsdp",), size, sums * times)
+                    )
+                    found.append(self._over(f"{name} gradient added up", "all-reduce", others, part, sums * times))
+        return found
+
+    @property
+    def chunks(self) -> int:
+        """Parts of the length whose logits exist at once."""
+        length, wanted = self.config.data.sequence_length, self.config.objective.logits_chunk
+        assert self.config.model.vocab_size
+        rows = math.ceil(self.rows * (self.micro if self.mesh["pipe"] > 1 else 1) / self.mesh["pipe"])
+        return math.ceil(length / chunk_length(length, self.config.model.vocab_size, rows, wanted, MOST_LOGITS))
+
+    def _tensor(self) -> list[Movement]:
+        layers = self.passes * self._layers_here
+        sums = 4 + (1 if self.remat else 0)
+        # Looked up in float32, and the gradient of what the logits are computed from.
+        outside = self.micro / self.mesh["pipe"]
+        return [
+            self._over("activations of attention and mlp", "all-reduce", ("tensor",), self.activation, sums * layers),
+            self._over("embeddings looked up", "all-reduce", ("tensor",), self.activation / self.bytes * 4, outside),
+            self._over("gradient of the logits", "all-reduce", ("tensor",), self.activation, outside),
+        ]
+
+    @property
+    def _layers_here(self) -> float:
+        return self.config.model.num_layers / self.mesh["pipe"]
+
+    def _seq(self) -> list[Movement]:
+        """See parallel/ring.py: hops of keys and values, and the halves that balance causality."""
+        model, n = self.config.model, self.mesh["seq"]
+        assert model.num_kv_heads and model.head_dim
+        tokens = self.rows * self.length
+        queries, keys = (
+            tokens * heads / self.mesh["tensor"] * model.head_dim * self.bytes
+            for heads in (model.num_heads, model.num_kv_heads)
+        )
+        segments, wide = 4 * tokens, keys / self.bytes * 4
+        forward = (n - 1) * (2 * keys + segments) + 2 * queries + 2 * keys + 2 * segments
+        backward = (n - 1) * (2 * keys + segments) + n * 2 * wide + 2 * queries + 2 * keys
+        passes = self.passes * self._layers_here
+        again = 2 if self.remat else 1
+        return [
+            self._over("keys and values, forward", "collective-permute", ("seq",), forward, again * passes),
+            self._over("keys, values and their gradients, backward", "collective-permute", ("seq",), backward, passes),
+        ]
+
+    def _expert(self) -> list[Movement]:
+        experts = self.config.model.experts
+        if experts is None or experts.routing == "dropless":
+            return []
+        tokens = self.rows * self.length * experts.experts_per_token * (experts.capacity_factor or 1.0)
+        size = tokens * self.config.model.d_model * self.bytes
+        layers = self.passes * self.config.model.expert_layers / self.mesh["pipe"]
+        times = 6 if self.remat else 4
+        return [self._over("tokens to experts and back", "all-to-all", ("expert",), size, times * layers)]
+
+    def _pipe(self) -> list[Movement]:
+        stages, rounds = self.mesh["pipe"], self.config.execution.pipeline_rounds
+        ticks = rounds * self.micro + stages - 1
+        belt = 2 * (stages - 1) / stages * self.micro
+        return [
+            self._over("activations to the next stage", "collective-permute", ("pipe",), self.activation, 2 * ticks),
+            self._over("activations on and off the belt", "collective-permute", ("pipe",), self.activation, 2 * belt),
+        ]
+
+    def memory(self) -> Memory:
+        """Bytes on a device, without what the compiler needs to move things about."""
+        config, c = self.config, self.config.model
+        assert c.head_dim and c.num_kv_heads and c.mlp_dim and c.vocab_size
+        local = sum(leaf.local for leaf in self.leaves)
+        copies = 1 if config.training.ema_decay is None else 2
+        gathered = self.bytes * max((2 * leaf.gathered for leaf in self.layer_leaves), default=0)
+        block, logits = self._block(), self._logits()
+        kept = self.activation if self.remat else block
+        at_once = self.micro if self.mesh["pipe"] > 1 else 1
+        layers = self._layers_here * (self.passes if self.mesh["pipe"] > 1 else 1)
+        return Memory(
+            parameters=FLOAT32 * local * copies,
+            optimizer=self._optimizer(),
+            gradients=FLOAT32 * local,
+            compute_copy=self.bytes * local if self.bytes != FLOAT32 else 0.0,
+            activations=kept * layers + 2 * self.activation * at_once,
+            workspace=max(block, logits) + gathered,
+        )
+
+    def _block(self) -> float:
+        """What the backward pass of a block reads: inputs of its norms and products, queries, keys, values, outputs."""
+        c, tensor = self.config.model, self.mesh["tensor"]
+        assert c.head_dim and c.num_kv_heads and c.mlp_dim
+        heads = (2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim / tensor
+        wide = (3 if c.gated_mlp else 2) * c.mlp_dim / tensor
+        if c.experts is not None:
+            assert c.experts.mlp_dim
+            slots = c.experts.experts_per_token * (c.experts.capacity_factor or 1.0)
+            wide = slots * ((3 if c.gated_mlp else 2) * c.experts.mlp_dim / tensor + 2 * c.d_model)
+        return self.rows * self.length * self.bytes * (4 * c.d_model + heads + wide)
+
+    def _logits(self) -> float:
+        """Logits of a chunk in float32 and their gradient, and the float32 gradient of the table."""
+        c = self.config.model
+        assert c.vocab_size
+        tokens = self.rows * self.config.data.sequence_length / self.chunks / self.mesh["seq"]
+        return tokens * c.vocab_size / self.mesh["tensor"] * (FLOAT32 + self.bytes)
+
+    def _optimizer(self) -> float:
+        optimizer = build_optimizer(self.config.optimizer, self.specs)
+        shapes = jax.eval_shape(lambda: optimizer.init(_zeros(self.specs)))
+        specs = [spec for _, spec in _named(state_specs(shapes, self.specs))]
+        return FLOAT32 * float(sum(self._leaf("optimizer", spec).local for spec in specs))
+
+    def flops(self) -> dict[str, float]:
+        """FLOPs of a step over all devices: "model", what the gradient takes, and "executed", recomputation included.
+
+        The bubble of a pipeline is in neither.
+        """
+        length = self.config.data.sequence_length
+        tokens = self.config.training.batch_size * length
+        parts = forward_flops(self.config.model, length)
+        forward = tokens * sum(parts.values())
+        again = tokens * sum(flops for name, flops in parts.items() if name != "logits") if self.remat else 0.0
+        return {"model": (1 + BACKWARD) * forward, "executed": (1 + BACKWARD) * forward + again}
+
+    def memory_traffic(self) -> float:
+        """Bytes that a device reads and writes in its memory, at least, in a step.
+
+        Weights are written once when they are gathered and read by every product; an activation is written once and
+        read twice; the optimizer reads and writes parameters, moments and gradients.
+        """
+        memory, ways = self.memory(), 4 if self.remat else 3
+        layers = [leaf for leaf in self.layer_leaves if "embed" in leaf.axes]
+        weights = sum(leaf.gathered * leaf.layers for leaf in layers) * self.bytes * self.passes
+        activations = 3 * self._block() * self._layers_here * self.passes
+        logits = 3 * self._logits() * self.chunks * self.micro / self.mesh["pipe"]
+        state = 2 * (memory.parameters + memory.optimizer) + 2 * self.micro * memory.gradients + memory.compute_copy
+        return weights * (ways + 2) + activations * (ways - 1) + logits + state
+
+
+def _named(specs: Params) -> list[tuple[str, ParamSpec]]:
+    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), spec) for path, spec in leaves]
+
+
+def _zeros(specs: Params) -> Any:
+    return jax.tree.map(
+        lambda spec: jax.numpy.zeros(spec.shape), specs, is_leaf=lambda node: isinstance(node, ParamSpec)
+    )
+
+
+def _as_tuple(entry: Any) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan: what a run's training step takes on a slice. Plain nested dicts, as plan.json has them."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from t5x_like.accounting.parameters import count_parameters
+from t5x_like.config import RunConfig
+from t5x_like.planning.closed_form import Step
+from t5x_like.planning.collectives import by_kind_and_axes, on_links
+from t5x_like.planning.lower import CompiledStep
+from t5x_like.planning.roofline import Assumptions, Links, cost, mesh_sizes, named, places_of, roofline
+from t5x_like.planning.topology import Slice
+
+_DTYPES = {"f32": "f32", "bf16": "bf16", "fp16": "fp16"}
+
+
+def make_plan(
+    config: RunConfig,
+    slice_: Slice,
+    *,
+    compiled: CompiledStep | None = None,
+    without: str | None = None,
+    tokens: float | None = None,
+    assumed: Assumptions | None = None,
+) -> dict[str, Any]:
+    """Plans a resolved run on a slice.
+
+    Args:
+      config: the run.
+      slice_: where it is to run.
+      compiled: what the compiler says of its step; None for a plan by arithmetic alone.
+      without: why nothing was compiled.
+      tokens: to train on; None takes the config's.
+      assumed: what no data sheet says.
+
+    Returns:
+      Everything by name, bytes and FLOPs as numbers. "collectives" are those of the compiled program, or the expected
+      ones without one.
+
+    Raises:
+      UserError: a mesh that does not fit the slice or the model.
+    """
+    assumed = assumed or Assumptions()
+    sizes = mesh_sizes(slice_, config.mesh.sizes)
+    links = Links(slice_, places_of(slice_, sizes))
+    step = Step(config, sizes)
+    expected = step.movements()
+    moved = (
+        [(one.kind, one.axes, one.bytes) for one in expected] if compiled is None else on_links(compiled.collectives)
+    )
+    batch = config.training.batch_size * config.data.sequence_length
+    roof = roofline(
+        slice_,
+        step.flops(),
+        step.memory_traffic(),
+        moved,
+        links,
+        bubble=step.bubble,
+        tokens=batch,
+        dtype=_DTYPES[config.precision],
+    )
+    taken = cost(roof, slice_, float(config.training.tokens or 0) if tokens is None else tokens, assumed)
+    counts = count_parameters(config.model)
+    return {
+        "compiled": compiled is not None,
+        "without_compiler": without,
+        "slice": {
+            "name": slice_.name,
+            "chip": slice_.chip.name,
+            "chips": slice_.chips,
+            "devices": slice_.devices,
+            "hosts": slice_.hosts,
+            "source": slice_.chip.source,
+        },
+        "mesh": sizes,
+        "model": {
+            "params_total": counts.total,
+            "params_active": counts.active,
+            "layers": config.model.num_layers,
+            "precision": config.precision,
+            "remat": config.execution.remat,
+        },
+        "batch": {
+            "sequences": config.training.batch_size,
+            "length": config.data.sequence_length,
+            "tokens": batch,
+            "microbatches": config.training.microbatches,
+        },
+        "memory": _memory(step, slice_, compiled),
+        "flops": {"step": step.flops()["model"], "step_executed": step.flops()["executed"], "bubble": step.bubble},
+        "collectives": _collectives(compiled),
+        "expected_collectives": [
+            {"what": one.what, "kind": one.kind, "axes": list(one.axes), "times": one.times, "bytes": one.bytes}
+            for one in expected
+        ],
+        "compile": _compile(compiled),
+        "roofline": {
+            "compute_seconds": roof.compute,
+            "memory_seconds": roof.memory,
+            "interconnect_seconds": roof.interconnect,
+            "interconnect_seconds_by_axes": roof.interconnect_by_axes,
+            "bound_by": roof.bound_by,
+            "step_seconds": roof.step_time,
+            "step_seconds_without_overlap": roof.step_time_without_overlap,
+            "mfu": roof.mfu,
+            "mfu_without_overlap": roof.mfu * roof.step_time / roof.step_time_without_overlap,
+            "tokens_per_day": roof.tokens_per_day,
+        },
+        "cost": {
+            "tokens": taken.tokens,
+            "days": taken.days,
+            "chip_hours": taken.chip_hours,
+            "energy_kwh": taken.energy,
+            "co2_tonnes": taken.co2,
+        },
+        "assumptions": named(assumed)
+        | {"chip_power": assumed.chip_power or slice_.chip.power}
+        | {"chip_power_source": "given" if assumed.chip_power else slice_.chip.power_source},
+        "versions": {name: _version(name) for name in ("t5x_like", "jax", "libtpu")},
+    }
+
+
+def _memory(step: Step, slice_: Slice, compiled: CompiledStep | None) -> dict[str, Any]:
+    """Bytes on a device."""
+    capacity = slice_.chip.memory / slice_.chip.devices
+    expected = step.memory()
+    parts = {
+        "parameters": expected.parameters,
+        "optimizer": expected.optimizer,
+        "gradients": expected.gradients,
+        "compute_copy": expected.compute_copy,
+        "activations": expected.activations,
+        "workspace": expected.workspace,
+    }
+    content: dict[str, Any] = {"capacity": capacity, "expected": {**parts, "total": expected.total}}
+    if compiled is not None:
+        content["compiled"] = {
+            "state": compiled.arguments,
+            "temporaries": compiled.temporaries,
+            "outputs": compiled.outputs,
+            "code": compiled.code,
+            "total": compiled.peak,
+        }
+    total = content["compiled"]["total"] if compiled is not None else expected.total
+    return {**content, "total": total, "fits": total <= capacity}
+
+
+def _collectives(compiled: CompiledStep | None) -> list[dict[str, Any]] | None:
+    if compiled is None:
+        return None
+    return [
+        {"kind": kind, "axes": list(axes), "times": sums["times"], "bytes": sums["bytes"]}
+        for (kind, axes), sums in by_kind_and_axes(compiled.collectives).items()
+    ]
+
+
+def _compile(compiled: CompiledStep | None) -> dict[str, float] | None:
+    if compiled is None:
+        return None
+    return {"lower_seconds": compiled.lower_seconds, "compile_seconds": compiled.compile_seconds}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

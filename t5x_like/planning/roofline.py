@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast a step can be at most, and what a number of tokens then takes: time, energy, CO2.
+
+Three times, each with what it takes alone (Williams et al. 2009, with the interconnect as a third roof):
+
+    compute        FLOPs executed / peak, a pipeline's bubble included
+    memory         bytes read and written / bandwidth of the chip's memory
+    interconnect   bytes sent over each combination of mesh axes / what the links they lie on carry, added up
+
+A step takes at least the longest of them, which it does when all three overlap without a gap. Their sum is what it
+takes when nothing overlaps. Neither is a forecast: kernels reach less than the peak.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from t5x_like.errors import UserError
+from t5x_like.parallel.mesh import AXES
+from t5x_like.planning.topology import Slice
+
+DAY, HOUR = 86400.0, 3600.0
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What no data sheet says. Every field is a flag of scripts/plan.py and is printed with the plan.
+
+    Attributes:
+      efficiency: share of the bound that a run reaches; 1 keeps the bound.
+      uptime: share of the time in which steps are taken; the rest goes to restarts, checkpoints and evaluation.
+      chip_power: watts of a chip in training; None takes the table's (accounting/hardware.py).
+      host_power: watts of hosts and network for every watt of the chips. Of the 10.2 kW of an NVIDIA DGX H100 its eight
+        GPUs take 5.6; TPU hosts have fewer parts beside their chips.
+      pue: power usage effectiveness, what the building draws over what the machines do; Google's mean of 2024 is 1.09.
+      grid: kg CO2e for a kWh; 0.47 is the world's mean of 2024 (Ember, Global Electricity Review 2025).
+    """
+
+    efficiency: float = 1.0
+    uptime: float = 1.0
+    chip_power: float | None = None
+    host_power: float = 0.3
+    pue: float = 1.1
+    grid: float = 0.47
+
+    def __post_init__(self) -> None:
+        for name in ("efficiency", "uptime"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"--{name}={getattr(self, name)}: expected a share above 0 and at most 1")
+        for name, least in (("chip_power", 0.0), ("host_power", 0.0), ("pue", 1.0), ("grid", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise UserError(f"--{name}={value}: expected a number from {least:g} on")
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The three times of a step, in seconds, and what follows.
+
+    Attributes:
+      interconnect_by_axes: {"fsdp x tensor": seconds}.
+      model_flops: of a step over all chips; recomputation is not among them.
+      peak: FLOP/s of all chips.
+      tokens: in a step.
+    """
+
+    compute: float
+    memory: float
+    interconnect_by_axes: dict[str, float]
+    model_flops: float
+    peak: float
+    tokens: int
+
+    @property
+    def interconnect(self) -> float:
+        return sum(self.interconnect_by_axes.values())
+
+    @property
+    def bound_by(self) -> str:
+        times = {"compute": self.compute, "memory": self.memory, "interconnect": self.interconnect}
+        return max(times, key=lambda name: times[name])
+
+    @property
+    def step_time(self) -> float:
+        """Seconds, with everything overlapped: the least."""
+        return max(self.compute, self.memory, self.interconnect)
+
+    @property
+    def step_time_without_overlap(self) -> float:
+        return self.compute + self.memory + self.interconnect
+
+    @property
+    def mfu(self) -> float:
+        """The model FLOPs utilisation (Chowdhery et al. 2022, appendix B) that cannot be exceeded."""
+        return self.model_flops / (self.peak * self.step_time)
+
+    @property
+    def tokens_per_day(self) -> float:
+        return self.tokens / self.step_time * DAY
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a number of tokens takes.
+
+    Attributes:
+      days, chip_hours: of wall time, and of all chips together.
+      energy: kWh, the building's share included.
+      co2: tonnes of CO2 equivalent; making the machines is not in it.
+    """
+
+    tokens: float
+    days: float
+    chip_hours: float
+    energy: float
+    co2: float
+
+
+def roofline(
+    slice_: Slice,
+    flops: Mapping[str, float],
+    memory_bytes: float,
+    moved: Iterable[tuple[str, tuple[str, ...], float]],
+    links: "Links",
+    *,
+    bubble: float,
+    tokens: int,
+    dtype: str,
+) -> Roofline:
+    """The three roofs of a step.
+
+    Args:
+      slice_: where it runs.
+      flops: "model" and "executed", over all devices.
+      memory_bytes: of one device.
+      moved: (kind of collective, mesh axes, bytes that a device sends).
+      links: which of the slice's links each combination of axes lies on.
+      bubble: share of the ticks of a pipeline in which a stage has nothing of its own to do.
+      tokens: in a step.
+      dtype: of the products, "bf16" or "f32".
+
+    Raises:
+      UserError: the chip has no such products.
+    """
+    rate = slice_.chip.peaks.get(dtype)
+    if rate is None:
+        raise UserError(
+            f"precision: {slice_.chip.name} has no {dtype} products; accepted: {', '.join(slice_.chip.peaks)}"
+        )
+    peak = rate * slice_.chips
+    by_axes: dict[str, float] = {}
+    for kind, axes, size in moved:
+        name = " x ".join(axes)
+        by_axes[name] = by_axes.get(name, 0.0) + size / links.bandwidth(kind, axes)
+    return Roofline(
+        compute=flops["executed"] / peak / (1 - bubble),
+        memory=memory_bytes * slice_.chip.devices / slice_.chip.memory_bandwidth,
+        interconnect_by_axes=dict(sorted(by_axes.items(), key=lambda item: -item[1])),
+        model_flops=flops["model"],
+        peak=peak,
+        tokens=tokens,
+    )
+
+
+def cost(roof: Roofline, slice_: Slice, tokens: float, assumed: Assumptions) -> Cost:
+    """Time, energy and CO2 of training on so many tokens."""
+    seconds = tokens / roof.tokens * roof.step_time / (assumed.efficiency * assumed.uptime)
+    power = slice_.chip.power if assumed.chip_power is None else assumed.chip_power
+    watts = slice_.chips * power * (1 + assumed.host_power) * assumed.pue
+    energy = watts * seconds / HOUR / 1000
+    return Cost(tokens, seconds / DAY, slice_.chips * seconds / HOUR, energy, energy * assumed.grid / 1000)
+
+
+class Links:
+    """Which links of a slice a combination of mesh axes can use, from where the mesh's devices are.
+
+    Args:
+      slice_: the slice.
+      devices: [pipe, data, fsdp, expert, seq, tensor], with `coords` where the slice is a torus.
+    """
+
+    def __init__(self, slice_: Slice, devices: np.ndarray):
+        self.slice = slice_
+        self.shape = devices.shape
+        if slice_.chip.torus:
+            places = [[*device.coords] for device in devices.flat]
+            self.places = np.array(places).reshape(*devices.shape, -1)[..., : len(slice_.dims)]
+
+    def bandwidth(self, kind: str, axes: Sequence[str]) -> float:
+        """Bytes a second that a device can send to the others along these axes.
+
+        In a torus the axes lie along some of its dimensions; each gives two links where the group takes the whole of a
+        ring, one otherwise, and a permutation uses one link alone. Behind a switch it is the chip's own rate, or the
+        network's where the group does not fit one domain.
+        """
+        chip = self.slice.chip
+        if not chip.torus:
+            reach = sum(
+                (self.shape[AXES.index(axis)] - 1) * math.prod(self.shape[AXES.index(axis) + 1 :]) for axis in axes
+            )
+            return chip.link if reach < chip.domain else chip.network
+        links = 1 if kind == "collective-permute" else max(1, self._links(axes))
+        return links * chip.link / chip.devices
+
+    def _links(self, axes: Sequence[str]) -> int:
+        group = tuple(slice(None) if name in axes else 0 for name in AXES)
+        places = self.places[group].reshape(-1, self.places.shape[-1])
+        found = 0
+        for size, wraps, along in zip(self.slice.dims, self.slice.wraps, places.T, strict=True):
+            extent = len(np.unique(along))
+            found += 0 if extent == 1 else 2 if wraps and extent == size and size > 2 else 1
+        return found
+
+
+def places_of(slice_: Slice, sizes: Mapping[str, int]) -> np.ndarray:
+    """Stand-ins for a slice's devices, arranged in a mesh as JAX would arrange the real ones.
+
+    Raises:
+      UserError: a mesh of another size, or one that does not lie along the torus.
+    """
+    shape = tuple(sizes[name] for name in AXES)
+    described = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1) or "all axes 1"
+    if math.prod(shape) != slice_.devices:
+        raise UserError(
+            f"mesh: {described} is {math.prod(shape)} devices, {slice_.name} has {slice_.devices}; accepted: sizes "
+            f"whose product is {slice_.devices}, or -1 for one of them"
+        )
+    if not slice_.chip.torus:
+        return np.arange(math.prod(shape)).reshape(shape)
+    from jax.experimental import mesh_utils
+
+    kind = {"TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite", "TPU v7x": "TPU7x"}.get(
+        slice_.chip.name, slice_.chip.name
+    )
+    dims = slice_.dims + (1,) * (3 - len(slice_.dims))
+    found: list[Any] = [
+        SimpleNamespace(
+            id=i,
+            coords=tuple(int(n) for n in reversed(np.unravel_index(i // slice_.chip.devices, dims[::-1]))),
+            core_on_chip=i % slice_.chip.devices,
+            platform="tpu",
+            device_kind=kind,
+            process_index=0,
+            slice_index=0,
+        )
+        for i in range(slice_.devices)
+    ]
+    try:
+        return np.asarray(mesh_utils.create_device_mesh(shape, found))
+    except (NotImplementedError, ValueError, AssertionError):
+        torus = "x".join(map(str, slice_.dims))
+        raise UserError(
+            f"mesh: {described} does not lie along a torus of {torus}; accepted: axes that are products of its sizes"
+        ) from None
+
+
+def mesh_sizes(slice_: Slice, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of a mesh on a slice; an axis of -1 takes what the others leave."""
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    return {name: max(1, slice_.devices // fixed) if size == -1 else size for name, size in sizes.items()}
+
+
+def named(assumed: Assumptions) -> dict[str, float | None]:
+    """{name: value}, in order."""
+    return dataclasses.asdict(assumed)
