@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where and how a run is carried out: never what it computes."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from t5x_like.config.checks import positive
 from t5x_like.strict import FieldError
+
+
+MESH_AXES = ("pipe", "data", "fsdp", "expert", "seq", "tensor")
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,20 @@ class MeshConfig:
     expert: int = 1
     seq: int = 1
     tensor: int = 1
+    max_uncut: float = 0.02  # share of the parameters that a mesh with fsdp or tensor may leave whole on every device
 
     def __post_init__(self) -> None:
         for name, size in self.sizes.items():
             if size < 1 and size != -1:
                 raise FieldError(name, f"{size} is not a size; accepted: 1 or more, or -1 for the devices left over")
+        if not 0 <= self.max_uncut <= 1:
+            raise FieldError("max_uncut", f"{self.max_uncut} is outside [0, 1]")
         if sum(size == -1 for size in self.sizes.values()) > 1:
             raise FieldError("data", "more than one axis is -1; only one can take the devices left over")
 
     @property
     def sizes(self) -> dict[str, int]:
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in MESH_AXES}
 
 
 @dataclass(frozen=True)

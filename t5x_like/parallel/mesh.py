@@ -8,9 +8,8 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from t5x_like.config import MeshConfig
+from t5x_like.config.execution import MESH_AXES as AXES
 from t5x_like.errors import UserError
-
-AXES = ("pipe", "data", "fsdp", "expert", "seq", "tensor")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

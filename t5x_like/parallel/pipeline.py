@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from t5x_like.config.checks import divisors
 from t5x_like.errors import UserError
 from t5x_like.parallel.rules import MeshLayout
 
@@ -82,9 +83,10 @@ class Pipeline:
         """
         groups = self.stages * self.rounds
         if layers % groups:
+            rounds = f" x execution.pipeline_rounds={self.rounds}" if self.rounds > 1 else ""
             raise UserError(
-                f"mesh.pipe: {self.stages} stages of execution.pipeline_rounds={self.rounds} do not divide {layers} "
-                f"repeats of the model's layers; accepted: a product that divides {layers}"
+                f"mesh.pipe: {self.stages} stages{rounds} do not divide the {layers} repeats of the model's layers; "
+                f"accepted: {divisors(layers)}"
             )
         if self.microbatches % self.stages:
             raise UserError(

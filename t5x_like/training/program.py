@@ -33,6 +33,7 @@ from t5x_like.objectives.task import Batch, Sums
 from t5x_like.parallel.local_rows import Share, put_rows, share_of
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.pipeline import Pipeline
+from t5x_like.parallel.placement import check_cut
 from t5x_like.parallel.rules import MeshLayout
 from t5x_like.precision import policy
 from t5x_like.training.optimizers import build_optimizer, state_specs
@@ -107,6 +108,7 @@ class Program:
         self.steps_per_call = config.execution.steps_per_call
         self.microbatches = config.microbatches
         self.ema_decay = config.ema_decay
+        check_cut(self.layout, self.specs, config.mesh.max_uncut)
         self.pipeline = self._pipeline(config)
         one_cpu = self.layout.mesh.size == 1 and self.layout.mesh.devices.flat[0].platform == "cpu"
         self.ctx = Context(

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training on eight devices is training on one: every axis, alone and with others.
+
+The loss, every gradient, the parameters after three steps of SGD with momentum and the losses of three steps of AdamW;
+with dropout, packed batches of ragged weights and padding, and accumulated microbatches, always.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+TWO, FOUR, EIGHT = ("training.microbatches=2",), ("training.microbatches=4",), ("training.microbatches=8",)
+CIRCULAR = (*FOUR, "execution.pipeline_rounds=2")
+MESHES = [
+    ({"data": 2}, TWO),
+    ({"data": 4}, TWO),
+    ({"data": 8}, TWO),
+    ({"fsdp": 2}, TWO),
+    ({"fsdp": 4}, TWO),
+    ({"fsdp": 8}, TWO),
+    ({"tensor": 2}, TWO),
+    ({"tensor": 4}, TWO),
+    ({"tensor": 8}, TWO),
+    ({"pipe": 2}, TWO),
+    ({"pipe": 4}, FOUR),
+    ({"pipe": 8}, EIGHT),
+    ({"pipe": 2}, CIRCULAR),
+    ({"data": 2, "fsdp": 4}, TWO),
+    ({"fsdp": 4, "tensor": 2}, TWO),
+    ({"pipe": 2, "data": 4}, TWO),
+    ({"pipe": 4, "tensor": 2}, CIRCULAR),
+    ({"pipe": 2, "fsdp": 2, "tensor": 2}, TWO),
+]
+
+
+def _name(mesh, overrides):
+    return " ".join(f"{axis}={size}" for axis, size in mesh.items()) + (" circular" if overrides == CIRCULAR else "")
+
+
+@pytest.mark.parametrize(("mesh", "overrides"), [pytest.param(*case, id=_name(*case)) for case in MESHES])
+def test_equals_one_device(mesh, overrides, three_steps, relative_error):
+    got = three_steps(mesh, *overrides)
+    expected = three_steps({}, *(FOUR if overrides == CIRCULAR else overrides))
+    for measure, (value, weight) in expected.first.items():
+        assert np.isfinite(value[:1]).all() and (weight[:1] > 0).all()
+        np.testing.assert_allclose(got.first[measure][0][:1], value[:1], rtol=1e-5, err_msg=measure)
+        np.testing.assert_allclose(got.first[measure][1][:1], weight[:1], rtol=1e-6, err_msg=measure)
+    for sums, wanted in ((got.sums, expected.sums), (got.adamw, expected.adamw)):
+        np.testing.assert_allclose(sums["loss"], wanted["loss"], rtol=1e-5)
+    assert relative_error(got.gradient, expected.gradient) < 1e-5
+    assert relative_error(got.trained, expected.trained) < 1e-5
+    initial = got.program.model.init(jax.random.key(0))
+    moved = jax.tree.map(lambda a, b: np.abs(a - np.asarray(b)).max(), got.trained, initial)
+    assert min(jax.tree.leaves(moved)) > 1e-5  # every parameter was trained
