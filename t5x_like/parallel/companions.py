@@ -146,7 +146,7 @@ class Companions:
             family = socket.AF_INET6 if both else socket.AF_INET
             server = socket.create_server(("", hosts.port), family=family, dualstack_ipv6=both, backlog=128)
         except OSError as error:
-            raise UserError(f"{hosts.address}: process 0 cannot listen there: {error.strerror or error}") from None
+            raise UserError(f"{hosts.address}: process 0 cannot listen there: {os.strerror(error.errno or 0)}") from None
         with server:
             while len(self._lines) < hosts.processes - 1:
                 server.settimeout(max(0.01, self._until - time.monotonic()))

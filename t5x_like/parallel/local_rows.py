@@ -25,19 +25,19 @@ class Share:
 
 
 @lru_cache
-def share_of(batch: NamedSharding, process: int | None = None) -> Share:
+def share_of(batch: NamedSharding, devices: frozenset[Any] | None = None) -> Share:
     """Returns the smallest share of a batch that has all the rows that a process's devices hold.
 
     Args:
       batch: the sharding of a batch array whose first dimension is its rows.
-      process: None: this one.
+      devices: of the process; None: of this one.
     """
-    process = jax.process_index() if process is None else process
+    devices = frozenset(jax.local_devices()) if devices is None else devices
     rows = batch.spec[0] if len(batch.spec) else None
     names = (rows,) if isinstance(rows, str) else rows or ()
     pieces = math.prod(batch.mesh.shape[name] for name in names)
     places: Mapping[Any, Any] = NamedSharding(batch.mesh, PartitionSpec(rows)).devices_indices_map((pieces,))
-    mine = {place[0].indices(pieces)[0] for device, place in places.items() if device.process_index == process}
+    mine = {place[0].indices(pieces)[0] for device, place in places.items() if device in devices}
     for parts in range(pieces, 1, -1):
         if pieces % parts == 0 and len({piece * parts // pieces for piece in mine}) == 1:
             return Share(min(mine) * parts // pieces, parts)
