@@ -7,7 +7,6 @@ from typing import Literal
 from t5x_like.config.checks import positive
 from t5x_like.strict import FieldError
 
-
 MESH_AXES = ("pipe", "data", "fsdp", "expert", "seq", "tensor")
 
 

@@ -2,9 +2,9 @@
 """Pipeline parallelism: a stack of layers cut into stages, microbatches passed from stage to stage.
 
 S stages (the mesh's `pipe` axis), M microbatches, R rounds. With one round stage s holds layers [s L/S, (s+1) L/S):
-GPipe (Huang et al. 2019). With R rounds the layers are cut into R S groups, stage s holds groups s, S + s, 2 S + s, ...,
-and every microbatch goes round R times: the circular schedule (Narayanan et al. 2021, section 2.2, calls the groups
-model chunks). A tick is the time of one group on one microbatch. S = 3, M = 4, what each stage works at:
+GPipe (Huang et al. 2019). With R rounds the layers are cut into R S groups, stage s holds groups s, S + s, 2 S + s and
+so on, and every microbatch goes round R times: the circular schedule (Narayanan et al. 2021, section 2.2, calls the
+groups model chunks). A tick is the time of one group on one microbatch. S = 3, M = 4, what each stage works at:
 
     R = 1   tick      0  1  2  3  4  5             R = 2   0  1  2  3  4  5  6  7  8  9
             stage 0   0  1  2  3  .  .                     0  1  2  3  0' 1' 2' 3' .  .

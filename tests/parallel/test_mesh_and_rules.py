@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Meshes that fit the machine, and names that resolve to mesh axes or say why not."""
 
+import importlib.util
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,7 +15,9 @@ from t5x_like.errors import UserError
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import ParamSpec
 from t5x_like.parallel.mesh import AXES, make_mesh
+from t5x_like.parallel.placement import check_cut
 from t5x_like.parallel.rules import ACTIVATION_RULES, PARAMETER_RULES, MeshLayout, partition
+from t5x_like.training.program import program_for
 
 
 def test_eight_devices_are_emulated():
@@ -96,19 +100,40 @@ def test_activations_are_pinned_where_the_rules_say(mesh):
     assert "sharding_constraint" not in str(jax.make_jaxpr(lambda x: one.constrain(x, "batch"))(np.zeros(3)))
 
 
-def test_fsdp_shards_every_large_parameter(make_run):
-    """A recipe that promises to cut the parameters leaves none of them whole."""
-    model = build_model(
-        make_run(
-            "model.use_bias=true", "model.positions=learned", "model.tie_embeddings=false", "model.num_kv_heads=2"
-        ).model
-    )
-    shardings = MeshLayout(make_mesh(MeshConfig(fsdp=8))).parameters(model.specs())
-    specs = jax.tree.leaves(model.specs(), is_leaf=lambda node: isinstance(node, ParamSpec))
-    whole = total = 0
-    for sharding, spec in zip(jax.tree.leaves(shardings), specs, strict=True):
-        size = int(np.prod(spec.shape))
-        total += size
-        whole += size if "fsdp" not in sharding.spec else 0
-        assert "fsdp" in sharding.spec or not spec.is_matrix
-    assert whole / total < 0.05  # biases of heads and of the feed-forward's hidden layer
+def recipes():
+    """The script that wrote the files of tests/golden/shardings/."""
+    path = Path(__file__).parents[1] / "golden" / "make_shardings.py"
+    spec = importlib.util.spec_from_file_location("make_shardings", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("recipe", recipes().RECIPES)
+def test_parameters_lie_where_they_lay(recipe):
+    """A changed rule is to be seen: python tests/golden/make_shardings.py writes the files anew."""
+    script = recipes()
+    assert script.dump(recipe) == (script.FOLDER / f"{recipe}.txt").read_text()
+
+
+def test_a_recipe_that_leaves_much_of_a_model_whole_is_refused(make_run):
+    wide = [
+        "model.num_heads=16", "model.head_dim=1", "model.num_kv_heads=1", "model.mlp_dim=1", "model.norm=layernorm",
+        "model.use_bias=true", "model.positions=none",
+    ]  # fmt: skip
+    specs = build_model(make_run("model.d_model=16", *wide).model).specs()
+    cut = MeshLayout(make_mesh(MeshConfig(fsdp=8)))
+    leaves = jax.tree.leaves(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+    whole = sum(int(np.prod(spec.shape)) for spec in leaves if "embed" not in spec.axes)
+    share = whole / sum(int(np.prod(spec.shape)) for spec in leaves)
+    assert 0.02 < share < 0.05  # the biases of heads and of the feed-forward block
+    with pytest.raises(
+        UserError,
+        match=rf"^mesh: {share:.1%} of the parameters are cut over no axis, most of them decoder/layers/0/attention/"
+        r"query/bias \(32 elements\); accepted: at most mesh.max_uncut=0.02, which can be raised for a small model$",
+    ):
+        check_cut(cut, specs, 0.02)
+    check_cut(cut, specs, 0.05)
+    check_cut(MeshLayout(make_mesh(MeshConfig(data=8))), specs, 0.0)  # promises nothing
+    with pytest.raises(UserError, match=r"^mesh: .* are cut over no axis"):
+        program_for(make_run("model.d_model=16", *wide, "mesh.fsdp=8"))

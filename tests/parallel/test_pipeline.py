@@ -125,7 +125,7 @@ def test_only_what_enters_a_stage_is_kept(equations):
         ),
         (
             ["mesh.pipe=2", "execution.pipeline_rounds=3", "training.microbatches=2"],
-            r"^mesh.pipe: 2 stages x execution.pipeline_rounds=3 do not divide the 2 repeats .* layers; accepted: 1, 2$",
+            r"^mesh.pipe: 2 stages x execution.pipeline_rounds=3 do not divide the 2 repeats .*; accepted: 1, 2$",
         ),
         (["mesh.pipe=2"], r"^training.microbatches: 1 is not a multiple of mesh.pipe=2; nearest: 2$"),
         (["execution.pipeline_rounds=2"], r"^execution.pipeline_rounds: 2, but mesh.pipe is 1; accepted: 1$"),

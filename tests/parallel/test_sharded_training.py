@@ -126,6 +126,6 @@ def test_the_steps_move_nothing_between_host_and_devices_unasked(program_on):
             knobs = program.knobs(np.full(1, 1e-2, np.float32), key)
             state, sums = program.step(state, program.on_devices(batch, leading=1), knobs)
             fetched = jax.device_get(sums)
-        with pytest.raises(Exception, match="[Dd]isallowed"):
+        with pytest.raises(Exception, match=r"[Dd]isallowed"):
             jnp.zeros(3) + np.ones(3)  # the guard is on
     assert np.isfinite(fetched["loss"][0]).all()
