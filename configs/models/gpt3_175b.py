@@ -2,8 +2,7 @@
 """GPT-3 175B, 174.6B parameters (Brown et al. 2020, table 2.1; a batch of 3.2M tokens).
 
 Differs from the paper: attention is dense in every layer, where the paper alternates it with locally banded layers; the
-vocabulary of 50,257 is padded to a multiple of 128, so that it divides over the tensor axis. The
-mesh fits 256 TPU v5p:
+vocabulary of 50,257 is padded to a multiple of 128, so that it divides over the tensor axis. The mesh fits 256 TPU v5p:
 
 python scripts/plan.py --config=configs/models/gpt3_175b.py --topology=v5p:4x8x8 --tokens=300e9
 """

@@ -14,8 +14,12 @@ once they are gathered. M microbatches; a layer is gone through M times, and wit
     expert   tokens go to experts and back, forward, recomputed and backward:                   6 (e-1)/e E C D b c
     pipe     activations go from stage to stage and on and off the belt, see parallel/pipeline.py
 
-The tables come on top: the embedding is gathered for every microbatch, the logits' for every second chunk of positions
-(a loop that is unrolled twice shares it), and their gradients are scattered as often as they are made.
+What the compilers make of it (docs/planning.md): XLA:TPU turns some gathers and scatters into rings of permutations
+that overlap with the product they are for, and send a part n + 1 times where n - 1 would do; XLA:CPU has no
+reduce-scatter for gradients and adds them up whole, which is twice the bytes.
+
+The tables come on top: the embedding is gathered once a step, a matrix of the logits' own for every second chunk of
+positions (the loop is unrolled twice), and their gradients are scattered as often as they are made.
 """
 
 import math
@@ -71,7 +75,7 @@ class Memory:
 
     Attributes:
       parameters, optimizer: kept from step to step; an average of the parameters counts among the parameters.
-      gradients: accumulated over microbatches.
+      gradients: accumulated over microbatches, and those of one microbatch where there are several.
       compute_copy: of the parameters, in the compute dtype, where that is another.
       activations: what is kept for the backward pass.
       workspace: of the layer, or the chunk of logits, that is being computed.
@@ -198,20 +202,18 @@ class Step:
             is_logits = leaf.name.startswith("logits") or (
                 leaf.name.startswith("token_embedding") and self.config.model.tie_embeddings
             )
-            for wanted, size, gathers, sums in (
-                (is_looked_up, FLOAT32 * leaf.gathered, 1, 1),
-                (is_logits, self.bytes * leaf.gathered, math.ceil(self.chunks / 2), self.chunks),
-            ):
-                if wanted:
-                    part = size / self.mesh["fsdp"]
-                    name = leaf.name.split("/")[0] + (
-                        " for logits" if is_logits and size != FLOAT32 * leaf.gathered else ""
-                    )
-                    found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), part, gathers * times))
-                    found.append(
-                        self._over(f"{name} gradient scattered", "reduce-scatter", ("fsdp",), size, sums * times)
-                    )
-                    found.append(self._over(f"{name} gradient added up", "all-reduce", others, part, sums * times))
+            name, fsdp = leaf.name.split("/")[0], self.mesh["fsdp"]
+            if is_looked_up:  # in float32, and gathered once a step: no microbatch changes it
+                size = FLOAT32 * leaf.gathered
+                found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), size / fsdp, 1))
+                found.append(self._over(f"{name} gradient scattered", "reduce-scatter", ("fsdp",), size, times))
+                found.append(self._over(f"{name} gradient added up", "all-reduce", others, size / fsdp, times))
+            if is_logits:
+                size, sums = self.bytes * leaf.gathered, self.chunks * times
+                gathers = 0 if is_looked_up else math.ceil(self.chunks / 2) * times
+                found.append(self._over("logits' matrix gathered", "all-gather", ("fsdp",), size / fsdp, gathers))
+                found.append(self._over("logits' gradient scattered", "reduce-scatter", ("fsdp",), size, sums))
+                found.append(self._over("logits' gradient added up", "all-reduce", others, size / fsdp, sums))
         return found
 
     @property
@@ -289,7 +291,7 @@ class Step:
         return Memory(
             parameters=FLOAT32 * local * copies,
             optimizer=self._optimizer(),
-            gradients=FLOAT32 * local,
+            gradients=FLOAT32 * local * (2 if self.micro > 1 and self.mesh["pipe"] == 1 else 1),
             compute_copy=self.bytes * local if self.bytes != FLOAT32 else 0.0,
             activations=kept * layers + 2 * self.activation * at_once,
             workspace=max(block, logits) + gathered,

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.errors import JaxRuntimeError
 
 from t5x_like.config import RunConfig
+from t5x_like.errors import UserError
 from t5x_like.planning.collectives import Collective, collectives
 from t5x_like.planning.hlo import Module, parse
 from t5x_like.training.program import Program, program_config
@@ -83,12 +85,15 @@ def compile_step(config: RunConfig, devices: Sequence[jax.Device] | None = None)
     """Compiles one training step of a resolved run; takes seconds on a small mesh of CPUs, minutes for a slice.
 
     Raises:
-      UserError: see `lower_step`.
+      UserError: see `lower_step`; or the compiler refuses the step, because it does not fit the memory.
     """
     began = time.monotonic()
     program, lowered = lower_step(config, devices)
     lowered_at = time.monotonic()
-    compiled = lowered.compile()
+    try:
+        compiled = lowered.compile()
+    except JaxRuntimeError as error:  # a step that does not fit the memory, above all
+        raise UserError(f"the compiler refuses the step: {' '.join(str(error).split())[:300]}") from None
     seconds = time.monotonic() - lowered_at
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None and text is not None  # both compilers give them
