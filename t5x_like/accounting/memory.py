@@ -21,7 +21,7 @@ MOMENTS: dict[str, Callable[[Part, Any], int]] = {
     "adafactor": _adafactor,
     "adamw": lambda part, config: 2 * part.params,
     "lion": lambda part, config: part.params,
-    "muon": lambda part, config: 2 * part.params - (0 if part.is_table else part.kernels),
+    "muon": lambda part, config: 2 * part.params - (part.kernels if part.is_hidden else 0),
     "sgd": lambda part, config: part.params if config.momentum else 0,
 }
 

@@ -11,12 +11,14 @@ class Part:
     """One kind of part, over all layers that have it.
 
     Attributes:
-      name: "embeddings", "attention", "attention_scores", "feed_forward", "norms" or "logits"; families may add more.
+      name: "embeddings", "attention", "attention_scores", "feed_forward", "experts", "router", "norms" or "logits";
+        families may add more.
       params: elements stored.
       idle: those of them that a token does not meet, such as experts that it is not sent to.
       kernels: those of them that are matrices; the others are biases and norms.
       sides: rows and columns of every such matrix, added up.
       multiplied: elements of the matrices that a token is multiplied by, wherever those are stored.
+      is_hidden: whether its matrices map between hidden layers; Muon takes those.
       is_table: whether `params` are token, position or unembedding tables, which N non-embedding leaves out.
       channels: heads times head width, summed over layers, of attention's two products q k^T and weights v.
       causal: whether those products are masked to the past.
@@ -29,6 +31,7 @@ class Part:
     kernels: int = 0
     sides: int = 0
     multiplied: int = 0
+    is_hidden: bool = True
     is_table: bool = False
     channels: int = 0
     causal: bool = True
@@ -82,6 +85,21 @@ def feed_forward(width: int, hidden: int, gated: bool, bias: bool) -> Part:
     return _matrices("feed_forward", (ups + 1) * [(width, hidden)], ups * hidden + width if bias else 0)
 
 
+def experts(width: int, hidden: int, gated: bool, bias: bool, number: int, per_token: int) -> Part:
+    """`number` feed-forward networks side by side, of which a token meets `per_token`; where it is dropped, fewer.
+
+    FLOPs are those of `per_token` networks: slots that stay empty are computed, but on nothing.
+    """
+    one = feed_forward(width, hidden, gated, bias)
+    idle, multiplied = (number - per_token) * one.params, per_token * one.kernels
+    return dataclasses.replace(one.times(number), name="experts", idle=idle, multiplied=multiplied)
+
+
+def router(width: int, experts: int) -> Part:
+    """What gives every token a logit for every expert."""
+    return dataclasses.replace(_matrices("router", [(width, experts)]), is_hidden=False)
+
+
 def norm(width: int, bias: bool) -> Part:
     """One norm: a scale, and a bias if there is one."""
     return Part("norms", params=width * (2 if bias else 1))
@@ -89,14 +107,15 @@ def norm(width: int, bias: bool) -> Part:
 
 def table(rows: int, width: int) -> Part:
     """A table of embeddings; looking a row up takes no FLOPs."""
-    return Part("embeddings", params=rows * width, kernels=rows * width, sides=rows + width, is_table=True)
+    elements = rows * width
+    return Part("embeddings", params=elements, kernels=elements, sides=rows + width, is_table=True, is_hidden=False)
 
 
 def logits(vocab_size: int, width: int, tied: bool) -> Part:
     """The product with the vocabulary; a tied one stores nothing of its own."""
     if tied:
-        return Part("logits", multiplied=vocab_size * width, is_table=True)
-    return dataclasses.replace(_matrices("logits", [(width, vocab_size)]), is_table=True)
+        return Part("logits", multiplied=vocab_size * width, is_table=True, is_hidden=False)
+    return dataclasses.replace(_matrices("logits", [(width, vocab_size)]), is_table=True, is_hidden=False)
 
 
 def _matrices(name: str, shapes: Sequence[tuple[int, int]], biases: int = 0) -> Part:

@@ -34,6 +34,8 @@ def count_products(function: Callable[..., Any], *args: Any) -> list[Product]:
     `while`'s once, since how often that runs is not in the program: `Program.step` is one training step so. Of a
     conditional the dearest branch counts.
 
+    A product with groups of rows (`ragged_dot`) counts every row once, with the matrix of its group.
+
     Raises:
       NotImplementedError: an operation whose products are not in the trace, such as a Pallas kernel.
     """
@@ -51,10 +53,12 @@ def _products(jaxpr: ClosedJaxpr | Jaxpr, times: int) -> Iterator[Product]:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
             yield _product(equation, times)
+        elif name == "ragged_dot_general":
+            yield _ragged_product(equation, times)
         elif name == "cond":
             branches = [list(_products(branch, times)) for branch in params["branches"]]
             yield from max(branches, key=lambda products: sum(product.flops for product in products))
-        elif name in ("pallas_call", "ragged_dot", "ragged_dot_general", "conv_general_dilated", "shard_map"):
+        elif name in ("pallas_call", "conv_general_dilated", "shard_map"):
             raise NotImplementedError(f"{name}: its products are not counted")
         else:
             inner = times * params["length"] if name == "scan" else times
@@ -75,3 +79,18 @@ def _product(equation: Any, times: int) -> Product:
     depth = math.prod(left[i] for i in contracted)
     flops = 2 * times * depth * math.prod(equation.outvars[0].aval.shape)
     return Product(flops, bool(batched), (left, right), times)
+
+
+def _ragged_product(equation: Any, times: int) -> Product:
+    """Rows of groups times their matrices, or, for the gradient of those, the rows of each group with each other."""
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    (contracted, _), (batched, _) = numbers.dot_dimension_numbers
+    left, right = (variable.aval.shape for variable in equation.invars[:2])
+    out = math.prod(equation.outvars[0].aval.shape)
+    groups = equation.invars[2].aval.shape[-1]
+    if numbers.lhs_ragged_dimensions[0] in contracted:  # then groups are a dimension of the result
+        out //= groups
+    elif batched:
+        raise NotImplementedError("ragged_dot_general: products with batch dimensions are not counted")
+    depth = math.prod(left[i] for i in contracted)
+    return Product(2 * times * depth * out, False, (left, right), times)
