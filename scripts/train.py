@@ -5,7 +5,6 @@ python scripts/train.py --config=configs/python_small.py --workdir=runs/small --
 """
 
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 from t5x_like.command_line import Parser
@@ -19,7 +18,7 @@ from t5x_like.parallel.hosts import find_hosts
 def main() -> int:
     parser = Parser(__doc__, required=("config", "workdir"))
     parser.add_argument("--config", metavar="FILE", help="a file with get_config(); --config.field=value changes it")
-    parser.add_argument("--workdir", metavar="DIR", help="the run folder; a run found there is resumed")
+    parser.add_argument("--workdir", metavar="DIR", help="the run folder, on a disk or gs://; a run there is resumed")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
     parser.add_argument("--num_processes", metavar="N", type=int, help="how many there are; 1: this one is alone")
     parser.add_argument(
@@ -29,12 +28,12 @@ def main() -> int:
         help="which one this is, from 0 (docs/tpu_vm.md)",
     )
     flags, overrides = parser.read_with_overrides()
-    workdir = parser.local_folder("workdir", flags.workdir)
+    workdir = parser.run_folder("workdir", flags.workdir)
     with together(find_hosts(flags.coordinator, flags.num_processes, flags.process_id)):
         return run(flags, load_run(flags.config, overrides), workdir)
 
 
-def run(flags: Namespace, config: RunConfig, workdir: Path) -> int:
+def run(flags: Namespace, config: RunConfig, workdir: str) -> int:
     """Trains in this process, on all devices of the run."""
     from t5x_like.training.loop import train
     from t5x_like.training.one_writer import is_writer

@@ -45,6 +45,12 @@ class Parser(argparse.ArgumentParser):
             self.error(f"--{name}={value}: expected a folder on a disk of this machine")
         return Path(value)
 
+    def run_folder(self, name: str, value: str) -> str:
+        """The value of a flag that names a run folder: on a disk, or in a bucket."""
+        if "://" in value and not value.startswith(("gs://", "file:///")):
+            self.error(f"--{name}={value}: expected a folder on a disk of this machine, or gs://BUCKET/FOLDER")
+        return value
+
     def read_with_overrides(self) -> tuple[argparse.Namespace, list[str]]:
         """Parses the command line; every `--config.a.b=value` is set apart and returned as "a.b=value"."""
         prefix = "--config."

@@ -36,7 +36,8 @@ class Checkpoints:
             "optimizer": ocp.StandardCheckpointHandler(),
             "tally": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+        place = folder.absolute() if isinstance(folder, Path) else folder  # one in a bucket is absolute
+        self._manager = ocp.CheckpointManager(place, options=options, item_handlers=handlers)
         self._folder = folder
 
     @property

@@ -39,6 +39,7 @@ from t5x_like.training.run_folder import (
 )
 from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
+from t5x_like.training.work_folder import WorkFolder, work_folder
 
 
 def train(
@@ -53,7 +54,7 @@ def train(
 
     Args:
       config: resolved; durations in epochs may be left, they are resolved here.
-      workdir: the run folder; made when missing.
+      workdir: the run folder, on a disk or gs://; made when missing.
       dataset: as `build_dataset(config.data, config.seed)` gives it, when the caller has it already.
       reporter: told of progress.
       started: when the program was, on the clock of time.monotonic(), to tell how long the first step took to come.
@@ -66,7 +67,14 @@ def train(
       UserError: the folder belongs to another run or another process, its data has changed, or the mesh does not fit.
     """
     started = time.monotonic() if started is None else started
-    folder = Path(workdir)
+    with work_folder(workdir) as place:
+        return _train(config, place, dataset, reporter or Silent(), started)
+
+
+def _train(
+    config: RunConfig, place: WorkFolder, dataset: Dataset | None, reporter: Reporter, started: float
+) -> dict[str, Any]:
+    folder = place.local
     if not config.training.resolved:
         dataset = dataset or build_dataset(config.data, config.seed)
         config = config.resolve(dataset.epoch_rows)
@@ -75,21 +83,21 @@ def train(
     program.layout.check_length(config.data.sequence_length, "data.sequence_length")
     check_folder(folder, config)
     check_same({"the config": json.dumps(to_dict(config))})
-    if (ended := _ended(folder)) is not None:
+    if (ended := _ended(place)) is not None:
         return ended
-    reporter = reporter or Silent()
     with hold_folder(folder, reporter.note) if is_writer() else nullcontext():
         if is_writer():
             open_folder(folder, config)  # looked at again: another process may just have left it
-        if (ended := _ended(folder)) is not None:
+            place.push()
+        if (ended := _ended(place)) is not None:
             return ended
-        wait_for(folder / "config.json")
+        wait_for(folder / "config.json", place.pull)
         dataset = dataset or build_dataset(config.data, config.seed)
         check_data(folder, dataset.fingerprint)
         check_same({"the data": dataset.fingerprint})
         sets = build_sets(config, dataset.tokenizer)
         with stop_on_signals() as stop:  # until all is on disk: a second signal does not lose what the first one saves
-            loop = _Loop(config, folder, dataset, sets, reporter, started)
+            loop = _Loop(config, place, dataset, sets, reporter, started)
             try:
                 summary = loop.summary(loop.run(stop))
             except BaseException:
@@ -102,13 +110,13 @@ def train(
     return summary
 
 
-def _ended(folder: Path) -> dict[str, Any] | None:
+def _ended(place: WorkFolder) -> dict[str, Any] | None:
     """The summary of a run that has nothing left to do, or None; every process has it, or none."""
-    path = folder / "summary.json"
+    path = place.local / "summary.json"
     ended = path.is_file() and read_json(path)["status"] != "interrupted" if is_writer() else False
     if not as_the_first(ended):
         return None
-    wait_for(path)
+    wait_for(path, place.pull)
     return read_json(path)
 
 
@@ -118,12 +126,13 @@ class _Loop:
     def __init__(
         self,
         config: RunConfig,
-        folder: Path,
+        place: WorkFolder,
         dataset: Dataset,
         sets: dict[str, Dataset],
         reporter: Reporter,
         started: float,
     ):
+        folder, self.push = place.local, place.push
         self.config, self.dataset, self.sets = config, dataset, sets
         self.reporter, self.started = reporter, started
         assert config.training.steps is not None
@@ -133,7 +142,7 @@ class _Loop:
         mesh = self.program.layout.mesh
         # May be measured: before anything else runs. Only the writer needs it.
         peak = peak_of_mesh(mesh.devices, config.precision, cache_root()) if is_writer() else None
-        self.checkpoints = Checkpoints(folder / "checkpoints", config.training.keep_checkpoints)
+        self.checkpoints = Checkpoints(place.checkpoints, config.training.keep_checkpoints)
         init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
         self.tally = Tally()
         if self.checkpoints.latest is None:
@@ -274,6 +283,7 @@ class _Loop:
 
     def _save(self) -> None:
         self._collect_all()
+        self.push()  # metrics of all that a checkpoint holds are there before it is
         self.checkpoints.save(self.program.to_disk(self.state), self.step, self.tally.to_json())
 
     def summary(self, status: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -47,20 +47,31 @@ def check_same(texts: Mapping[str, str]) -> None:
             raise UserError(f"{what} of process {jax.process_index()} is not that of process 0")
 
 
-def wait_for(path: Path, patience: float = FILE_PATIENCE) -> None:
+def wait_for(path: Path, refresh: Callable[[], None] = lambda: None, patience: float = FILE_PATIENCE) -> None:
     """Waits until this process, too, sees a file that the first one has written.
+
+    Args:
+      path: of the file.
+      refresh: called before every look.
+      patience: seconds.
 
     Raises:
       UserError: it does not come.
     """
     until = time.monotonic() + patience
-    while not path.is_file():
+    while not _seen(path, refresh):
         if time.monotonic() > until:
             raise UserError(
                 f"{path}: process 0 has written it, and process {jax.process_index()} does not see it; several hosts "
                 "need a --workdir that all of them see: a shared file system, or gs://"
             )
         time.sleep(0.2)
+
+
+def _seen(path: Path, refresh: Callable[[], None]) -> bool:
+    if not path.is_file():
+        refresh()
+    return path.is_file()
 
 
 class AnyProcess:
