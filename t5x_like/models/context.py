@@ -25,7 +25,12 @@ class Layout(Protocol):
     @property
     def in_stage(self) -> "Layout": ...
 
+    @property
+    def in_part(self) -> "Layout": ...
+
     def mesh_axes(self, name: str) -> tuple[str, ...]: ...
+
+    def pin_parts(self, x: jax.Array) -> jax.Array: ...
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array: ...
 
@@ -89,7 +94,7 @@ class Context(flax.struct.PyTreeNode):
       pipeline: of a mesh with stages: then a batch is several microbatches, one after the other.
       train: whether dropout acts and blocks are rematerialised.
       scan_layers: scan over stacked layers, or unroll them; the same numbers either way.
-      remat: "none", or "full" to keep only each block's input for the backward pass.
+      remat: what blocks keep for the backward pass, by a name of `remat.POLICIES`.
       attention: which implementation `attend` takes; "auto" chooses by length and device.
       one_cpu: whether the program is for a single CPU device, for which `layers/cpu.py` writes some things differently.
       positions: int [B, T].

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.config import CausalLMConfig
-from t5x_like.models.context import Context
+from t5x_like.models.context import Context, Layout
 from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
-from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length, sum_over_chunks
+from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length, parts_of, sum_over_chunks
 from t5x_like.objectives.task import Batch, Sums
 
 
@@ -94,8 +94,8 @@ class CausalLM:
         if not ctx.train:  # held-out data is scored as it is
             regularisers = dict.fromkeys(regularisers, 0.0)
 
-        def of_chunk(params: Params, hidden: jax.Array, rest: Batch) -> tuple[jax.Array, Batch]:
-            logits = model.unembed(params, hidden, ctx)
+        def of_chunk(params: Params, hidden: jax.Array, rest: Batch, layout: Layout | None) -> tuple[jax.Array, Batch]:
+            logits = model.unembed(params, hidden, ctx.replace(layout=layout))
             values = token_losses(logits, rest["targets"], **regularisers, one_cpu=ctx.one_cpu)
             if "distribution" in rest:
                 values["divergence"] = divergence(rest["distribution"], logits)
@@ -105,13 +105,13 @@ class CausalLM:
         sequences = -(-targets.shape[0] // ctx.batch_parts)
         most = cpu.MOST_LOGITS if ctx.one_cpu else MOST_LOGITS
         length = targets.shape[1]
-        parts = 1 if length % ctx.length_parts else ctx.length_parts
+        parts = parts_of(ctx.layout, length)
         chunk = chunk_length(length, model.vocab_size, sequences, self.config.logits_chunk, most, parts)
         weight = weights.sum(1)
         if scale is not None:  # of the mean; chunks add up to a sum
             scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
         minimised, sums = sum_over_chunks(
-            of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest, scale, parts
+            of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest, scale, ctx.layout
         )
         aux = {name: _by_row(value, len(weight)) * weight for name, value in outputs["aux"].items()}
         for name, factor in model.aux_losses.items():

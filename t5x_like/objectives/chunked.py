@@ -4,6 +4,10 @@
 The loss is the last thing that a step computes, so its gradient is known up to one scalar as soon as a chunk of logits
 is: it is taken there and then, and the logits are dropped. Recomputing them in the backward pass would cost a product
 with the vocabulary more.
+
+On a mesh every device adds up the gradient of its own positions over all chunks, and devices are added up once, at the
+end: left to itself the compiler would do so for every chunk, and move a gradient as large as the vocabulary each time.
+Each device therefore holds one such gradient whole (its share over `tensor`), as it holds the table itself.
 """
 
 from collections.abc import Callable
@@ -13,8 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5x_like.models.context import Layout
+
 Sums = dict[str, jax.Array]
-ChunkFunction = Callable[[Any, jax.Array, Any], tuple[jax.Array, Sums]]
+# function(params, hidden, rest, layout) -> (loss, sums)
+ChunkFunction = Callable[[Any, jax.Array, Any, Layout | None], tuple[jax.Array, Sums]]
 
 
 MOST_LOGITS = 2**25  # at once: 128 MiB of float32
@@ -50,60 +57,113 @@ def sum_over_chunks(
     hidden: jax.Array,
     rest: Any,
     scale: jax.Array | None = None,
-    parts: int = 1,
+    layout: Layout | None = None,
 ) -> tuple[jax.Array, Sums]:
-    """Adds `function(params, hidden[:, chunk], rest[:, chunk]) -> (loss, sums)` up over chunks of dimension 1.
+    """Adds `function(params, hidden[:, chunk], rest[:, chunk], layout) -> (loss, sums)` up over chunks of dimension 1.
 
-    With 3 parts, 12 positions and chunks of 6, the first chunk holds 0 1, 4 5 and 8 9: some of what each of three
-    devices holds of the length, so nothing has to move.
+    With 3 parts of the length, 12 positions and chunks of 6, the first chunk holds 0 1, 4 5 and 8 9: some of what each
+    of three devices holds of the length, so nothing has to move.
 
     Args:
-      function: its loss is differentiated with respect to params and hidden; its sums are not. Zeros for hidden and
-        rest, which fill the last chunk up, must add nothing to either: a weight in `rest` sees to that.
-      chunk: length of a chunk, a multiple of `parts`.
+      function: its loss is differentiated with respect to params and hidden; its sums, [rows] each, are not. Zeros for
+        hidden and rest, which fill the last chunk up, must add nothing to either: a weight in `rest` sees to that. The
+        layout it is told is that of what it is given: all rows of a chunk, or those of one device.
+      chunk: length of a chunk, a multiple of `parts_of(layout, T)`.
       params: what the loss needs of the parameters.
       hidden: [B, T, D].
       rest: a tree of [B, T, ...], such as targets and weights; no gradient.
       scale: scalar, about what the caller will multiply the loss by before differentiating it; None for 1. It changes
         no result, only in which range of numbers the gradients of chunks are computed and kept: in float16 they would
         underflow before the caller's own factor reached them.
-      parts: in how many parts the mesh cuts the length; 1 where it does not divide it.
+      layout: where batch and length lie; None for one device.
     """
 
     del scale
 
-    def add(total: Any, xs: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(params, *xs)), None
+    def of_chunk(xs: Any) -> Any:
+        hidden, rest = xs
+        return function(params, hidden, rest, layout), None
 
-    chunks = _split((hidden, rest), chunk, parts)
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(function, params, chunks))
-    return jax.lax.scan(add, zero, chunks, unroll=2)[0]
+    def add(total: Any, xs: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, of_chunk(xs)[0]), None
+
+    chunks = _split((hidden, rest), chunk, parts_of(layout, hidden.shape[1]))
+    return jax.lax.scan(add, _zeros(of_chunk, chunks), chunks, unroll=2)[0]
+
+
+def parts_of(layout: Layout | None, length: int) -> int:
+    """In how many parts the mesh cuts a length; 1 where it does not divide it."""
+    return 1 if layout is None or length % layout.length_parts else layout.length_parts
 
 
 def _forward(
-    function: ChunkFunction, chunk: int, params: Any, hidden: jax.Array, rest: Any, scale: jax.Array | None, parts: int
+    function: ChunkFunction,
+    chunk: int,
+    params: Any,
+    hidden: jax.Array,
+    rest: Any,
+    scale: jax.Array | None,
+    layout: Layout | None,
 ) -> Any:
-    def add(carry: Any, xs: Any) -> tuple[Any, jax.Array]:
-        total, d_params = carry
+    batch, length = hidden.shape[:2]
+    parts = parts_of(layout, length)
+    rows = 1 if layout is None or parts != layout.length_parts else layout.batch_parts
+    within = layout if layout is None or rows * parts == 1 else layout.in_part
+
+    def one(xs: Any) -> Any:
+        """Sums and gradients of a chunk's positions, or of those that one device has of them."""
         hidden, rest = xs
-        loss, pullback, sums = jax.vjp(lambda p, h: function(p, h, rest), params, hidden, has_aux=True)
-        more, d_hidden = pullback(jnp.ones_like(loss) if scale is None else scale.astype(loss.dtype))
-        return (jax.tree.map(jnp.add, total, (loss, sums)), jax.tree.map(jnp.add, d_params, more)), d_hidden
+        loss, pullback, sums = jax.vjp(lambda p, h: function(p, h, rest, within), params, hidden, has_aux=True)
+        d_params, d_hidden = pullback(jnp.ones_like(loss) if scale is None else scale.astype(loss.dtype))
+        return (loss, sums, d_params), d_hidden
+
+    def of_chunk(xs: Any) -> Any:
+        if layout is None or rows * parts == 1:
+            return one(xs)
+        apart = jax.tree.map(lambda leaf: layout.pin_parts(_apart(leaf, rows, parts)), xs)
+        axes = (*layout.mesh_axes("batch"), *layout.mesh_axes("length"))
+        found, d_hidden = jax.vmap(one, spmd_axis_name=axes)(apart)
+        return jax.tree.map(layout.pin_parts, found), _together(d_hidden, rows, parts)
+
+    def add(total: Any, xs: Any) -> tuple[Any, jax.Array]:
+        found, d_hidden = of_chunk(xs)
+        return jax.tree.map(jnp.add, total, found), d_hidden
 
     chunks = _split((hidden, rest), chunk, parts)
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(function, params, chunks))
-    (total, d_params), d_hidden = jax.lax.scan(add, (zero, jax.tree.map(jnp.zeros_like, params)), chunks, unroll=2)
-    return total, (d_params, _join(d_hidden, hidden.shape[1], parts), scale)
+    (loss, sums, d_params), d_hidden = jax.lax.scan(add, _zeros(of_chunk, chunks), chunks, unroll=2)
+    if rows * parts > 1:
+        loss, d_params = jax.tree.map(lambda leaf: leaf.sum(0), (loss, d_params))
+        sums = jax.tree.map(lambda leaf: leaf.reshape(rows, parts, -1).sum(1).reshape(batch), sums)
+    return (loss, sums), (d_params, _join(d_hidden, length, parts), scale)
 
 
-def _backward(function: ChunkFunction, chunk: int, parts: int, saved: Any, cotangent: Any) -> Any:
-    del function, chunk, parts
+def _backward(function: ChunkFunction, chunk: int, layout: Layout | None, saved: Any, cotangent: Any) -> Any:
+    del function, chunk, layout
     d_params, d_hidden, scale = saved
     factor = cotangent[0] if scale is None else cotangent[0] / scale
     return *jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), (d_params, d_hidden)), None, None
 
 
 sum_over_chunks.defvjp(_forward, _backward)
+
+
+def _zeros(function: Callable[[Any], Any], chunks: Any) -> Any:
+    """Of what `function` of a chunk returns first."""
+    shapes = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], chunks))[0]
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _apart(x: jax.Array, rows: int, parts: int) -> jax.Array:
+    """A chunk [B, chunk, ...] -> [rows * parts, B / rows, chunk / parts, ...], what one device has side by side."""
+    batch, chunk = x.shape[:2]
+    x = x.reshape(rows, batch // rows, parts, chunk // parts, *x.shape[2:]).swapaxes(1, 2)
+    return x.reshape(rows * parts, *x.shape[2:])
+
+
+def _together(x: jax.Array, rows: int, parts: int) -> jax.Array:
+    """Undoes `_apart`."""
+    x = x.reshape(rows, parts, *x.shape[1:]).swapaxes(1, 2)
+    return x.reshape(rows * x.shape[1], parts * x.shape[3], *x.shape[4:])
 
 
 def _split(tree: Any, chunk: int, parts: int) -> Any:
@@ -126,7 +186,3 @@ def _join(chunks: jax.Array, length: int, parts: int) -> jax.Array:
     number, batch, chunk, width = chunks.shape
     joined = jnp.moveaxis(chunks.reshape(number, batch, parts, chunk // parts, width), 0, 2)
     return joined.reshape(batch, parts, -1, width)[:, :, : length // parts].reshape(batch, length, width)
-
-
-def _shapes(function: ChunkFunction, params: Any, chunks: Any) -> Any:
-    return jax.eval_shape(function, params, *jax.tree.map(lambda leaf: leaf[0], chunks))

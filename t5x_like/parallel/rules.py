@@ -114,6 +114,17 @@ class MeshLayout:
         names = tuple("kv_length" if n == "length" and size % self.length_parts else n for n, size in sizes)
         return partition(names, shape, self.rules, self.mesh, f"an activation [{axes}]")
 
+    @property
+    def in_part(self) -> "MeshLayout":
+        """The layout within what one device has of batch and length, where neither is cut any further."""
+        return dataclasses.replace(self, rules={**self.rules, "batch": (), "length": ()})
+
+    def pin_parts(self, x: jax.Array) -> jax.Array:
+        """Pins a first dimension of one entry for every part of batch and length; the compiler places the others."""
+        axes = (*self.mesh_axes("batch"), *self.mesh_axes("length"))
+        spec = PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
     def mesh_axes(self, name: str) -> tuple[str, ...]:
         """The mesh axes above size 1 over which an activation's dimension is cut, for `on_every_device`."""
         return tuple(axis for axis in self.rules[name] if self.mesh.shape[axis] > 1)

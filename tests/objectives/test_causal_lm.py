@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chunked loss against the naive one, and the memory it is there to save."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_like.config import CausalLMConfig
+from t5x_like.config import CausalLMConfig, MeshConfig
 from t5x_like.models import build_model
 from t5x_like.models.context import Context
 from t5x_like.objectives import build_objective
 from t5x_like.objectives.causal_lm import divergence, token_losses
 from t5x_like.objectives.chunked import chunk_length, sum_over_chunks
 from t5x_like.objectives.task import objective_of
+from t5x_like.parallel.mesh import make_mesh
+from t5x_like.parallel.rules import MeshLayout
+from t5x_like.planning import hlo
+from t5x_like.planning.collectives import collectives
 from t5x_like.strict import FieldError
 from t5x_like.training.program import program_for
 
@@ -24,7 +30,7 @@ TARGETS = GENERATOR.integers(0, V, (B, T))
 WEIGHTS = (GENERATOR.random((B, T)) * GENERATOR.integers(0, 2, (B, T))).astype(np.float32)  # ragged, half of them 0
 
 
-def of_chunk(table, hidden, rest):
+def of_chunk(table, hidden, rest, layout=None):
     losses = token_losses(jnp.einsum("BTD,VD->BTV", hidden, table), rest["targets"])
     weighted = losses["loss"] * rest["weights"]
     return weighted.sum(), {"by_row": weighted.sum(1), "correct": (losses["accuracy"] * rest["weights"]).sum(1)}
@@ -69,7 +75,7 @@ def test_a_scale_keeps_float16_gradients_from_underflow(relative_error):
     """
     small = {"targets": TARGETS, "weights": WEIGHTS * np.float32(1e-8)}
 
-    def narrow(table, hidden, rest):
+    def narrow(table, hidden, rest, layout):
         return of_chunk(table.astype(jnp.float16), hidden, rest)
 
     def gradient(scale, factor):
@@ -101,6 +107,19 @@ def test_a_scale_keeps_float16_gradients_from_underflow(relative_error):
 )
 def test_chunk_length(length, vocab_size, sequences, wanted, expected):
     assert chunk_length(length, vocab_size, sequences, wanted) == expected
+
+
+@pytest.mark.parametrize(
+    ("length", "vocab_size", "wanted", "expected"),
+    [
+        (128, 1000, None, 64),  # half of what each device has
+        (96, 1000, 24, 24),  # 6 at each of 4 devices
+        (96, 1000, 2, 4),  # at least one at each
+        (4096 * 4, 2**20, None, 32 * 4),  # 2^25 logits on each device
+    ],
+)
+def test_chunk_length_where_four_devices_hold_the_length(length, vocab_size, wanted, expected):
+    assert chunk_length(length, vocab_size, 1, wanted, parts=4) == expected
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +304,34 @@ def test_a_training_step_never_holds_the_logits_of_a_batch(make_run, equations):
 
     one = {"decoder_input_tokens": batch["decoder_input_tokens"][0]}
     assert largest(jax.jit(jax.grad(naive)).trace(program.abstract_state.trainable, one)) >= whole
+
+
+@pytest.mark.parametrize("mesh", [{"data": 2, "seq": 4}, {"fsdp": 4, "seq": 2}], ids=str)
+def test_on_a_mesh_the_gradient_of_the_table_moves_once(mesh, relative_error):
+    """However many chunks there are; and nothing of hidden states or logits moves at all."""
+    layout = MeshLayout(make_mesh(MeshConfig(**mesh)))
+    rows, length, parts = 8, 24, mesh["seq"]
+    hidden = GENERATOR.standard_normal((rows, length, D)).astype(np.float32)
+    rest = {
+        "targets": GENERATOR.integers(0, V, (rows, length)),
+        "weights": GENERATOR.random((rows, length)).astype(np.float32),
+    }
+    tokens = layout.features({"decoder_x": hidden})["decoder_x"]
+
+    def compiled(layout):
+        def loss(table, hidden, rest):
+            return sum_over_chunks(of_chunk, 2 * parts, table, hidden, rest, None, layout)
+
+        where = (layout.replicated, tokens, tokens) if layout else None
+        of_gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        return [jax.jit(f, in_shardings=where).lower(TABLE, hidden, rest).compile() for f in (of_gradient, loss)]
+
+    arguments = jax.device_put((TABLE, hidden, rest), (layout.replicated, tokens, tokens))
+    on_mesh = compiled(layout)
+    for one, other in zip(on_mesh, compiled(None), strict=True):
+        assert relative_error(one(*arguments), other(TABLE, hidden, rest)) < 1e-6
+    found = collectives(hlo.parse(on_mesh[0].as_text()), layout.mesh.shape)
+    assert {one.kind for one in found} == {"all-reduce"}
+    of_sums = (1 + 2 * rows) * 4  # bytes: the loss and two sums a row
+    share = 2 * (math.prod(mesh.values()) - 1) / math.prod(mesh.values())
+    assert share * TABLE.nbytes <= sum(one.bytes for one in found) <= share * (TABLE.nbytes + of_sums)
