@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from t5x_like.config import DecoderOnlyConfig, ExpertsConfig, MarkovConfig
+from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
 from t5x_like.models import build_model
 from t5x_like.models.context import Context, MaskSpec
 from t5x_like.models.layers.experts import Experts
 from t5x_like.models.layers.parameters import call, record_specs
 from t5x_like.precision import policy
+from t5x_like.training.program import program_for
 
 B, T, E, D, M = 2, 8, 4, 6, 5
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0, 0, 0], [0, 3, 3, 3, 3, 3, 3, 3]])
@@ -274,3 +276,22 @@ def test_scanned_and_unrolled_are_the_same(relative_error):
 
     expected = run(True, "none")
     assert relative_error(run(False, "full"), expected) < 1e-5
+
+
+def test_training_evens_the_loads_out(make_run):
+    """A Switch block on a Markov chain, from a router that sends nearly everything to one expert."""
+    run = make_run(
+        "model.experts.num_experts=4", "model.experts.load_balance_loss=0.05", "model.num_layers=1",
+        "optimizer.kind=adamw", "execution.steps_per_call=60", "data.sequence_length=16",
+    )  # fmt: skip
+    program, dataset = program_for(run), build_dataset(run.data, run.seed)
+    state = program.init(jax.random.key(0))
+    router = state.trainable["decoder"]["layers"]["0"]["experts"]["router"]
+    router["kernel"] = router["kernel"].at[..., 0].add(0.3 * jnp.ones_like(router["kernel"][..., 0]))
+    rows = [dataset.training_batch(number, run.training.batch_size) for number in range(60)]
+    batches = program.on_devices({name: np.stack([row[name] for row in rows]) for name in rows[0]}, leading=1)
+    _, sums = program.step(state, batches, program.knobs(np.full(60, 0.01, np.float32), jax.random.key(0)))
+    means = {name: np.asarray(value / weight) for name, (value, weight) in sums.items()}
+    assert means["loss"][-10:].mean() < means["loss"][:5].mean() - 0.2
+    assert means["busiest_expert"][-10:].mean() < 0.8 * means["busiest_expert"][:5].mean()
+    assert means["dropped"][-10:].mean() < 0.7 * means["dropped"][:5].mean()
