@@ -2,6 +2,7 @@
 """Processes come together and leave together: real processes, without JAX."""
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -114,6 +115,17 @@ def test_a_port_that_is_taken_is_refused():
         taken = server.getsockname()[1]
         ((code, lines),) = run(taken, "wait", processes=2, numbers=(0,))
     assert code == 2 and lines == [f"error: localhost:{taken}: process 0 cannot listen there: Address already in use"]
+
+
+def test_a_library_that_gives_up_waits_for_the_line():
+    """abort() in one thread leaves the others some seconds, and still ends the process."""
+    program = (
+        "import ctypes, threading, time; from t5x_like.parallel.companions import _delay_aborts; _delay_aborts();"
+        "threading.Thread(target=ctypes.CDLL(None).abort, daemon=True).start(); time.sleep(1); print('said', flush=True);"
+        "time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "said\n" and done.returncode == -signal.SIGABRT
 
 
 def test_a_stranger_is_turned_away(port):
