@@ -121,8 +121,8 @@ def test_a_library_that_gives_up_waits_for_the_line():
     """abort() in one thread leaves the others some seconds, and still ends the process."""
     program = (
         "import ctypes, threading, time; from t5x_like.parallel.companions import _delay_aborts; _delay_aborts();"
-        "threading.Thread(target=ctypes.CDLL(None).abort, daemon=True).start(); time.sleep(1); print('said', flush=True);"
-        "time.sleep(60)"
+        "threading.Thread(target=ctypes.CDLL(None).abort, daemon=True).start(); time.sleep(1);"
+        "print('said', flush=True); time.sleep(60)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert done.stdout == "said\n" and done.returncode == -signal.SIGABRT
