@@ -53,7 +53,7 @@ ACTIVATION_RULES: Rules = {
     "microbatch": (),
     "expert": ("expert",),
     "expert_batch": ("pipe", "data", "fsdp"),  # of what lies with its experts
-    "capacity": (),
+    "capacity": ("seq",),  # slots of an expert
     "router": (),
     "positions": (),
 }

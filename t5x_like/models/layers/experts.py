@@ -69,6 +69,7 @@ class Experts(nn.Module):
         experts, weights = routing.choose(probabilities, c.experts_per_token, c.normalise_weights)
         if real is not None:
             experts = jnp.where(real[..., None], experts, c.num_experts)
+        experts = ctx.constrain(experts, "batch kv_length router")
         factor = c.capacity_factor if ctx.train else c.eval_capacity_factor
         if factor is None:
             y = self._without_bound(x, experts, weights, params, ctx)
@@ -76,7 +77,8 @@ class Experts(nn.Module):
         else:
             size = routing.capacity(factor, c.experts_per_token, x.shape[1], c.num_experts)
             slots = routing.assign(experts, c.num_experts, size)
-            held = self._in_slots(routing.dispatch(x, slots), params, ctx)
+            slots = jax.tree.map(lambda table: ctx.constrain(table, "batch kv_length"), slots)
+            held = self._in_slots(routing.dispatch(ctx.constrain(x, "batch kv_length embed"), slots), params, ctx)
             y = routing.combine(held, weights, slots)
             granted = (slots.slot_of < c.num_experts * size).sum()
             dropped = 1 - granted / jnp.maximum(_count(real, x) * c.experts_per_token, 1.0)
@@ -119,9 +121,14 @@ class Experts(nn.Module):
         return product(h, "out")
 
     def _in_slots(self, x: jax.Array, params: Params, ctx: Context) -> jax.Array:
-        """What the experts make of their slots: [B, E C, D] to the same shape, by two all-to-alls on a mesh."""
-        shape = x.shape
-        x = x.reshape(shape[0], self.config.num_experts, -1, shape[-1])
+        """What the experts make of their slots: [B, E C, D] to the same shape, by two all-to-alls on a mesh.
+
+        Devices that share a length share its slots, filled up so that they divide.
+        """
+        batch, number = x.shape[0], self.config.num_experts
+        x = ctx.constrain(x.reshape(batch, number, -1, x.shape[-1]), "batch router kv_length embed")
+        size, parts = x.shape[2], 1 if ctx.layout is None else ctx.layout.length_parts
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, -size % parts), (0, 0)])
         x = ctx.constrain(x, "batch router capacity embed")
         x = ctx.constrain(x, "expert_batch expert capacity embed")
 
@@ -132,8 +139,9 @@ class Experts(nn.Module):
                 y = y + params[name]["bias"][:, None].astype(y.dtype)
             return ctx.constrain(y, f"expert_batch expert capacity {AXES[name][1]}")
 
-        y = self._feed(x, product)
-        return ctx.constrain(y, "batch router capacity embed").reshape(shape)
+        y = ctx.constrain(self._feed(x, product), "batch router capacity embed")
+        y = ctx.constrain(y, "batch router kv_length embed")[:, :, :size]
+        return y.reshape(batch, number * size, -1)
 
     def _chosen_by_experts(
         self,
@@ -147,7 +155,7 @@ class Experts(nn.Module):
         c, (batch, length) = self.config, x.shape[:2]
         size = routing.capacity(1.0, c.experts_per_token, length, c.num_experts)
         tokens, weights = routing.expert_choice(probabilities, real, size)
-        held = self._in_slots(routing.tokens_at(x, tokens), params, ctx)
+        held = self._in_slots(routing.tokens_at(ctx.constrain(x, "batch kv_length embed"), tokens), params, ctx)
         y = routing.add_to_tokens(held, tokens, weights, length)
         taken = tokens < length
         aux = _judged(logits, probabilities, taken.sum(-1), real)
