@@ -41,7 +41,9 @@ class ExecutionConfig:
     """How the same computation is carried out. Changes speed and memory, never the model or its checkpoint."""
 
     scan_layers: bool | Literal["auto"] = "auto"  # auto: a small stack on a single CPU device is unrolled
-    remat: Literal["none", "full"] = "none"
+    remat: Literal["none", "products", "offload_products", "full", "offload", "auto"] = (
+        "none"  # auto: what fits; docs/parallel.md
+    )
     attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # auto: by length and device
     steps_per_call: int = 1  # training steps in one compiled call; tiny models want many
     pipeline_rounds: int = 1  # how often a microbatch goes round the stages of mesh.pipe; above 1: circular

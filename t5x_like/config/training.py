@@ -4,7 +4,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from t5x_like.config.checks import divisors, positive
 from t5x_like.config.data import DataConfig
@@ -26,7 +26,7 @@ class TrainingConfig:
     examples: int | None = None  # sequences
     epochs: float | None = None  # passes over the training data
     batch_size: int = 16  # sequences in a step, over all hosts
-    microbatches: int = 1  # the batch is processed in this many parts, their gradients accumulated
+    microbatches: int | Literal["auto"] = 1  # parts of a batch, their gradients accumulated; auto: see execution.remat
     log_every: Duration = 10
     evaluate_every: Duration | None = None  # None: only at the end
     eval_tokens: int = 262144  # held-out tokens, the same ones every time
@@ -36,7 +36,8 @@ class TrainingConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "microbatches", "eval_tokens", "keep_checkpoints"):
+        counts = ("batch_size", "eval_tokens", "keep_checkpoints")
+        for name in counts if self.microbatches == "auto" else (*counts, "microbatches"):
             positive(self, name)
         for name in ("tokens", "steps", "examples"):
             if getattr(self, name) is not None:
@@ -48,12 +49,17 @@ class TrainingConfig:
                 parse(name, getattr(self, name))
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise FieldError("ema_decay", f"{self.ema_decay} is outside (0, 1)")
-        if self.batch_size % self.microbatches:
+        if self.microbatches != "auto" and self.batch_size % self.microbatches:
             raise FieldError(
                 "microbatches",
                 f"{self.microbatches} do not divide batch_size={self.batch_size}; accepted: "
                 f"{divisors(self.batch_size)}",
             )
+
+    @property
+    def parts(self) -> int:
+        """How many microbatches a step takes; all at once while that is left to be chosen."""
+        return 1 if self.microbatches == "auto" else self.microbatches
 
     @property
     def resolved(self) -> bool:

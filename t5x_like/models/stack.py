@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from t5x_like.errors import UserError
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
+from t5x_like.models.remat import rematerialised
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Stack:
             x, aux = ctx.pipeline.run(partial(self._stage, ctx.in_stages()), params, x)
             return x, None, aux, None
 
-        def repeat(x: jax.Array, params: Params, cache: Params | None, start: jax.Array) -> tuple[jax.Array, Any]:
+        def one(x: jax.Array, params: Params, cache: Params | None, start: jax.Array) -> tuple[jax.Array, Any]:
             states: list[jax.Array] = []
             caches: Params = {}
             aux: dict[str, jax.Array] = {}
@@ -95,9 +96,7 @@ class Stack:
                 aux = {key: aux.get(key, 0.0) + value for key, value in more.items()} if more else aux
             return x, (caches, aux, jnp.stack(states) if keep_states else None)
 
-        if ctx.train and ctx.remat == "full":
-            # Inside a scan nothing can be shared with the forward pass: its barriers would only stop fusions.
-            repeat = jax.checkpoint(repeat, prevent_cse=not ctx.scan_layers)
+        repeat = rematerialised(one, ctx.remat if ctx.train else "none", in_scan=ctx.scan_layers)
         starts = len(self.pattern) * (first + jnp.arange(self.repeats))
         if ctx.scan_layers and cache is None and isinstance(params, dict):
             x, (_, aux, states) = jax.lax.scan(lambda x, xs: repeat(x, *xs), x, (params, cache, starts))

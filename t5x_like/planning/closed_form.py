@@ -114,8 +114,9 @@ class Leaf:
     gathered: int
 
     @property
-    def is_sharded(self) -> bool:
-        return self.local < self.gathered * max(1, self.layers)
+    def is_gathered(self) -> bool:
+        """Whether it is a matrix that fsdp cuts."""
+        return "embed" in self.axes and len(self.axes) >= (3 if self.layers else 2)
 
 
 class Step:
@@ -134,7 +135,7 @@ class Step:
         abstract = AbstractMesh(tuple(mesh[name] for name in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
         self.abstract = cast(Mesh, abstract)  # `partition` reads its sizes alone
         self.specs = build_model(config.model).specs()
-        model, self.micro = config.model, config.training.microbatches
+        model, self.micro = config.model, config.training.parts
         rows = config.training.batch_size // self.micro
         parts = math.prod(mesh[axis] for axis in STAGE_RULES["batch"])
         what = "training.batch_size / training.microbatches"
@@ -181,7 +182,7 @@ class Step:
         found = []
         for is_expert in (False, True):
             leaves = [leaf for leaf in self.layer_leaves if ("expert" in leaf.axes) == is_expert]
-            size = self.bytes * sum(leaf.gathered for leaf in leaves if "embed" in leaf.axes) * self.passes
+            size = self.bytes * sum(leaf.gathered for leaf in leaves if leaf.is_gathered) * self.passes
             # Pairs of layers and microbatches that a device goes through: all leaves have as many layers here.
             size *= leaves[0].layers if leaves else 0
             name, fsdp = "experts" if is_expert else "layers", self.mesh["fsdp"]
@@ -196,7 +197,7 @@ class Step:
         found, times = [], 1 if self.mesh["pipe"] > 1 else self.micro
         others = ("pipe", "data", "expert", "seq")
         for leaf in self.leaves:
-            if leaf.layers or "embed" not in leaf.axes or len(leaf.axes) < 2:
+            if leaf.layers or not leaf.is_gathered:
                 continue
             is_looked_up = "embedding" in leaf.name
             is_logits = leaf.name.startswith("logits") or (
@@ -319,7 +320,7 @@ class Step:
     def _optimizer(self) -> float:
         optimizer = build_optimizer(self.config.optimizer, self.specs)
         shapes = jax.eval_shape(lambda: optimizer.init(_zeros(self.specs)))
-        specs = [spec for _, spec in _named(state_specs(shapes, self.specs))]
+        specs = [spec for _, spec in _named(state_specs(shapes, self.specs)) if spec.shape]  # without its counters
         return FLOAT32 * float(sum(self._leaf("optimizer", spec).local for spec in specs))
 
     def flops(self) -> dict[str, float]:
@@ -341,7 +342,7 @@ class Step:
         read twice; the optimizer reads and writes parameters, moments and gradients.
         """
         memory, ways = self.memory(), 4 if self.remat else 3
-        layers = [leaf for leaf in self.layer_leaves if "embed" in leaf.axes]
+        layers = [leaf for leaf in self.layer_leaves if leaf.is_gathered]
         weights = sum(leaf.gathered * leaf.layers for leaf in layers) * self.bytes * self.passes
         activations = 3 * self._block() * self._layers_here * self.passes
         logits = 3 * self._logits() * self.chunks * self.micro / self.mesh["pipe"]

@@ -85,7 +85,7 @@ def make_plan(
             "sequences": config.training.batch_size,
             "length": config.data.sequence_length,
             "tokens": batch,
-            "microbatches": config.training.microbatches,
+            "microbatches": config.training.parts,
         },
         "memory": _memory(step, slice_, compiled),
         "flops": {"step": step.flops()["model"], "step_executed": step.flops()["executed"], "bubble": step.bubble},

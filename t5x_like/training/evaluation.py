@@ -57,7 +57,7 @@ def evaluate(
       document are not quite.
     """
     # What is known to fit the devices: a pipeline takes all microbatches at once.
-    batch_size = config.training.batch_size // (config.training.microbatches if program.pipeline is None else 1)
+    batch_size = config.training.batch_size // (config.training.parts if program.pipeline is None else 1)
     batch_size *= max(1, TOKENS_PER_CALL // (batch_size * dataset.sequence_length))
     calls = -(-config.training.eval_tokens // (batch_size * dataset.sequence_length))
     pending: list[Any] = []

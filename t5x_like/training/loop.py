@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: batches in, metrics out, nothing waited for that need not be."""
 
+import dataclasses
 import json
 import math
 import resource
@@ -25,6 +26,7 @@ from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.evaluation import build_sets, evaluate
+from t5x_like.training.memory_fit import is_settled, settle
 from t5x_like.training.metrics import Metrics, Stopwatch, Tally
 from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, is_writer, wait_for
 from t5x_like.training.program import program_for
@@ -34,6 +36,7 @@ from t5x_like.training.run_folder import (
     check_folder,
     finite,
     hold_folder,
+    load_config,
     open_folder,
     write_environment,
 )
@@ -78,8 +81,11 @@ def _train(
     if not config.training.resolved:
         dataset = dataset or build_dataset(config.data, config.seed)
         config = config.resolve(dataset.epoch_rows)
+    if not is_settled(config):
+        dataset = dataset or build_dataset(config.data, config.seed)
+        config = _settled(config, place, dataset, reporter)
     program = program_for(config)
-    program.layout.check_batch(config.training.batch_size // config.training.microbatches, "training.batch_size")
+    program.layout.check_batch(config.training.batch_size // config.training.parts, "training.batch_size")
     program.layout.check_length(config.data.sequence_length, "data.sequence_length")
     check_folder(folder, config)
     check_same({"the config": json.dumps(to_dict(config))})
@@ -108,6 +114,17 @@ def _train(
             if is_writer():
                 write_json(folder / "summary.json", summary)
     return summary
+
+
+def _settled(config: RunConfig, place: WorkFolder, dataset: Dataset, reporter: Reporter) -> RunConfig:
+    """The config without "auto": what a run was begun with stays, since its random numbers depend on that."""
+    begun = place.local / "config.json"
+    if config.training.microbatches == "auto" and begun.is_file():
+        number = load_config(place.local).training.microbatches
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, microbatches=number))
+    row = dataset.training_batch(0, 1)
+    features = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in row.items()}
+    return settle(config, features, note=reporter.note)
 
 
 def _ended(place: WorkFolder) -> dict[str, Any] | None:

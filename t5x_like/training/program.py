@@ -6,7 +6,7 @@ share one program and its compiled code.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -71,7 +71,7 @@ def program_config(config: RunConfig) -> ProgramConfig:
         config.mesh,
         config.execution,
         config.precision,
-        config.training.microbatches,
+        config.training.parts,
         config.training.ema_decay,
     )
 
@@ -116,7 +116,7 @@ class Program:
             layout=self.layout,
             pipeline=self.pipeline,
             scan_layers=_scans(config, one_cpu),
-            remat=config.execution.remat,
+            remat="none" if config.execution.remat == "auto" else config.execution.remat,  # see memory_fit.settle
             attention=config.execution.attention,
             one_cpu=one_cpu,
         )
@@ -236,6 +236,34 @@ class Program:
         """Puts this process's `share` of a batch on the mesh; `leading` dimensions come before the batch's."""
         where = self.layout.features(batch, leading)
         return jax.device_put(batch, where) if jax.process_count() == 1 else put_rows(batch, self.share, where, leading)
+
+    def abstract_arguments(self, features: Mapping[str, jax.ShapeDtypeStruct], rows: int) -> tuple[Any, ...]:
+        """The arguments of `step` as jax.ShapeDtypeStruct, to lower it for.
+
+        Args:
+          features: of one row, without the dimension of rows.
+          rows: of a batch, over all hosts.
+        """
+        batches = {
+            name: jax.ShapeDtypeStruct((self.steps_per_call, rows, *one.shape), one.dtype)
+            for name, one in features.items()
+        }
+        where = self.layout.features(batches, leading=1)
+        batches = {
+            name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=where[name]) for name, one in batches.items()
+        }
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        knobs = {
+            "learning_rate": ((self.steps_per_call,), jnp.float32),
+            "count": ((), jnp.int32),
+            "key": ((), key.dtype),
+        }
+        everywhere = self.layout.replicated
+        return (
+            self.abstract_state,
+            batches,
+            {name: jax.ShapeDtypeStruct(*one, sharding=everywhere) for name, one in knobs.items()},
+        )
 
     def knobs(self, learning_rates: np.ndarray, key: jax.Array) -> dict[str, Any]:
         """Pads the rates of up to `steps_per_call` steps to that many."""

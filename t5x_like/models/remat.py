@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a block keeps for its backward pass, by name: the rest is computed anew there (Chen et al. 2016).
+
+    none              everything
+    products          what products with weights give, so that attention and elementwise work are done twice
+    offload_products  the same, in the host's memory
+    full              the block's input: every block is computed twice
+    offload           the same, in the host's memory
+
+From top to bottom a step keeps less on the device and takes longer; how `offload_products` and `full` compare depends
+on the link to the host. The numbers are the same.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+_INPUT = "block_input"
+_TO_HOST = {"offload_src": "device", "offload_dst": "pinned_host"}
+_RULES = jax.checkpoint_policies
+
+POLICIES: dict[str, Any] = {
+    "none": None,
+    "products": _RULES.dots_with_no_batch_dims_saveable,
+    "offload_products": _RULES.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    "full": _RULES.nothing_saveable,
+    "offload": _RULES.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[_INPUT], **_TO_HOST
+    ),
+}
+
+
+def rematerialised(block: Callable[..., Any], policy: str, *, in_scan: bool) -> Callable[..., Any]:
+    """Wraps `block(x, ...)` so that its backward pass finds only what `policy` keeps.
+
+    Args:
+      block: a function whose first argument is what enters it, [B, T, D].
+      policy: a name of `POLICIES`.
+      in_scan: whether a scan calls it. There nothing can be shared with the forward pass, and the barriers that forbid
+        that would only stop fusions.
+    """
+    if POLICIES[policy] is None:
+        return block
+
+    @partial(jax.checkpoint, policy=POLICIES[policy], prevent_cse=not in_scan)
+    def call(x: jax.Array, *rest: Any) -> Any:
+        return block(checkpoint_name(x, _INPUT), *rest)
+
+    return call
