@@ -19,7 +19,7 @@ that overlap with the product they are for, and send a part n + 1 times where n 
 reduce-scatter for gradients and adds them up whole, which is twice the bytes.
 
 The tables come on top: the embedding is gathered once a step, a matrix of the logits' own for every second chunk of
-positions (the loop is unrolled twice), and their gradients are scattered as often as they are made.
+positions (the loop is unrolled twice), and their gradients are scattered once a microbatch.
 """
 
 import math
@@ -144,7 +144,8 @@ class Step:
         self.length = config.data.sequence_length / mesh["seq"]
         self.bytes = jax.numpy.dtype(policy(config.precision).compute).itemsize
         self.activation = self.rows * self.length * model.d_model * self.bytes
-        self.remat = config.execution.remat != "none"
+        self.remat = config.execution.remat
+        self.again = self.remat in ("full", "offload")  # whether products are done twice
         rounds = config.execution.pipeline_rounds
         stages = mesh["pipe"]
         self.passes = self.micro if stages == 1 else (rounds * self.micro + stages - 1) / rounds
@@ -209,12 +210,12 @@ class Step:
                 found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), size / fsdp, 1))
                 found.append(self._over(f"{name} gradient scattered", "reduce-scatter", ("fsdp",), size, times))
                 found.append(self._over(f"{name} gradient added up", "all-reduce", others, size / fsdp, times))
-            if is_logits:
-                size, sums = self.bytes * leaf.gathered, self.chunks * times
+            if is_logits:  # its gradient is added up over chunks first, in float32
+                size, wide = self.bytes * leaf.gathered, FLOAT32 * leaf.gathered
                 gathers = 0 if is_looked_up else math.ceil(self.chunks / 2) * times
                 found.append(self._over("logits' matrix gathered", "all-gather", ("fsdp",), size / fsdp, gathers))
-                found.append(self._over("logits' gradient scattered", "reduce-scatter", ("fsdp",), size, sums))
-                found.append(self._over("logits' gradient added up", "all-reduce", others, size / fsdp, sums))
+                found.append(self._over("logits' gradient scattered", "reduce-scatter", ("fsdp",), wide, times))
+                found.append(self._over("logits' gradient added up", "all-reduce", others, wide / fsdp, times))
         return found
 
     @property
@@ -227,7 +228,7 @@ class Step:
 
     def _tensor(self) -> list[Movement]:
         layers = self.passes * self._layers_here
-        sums = 4 + (1 if self.remat else 0)
+        sums = 4 + (1 if self.again else 0)
         # Looked up in float32, and the gradient of what the logits are computed from.
         outside = self.micro / self.mesh["pipe"]
         return [
@@ -253,7 +254,7 @@ class Step:
         forward = (n - 1) * (2 * keys + segments) + 2 * queries + 2 * keys + 2 * segments
         backward = (n - 1) * (2 * keys + segments) + n * 2 * wide + 2 * queries + 2 * keys
         passes = self.passes * self._layers_here
-        again = 2 if self.remat else 1
+        again = 1 if self.remat == "none" else 2
         return [
             self._over("keys and values, forward", "collective-permute", ("seq",), forward, again * passes),
             self._over("keys, values and their gradients, backward", "collective-permute", ("seq",), backward, passes),
@@ -266,7 +267,7 @@ class Step:
         tokens = self.rows * self.length * experts.experts_per_token * (experts.capacity_factor or 1.0)
         size = tokens * self.config.model.d_model * self.bytes
         layers = self.passes * self.config.model.expert_layers / self.mesh["pipe"]
-        times = 6 if self.remat else 4
+        times = 4 if self.remat == "none" else 6
         return [self._over("tokens to experts and back", "all-to-all", ("expert",), size, times * layers)]
 
     def _pipe(self) -> list[Movement]:
@@ -286,7 +287,8 @@ class Step:
         copies = 1 if config.training.ema_decay is None else 2
         gathered = self.bytes * max((2 * leaf.gathered for leaf in self.layer_leaves), default=0)
         block, logits = self._block(), self._logits()
-        kept = self.activation if self.remat else block
+        at_rest = {"none": block, "products": self._products(), "full": self.activation}
+        kept = at_rest.get(self.remat, 0.0)  # the others keep it on the host
         at_once = self.micro if self.mesh["pipe"] > 1 else 1
         layers = self._layers_here * (self.passes if self.mesh["pipe"] > 1 else 1)
         return Memory(
@@ -310,6 +312,13 @@ class Step:
             wide = slots * ((3 if c.gated_mlp else 2) * c.experts.mlp_dim / tensor + 2 * c.d_model)
         return self.rows * self.length * self.bytes * (4 * c.d_model + heads + wide)
 
+    def _products(self) -> float:
+        """What products with weights give: queries, keys, values, and what attention and feed-forward add."""
+        c, tensor = self.config.model, self.mesh["tensor"]
+        assert c.head_dim and c.num_kv_heads and c.mlp_dim
+        wide = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim + (2 if c.gated_mlp else 1) * c.mlp_dim
+        return self.rows * self.length * self.bytes * (3 * c.d_model + wide / tensor)
+
     def _logits(self) -> float:
         """Logits of a chunk in float32 and their gradient, and the float32 gradient of the table."""
         c = self.config.model
@@ -332,7 +341,7 @@ class Step:
         tokens = self.config.training.batch_size * length
         parts = forward_flops(self.config.model, length)
         forward = tokens * sum(parts.values())
-        again = tokens * sum(flops for name, flops in parts.items() if name != "logits") if self.remat else 0.0
+        again = tokens * sum(flops for name, flops in parts.items() if name != "logits") if self.again else 0.0
         return {"model": (1 + BACKWARD) * forward, "executed": (1 + BACKWARD) * forward + again}
 
     def memory_traffic(self) -> float:
@@ -341,7 +350,7 @@ class Step:
         Weights are written once when they are gathered and read by every product; an activation is written once and
         read twice; the optimizer reads and writes parameters, moments and gradients.
         """
-        memory, ways = self.memory(), 4 if self.remat else 3
+        memory, ways = self.memory(), 4 if self.again else 3
         layers = [leaf for leaf in self.layer_leaves if leaf.is_gathered]
         weights = sum(leaf.gathered * leaf.layers for leaf in layers) * self.bytes * self.passes
         activations = 3 * self._block() * self._layers_here * self.passes

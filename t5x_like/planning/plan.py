@@ -6,6 +6,7 @@ from typing import Any
 
 from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config import RunConfig
+from t5x_like.errors import UserError
 from t5x_like.planning.closed_form import Step
 from t5x_like.planning.collectives import by_kind_and_axes, on_links
 from t5x_like.planning.lower import CompiledStep
@@ -41,6 +42,11 @@ def make_plan(
     Raises:
       UserError: a mesh that does not fit the slice or the model.
     """
+    if "auto" in (config.execution.remat, config.training.microbatches):
+        raise UserError(
+            "execution.remat, training.microbatches: 'auto' is settled where a run starts; a plan takes a policy and a "
+            "number"
+        )
     assumed = assumed or Assumptions()
     sizes = mesh_sizes(slice_, config.mesh.sizes)
     links = Links(slice_, places_of(slice_, sizes))
