@@ -11,24 +11,21 @@ GPUs, the plan is arithmetic, and says so.
 import argparse
 import os
 import sys
-import threading
-import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # what is compiled for is not what this machine has
 
 from rich.console import Console
 
 from t5x_like.command_line import Parser
-from t5x_like.config import RunConfig
 from t5x_like.config_files import load_run
 from t5x_like.errors import UserError, exit_with
 from t5x_like.files import make_folder, write_json
 from t5x_like.planning.report import show
 from t5x_like.planning.roofline import Assumptions
-from t5x_like.planning.topology import Slice, can_compile, slice_of
+from t5x_like.planning.topology import can_compile, slice_of
+from t5x_like.planning.watch import compile_for
 
 
 def _flags() -> tuple[argparse.Namespace, list[str]]:
@@ -62,7 +59,7 @@ def main() -> int:
     from t5x_like.planning.plan import make_plan
 
     make_plan(config, slice_)  # a mistake shows before minutes are spent
-    compiled = None if obstacle else _compile(config, slice_)
+    compiled = None if obstacle else compile_for(config, slice_)
     plan = make_plan(config, slice_, compiled=compiled, without=obstacle, tokens=tokens, assumed=assumed)
     if out is not None:
         write_json(out, {"config": flags.config, "overrides": overrides, **plan})
@@ -77,38 +74,6 @@ def _number(name: str, text: str) -> float:
         return float(text.replace("_", ""))
     except ValueError:
         raise UserError(f"--{name}={text}: expected a number") from None
-
-
-def _compile(config: RunConfig, slice_: Slice):  # the library is imported late: --help need not wait for JAX
-    """Compiles on another thread, so that a second hand turns meanwhile and ctrl-C is heard."""
-    from t5x_like.planning.lower import compile_step
-    from t5x_like.planning.topology import devices_of
-
-    devices = devices_of(slice_)
-    result: dict[str, Any] = {}
-
-    def work() -> None:
-        try:
-            result["compiled"] = compile_step(config, devices)
-        except BaseException as error:
-            result["error"] = error
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    began = time.monotonic()
-    try:
-        while thread.is_alive():
-            thread.join(0.5)
-            if sys.stderr.isatty():
-                print(f"\rcompiling for {slice_.name}: {time.monotonic() - began:.0f} s ", end="", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr, flush=True)
-        os._exit(130)  # the compiler cannot be stopped in any other way
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    if "error" in result:
-        raise result["error"]
-    return result["compiled"]
 
 
 if __name__ == "__main__":
