@@ -13,9 +13,7 @@ from t5x_like.files import read_json
 from t5x_like.training.loop import train
 from t5x_like.training.memory_fit import SHARE, settle, step_bytes
 
-FEATURES = {
-    name: jax.ShapeDtypeStruct((64,), jnp.int32) for name in ("decoder_input_tokens", "decoder_target_tokens")
-}
+FEATURES = {name: jax.ShapeDtypeStruct((64,), jnp.int32) for name in ("decoder_input_tokens", "decoder_target_tokens")}
 WIDE = (
     "data.sequence_length=64", "model.d_model=32", "model.num_layers=8", "model.mlp_dim=512", "training.batch_size=16",
 )  # fmt: skip
@@ -52,7 +50,9 @@ def test_the_cheapest_that_fits_is_taken(expected, auto, taken):
     settled = settle(auto, FEATURES, memory=1.01 * taken[expected] / SHARE, note=said.append)
     assert (settled.execution.remat, settled.training.microbatches) == expected
     assert settled == with_(auto, *expected)
-    assert re.match(rf"auto: execution.remat={expected[0]}, training.microbatches={expected[1]}; a step takes ", said[0])
+    assert re.match(
+        rf"auto: execution.remat={expected[0]}, training.microbatches={expected[1]}; a step takes ", said[0]
+    )
 
 
 def test_one_of_the_two_can_be_given(auto, taken):
@@ -64,7 +64,9 @@ def test_one_of_the_two_can_be_given(auto, taken):
 
 
 def test_what_does_not_fit_at_all_is_refused(auto):
-    with pytest.raises(UserError, match=r"^execution.remat: nothing fits 0.00 GiB a device; the least is execution.rem"):
+    with pytest.raises(
+        UserError, match=r"^execution.remat: nothing fits 0.00 GiB a device; the least is exec"
+    ):
         settle(with_(auto, "auto", 1), FEATURES, memory=1000.0)
 
 
