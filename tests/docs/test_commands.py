@@ -36,6 +36,8 @@ SMALLER = {
     "python scripts/generate.py": ["--max_new_tokens=8"],
     "python scripts/accounting.py": [],
     "python scripts/evaluate.py": ["--tokens=4096"],
+    "python scripts/plan.py": ["--no-compile"],
+    "python scripts/published_sizes.py": ["--no-compile"],
     "scripts/tpu_vm.sh": ["--dry-run"],  # there is no cloud here, nor a cluster: what would be run is printed
     "scripts/slurm.sh": ["--dry-run"],
     "python scripts/benchmark.py": ["--sections=attention", "--lengths=64", "--rounds=1", "--seconds=0.01"],

@@ -90,3 +90,15 @@ def test_gpt2_xl_compiles_for_16_v5e(tmp_path):
     by_arithmetic = sum(one["bytes"] for one in content["expected_collectives"])
     assert {tuple(one["axes"]) for one in content["collectives"]} == {("fsdp",)}
     assert 0.95 < moved / by_arithmetic < 17 / 15
+
+
+def test_all_published_sizes_on_a_page(tmp_path):
+    words = [sys.executable, "scripts/published_sizes.py", f"--plans={tmp_path}", f"--out={tmp_path / 'page.md'}"]
+    done = subprocess.run([*words, "--no-compile"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    models = {path.stem for path in (ROOT / "configs" / "models").glob("*.py")}
+    assert {path.stem for path in tmp_path.glob("*.json")} == models
+    rows = [line.split(" | ") for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| ")]
+    assert all(sum(row[0] == f"| {name}" for row in rows) == 4 for name in models)
+    seventy = read_json(tmp_path / "llama3_70b.json")
+    assert f"{seventy['roofline']['mfu']:.1%}" in (tmp_path / "page.md").read_text()
