@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh
 
 from t5x_like.config import MeshConfig
@@ -47,4 +48,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             "-1 on one axis"
         )
     chosen = devices[: math.prod(shape)]
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
+    types = (AxisType.Auto,) * len(AXES)
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=chosen)
+    except NotImplementedError:  # axes that are no products of a TPU slice's dimensions: one of these is cut
+        return Mesh(create_device_mesh(shape, chosen, allow_split_physical_axes=True), AXES, axis_types=types)

@@ -221,7 +221,7 @@ def places_of(slice_: Slice, sizes: Mapping[str, int]) -> np.ndarray:
     """Stand-ins for a slice's devices, arranged in a mesh as JAX would arrange the real ones.
 
     Raises:
-      UserError: a mesh of another size, or one that does not lie along the torus.
+      UserError: a mesh of another size.
     """
     shape = tuple(sizes[name] for name in AXES)
     described = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1) or "all axes 1"
@@ -252,11 +252,8 @@ def places_of(slice_: Slice, sizes: Mapping[str, int]) -> np.ndarray:
     ]
     try:
         return np.asarray(mesh_utils.create_device_mesh(shape, found))
-    except (NotImplementedError, ValueError, AssertionError):
-        torus = "x".join(map(str, slice_.dims))
-        raise UserError(
-            f"mesh: {described} does not lie along a torus of {torus}; accepted: axes that are products of its sizes"
-        ) from None
+    except NotImplementedError:  # as parallel/mesh.py does
+        return np.asarray(mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True))
 
 
 def mesh_sizes(slice_: Slice, sizes: Mapping[str, int]) -> dict[str, int]:

@@ -164,6 +164,7 @@ def devices_of(slice_: Slice) -> list[Any]:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # its lock is for the hardware, which is not touched
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
