@@ -78,6 +78,8 @@ class Memory:
       gradients: accumulated over microbatches, and those of one microbatch where there are several.
       compute_copy: of the parameters, in the compute dtype, where that is another.
       activations: what is kept for the backward pass.
+      tables: embeddings and the logits' matrix whole, as a device looks up in them, and their gradients before they
+        are added up, in float32.
       workspace: of the layer, or the chunk of logits, that is being computed.
     """
 
@@ -86,6 +88,7 @@ class Memory:
     gradients: float
     compute_copy: float
     activations: float
+    tables: float
     workspace: float
 
     @property
@@ -94,7 +97,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return self.state + self.gradients + self.compute_copy + self.activations + self.workspace
+        return self.state + self.gradients + self.compute_copy + self.activations + self.tables + self.workspace
 
 
 @dataclass(frozen=True)
@@ -297,6 +300,7 @@ class Step:
             gradients=FLOAT32 * local * (2 if self.micro > 1 and self.mesh["pipe"] == 1 else 1),
             compute_copy=self.bytes * local if self.bytes != FLOAT32 else 0.0,
             activations=kept * layers + 2 * self.activation * at_once,
+            tables=self._whole_tables(),
             workspace=max(block, logits) + gathered,
         )
 
@@ -311,6 +315,13 @@ class Step:
             slots = c.experts.experts_per_token * (c.experts.capacity_factor or 1.0)
             wide = slots * ((3 if c.gated_mlp else 2) * c.experts.mlp_dim / tensor + 2 * c.d_model)
         return self.rows * self.length * self.bytes * (4 * c.d_model + heads + wide)
+
+    def _whole_tables(self) -> float:
+        tables = [leaf for leaf in self.leaves if not leaf.layers and leaf.is_gathered]
+        looked_up = sum(leaf.gathered for leaf in tables if "embedding" in leaf.name)
+        name = "token_embedding" if self.config.model.tie_embeddings else "logits"
+        logits = sum(leaf.gathered for leaf in tables if leaf.name.startswith(name))
+        return FLOAT32 * (2 * looked_up + logits)
 
     def _products(self) -> float:
         """What products with weights give: queries, keys, values, and what attention and feed-forward add."""

@@ -137,6 +137,7 @@ def _memory(step: Step, slice_: Slice, compiled: CompiledStep | None) -> dict[st
         "gradients": expected.gradients,
         "compute_copy": expected.compute_copy,
         "activations": expected.activations,
+        "tables": expected.tables,
         "workspace": expected.workspace,
     }
     content: dict[str, Any] = {"capacity": capacity, "expected": {**parts, "total": expected.total}}
