@@ -344,16 +344,29 @@ class Step:
         return FLOAT32 * float(sum(self._leaf("optimizer", spec).local for spec in specs))
 
     def flops(self) -> dict[str, float]:
-        """FLOPs of a step over all devices: "model", what the gradient takes, and "executed", recomputation included.
+        """FLOPs of a step over all devices.
 
-        The bubble of a pipeline is in neither.
+        Returns:
+          "model", what the gradient takes; "executed", with what is computed twice; "products", those executed that
+          weights take part in. A pipeline's bubble is in none of them.
         """
-        length = self.config.data.sequence_length
+        c, length = self.config.model, self.config.data.sequence_length
         tokens = self.config.training.batch_size * length
-        parts = forward_flops(self.config.model, length)
-        forward = tokens * sum(parts.values())
-        again = tokens * sum(flops for name, flops in parts.items() if name != "logits") if self.again else 0.0
-        return {"model": (1 + BACKWARD) * forward, "executed": (1 + BACKWARD) * forward + again}
+        parts = forward_flops(c, length)
+        forward = sum(parts.values())
+        again = 0.0
+        if self.again:
+            again = forward - parts["logits"]
+            if c.norm_position == "pre":  # nothing needs what the last product of a dense block gives
+                assert c.mlp_dim
+                again -= 2.0 * c.mlp_dim * c.d_model * (c.num_layers - c.expert_layers)
+        executed = (1 + BACKWARD) * forward + again
+        scores = parts["attention_scores"] * (1 + BACKWARD + (1 if self.again else 0))
+        return {
+            "model": tokens * (1 + BACKWARD) * forward,
+            "executed": tokens * executed,
+            "products": tokens * (executed - scores),
+        }
 
     def memory_traffic(self) -> float:
         """Bytes that a device reads and writes in its memory, at least, in a step.

@@ -13,7 +13,8 @@ from jax.errors import JaxRuntimeError
 from t5x_like.config import RunConfig
 from t5x_like.errors import UserError
 from t5x_like.planning.collectives import Collective, collectives
-from t5x_like.planning.hlo import Module, parse
+from t5x_like.planning.hlo import parse
+from t5x_like.planning.products import product_flops
 from t5x_like.training.program import Program, program_config
 
 # What batches of packed text hold; see data/packing.py.
@@ -34,7 +35,7 @@ class CompiledStep:
       mesh: sizes of the mesh's axes.
       arguments, temporaries, outputs, code: bytes; outputs without those that take an argument's place.
       collectives: see `planning.collectives`.
-      program: the compiled program.
+      product_flops: see `planning.products`.
       lower_seconds, compile_seconds: wall time.
     """
 
@@ -44,7 +45,7 @@ class CompiledStep:
     outputs: int
     code: int
     collectives: list[Collective]
-    program: Module
+    product_flops: float
     lower_seconds: float
     compile_seconds: float
 
@@ -106,7 +107,7 @@ def compile_step(config: RunConfig, devices: Sequence[jax.Device] | None = None)
         memory.output_size_in_bytes - memory.alias_size_in_bytes,
         memory.generated_code_size_in_bytes,
         collectives(step, mesh),
-        step,
+        product_flops(step),
         lowered_at - began,
         seconds,
     )

@@ -30,9 +30,10 @@ def page(plans: Mapping[str, Plan], command: str) -> str:
             ((name, *_what(plan)) for name, plan in plans.items()),
         ),
         "## What a device keeps and moves",
-        "Compiled / by arithmetic. Bytes moved are those that one device sends in a step.",
+        "Compiled / by arithmetic. Products are the FLOPs of those with weights, compiled over arithmetic, recomputed ones "
+        "included. Bytes moved are those that one device sends in a step.",
         _table(
-            ("config", "state", "temporaries", "of its memory", "over", "bytes moved", "ratio"),
+            ("config", "state", "temporaries", "of its memory", "products", "over", "bytes moved", "ratio"),
             (row for name, plan in plans.items() for row in _moved(name, plan)),
         ),
         "## What a step takes at least",
@@ -70,12 +71,14 @@ def _moved(name: str, plan: Plan) -> Iterable[tuple[str, ...]]:
     memory, expected = plan["memory"], plan["memory"]["expected"]
     kept = expected["parameters"] + expected["optimizer"]
     found = memory.get("compiled")
-    first = (
+    first: tuple[str, ...] = (
         name,
         f"{size(found['state']) if found else '-'} / {size(kept)}",
         f"{size(found['temporaries']) if found else '-'} / {size(expected['total'] - kept)}",
         f"{memory['total'] / memory['capacity']:.0%}" + ("" if memory["fits"] else ", does not fit"),
     )
+    work = plan["flops"]
+    first += (f"{work['compiled_products'] / work['step_products']:.4f}" if found else "-",)
     moved, by_arithmetic = _by_axes(plan["collectives"] or ()), _by_axes(plan["expected_collectives"])
     total = sum(by_arithmetic.values())
     for axes in sorted({*moved, *by_arithmetic}, key=lambda axes: -max(moved.get(axes, 0), by_arithmetic.get(axes, 0))):
@@ -84,7 +87,7 @@ def _moved(name: str, plan: Plan) -> Iterable[tuple[str, ...]]:
             continue
         ratio = f"{got / said:.3f}" if got and said else "-"
         yield (*first, axes, f"{size(got) if got else '-'} / {size(said) if said else '-'}", ratio)
-        first = ("", "", "", "")
+        first = ("",) * len(first)
 
 
 def _by_axes(collectives: Iterable[Mapping[str, Any]]) -> dict[str, float]:

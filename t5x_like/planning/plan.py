@@ -94,7 +94,13 @@ def make_plan(
             "microbatches": config.training.parts,
         },
         "memory": _memory(step, slice_, compiled),
-        "flops": {"step": step.flops()["model"], "step_executed": step.flops()["executed"], "bubble": step.bubble},
+        "flops": {
+            "step": step.flops()["model"],
+            "step_executed": step.flops()["executed"],
+            "step_products": step.flops()["products"],
+            "compiled_products": None if compiled is None else compiled.product_flops * slice_.devices,
+            "bubble": step.bubble,
+        },
         "collectives": _collectives(compiled),
         "expected_collectives": [
             {"what": one.what, "kind": one.kind, "axes": list(one.axes), "times": one.times, "bytes": one.bytes}

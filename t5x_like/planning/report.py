@@ -123,8 +123,12 @@ def closing(plan: Mapping[str, Any]) -> list[str]:
     work = plan["flops"]
     again = work["step_executed"] / work["step"] - 1
     bubble = f", a pipeline bubble of {work['bubble']:.1%}" if work["bubble"] else ""
+    counted = ""
+    if work["compiled_products"]:
+        share = work["compiled_products"] / work["step_products"]
+        counted = f" (the compiled program has {share:.2%} of the products with weights that arithmetic expects)"
     sentences = [
-        f"{flops(work['step'])} a step and {again:.0%} more recomputed{bubble}",
+        f"{flops(work['step'])} a step{counted} and {again:.0%} more recomputed{bubble}",
         f"bound by {roof['bound_by']}: MFU at most {roof['mfu']:.1%} ({roof['mfu_without_overlap']:.1%} if nothing "
         f"overlaps), {count(roof['tokens_per_day'])} tokens a day",
     ]

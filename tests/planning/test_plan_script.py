@@ -90,6 +90,7 @@ def test_gpt2_xl_compiles_for_16_v5e(tmp_path):
     by_arithmetic = sum(one["bytes"] for one in content["expected_collectives"])
     assert {tuple(one["axes"]) for one in content["collectives"]} == {("fsdp",)}
     assert 0.95 < moved / by_arithmetic < 17 / 15
+    assert content["flops"]["compiled_products"] == pytest.approx(content["flops"]["step_products"], rel=1e-6)
 
 
 def test_all_published_sizes_on_a_page(tmp_path):
