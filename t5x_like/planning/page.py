@@ -30,8 +30,8 @@ def page(plans: Mapping[str, Plan], command: str) -> str:
             ((name, *_what(plan)) for name, plan in plans.items()),
         ),
         "## What a device keeps and moves",
-        "Compiled / by arithmetic. Products are the FLOPs of those with weights, recomputed ones included, compiled over "
-        "arithmetic. Bytes moved are those that one device sends in a step.",
+        "Compiled / by arithmetic. Products are the FLOPs of those with weights, recomputed ones included: compiled "
+        "over arithmetic. Bytes moved are those that one device sends in a step.",
         _table(
             ("config", "state", "temporaries", "of its memory", "products", "over", "bytes moved", "ratio"),
             (row for name, plan in plans.items() for row in _moved(name, plan)),
