@@ -34,6 +34,7 @@ from t5x_like.accounting.flops import BACKWARD, forward_flops
 from t5x_like.config import RunConfig
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import Params, ParamSpec
+from t5x_like.models.layers.routing import capacity
 from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length
 from t5x_like.parallel.mesh import AXES
 from t5x_like.parallel.rules import PARAMETER_RULES, STAGE_RULES, partition
@@ -241,6 +242,17 @@ class Step:
         ]
 
     @property
+    def slots(self) -> float:
+        """Slots of experts for every token: those that it is sent to, and what a whole capacity leaves empty."""
+        experts, length = self.config.model.experts, self.config.data.sequence_length
+        if experts is None:
+            return 0.0
+        chosen = experts.experts_per_token
+        if experts.capacity_factor is None:
+            return float(chosen)
+        return experts.num_experts * capacity(experts.capacity_factor, chosen, length, experts.num_experts) / length
+
+    @property
     def _layers_here(self) -> float:
         return self.config.model.num_layers / self.mesh["pipe"]
 
@@ -267,8 +279,7 @@ class Step:
         experts = self.config.model.experts
         if experts is None or experts.routing == "dropless":
             return []
-        tokens = self.rows * self.length * experts.experts_per_token * (experts.capacity_factor or 1.0)
-        size = tokens * self.config.model.d_model * self.bytes
+        size = self.rows * self.length * self.slots * self.config.model.d_model * self.bytes
         layers = self.passes * self.config.model.expert_layers / self.mesh["pipe"]
         times = 4 if self.remat == "none" else 6
         return [self._over("tokens to experts and back", "all-to-all", ("expert",), size, times * layers)]
@@ -312,8 +323,7 @@ class Step:
         wide = (3 if c.gated_mlp else 2) * c.mlp_dim / tensor
         if c.experts is not None:
             assert c.experts.mlp_dim
-            slots = c.experts.experts_per_token * (c.experts.capacity_factor or 1.0)
-            wide = slots * ((3 if c.gated_mlp else 2) * c.experts.mlp_dim / tensor + 2 * c.d_model)
+            wide = self.slots * ((3 if c.gated_mlp else 2) * c.experts.mlp_dim / tensor + 2 * c.d_model)
         return self.rows * self.length * self.bytes * (4 * c.d_model + heads + wide)
 
     def _whole_tables(self) -> float:
@@ -347,8 +357,8 @@ class Step:
         """FLOPs of a step over all devices.
 
         Returns:
-          "model", what the gradient takes; "executed", with what is computed twice; "products", those executed that
-          weights take part in. A pipeline's bubble is in none of them.
+          "model", what the gradient takes; "executed", with what is computed twice and experts' empty slots;
+          "products", those executed that weights take part in. A pipeline's bubble is in none of them.
         """
         c, length = self.config.model, self.config.data.sequence_length
         tokens = self.config.training.batch_size * length
@@ -361,6 +371,11 @@ class Step:
                 assert c.mlp_dim
                 again -= 2.0 * c.mlp_dim * c.d_model * (c.num_layers - c.expert_layers)
         executed = (1 + BACKWARD) * forward + again
+        if c.experts is not None:
+            assert c.experts.mlp_dim
+            matrices = (3 if c.gated_mlp else 2) * 2.0 * c.d_model * c.experts.mlp_dim * c.expert_layers
+            empty = matrices * (self.slots - c.experts.experts_per_token)
+            executed += empty * (1 + BACKWARD + (1 if self.again else 0))
         scores = parts["attention_scores"] * (1 + BACKWARD + (1 if self.again else 0))
         return {
             "model": tokens * (1 + BACKWARD) * forward,

@@ -130,3 +130,12 @@ def test_nothing_is_allocated():
     step = Step(run("model.d_model=16384", "model.num_layers=100", "model.num_heads=128"), dict.fromkeys(AXES, 1))
     assert step.memory().parameters > 1e12
     assert len(jax.live_arrays()) <= before + 1
+
+
+def test_empty_slots_of_experts_are_computed_too():
+    """8 experts with 20 slots each for 128 tokens, 1.25 for each token that is sent to one."""
+    step = arithmetic("model.experts.num_experts=8", "execution.remat=none")
+    assert step.slots == 1.25
+    experts = 4 * 2 * (2 * 64 * 256)  # FLOPs of a token, of four layers
+    tokens = 16 * 128
+    assert step.flops()["executed"] - step.flops()["model"] == pytest.approx(tokens * 3 * 0.25 * experts)
