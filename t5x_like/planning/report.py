@@ -83,7 +83,9 @@ def memory_rows(plan: Mapping[str, Any]) -> list[tuple[str, ...]]:
     memory = plan["memory"]
     parts = memory["compiled"] if plan["compiled"] else memory["expected"]
     rows = [(name.replace("_", " "), size(value), f"{value / memory['capacity']:.1%}") for name, value in parts.items()]
-    return [*rows, ("a device has", size(memory["capacity"]), "fits" if memory["fits"] else "DOES NOT FIT")]
+    verdict = "fits" if memory["fits"] else "DOES NOT FIT"
+    verdict += "" if plan["compiled"] else " (temporaries are a floor)"
+    return [*rows, ("a device has", size(memory["capacity"]), verdict)]
 
 
 def collective_rows(plan: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -124,7 +126,8 @@ def closing(plan: Mapping[str, Any]) -> list[str]:
     again = work["step_executed"] / work["step"] - 1
     bubble = f", a pipeline bubble of {work['bubble']:.1%}" if work["bubble"] else ""
     counted = ""
-    if work["compiled_products"]:
+    in_kernels = plan["mesh"]["seq"] == plan["mesh"]["pipe"] == 1  # else attention's products are seen, or a bubble's
+    if work["compiled_products"] and in_kernels:
         share = work["compiled_products"] / work["step_products"]
         counted = f" (the compiled program has {share:.2%} of the products with weights that arithmetic expects)"
     sentences = [
