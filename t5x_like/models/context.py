@@ -28,6 +28,14 @@ class Layout(Protocol):
     @property
     def in_part(self) -> "Layout": ...
 
+    @property
+    def in_group(self) -> "Layout": ...
+
+    @property
+    def groups(self) -> int: ...
+
+    def pin_groups(self, x: jax.Array, spec: Any = None) -> jax.Array: ...
+
     def mesh_axes(self, name: str) -> tuple[str, ...]: ...
 
     def pin_parts(self, x: jax.Array) -> jax.Array: ...
@@ -37,7 +45,6 @@ class Layout(Protocol):
     def on_every_device(
         self, function: Callable[..., jax.Array], in_axes: Sequence[str], out_axes: str
     ) -> Callable[..., jax.Array]: ...
-
 
     def ring(
         self,
@@ -57,6 +64,8 @@ class Schedule(Protocol):
 
     @property
     def microbatches(self) -> int: ...
+
+    def on(self, layout: Any) -> "Schedule": ...
 
     def run(
         self, stage: Callable[..., tuple[jax.Array, dict[str, jax.Array]]], layers: Any, x: jax.Array
@@ -99,7 +108,7 @@ class Context(flax.struct.PyTreeNode):
       one_cpu: whether the program is for a single CPU device, for which `layers/cpu.py` writes some things differently.
       positions: int [B, T].
       mask: see `MaskSpec`.
-      key: randomness of this call, folded per layer, or a key for each microbatch; None when nothing is random.
+      key: randomness of this call, folded per layer, or a key [B] for each row; None when nothing is random.
     """
 
     policy: Policy = flax.struct.field(pytree_node=False, default=Policy())
@@ -124,10 +133,16 @@ class Context(flax.struct.PyTreeNode):
         """In how many parts the mesh cuts a sequence."""
         return 1 if self.layout is None else self.layout.length_parts
 
-    def folded(self, number: int) -> jax.Array | None:
-        """The key, or every microbatch's key, folded with a number; None when nothing is random."""
+    def folded(self, number: jax.Array | int) -> jax.Array | None:
+        """The key, or every row's key, folded with a number; None when nothing is random."""
         fold = jax.random.fold_in
         return None if self.key is None else (jax.vmap(fold, (0, None)) if self.key.ndim else fold)(self.key, number)
+
+    def in_group(self) -> "Context":
+        """What is told to the rows of one group of devices along `data`."""
+        assert self.layout is not None
+        layout = self.layout.in_group
+        return self.replace(layout=layout, pipeline=None if self.pipeline is None else self.pipeline.on(layout))
 
     def in_stages(self) -> "Context":
         """What all stages of the pipeline are told: arrays of rows, [M b, T], become [M, b, T]."""
@@ -137,7 +152,8 @@ class Context(flax.struct.PyTreeNode):
         def apart(rows: jax.Array) -> jax.Array:
             return layout.constrain(rows.reshape(parts, -1, *rows.shape[1:]), "microbatch batch length")
 
-        return self._with_rows(apart, self.key).replace(layout=layout, pipeline=None)
+        key = None if self.key is None else self.key.reshape(parts, -1)
+        return self._with_rows(apart, key).replace(layout=layout, pipeline=None)
 
     def of_microbatch(self, number: jax.Array) -> "Context":
         """What a stage is told when it works at one microbatch, out of `in_stages`."""

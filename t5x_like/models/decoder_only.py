@@ -73,8 +73,7 @@ class DecoderBlock(nn.Module):
             return y
 
         def branch(y: jax.Array, number: int) -> jax.Array:
-            key = None if ctx.key is None else jax.random.fold_in(ctx.key, number)
-            return ctx.constrain(dropout(y, c.dropout_rate, key, ctx.train), "batch length embed")
+            return ctx.constrain(dropout(y, c.dropout_rate, ctx.folded(number), ctx.train), "batch length embed")
 
         if c.norm_position == "pre":
             y, cache = attention(attention_norm(x), ctx, cache)

@@ -90,7 +90,7 @@ class Stack:
             aux: dict[str, jax.Array] = {}
             for i, block in enumerate(self.pattern):
                 states.append(x)
-                here = ctx if ctx.key is None else ctx.replace(key=jax.random.fold_in(ctx.key, start + i))
+                here = ctx.replace(key=ctx.folded(start + i))
                 name = str(i)
                 x, caches[name], more = call(block, params[name], x, here, None if cache is None else cache[name])
                 aux = {key: aux.get(key, 0.0) + value for key, value in more.items()} if more else aux

@@ -28,6 +28,7 @@ Differs from Narayanan et al.: all forward ticks come before all backward ones, 
 enters the stages is kept for all M microbatches, where 1F1B keeps it for S.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,10 @@ class Pipeline:
     def stages(self) -> int:
         """S."""
         return self.layout.mesh.shape["pipe"]
+
+    def on(self, layout: MeshLayout) -> "Pipeline":
+        """The same schedule where rows lie otherwise."""
+        return dataclasses.replace(self, layout=layout)
 
     @property
     def ticks(self) -> int:

@@ -59,6 +59,7 @@ ACTIVATION_RULES: Rules = {
 }
 
 _ROWS = ("data", "fsdp", "expert")  # where a batch comes in, and where a microbatch lies within a stage
+_OF_ROWS = ("batch", "expert_batch")
 _WITH_LENGTH = ("decoder_", "encoder_", "text_")  # what features of tokens are called
 STAGE_RULES: Rules = {**ACTIVATION_RULES, "batch": _ROWS, "expert_batch": ("data", "fsdp")}
 
@@ -101,7 +102,26 @@ class MeshLayout:
     @property
     def in_stage(self) -> "MeshLayout":
         """The layout within a stage of a pipeline, whose microbatches are not cut over `pipe`."""
-        return dataclasses.replace(self, rules=STAGE_RULES)
+        return self._without("pipe")
+
+    @property
+    def in_group(self) -> "MeshLayout":
+        """The layout of the rows of one group of devices along `data`."""
+        return self._without("data")
+
+    @property
+    def groups(self) -> int:
+        """How many groups of devices `data` has."""
+        return self.mesh.shape["data"] if "data" in self.rules["batch"] else 1
+
+    def pin_groups(self, x: jax.Array, spec: PartitionSpec | None = None) -> jax.Array:
+        """Pins a first dimension of one entry for every group; the others lie as `spec` says, or free."""
+        rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1) if spec is None else spec
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec("data", *rest)))
+
+    def _without(self, axis: str) -> "MeshLayout":
+        rows = {name: tuple(each for each in self.rules[name] if each != axis) for name in _OF_ROWS}
+        return dataclasses.replace(self, rules={**self.rules, **rows})
 
     def activation(self, axes: str, shape: tuple[int, ...]) -> PartitionSpec:
         """Resolves an activation's named dimensions, e.g. "batch length embed".

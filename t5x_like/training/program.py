@@ -201,7 +201,15 @@ class Program:
     @cached_property
     def step(self) -> Any:
         """step(state, batches_K, knobs_K) -> (state, sums); the state passed in is used up. See `make_step`."""
-        function = make_step(self.model, self.objective, self.optimizer, self.ctx, self.microbatches, self.ema_decay)
+        function = make_step(
+            self.model,
+            self.objective,
+            self.optimizer,
+            self.ctx,
+            self.microbatches,
+            self.ema_decay,
+            self.state_shardings.trainable,
+        )
         everywhere = self.layout.replicated
         return jax.jit(
             function,

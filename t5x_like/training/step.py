@@ -33,6 +33,7 @@ def make_step(
     ctx: Context,
     microbatches: int = 1,
     ema_decay: float | None = None,
+    shardings: Any | None = None,
 ) -> StepFunction:
     """Returns step(state, batches_K, knobs_K) -> (state, sums), to be jitted with `state` donated.
 
@@ -51,11 +52,12 @@ def make_step(
       model, objective, optimizer, ctx: what is trained and how it is carried out.
       microbatches: parts of a batch whose gradients are accumulated.
       ema_decay: of `State.average`; None when there is none.
+      shardings: where trainable parameters, and so their gradients, lie; None leaves it to the compiler.
 
     Raises:
       UserError: microbatches of an objective whose loss is not a sum over examples.
     """
-    gradient_of = _gradient(model, objective, ctx, microbatches)
+    gradient_of = _gradient(model, objective, ctx, microbatches, shardings)
     scaling = ctx.policy.loss_scaling
 
     @_traced_once
@@ -93,25 +95,33 @@ def make_step(
     return step
 
 
-def _gradient(model: Model, objective: Task, ctx: Context, microbatches: int) -> GradientFunction:
+def _gradient(
+    model: Model, objective: Task, ctx: Context, microbatches: int, shardings: Any | None
+) -> GradientFunction:
     """Returns gradient(state, batch, key) -> (the gradient of the batch's mean objective, sums).
 
     Sums and gradients of sums are accumulated over microbatches in float32 and divided once: exact for ragged weights.
     A pipeline takes all microbatches in one call.
+
+    Every group of devices along `data` accumulates the gradient of its own rows, and groups are added up once, at the
+    end: left to itself the compiler would do so in every layer of every microbatch. Not so where rows share a statistic,
+    as those that experts take do.
     """
     if microbatches > 1 and not objective.separable:
         raise UserError(
             f"training.microbatches: {microbatches}, but the loss of objective {objective.config.kind} is not a sum "
             "over examples, which could be accumulated; accepted: 1"
         )
+    apart = objective.separable and not getattr(model, "aux_losses", None)
+    groups = ctx.layout.groups if apart and ctx.layout is not None else 1
+    within = ctx.in_group() if groups > 1 else ctx
 
-    @_traced_once
-    def of_part(state: State, part: Batch, key: jax.Array) -> tuple[Params, Sums]:
-        """The gradient of a microbatch's summed objective, taken of its scaled mean where the loss is scaled."""
+    def of_rows(state: State, rows: Batch, keys: jax.Array) -> tuple[Params, Sums]:
+        """The gradient of the rows' summed objective, taken of its scaled mean where the loss is scaled."""
         scale = None if state.loss_scale is None else state.loss_scale.value
 
         def loss(trainable: Params) -> tuple[jax.Array, tuple[Sums, jax.Array | float]]:
-            sums = objective.loss(model, merge(state.frozen, trainable), part, key=key, ctx=ctx, scale=scale)
+            sums = objective.loss(model, merge(state.frozen, trainable), rows, key=keys, ctx=within, scale=scale)
             value, weight = objective_of(sums)
             factor = 1.0 if scale is None else scale / _or_one(weight)
             return value * factor, (sums, factor)
@@ -119,30 +129,51 @@ def _gradient(model: Model, objective: Task, ctx: Context, microbatches: int) ->
         gradient, (sums, factor) = jax.grad(loss, has_aux=True)(state.trainable)
         return gradient if scale is None else jax.tree.map(lambda g: g / factor, gradient), sums
 
-    def in_stages(state: State, batch: Batch, key: jax.Array) -> tuple[Params, Sums]:
-        rows = jax.tree.map(lambda x: _split_batch(x, microbatches).reshape(x.shape), batch)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(microbatches))
-        return of_part(state, objective.prepare(state, rows, keys), keys)
+    @_traced_once
+    def of_part(state: State, rows: Batch, keys: jax.Array) -> tuple[Params, Sums]:
+        """The same, group by group where there are several: [groups, ...]."""
+        rows = objective.prepare(state, rows, keys)
+        if groups == 1:
+            return of_rows(state, rows, keys)
+        gradient, sums = jax.vmap(of_rows, (None, 0, 0), spmd_axis_name="data")(state, *_by_group((rows, keys)))
+        return _pinned(gradient), sums
 
-    def accumulated(state: State, batch: Batch, key: jax.Array) -> tuple[Params, Sums]:
+    def _by_group(rows: Any) -> Any:
+        def split(x: jax.Array) -> jax.Array:
+            x = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+            return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else ctx.layout.pin_groups(x)
+
+        return jax.tree.map(split, rows)
+
+    def _pinned(gradient: Params) -> Params:
+        if groups == 1 or shardings is None:
+            return gradient
+        return jax.tree.map(lambda g, where: ctx.layout.pin_groups(g, where.spec), gradient, shardings)
+
+    def in_stages(state: State, parts: Batch, keys: jax.Array) -> tuple[Params, Sums]:
+        def flat(x: jax.Array) -> jax.Array:
+            """[M, b, ...] to [M b, ...]: group after group, in each microbatch after microbatch."""
+            x = x.reshape(microbatches, groups, -1, *x.shape[2:]).swapaxes(0, 1)
+            return x.reshape(-1, *x.shape[3:])
+
+        return of_part(state, *jax.tree.map(flat, (parts, keys)))
+
+    def accumulated(state: State, parts: Batch, keys: jax.Array) -> tuple[Params, Sums]:
         def accumulate(carry: Any, xs: Any) -> tuple[Any, None]:
-            part, number = xs
-            part_key = jax.random.fold_in(key, number)
-            return jax.tree.map(
-                jnp.add, carry, of_part(state, objective.prepare(state, part, part_key), part_key)
-            ), None
+            return jax.tree.map(jnp.add, carry, of_part(state, *xs)), None
 
-        parts = jax.tree.map(lambda x: _split_batch(x, microbatches), batch)
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(lambda: of_part(state, objective.prepare(state, first, key), key)[1])
-        zero_sums = jax.tree.map(jnp.zeros_like, shapes)
-        zero_grads = jax.tree.map(lambda x: jnp.zeros(x.shape, ctx.policy.gradients), state.trainable)
-        return jax.lax.scan(
-            accumulate, (zero_grads, zero_sums), (parts, jnp.arange(microbatches)), unroll=microbatches == 1
-        )[0]
+        shapes = jax.eval_shape(lambda: of_part(state, *jax.tree.map(lambda x: x[0], (parts, keys))))
+        zero_sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
+        zero_grads = _pinned(jax.tree.map(lambda x: jnp.zeros(x.shape, ctx.policy.gradients), shapes[0]))
+        return jax.lax.scan(accumulate, (zero_grads, zero_sums), (parts, keys), unroll=microbatches == 1)[0]
 
     def gradient(state: State, batch: Batch, key: jax.Array) -> tuple[Params, Sums]:
-        grads, sums = (accumulated if ctx.pipeline is None else in_stages)(state, batch, key)
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+        parts, keys = jax.tree.map(lambda x: _split_batch(x, microbatches), (batch, keys))
+        grads, sums = (accumulated if ctx.pipeline is None else in_stages)(state, parts, keys)
+        if groups > 1:
+            grads, sums = jax.tree.map(lambda x: x.sum(0), (grads, sums))
         weight = _or_one(objective_of(sums)[1])  # a batch of nothing but padding moves nothing
         return jax.tree.map(lambda g: g / weight, grads), sums
 

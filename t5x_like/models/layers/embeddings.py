@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of embeddings, and the dropout that follows them."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,15 +35,20 @@ class Embedding(nn.Module):
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> jax.Array:
-    """Zeroes a fraction `rate` of x and scales the rest up (Srivastava et al. 2014); identity outside training.
-
-    Several keys, [M], are those of M equal parts of x's first dimension.
-    """
+    """Zeroes a fraction `rate` of x and scales the rest up (Srivastava et al. 2014); identity outside training."""
     if not train or rate == 0.0:
         return x
     if key is None:
         raise ValueError("dropout in training needs a key: model.apply(..., key=key, train=True)")
-    if key.ndim:
-        parts = x.reshape(len(key), -1, *x.shape[1:])
-        return jax.vmap(lambda part, key: dropout(part, rate, key, train))(parts, key).reshape(x.shape)
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
+    kept = draw(lambda key, shape: jax.random.bernoulli(key, 1 - rate, shape), key, x.shape)
+    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+
+
+def draw(
+    sample: Callable[[jax.Array, tuple[int, ...]], jax.Array], key: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+    """Returns sample(key, shape); with a key for each row, of its first dimension, every row by its own.
+
+    What a row draws then depends neither on how a batch is cut into microbatches nor on the mesh.
+    """
+    return jax.vmap(lambda key: sample(key, shape[1:]))(key) if key.ndim else sample(key, shape)

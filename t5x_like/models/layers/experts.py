@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from t5x_like.config import ExpertsConfig
 from t5x_like.models.context import Context
 from t5x_like.models.layers import routing
+from t5x_like.models.layers.embeddings import draw
 from t5x_like.models.layers.feed_forward import ACTIVATIONS
 from t5x_like.models.layers.linear import Linear, project, project_groups
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, parameter
@@ -104,10 +105,10 @@ class Experts(nn.Module):
         x = x.astype(ctx.policy.softmax)
         noise = self.config.router_jitter
         if ctx.train and noise:
-            if ctx.key is None:
+            key = ctx.folded(2)  # the block's dropout has 0 and 1
+            if key is None:
                 raise ValueError("a router's jitter in training needs a key: model.apply(..., key=key, train=True)")
-            key = jax.random.fold_in(ctx.key, 2)  # the block's dropout has 0 and 1
-            x = x * jax.random.uniform(key, x.shape, x.dtype, 1 - noise, 1 + noise)
+            x = x * draw(lambda key, shape: jax.random.uniform(key, shape, x.dtype, 1 - noise, 1 + noise), key, x.shape)
         number = self.config.num_experts
         router = Linear("BTD,DE->BTE", (self.width,), ("embed",), (number,), ("router",), name="router")
         with jax.default_matmul_precision("highest"):  # a TPU's default would round float32 operands to bfloat16
