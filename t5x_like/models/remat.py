@@ -18,19 +18,31 @@ from typing import Any
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-_INPUT = "block_input"
-_TO_HOST = {"offload_src": "device", "offload_dst": "pinned_host"}
-_RULES = jax.checkpoint_policies
+_INPUT, _PRODUCT = "block_input", "product"
 
+
+def _on_host(name: str) -> Any:
+    return jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[name],
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
+
+
+# By names, which a vmap over stages and a derivative written out leave alone; rules about products see neither.
 POLICIES: dict[str, Any] = {
     "none": None,
-    "products": _RULES.dots_with_no_batch_dims_saveable,
-    "offload_products": _RULES.offload_dot_with_no_batch_dims("device", "pinned_host"),
-    "full": _RULES.nothing_saveable,
-    "offload": _RULES.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], names_which_can_be_offloaded=[_INPUT], **_TO_HOST
-    ),
+    "products": jax.checkpoint_policies.save_only_these_names(_PRODUCT),
+    "offload_products": _on_host(_PRODUCT),
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": _on_host(_INPUT),
 }
+
+
+def product(y: jax.Array) -> jax.Array:
+    """Marks the result of a product with a weight, for `products`."""
+    return checkpoint_name(y, _PRODUCT)
 
 
 def rematerialised(block: Callable[..., Any], policy: str, *, in_scan: bool) -> Callable[..., Any]:

@@ -27,7 +27,10 @@ class Task(Protocol):
     def separable(self) -> bool: ...
 
     def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
-        """Adds to a training batch what the state has to say: a teacher's logits, a rollout; or nothing."""
+        """Adds to a training batch what the state has to say: a teacher's logits, a rollout; or nothing.
+
+        `key` is one for each row, [B].
+        """
         ...
 
     def loss(

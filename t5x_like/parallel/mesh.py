@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 
 import jax
-from jax.experimental.mesh_utils import create_device_mesh
+import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh
 
 from t5x_like.config import MeshConfig
@@ -17,11 +18,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """Arranges devices (default: those of all processes) in the six axes; a smaller mesh takes the first ones.
 
     The last axes lie closest together. On CPUs and GPUs devices are taken process by process, so `tensor` stays within
-    a host as long as it fits, and `pipe`, then `data`, go across; on a TPU JAX lays the axes along the slice's own.
+    a host as long as it fits, and `pipe`, then `data`, go across; on a TPU JAX lays the axes along the slice's own, and
+    of several slices `pipe`, then `data`, go across.
 
     Raises:
-      UserError: a mesh larger than the machine, one that does not divide its devices, or one that leaves some of
-        several processes' devices out.
+      UserError: a mesh larger than the machine, one that does not divide its devices, one that leaves some of several
+        processes' devices out, or one whose `pipe` and `data` several slices do not divide.
     """
     processes = jax.process_count() if devices is None else 1  # a slice that is planned for has none yet
     if devices is None:
@@ -47,9 +49,29 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh: {described} takes {math.prod(shape)} devices, {machine}; accepted: a mesh of all of them, such as "
             "-1 on one axis"
         )
-    chosen = devices[: math.prod(shape)]
-    types = (AxisType.Auto,) * len(AXES)
+    return Mesh(_arranged(shape, devices[: math.prod(shape)]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    if devices[0].platform != "tpu":  # they say nothing of how they are linked, but which process has them
+        return np.array(devices).reshape(shape)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        between = _between(shape, slices)
+        within = tuple(size // parts for size, parts in zip(shape, between, strict=True))
+        return create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
     try:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=chosen)
-    except NotImplementedError:  # axes that are no products of a TPU slice's dimensions: one of these is cut
-        return Mesh(create_device_mesh(shape, chosen, allow_split_physical_axes=True), AXES, axis_types=types)
+        return create_device_mesh(shape, devices)
+    except NotImplementedError:  # axes that are no products of the slice's dimensions: one of these is cut
+        return create_device_mesh(shape, devices, allow_split_physical_axes=True)
+
+
+def _between(shape: tuple[int, ...], slices: int) -> tuple[int, ...]:
+    """Over how many slices each axis goes: `pipe` over as many as it can, `data` over the others."""
+    pipe = math.gcd(shape[0], slices)
+    if shape[1] % (slices // pipe):
+        raise UserError(
+            f"mesh: pipe={shape[0]}, data={shape[1]} do not divide over {slices} slices, between which only these two "
+            f"can go; accepted: pipe x data a multiple of {slices}"
+        )
+    return (pipe, slices // pipe, *[1] * (len(shape) - 2))

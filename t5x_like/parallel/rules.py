@@ -243,9 +243,19 @@ class MeshLayout:
         over = tuple(axis for axis in _ROWS if self.mesh.shape[axis] > 1)
         return NamedSharding(self.mesh, PartitionSpec(*[None] * leading, over or None))
 
-    def check_batch(self, batch_size: int, what: str) -> None:
-        """Refuses a size of microbatches that the mesh does not divide."""
-        partition(("batch",), (batch_size,), STAGE_RULES, self.mesh, what)
+    def check_batch(self, batch_size: int, microbatches: int) -> None:
+        """Refuses a batch that does not divide into microbatches, and those over the mesh."""
+        over = [axis for axis in _ROWS if self.mesh.shape[axis] > 1]
+        parts = microbatches * math.prod(self.mesh.shape[axis] for axis in over)
+        if batch_size % parts:
+            cut = [
+                *([f"{microbatches} microbatches"] if microbatches > 1 else []),
+                *(f"mesh axis {axis}" for axis in over),
+            ]
+            raise UserError(
+                f"training.batch_size: {batch_size} does not divide over {' x '.join(cut)}: {parts} parts; accepted: a "
+                f"multiple of {parts} (nearest {max(1, round(batch_size / parts)) * parts})"
+            )
 
     def check_length(self, length: int, what: str) -> None:
         """Refuses a length of training sequences that the mesh does not divide."""

@@ -68,7 +68,7 @@ def lower_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -
     """
     program = Program(program_config(one_step(config)), devices)
     rows = config.training.batch_size
-    program.layout.check_batch(rows // config.training.parts, "training.batch_size")
+    program.layout.check_batch(rows, config.training.parts)
     lying = program.layout.batch(leading=1)
     shape = (1, rows, config.data.sequence_length)
     batches = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=lying) for name, dtype in FEATURES.items()}

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: batches in, metrics out, nothing waited for that need not be."""
 
-import dataclasses
 import json
 import math
 import resource
@@ -26,7 +25,7 @@ from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.evaluation import build_sets, evaluate
-from t5x_like.training.memory_fit import is_settled, settle
+from t5x_like.training.memory_fit import check_sizes, device_memory, is_settled, settle
 from t5x_like.training.metrics import Metrics, Stopwatch, Tally
 from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, is_writer, wait_for
 from t5x_like.training.program import program_for
@@ -36,7 +35,6 @@ from t5x_like.training.run_folder import (
     check_folder,
     finite,
     hold_folder,
-    load_config,
     open_folder,
     write_environment,
 )
@@ -81,16 +79,19 @@ def _train(
     if not config.training.resolved:
         dataset = dataset or build_dataset(config.data, config.seed)
         config = config.resolve(dataset.epoch_rows)
-    if not is_settled(config):
-        dataset = dataset or build_dataset(config.data, config.seed)
-        config = _settled(config, place, dataset, reporter)
-    program = program_for(config)
-    program.layout.check_batch(config.training.batch_size // config.training.parts, "training.batch_size")
-    program.layout.check_length(config.data.sequence_length, "data.sequence_length")
+    check_sizes(config)
     check_folder(folder, config)
     check_same({"the config": json.dumps(to_dict(config))})
     if (ended := _ended(place)) is not None:
         return ended
+    if not is_settled(config):
+        dataset = dataset or build_dataset(config.data, config.seed)
+        config = _settled(config, dataset, reporter)
+    program = program_for(config)
+    if (idle := jax.device_count() - program.layout.mesh.size) > 0 and jax.default_backend() != "cpu":
+        reporter.note(
+            f"{idle} of {jax.device_count()} devices are idle; one axis of the mesh can be -1: all that is left"
+        )
     with hold_folder(folder, reporter.note) if is_writer() else nullcontext():
         if is_writer():
             open_folder(folder, config)  # looked at again: another process may just have left it
@@ -116,15 +117,12 @@ def _train(
     return summary
 
 
-def _settled(config: RunConfig, place: WorkFolder, dataset: Dataset, reporter: Reporter) -> RunConfig:
-    """The config without "auto": what a run was begun with stays, since its random numbers depend on that."""
-    begun = place.local / "config.json"
-    if config.training.microbatches == "auto" and begun.is_file():
-        number = load_config(place.local).training.microbatches
-        config = dataclasses.replace(config, training=dataclasses.replace(config.training, microbatches=number))
+def _settled(config: RunConfig, dataset: Dataset, reporter: Reporter) -> RunConfig:
+    """The config without "auto", the same in all processes."""
     row = dataset.training_batch(0, 1)
     features = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in row.items()}
-    return settle(config, features, note=reporter.note)
+    memory = as_the_first(int(device_memory() // 2**20)) * 2.0**20
+    return settle(config, features, memory=memory, note=reporter.note)
 
 
 def _ended(place: WorkFolder) -> dict[str, Any] | None:
@@ -162,6 +160,7 @@ class _Loop:
         self.checkpoints = Checkpoints(place.checkpoints, config.training.keep_checkpoints)
         init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
         self.tally = Tally()
+        check_same({"the newest checkpoint": str(self.checkpoints.latest)})
         if self.checkpoints.latest is None:
             self.state = self.program.init(init_key)
         else:

@@ -32,6 +32,14 @@ def is_settled(config: RunConfig) -> bool:
     return config.execution.remat != "auto" and config.training.microbatches != "auto"
 
 
+def check_sizes(config: RunConfig) -> None:
+    """Refuses a batch or a length that the mesh does not divide, before anything is compiled."""
+    layout = MeshLayout(make_mesh(config.mesh))
+    layout.check_length(config.data.sequence_length, "data.sequence_length")
+    if config.training.microbatches != "auto":
+        layout.check_batch(config.training.batch_size, config.training.microbatches)
+
+
 def settle(
     config: RunConfig,
     features: Mapping[str, jax.ShapeDtypeStruct],
@@ -120,13 +128,8 @@ def _numbers(config: RunConfig, devices: Any) -> list[int]:
         return [config.training.microbatches]
     layout = MeshLayout(make_mesh(config.mesh, devices))
     size, stages, rows = config.training.batch_size, layout.mesh.shape["pipe"], layout.in_stage.batch_parts
-    found = [n for n in range(stages, size + 1, stages) if size % n == 0 and (size // n) % rows == 0]
-    if not found:
-        raise UserError(
-            f"training.batch_size: {size} does not divide into microbatches of a multiple of {rows} rows, {stages} of "
-            f"them or a multiple; accepted: a multiple of {rows * stages}"
-        )
-    return found
+    layout.check_batch(size, stages)
+    return [n for n in range(stages, size + 1, stages) if size % n == 0 and (size // n) % rows == 0]
 
 
 def _with(config: RunConfig, remat: Any, microbatches: int) -> RunConfig:

@@ -7,7 +7,7 @@ share one program and its compiled code.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -161,28 +161,36 @@ class Program:
         return self.layout.parameters(self.state_specs)
 
     def to_memory(self, state: State) -> State:
-        """Puts layers, which are saved in the order of the model, in that of the pipeline's stages."""
-        return self._reordered(state, lambda order: order)
+        """Puts layers, which are saved in the order of the model, in that of the stages; the state is used up."""
+        return state if self._keeps_order else self._into_memory(state)
 
     def to_disk(self, state: State) -> State:
-        """Puts layers back in the order of the model."""
-        return self._reordered(state, np.argsort)
+        """Puts layers back in the order of the model: of a circular schedule, in a copy of the state."""
+        return state if self._keeps_order else self._onto_disk(state)
 
-    def _reordered(self, state: State, change: Callable[[np.ndarray], np.ndarray]) -> State:
-        pipeline = self.pipeline
-        if pipeline is None or pipeline.rounds == 1:
-            return state  # the two orders are one
+    @property
+    def _keeps_order(self) -> bool:
+        return self.pipeline is None or self.pipeline.rounds == 1
 
-        def reordered(state: State) -> State:
-            return jax.tree.map(one, self.state_specs, state, is_leaf=lambda node: isinstance(node, ParamSpec))
+    @cached_property
+    def _into_memory(self) -> Any:
+        return jax.jit(partial(self._taken, lambda order: order), out_shardings=self.state_shardings, donate_argnums=0)
+
+    @cached_property
+    def _onto_disk(self) -> Any:
+        return jax.jit(partial(self._taken, np.argsort), out_shardings=self.state_shardings)
+
+    def _taken(self, change: Callable[[np.ndarray], np.ndarray], state: State) -> State:
+        assert self.pipeline is not None
+        order = self.pipeline.order
 
         def one(spec: ParamSpec, leaf: jax.Array) -> jax.Array:
             if "layers" not in spec.axes:
                 return leaf
             dim = spec.axes.index("layers")
-            return jnp.take(leaf, change(pipeline.order(spec.shape[dim])), axis=dim)
+            return jnp.take(leaf, change(order(spec.shape[dim])), axis=dim)
 
-        return jax.jit(reordered, out_shardings=self.state_shardings)(state)
+        return jax.tree.map(one, self.state_specs, state, is_leaf=lambda node: isinstance(node, ParamSpec))
 
     @cached_property
     def abstract_state(self) -> State:

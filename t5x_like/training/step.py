@@ -104,8 +104,8 @@ def _gradient(
     A pipeline takes all microbatches in one call.
 
     Every group of devices along `data` accumulates the gradient of its own rows, and groups are added up once, at the
-    end: left to itself the compiler would do so in every layer of every microbatch. Not so where rows share a statistic,
-    as those that experts take do.
+    end: left to itself the compiler would do so in every layer of every microbatch. Not so where rows share a
+    statistic, as those that experts take do.
     """
     if microbatches > 1 and not objective.separable:
         raise UserError(

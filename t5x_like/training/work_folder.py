@@ -14,6 +14,7 @@ too, to try the same on a disk.
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from t5x_like.files import make_folder
 from t5x_like.training.one_writer import is_writer
 
 PUSH_SECONDS = 30.0
+PATIENCE = (1.0, 4.0)  # seconds until a bucket that could not be written is tried again, and again
 REMOTE = ("gs://", "file://")
 _LAST = "summary.json"  # says how the run ended, so it comes after all else
 
@@ -77,10 +79,19 @@ class WorkFolder:
         """Sends what changed in the local copy.
 
         Raises:
-          UserError: the bucket cannot be written.
+          UserError: the bucket cannot be written, nor a few seconds later.
         """
         if self.remote is None or not is_writer():
             return
+        for wait in PATIENCE:
+            try:
+                return self._send()
+            except UserError:
+                time.sleep(wait)
+        self._send()
+
+    def _send(self) -> None:
+        assert self.remote is not None
         with self._sending, self._in_the_bucket():
             files = [path for path in self.local.rglob("*") if path.is_file() and not path.name.startswith(".")]
             for path in sorted(files, key=lambda path: path.name == _LAST):

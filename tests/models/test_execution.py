@@ -15,6 +15,7 @@ from t5x_like.models.decoder_only import DecoderBlock
 from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.stack import Stack
 from t5x_like.objectives import build_objective
+from t5x_like.training.program import program_for
 
 TOKENS = np.random.default_rng(0).integers(0, 16, (2, 8))
 BATCH = {
@@ -77,10 +78,26 @@ def test_scan_is_unrolled_and_remat_is_none(
 
     # each really is what it says: rematerialised blocks compute products again, scanned ones appear once
     assert (products(traced) > products(reference)) == (remat != "none")
+    assert ("Host" in str(traced.jaxpr)) == (remat == "offload")
     lengths = [
         equation.params["length"] for equation, _ in equations(traced.jaxpr) if equation.primitive.name == "scan"
     ]
     assert (2 in lengths) == scan_layers
+
+
+@pytest.mark.parametrize("overrides", [[], ["mesh.pipe=2", "training.microbatches=2"], ["mesh.fsdp=2"]], ids=str)
+def test_policies_keep_less_and_less(overrides, make_run, equations):
+    """How many matrix products a step computes: with "products" attention's again, with "full" all of a block's."""
+    batch = {name: jax.ShapeDtypeStruct((64,), jnp.int32) for name in BATCH if "weights" not in name}
+    wide = ["data.sequence_length=64", "model.d_model=32", *overrides]
+    number = {}
+    for policy in ("none", "products", "offload_products", "full", "offload"):
+        program = program_for(make_run(*wide, f"execution.remat={policy}"))
+        arguments = program.abstract_arguments(batch, 8)
+        traced = program.step.trace(*arguments).jaxpr
+        number[policy] = sum(times for each, times in equations(traced) if each.primitive.name == "dot_general")
+        assert ("Host" in str(traced)) == policy.startswith("offload")
+    assert number["none"] < number["products"] == number["offload_products"] < number["full"] == number["offload"]
 
 
 def test_a_pattern_of_two_blocks_alternates(make_run, redraw):

@@ -86,8 +86,12 @@ def test_a_size_that_does_not_divide_says_what_would(mesh):
     spec = ParamSpec((2, 4, 13), ("layers", "embed", "mlp"))
     with pytest.raises(UserError, match=re.escape(expected)):
         MeshLayout(mesh).parameters({"decoder": {"layers": {"0": {"mlp": {"up": {"kernel": spec}}}}}})
-    with pytest.raises(UserError, match=r"training\.batch_size: batch=6 does not divide over mesh axes data x fsdp=4"):
-        MeshLayout(mesh).check_batch(6, "training.batch_size")
+    with pytest.raises(
+        UserError, match=r"^training\.batch_size: 6 does not divide over mesh axis data x mesh axis fsdp: 4 part"
+    ):
+        MeshLayout(mesh).check_batch(6, 1)
+    with pytest.raises(UserError, match=r": 12 does not divide over 2 microbatches x .*: 8 parts; accepted: .*t 16\)$"):
+        MeshLayout(mesh).check_batch(12, 2)
 
 
 def test_activations_are_pinned_where_the_rules_say(mesh):

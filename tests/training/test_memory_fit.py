@@ -64,9 +64,7 @@ def test_one_of_the_two_can_be_given(auto, taken):
 
 
 def test_what_does_not_fit_at_all_is_refused(auto):
-    with pytest.raises(
-        UserError, match=r"^execution.remat: nothing fits 0.00 GiB a device; the least is exec"
-    ):
+    with pytest.raises(UserError, match=r"^execution.remat: nothing fits 0.00 GiB a device; the least is exec"):
         settle(with_(auto, "auto", 1), FEATURES, memory=1000.0)
 
 
@@ -75,7 +73,7 @@ def test_a_pipeline_takes_numbers_that_its_stages_divide(make_run):
     assert settle(config, FEATURES, memory=1e12).training.microbatches == 2
 
 
-def test_a_run_states_what_was_taken_and_goes_on_with_it(make_run, tmp_path):
+def test_a_run_states_what_was_taken_and_is_the_same_run(make_run, tmp_path):
     asked = make_run("execution.remat=auto", "training.microbatches=auto")
     train(asked, tmp_path / "run")
     config = read_json(tmp_path / "run" / "config.json")

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.config import ExpertsConfig
+from t5x_like.models import remat
 from t5x_like.models.context import Context
 from t5x_like.models.layers import routing
 from t5x_like.models.layers.embeddings import draw
@@ -135,7 +136,7 @@ class Experts(nn.Module):
 
         def product(x: jax.Array, name: str) -> jax.Array:
             pattern = "BECM,EMD->BECD" if name == "out" else "BECD,EDM->BECM"
-            y = project(x, params[name]["kernel"], pattern, one_cpu=ctx.one_cpu)
+            y = remat.product(project(x, params[name]["kernel"], pattern, one_cpu=ctx.one_cpu))
             if "bias" in params[name]:
                 y = y + params[name]["bias"][:, None].astype(y.dtype)
             return ctx.constrain(y, f"expert_batch expert capacity {AXES[name][1]}")
@@ -184,7 +185,7 @@ class Experts(nn.Module):
             owned = (owner < number)[:, None]
 
             def product(rows: jax.Array, name: str) -> jax.Array:
-                y = project_groups(rows, mine[f"{name}/kernel"], sizes)
+                y = remat.product(project_groups(rows, mine[f"{name}/kernel"], sizes))
                 if f"{name}/bias" in mine:
                     once = name != "out" or not inside or jax.lax.axis_index(inside) == 0
                     bias = mine[f"{name}/bias"][jnp.minimum(owner, number - 1)]

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from t5x_like.models.context import Context
 from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Constant, Normal, ParamSpec, parameter
+from t5x_like.models.remat import product
 
 
 def project(
@@ -96,7 +97,7 @@ class Linear(nn.Module):
             out_axes=self.out_axes,
             init=Normal(self.scale / math.sqrt(math.prod(self.in_shape))),
         )
-        y = project(x, parameter(self, "kernel", spec), self.pattern, one_cpu=ctx.one_cpu)
+        y = product(project(x, parameter(self, "kernel", spec), self.pattern, one_cpu=ctx.one_cpu))
         if self.use_bias:
             bias = parameter(self, "bias", ParamSpec(self.out_shape, self.out_axes, init=Constant(0.0)))
             y = y + bias.astype(y.dtype)
