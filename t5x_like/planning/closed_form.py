@@ -7,7 +7,8 @@ once they are gathered. M microbatches; a layer is gone through M times, and wit
 (R M + S - 1) / R times, bubble included. Full rematerialisation goes forward once more.
 
     fsdp     each layer's matrices are gathered forward and backward, their gradients scattered: 3 (f-1)/f W c
-    data     the gradient of every matrix is added up:                                          2 (d-1)/d W/f c
+    data     gradients, in float32, are added up once a step, whatever M:                       2 (d-1)/d W/f 4
+             and with experts, whose rows share statistics, in every microbatch, by c bytes
     tensor   after attention and feed-forward, forward; before both, backward; and after
              attention once more, recomputed (Shoeybi et al. 2019, section 3):                  5 x 2 (t-1)/t A
     seq      keys and values go round, see parallel/ring.py
@@ -176,11 +177,23 @@ class Step:
     def movements(self) -> list[Movement]:
         """What moves in a step, without what is too small to matter: norms, biases, single numbers."""
         found = [*self._weights(), *self._tables(), *self._tensor(), *self._seq(), *self._expert(), *self._pipe()]
+        if self.in_groups:
+            size = FLOAT32 * sum(leaf.local for leaf in self.leaves)
+            found.append(self._over("gradients of groups added up", "all-reduce", ("data",), size, 1))
         return [one for one in found if one.devices > 1 and one.bytes > 0]
 
     def _over(self, what: str, kind: str, axes: tuple[str, ...], payload: float, times: float) -> Movement:
         axes = tuple(axis for axis in axes if self.mesh[axis] > 1)
         return Movement(what, kind, axes, math.prod(self.mesh[axis] for axis in axes), payload, times)
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether each group of devices along `data` accumulates gradients of its own; see training/step.py."""
+        return self.config.model.experts is None
+
+    def _summed(self, *axes: str) -> tuple[str, ...]:
+        """The axes over which the compiler adds a gradient up as soon as it has it."""
+        return axes if self.in_groups else tuple(axis for axis in AXES if axis in (*axes, "data"))
 
     def _weights(self) -> list[Movement]:
         """Gathers of the layers' matrices and sums of their gradients."""
@@ -193,14 +206,14 @@ class Step:
             name, fsdp = "experts" if is_expert else "layers", self.mesh["fsdp"]
             found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), size / fsdp, 2))
             found.append(self._over(f"{name}' gradients scattered", "reduce-scatter", ("fsdp",), size, 1))
-            others = ("data", "seq") if is_expert else ("data", "expert", "seq")
+            others = self._summed("seq") if is_expert else self._summed("expert", "seq")
             found.append(self._over(f"{name}' gradients added up", "all-reduce", others, size / fsdp, 1))
         return found
 
     def _tables(self) -> list[Movement]:
         """The embedding, once for all microbatches of a pipeline, and the logits' matrix."""
         found, times = [], 1 if self.mesh["pipe"] > 1 else self.micro
-        others = ("pipe", "data", "expert", "seq")
+        others = self._summed("pipe", "expert", "seq")
         for leaf in self.leaves:
             if leaf.layers or not leaf.is_gathered:
                 continue

@@ -139,16 +139,20 @@ def _gradient(
         return _pinned(gradient), sums
 
     def _by_group(rows: Any) -> Any:
+        assert ctx.layout is not None
+        pin = ctx.layout.pin_groups
+
         def split(x: jax.Array) -> jax.Array:
             x = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-            return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else ctx.layout.pin_groups(x)
+            return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else pin(x)
 
         return jax.tree.map(split, rows)
 
     def _pinned(gradient: Params) -> Params:
-        if groups == 1 or shardings is None:
+        if groups == 1 or shardings is None or ctx.layout is None:
             return gradient
-        return jax.tree.map(lambda g, where: ctx.layout.pin_groups(g, where.spec), gradient, shardings)
+        pin = ctx.layout.pin_groups
+        return jax.tree.map(lambda g, where: pin(g, where.spec), gradient, shardings)
 
     def in_stages(state: State, parts: Batch, keys: jax.Array) -> tuple[Params, Sums]:
         def flat(x: jax.Array) -> jax.Array:

@@ -62,6 +62,8 @@ def test_a_training_step(name, make_run):
     length = config.data.sequence_length
     tokens = config.training.batch_size * length
     assert sum(p.flops for p in products) == tokens * flops_per_token(config.model, length, full_attention=True)
+    if name == "a mesh":  # whose groups of devices are a dimension of every product
+        return
     scores = sum(product.flops for product in products if product.batched)
     in_full = forward_flops(config.model, length, full_attention=True)["attention_scores"]
     halved = forward_flops(config.model, length)["attention_scores"]

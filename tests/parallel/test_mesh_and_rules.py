@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Meshes that fit the machine, and names that resolve to mesh axes or say why not."""
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -51,6 +52,44 @@ def test_a_mesh_has_six_axes_and_may_take_what_is_left():
 def test_a_mesh_that_does_not_fit_is_refused(config, expected):
     with pytest.raises(UserError, match=re.escape(expected)):
         make_mesh(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class StandIn:
+    """A device of a machine that is not here, as far as a mesh looks at it."""
+
+    id: int
+    platform: str
+    process_index: int
+    slice_index: int
+    coords: tuple[int, int, int] = (0, 0, 0)
+    core_on_chip: int = 0
+    device_kind: str = "NVIDIA H100 80GB HBM3"
+
+
+def test_gpus_of_several_nodes_are_taken_node_by_node():
+    """JAX gives every node of GPUs a slice of its own; tensor stays within one."""
+    devices = [StandIn(i, "gpu", i // 8, i // 8) for i in range(16)]
+    mesh = make_mesh(MeshConfig(data=2, tensor=8), devices)
+    assert [[device.id for device in row] for row in mesh.devices.reshape(2, 8)] == [
+        list(range(8)),
+        list(range(8, 16)),
+    ]
+
+
+def test_between_slices_only_pipe_and_data_go():
+    corners = [(x, y, 0) for y in range(2) for x in range(2)]
+    devices = [
+        StandIn(4 * number + i, "tpu", number, number, corner, 0, "TPU v5 lite")
+        for number in range(2)
+        for i, corner in enumerate(corners)
+    ]
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4), devices)
+    assert [{device.slice_index for device in group} for group in mesh.devices.reshape(2, 4)] == [{0}, {1}]
+    mesh = make_mesh(MeshConfig(pipe=2, tensor=4), devices)
+    assert [{device.slice_index for device in group} for group in mesh.devices.reshape(2, 4)] == [{0}, {1}]
+    with pytest.raises(UserError, match=r"^mesh: pipe=1, data=1 do not divide over 2 slices, between which only these"):
+        make_mesh(MeshConfig(fsdp=8), devices)
 
 
 @pytest.fixture(scope="module")

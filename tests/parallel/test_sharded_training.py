@@ -6,7 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_like.training.checkpoints import Checkpoints
+from t5x_like.data.pipeline import build_dataset
+from t5x_like.training import loop
+from t5x_like.training.checkpoints import Checkpoints, load_trained
+from t5x_like.training.evaluation import evaluate
 from t5x_like.training.program import program_for
 
 STEPS = 3
@@ -85,6 +88,14 @@ def test_a_checkpoint_of_any_mesh_goes_on_on_any_other(program_on, tmp_path):
         checkpoints.close()
         _, losses = train(program, state, 1)
         np.testing.assert_allclose(losses, rest, rtol=2e-6, err_msg=str(mesh))
+
+
+def test_a_circular_run_is_scored_on_one_device(make_run, tmp_path):
+    config = make_run(*TINY, "mesh.pipe=2", "execution.pipeline_rounds=2", "execution.remat=auto", "training.steps=2")
+    summary = loop.train(config, tmp_path / "run")
+    config, program, params = load_trained(tmp_path / "run")
+    found = evaluate(program, params, build_dataset(config.data, config.seed), config)
+    assert found["loss"] == pytest.approx(summary["loss"], rel=1e-6)
 
 
 def test_state_is_really_cut_under_fsdp(program_on):

@@ -48,6 +48,7 @@ def as_xla_cpu_does(one):
         ["mesh.seq=4", "training.microbatches=1"],
         ["mesh.expert=4", "model.experts.num_experts=8", "training.microbatches=1"],
         ["mesh.pipe=4", "training.microbatches=4"],
+        ["mesh.data=4", "training.microbatches=4"],
     ],
     ids=lambda overrides: overrides[0],
 )
