@@ -111,7 +111,7 @@ def test_how_a_run_is_executed_and_logged_is_no_part_of_its_identity(make_run):
     assert re.fullmatch("[0-9a-f]{8}", plain)
     for override in (
         "mesh.data=2", "mesh.fsdp=4", "execution.scan_layers=false", "execution.remat=full",
-        "execution.steps_per_call=16", "training.log_every=3", "training.evaluate_every=2",
+        "execution.steps_per_call=16", "training.microbatches=2", "training.log_every=3", "training.evaluate_every=2",
         "training.checkpoint_every=2", "training.keep_checkpoints=5", "training.tensorboard=true",
     ):  # fmt: skip
         assert config_hash(make_run(override)) == plain, override
@@ -121,7 +121,7 @@ def test_how_a_run_is_executed_and_logged_is_no_part_of_its_identity(make_run):
 
 def test_every_other_field_changes_the_identity(make_run):
     changes = [
-        "seed=1", "precision=bf16", "training.steps=5", "training.batch_size=16", "training.microbatches=2",
+        "seed=1", "precision=bf16", "training.steps=5", "training.batch_size=16",
         "training.eval_tokens=512", "data.process_seed=1", "data.sequence_length=16", "model.num_layers=1",
         "model.d_model=32", "model.norm=layernorm", "model.activation=silu", "model.gated_mlp=true",
         "model.tie_embeddings=false", "model.scale_embeddings=true", "model.dropout_rate=0.1", "model.num_kv_heads=2",
