@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_like.training.optimizers import build_optimizer
 from t5x_like.training.program import Program, program_config
 from t5x_like.training.state import init_state
 
@@ -70,14 +69,14 @@ def either(first, second):
 @pytest.fixture(scope="session")
 def three_steps(make_run):
     """Returns a function of (mesh, overrides) that trains three steps there, once."""
-    adamw = make_run("optimizer.kind=adamw", "optimizer.weight_decay=0.1").optimizer
-    sgd = make_run("optimizer.kind=sgd", "optimizer.momentum=0.9").optimizer
+    # Optax's own, without what ours add by parameter: a third less to compile, for every mesh.
+    optimizer = either(optax.trace(0.9), optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1)))
     cache: dict[Any, Outcome] = {}
 
     def build(mesh, overrides):
         sizes = tuple(f"mesh.{axis}={size}" for axis, size in mesh.items())
         program = Program(program_config(make_run(*MODEL, *sizes, *overrides)))
-        program.optimizer = either(*(build_optimizer(config, program.specs) for config in (sgd, adamw)))
+        program.optimizer = optimizer
         state = jax.device_get(init_state(program.model.init(jax.random.key(0)), program.optimizer))
         knobs = program.knobs(np.full(STEPS, 2e-3, np.float32), jax.random.key(1))
         batch = program.on_devices(packed_batches(), leading=1)
