@@ -34,6 +34,7 @@ from t5x_like.parallel.hosts import Hosts
 PATIENCE = 120.0  # seconds for all processes to come
 HEARTBEAT_SECONDS = 50  # after which JAX's own service takes a silent process for dead
 SHUTDOWN_SECONDS = 60
+NEWS_SECONDS = 3.0  # until it is known that another process is gone, on a busy machine
 _LONGEST = 65536  # bytes of a line; a stranger who sends more is none of us
 
 
@@ -65,6 +66,7 @@ def together(hosts: Hosts | None, patience: float = PATIENCE) -> Iterator[None]:
     except SystemExit as ending:
         companions.leave(f"ended with code {ending.code}", ending.code if isinstance(ending.code, int) else 1)
     except BaseException as error:
+        time.sleep(NEWS_SECONDS)  # if it is because another process is gone, the watcher says so, and this ends here
         traceback.print_exc()
         companions.leave(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}", 1)
 

@@ -31,7 +31,7 @@ CASES = {
     "dropless": (DROPLESS, [{"data": 2, "expert": 2, "tensor": 2}, {"expert": 2, "seq": 2}, {"pipe": 2, "expert": 2}]),
     "expert choice": (CHOICE, [{"data": 2, "expert": 2}]),
 }
-OTHERS = ["top 2: expert=4 tensor=2", "dropless: data=2 expert=2 tensor=2"]  # in the default suite
+OTHERS = ["top 2: expert=4 tensor=2"]  # in the default suite
 
 
 def _case(name, mesh, overrides):
@@ -62,7 +62,7 @@ def test_equals_one_device(mesh, overrides, three_steps):
     for tree, wanted in ((got.gradient, expected.gradient), (got.trained, expected.trained)):
         assert_close(tree, wanted)
     if "model.experts.routing=dropless" not in overrides:
-        assert 0.02 < expected.first["dropped"][0][0] / expected.first["dropped"][1][0] < 0.9
+        assert 0.005 < expected.first["dropped"][0][0] / expected.first["dropped"][1][0] < 0.9
 
 
 # ----------------------------------------------------------------------------------------------------------- one block

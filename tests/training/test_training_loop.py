@@ -339,7 +339,9 @@ def test_a_folder_that_is_no_run_is_refused_and_untouched(config, tmp_path):
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_anything_is_written(make_run, tmp_path):
-    with pytest.raises(UserError, match=r"^training\.batch_size: 6 does not divide over mesh axis data: 4 parts"):
+    with pytest.raises(
+        UserError, match=r"^training\.batch_size: 12 does not divide over 2 microbatches x mesh axis dat"
+    ):
         train(make_run("training.batch_size=12", "training.microbatches=2", "mesh.data=4"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
