@@ -22,7 +22,8 @@ what enters a stage is kept, tick by tick; the stage is computed anew there. Emb
 outside: there the devices of `pipe` share the batch. The microbatches are those of gradient accumulation.
 
 What moves, in bytes sent by a device forward, for activations of A bytes a microbatch, the other axes' share taken:
-(R M + S - 1) A from stage to stage; (S - 1)/S M A onto the belt, and as much off it. Backward the same again.
+(R M + S - 1) A from stage to stage; (S - 1)/S M A onto the belt, and as much off it. Backward the same again. With
+M > S and axes that cut the rows of a microbatch (`fsdp`, `expert`), rows change places over those before and after.
 
 Differs from Narayanan et al.: all forward ticks come before all backward ones, as autodiff of a scan has it, so what
 enters the stages is kept for all M microbatches, where 1F1B keeps it for S.
@@ -31,6 +32,7 @@ enters the stages is kept for all M microbatches, where 1F1B keeps it for S.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -124,7 +126,7 @@ class Pipeline:
         numbers = jnp.arange(stages)
         first = (numbers == 0)[:, None, None, None]
 
-        @jax.checkpoint
+        @partial(jax.checkpoint, prevent_cse=False)  # in a scan there is nothing to share
         def work(layers: Any, x: jax.Array, number: jax.Array, tick: jax.Array) -> tuple[jax.Array, Aux]:
             turn = tick - number
             taken = jnp.clip(turn // microbatches, 0, rounds - 1)

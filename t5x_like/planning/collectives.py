@@ -14,7 +14,7 @@ Every device receives as many. What a device sends to itself is not counted.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -221,8 +221,3 @@ def _of_mesh(axes: str, ids: str | None, grouped: str) -> np.ndarray:
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
-
-
-def describe(axes: Sequence[str]) -> str:
-    """How a combination of axes is written: "fsdp", "data x fsdp"."""
-    return " x ".join(axes)

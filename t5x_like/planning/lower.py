@@ -69,17 +69,8 @@ def lower_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -
     program = Program(program_config(one_step(config)), devices)
     rows = config.training.batch_size
     program.layout.check_batch(rows, config.training.parts)
-    lying = program.layout.batch(leading=1)
-    shape = (1, rows, config.data.sequence_length)
-    batches = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=lying) for name, dtype in FEATURES.items()}
-    everywhere = program.layout.replicated
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    knobs = {
-        "learning_rate": jax.ShapeDtypeStruct((1,), jnp.float32, sharding=everywhere),
-        "count": jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
-        "key": jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere),
-    }
-    return program, program.step.lower(program.abstract_state, batches, knobs)
+    features = {name: jax.ShapeDtypeStruct((config.data.sequence_length,), dtype) for name, dtype in FEATURES.items()}
+    return program, program.step.lower(*program.abstract_arguments(features, rows))
 
 
 def compile_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> CompiledStep:

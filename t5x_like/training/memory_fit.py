@@ -44,8 +44,7 @@ def settle(
     config: RunConfig,
     features: Mapping[str, jax.ShapeDtypeStruct],
     *,
-    memory: float | None = None,
-    devices: Any = None,
+    memory: float,
     note: Callable[[str], None] = lambda line: None,
 ) -> RunConfig:
     """Replaces every "auto" of `execution.remat` and `training.microbatches`.
@@ -53,31 +52,29 @@ def settle(
     Args:
       config: resolved.
       features: of one training row, without the dimension of rows.
-      memory: bytes of a device; by default what this machine's devices say they have.
-      devices: to compile for; by default this machine's.
-      note: told what is taken and what it takes, or why there was nothing to measure.
+      memory: bytes of a device, such as `device_memory` gives.
+      note: told what is taken, and how much memory that takes.
 
     Raises:
       UserError: nothing fits.
     """
     if is_settled(config):
         return config
-    memory = device_memory(devices) if memory is None else memory
     least: tuple[float, str] | None = None
     for remat in ORDER if config.execution.remat == "auto" else [config.execution.remat]:
         kept = bound = 0.0  # of what the next number of microbatches takes: temporaries shrink at most as the parts do
-        for number in _numbers(config, devices):
+        for number in _numbers(config):
             if bound and bound / number > SHARE * memory - kept:
                 continue
             candidate = _with(config, remat, number)
             name = f"execution.remat={remat}, training.microbatches={number}"
-            kept, temporaries = step_bytes(candidate, features, devices)
+            kept, temporaries = step_bytes(candidate, features)
             if kept + temporaries <= SHARE * memory:
                 before = "" if least is None else f" (the least before: {least[1]}, {_gib(least[0])})"
                 note(f"auto: {name}; a step takes {_gib(kept + temporaries)} of a device's {_gib(memory)}{before}")
                 return candidate
             least = min(least or (math.inf, ""), (kept + temporaries, name))
-            bound = temporaries * number
+            bound = temporaries * number if math.isfinite(temporaries) else 0.0
     assert least is not None
     raise UserError(
         f"execution.remat: nothing fits {_gib(memory)} a device; the least is {least[1]} with {_gib(least[0])}; "
@@ -85,15 +82,13 @@ def settle(
     )
 
 
-def step_bytes(
-    config: RunConfig, features: Mapping[str, jax.ShapeDtypeStruct], devices: Any = None
-) -> tuple[float, float]:
+def step_bytes(config: RunConfig, features: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[float, float]:
     """Bytes of a device's memory that a training step takes: for the state and a batch, and for temporaries.
 
     As the compiler lays them out; the latter are infinite where it finds that the step cannot be laid out.
     """
     once = dataclasses.replace(config, execution=dataclasses.replace(config.execution, steps_per_call=1))
-    program = Program(program_config(once), devices)
+    program = Program(program_config(once))
     arguments = program.abstract_arguments(features, config.training.batch_size)
     try:
         found = program.step.lower(*arguments).compile().memory_analysis()
@@ -106,14 +101,14 @@ def step_bytes(
     return float(found.argument_size_in_bytes), float(found.temp_size_in_bytes + outputs)
 
 
-def device_memory(devices: Any = None) -> float:
+def device_memory() -> float:
     """Bytes of one device: what it says, else what its kind has, else its share of this machine's.
 
     Raises:
       UserError: none of them is known.
     """
-    device = jax.local_devices()[0] if devices is None else devices[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit") if devices is None else None
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
     kind = chip(device.device_kind)
     if limit or kind:
         return float(limit or kind.memory / kind.devices)  # type: ignore[union-attr]
@@ -122,11 +117,11 @@ def device_memory(devices: Any = None) -> float:
     raise UserError(f"execution.remat: the memory of {device.device_kind} is not known; accepted: {', '.join(ORDER)}")
 
 
-def _numbers(config: RunConfig, devices: Any) -> list[int]:
+def _numbers(config: RunConfig) -> list[int]:
     """The numbers of microbatches to try, fewest first: those that divide the batch and that the mesh divides."""
     if config.training.microbatches != "auto":
         return [config.training.microbatches]
-    layout = MeshLayout(make_mesh(config.mesh, devices))
+    layout = MeshLayout(make_mesh(config.mesh))
     size, stages, rows = config.training.batch_size, layout.mesh.shape["pipe"], layout.in_stage.batch_parts
     layout.check_batch(size, stages)
     return [n for n in range(stages, size + 1, stages) if size % n == 0 and (size // n) % rows == 0]

@@ -2,6 +2,7 @@
 """What "auto" takes: the cheapest that fits by the compiler's count, and the same numbers as without it."""
 
 import dataclasses
+import math
 import re
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from t5x_like.errors import UserError
 from t5x_like.files import read_json
+from t5x_like.training import memory_fit
 from t5x_like.training.loop import train
 from t5x_like.training.memory_fit import SHARE, settle, step_bytes
 
@@ -61,6 +63,17 @@ def test_one_of_the_two_can_be_given(auto, taken):
     assert kept.execution.remat in ("products", "full")
     assert settle(with_(auto, "full", "auto"), FEATURES, memory=1e12).training.microbatches == 1
     assert settle(with_(auto, "full", 4), FEATURES, memory=1.0) == with_(auto, "full", 4)  # nothing to choose
+
+
+def test_where_the_compiler_gives_up_more_microbatches_are_tried(auto, monkeypatch):
+    """A TPU's compiler counts nothing for a step that does not fit: it raises."""
+
+    def gives_up(config, features):
+        return (0.0, math.inf) if config.training.microbatches < 4 else (1.0, 1.0)
+
+    monkeypatch.setattr(memory_fit, "step_bytes", gives_up)
+    settled = settle(auto, FEATURES, memory=100.0)
+    assert (settled.execution.remat, settled.training.microbatches) == ("none", 4)
 
 
 def test_what_does_not_fit_at_all_is_refused(auto):
