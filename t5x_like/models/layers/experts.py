@@ -129,7 +129,7 @@ class Experts(nn.Module):
         """
         batch, number = x.shape[0], self.config.num_experts
         x = ctx.constrain(x.reshape(batch, number, -1, x.shape[-1]), "batch router kv_length embed")
-        size, parts = x.shape[2], 1 if ctx.layout is None else ctx.layout.length_parts
+        size, parts = x.shape[2], ctx.length_parts
         x = jnp.pad(x, [(0, 0), (0, 0), (0, -size % parts), (0, 0)])
         x = ctx.constrain(x, "batch router capacity embed")
         x = ctx.constrain(x, "expert_batch expert capacity embed")
