@@ -14,13 +14,13 @@ import jax
 
 from t5x_like.data.cache import cache_root
 from t5x_like.errors import UserError
-from t5x_like.training.allocator import keep_freed_memory
+from t5x_like.training.allocator import keep_freed_memory, only_cpus
 
 
 def configure_jax() -> None:
     """Turns JAX's persistent compilation cache on, for small programs too, and has a CPU keep the memory it frees.
 
-    Starts the backend: what must come before that (several hosts finding one another) must come before this.
+    May start the backend: what must come before that (several hosts finding one another) must come before this.
 
     Raises:
       UserError: the cache's folder cannot be made.
@@ -33,7 +33,7 @@ def configure_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    if jax.default_backend() == "cpu":
+    if only_cpus() or jax.default_backend() == "cpu":
         keep_freed_memory()
 
 
