@@ -39,12 +39,14 @@ def main() -> None:
 
     from t5x_like.data.tokenizers import load_tokenizer
     from t5x_like.inference.beam import BeamSearch
+    from t5x_like.inference.cores import cores_as_devices, generation_context, generation_mesh
     from t5x_like.inference.generate import GREEDY
     from t5x_like.inference.sampling import Sampling
     from t5x_like.sweeps.points import largest_run
     from t5x_like.training.checkpoints import load_trained
     from t5x_like.training.startup import configure_jax
 
+    cores_as_devices()
     configure_jax()
     alpha = 1.0 if flags.length_penalty is None else flags.length_penalty
     beams = BeamSearch(flags.num_beams, alpha, flags.penalty or "hf") if flags.num_beams != 1 else None
@@ -54,7 +56,7 @@ def main() -> None:
         beams.check(flags.num_samples, sampling)
     folder = Path(flags.checkpoint)
     folder = largest_run(folder) if (folder / "sweep.json").is_file() else folder
-    config, program, params = load_trained(folder)
+    config, program, params = load_trained(folder, mesh_for=generation_mesh)
     vocabulary = folder / "tokenizer.json"
     if not vocabulary.is_file():
         raise UserError(f"--checkpoint={flags.checkpoint}: was trained on {config.data.kind!r} data, which is no text")
@@ -67,7 +69,7 @@ def main() -> None:
         "max_new_tokens": flags.max_new_tokens,
         "stop_tokens": [tokenizer.separator],
         "num_samples": flags.num_samples,
-        "ctx": program.ctx,
+        "ctx": generation_context(program.ctx),
     }
     if beams is not None:
         show(flags, tokenizer, what | {"beams": beams, "sampling": GREEDY})

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoding through a cache: 96 new tokens after a prompt of 32, greedy or by beam search."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,11 @@ def _prompts(batch: int, vocab: int) -> np.ndarray:
 
 
 def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None], int]:
-    """Returns `work(calls)` and the new tokens of a call."""
+    """As scripts/generate.py does it: returns `work(calls)` and the new tokens of a call."""
+    from t5x_like.inference.cores import cores_as_devices, generation_context, generation_mesh
     from t5x_like.training.startup import configure_jax
 
+    cores_as_devices()
     configure_jax()
     import jax
 
@@ -26,15 +29,16 @@ def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None]
     from t5x_like.inference.generate import generate
     from t5x_like.training.program import program_for
 
-    program = program_for(run_config(batch=batch, **shape))
-    model = program.model
-    params = model.unstacked(model.init(jax.random.key(0)))
+    config = run_config(batch=batch, **shape)
+    program = program_for(dataclasses.replace(config, mesh=generation_mesh(config.model)))
+    model, ctx = program.model, generation_context(program.ctx)
+    params = model.unstacked(program.params(program.init(jax.random.key(0))))
     prompts = _prompts(batch, shape["vocab"]).tolist()
     search = BeamSearch(num_beams=beams) if beams > 1 else None
 
     def work(calls: int) -> None:
         for _ in range(calls):
-            generate(model, params, prompts, max_new_tokens=NEW, beams=search, ctx=program.ctx)
+            generate(model, params, prompts, max_new_tokens=NEW, beams=search, ctx=ctx)
 
     return work, batch * NEW
 

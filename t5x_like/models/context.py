@@ -105,7 +105,8 @@ class Context(flax.struct.PyTreeNode):
       scan_layers: scan over stacked layers, or unroll them; the same numbers either way.
       remat: what blocks keep for the backward pass, by a name of `remat.POLICIES`.
       attention: which implementation `attend` takes; "auto" chooses by length and device.
-      one_cpu: whether the program is for a single CPU device, for which `layers/cpu.py` writes some things differently.
+      one_cpu: whether the program is for a single CPU device (or, when it generates, for the cores of one), for which
+        `layers/cpu.py` writes some things differently.
       positions: int [B, T].
       mask: see `MaskSpec`.
       key: randomness of this call, folded per layer, or a key [B] for each row; None when nothing is random.

@@ -35,7 +35,7 @@ def keep_freed_memory() -> bool:
 
 def only_cpus() -> bool:
     """Whether JAX can run on nothing else, as far as that can be told before it starts: it has no other plugin."""
-    if platforms := jax.config.jax_platforms:
+    if platforms := jax.config.values["jax_platforms"]:
         return platforms == "cpu"
     found = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
     return not found and not entry_points(group="jax_plugins")

@@ -7,13 +7,14 @@ So a program that only wants the model reads only its parameters.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from t5x_like.config import MeshConfig, RunConfig
+from t5x_like.config import DecoderOnlyConfig, MeshConfig, RunConfig
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Params
 from t5x_like.training.program import Program, program_for
@@ -111,12 +112,18 @@ class Checkpoints:
         self._manager.close()
 
 
-def load_trained(folder: str | Path, *, average: bool = True) -> tuple[RunConfig, Program, Params]:
-    """Reads the model of a run folder onto this machine's first device, whatever mesh and attention kernel trained it.
+def load_trained(
+    folder: str | Path,
+    *,
+    average: bool = True,
+    mesh_for: Callable[[DecoderOnlyConfig], MeshConfig] = lambda model: MeshConfig(),
+) -> tuple[RunConfig, Program, Params]:
+    """Reads the model of a run folder, whatever mesh and attention kernel trained it.
 
     Args:
       folder: of the run.
       average: whether a run that averages its parameters gives the average, or those of its last step.
+      mesh_for: the mesh to read a model of this config onto; by default this machine's first device.
 
     Raises:
       UserError: the folder is no run folder, or holds no checkpoint.
@@ -125,7 +132,7 @@ def load_trained(folder: str | Path, *, average: bool = True) -> tuple[RunConfig
     config = load_config(folder)
     # A kernel asked for may not run here, and one device has no stages.
     execution = dataclasses.replace(config.execution, attention="auto", pipeline_rounds=1)
-    config = dataclasses.replace(config, mesh=MeshConfig(), execution=execution)
+    config = dataclasses.replace(config, mesh=mesh_for(config.model), execution=execution)
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: holds no checkpoint yet")
     program = program_for(config)

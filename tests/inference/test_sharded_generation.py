@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoding on a mesh gives the tokens that one device gives."""
 
+import dataclasses
+
 import jax
 import pytest
 
 from t5x_like.inference.beam import BeamSearch
+from t5x_like.inference.cores import generation_context, generation_mesh
 from t5x_like.inference.generate import generate, generate_stream
 from t5x_like.inference.sampling import Sampling
 from t5x_like.training.program import program_for
@@ -30,3 +33,25 @@ def test_a_mesh_changes_nothing(way, make_run, redraw):
     if way == "sampled":
         pieces = list(generate_stream(mesh.model, sharded, ctx=mesh.ctx, chunk=2, **arguments))
         assert [[t for part in parts for t in part] for parts in zip(*pieces, strict=True)] == expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_cores_of_a_cpu_change_nothing(way, make_run, redraw):
+    config = make_run()
+    one = program_for(config)
+    mesh = generation_mesh(config.model)
+    assert mesh.tensor == 2
+    cores = program_for(dataclasses.replace(config, mesh=mesh))
+    params = redraw(one.model.specs())
+    cut = jax.device_put(params, cores.layout.parameters(cores.specs))
+    assert len(cut["token_embedding"]["embedding"].sharding.device_set) == 2
+    long = [*range(16)] * 70  # attention by blocks
+    arguments = {"prompts": [*PROMPTS, long], "max_new_tokens": 6, **WAYS[way]}
+    expected = generate(one.model, params, ctx=one.ctx, **arguments).tokens
+    assert generate(cores.model, cut, ctx=generation_context(cores.ctx), **arguments).tokens == expected
+
+
+def test_heads_that_cores_cannot_share_stay_on_one(make_run):
+    for heads, kv_heads, parts in ((4, 2, 2), (4, 1, 1), (3, 3, 1)):
+        overrides = (f"model.num_heads={heads}", f"model.num_kv_heads={kv_heads}", "model.d_model=24")
+        assert generation_mesh(make_run(*overrides).model).tensor == parts

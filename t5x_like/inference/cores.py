@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generation on a CPU, with its cores as the devices of a mesh.
+
+A step of generation is many small operations, most of which XLA:CPU carries out on one core. Along the mesh's `tensor`
+axis each core has its part of the heads and of every weight, and they wait for one another twice a layer.
+"""
+
+import os
+
+import jax
+
+from t5x_like.config import DecoderOnlyConfig, MeshConfig
+from t5x_like.models.context import Context
+from t5x_like.training.allocator import only_cpus
+
+MOST = 2  # cores that were measured; with more, waiting may cost more than is won
+
+
+def cores_as_devices() -> None:
+    """Has JAX take each core for a device, unless it may find an accelerator or was told otherwise by XLA_FLAGS.
+
+    Call it before JAX starts.
+    """
+    if only_cpus() and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        jax.config.update("jax_num_cpu_devices", min(MOST, cores))
+
+
+def generation_mesh(model: DecoderOnlyConfig) -> MeshConfig:
+    """The mesh for a resolved model's config: cores that share its heads out evenly, or a single device."""
+    cores = min(MOST, jax.device_count()) if jax.default_backend() == "cpu" else 1
+    heads = model.num_kv_heads or model.num_heads
+    parts = max(n for n in range(1, cores + 1) if heads % n == 0)
+    return MeshConfig(tensor=parts, max_uncut=1.0)  # a vocabulary of odd size is nothing to refuse here
+
+
+def generation_context(ctx: Context) -> Context:
+    """A program's context, for generating: cores take the products that a single CPU device does."""
+    return ctx.replace(one_cpu=jax.default_backend() == "cpu")
