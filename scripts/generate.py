@@ -39,11 +39,11 @@ def main() -> None:
 
     from t5x_like.data.tokenizers import load_tokenizer
     from t5x_like.inference.beam import BeamSearch
-    from t5x_like.inference.cores import cores_as_devices, generation_context, generation_mesh
     from t5x_like.inference.generate import GREEDY
     from t5x_like.inference.sampling import Sampling
     from t5x_like.sweeps.points import largest_run
     from t5x_like.training.checkpoints import load_trained
+    from t5x_like.training.cores import cores_as_devices, generation_context, generation_mesh
     from t5x_like.training.startup import configure_jax
 
     cores_as_devices()

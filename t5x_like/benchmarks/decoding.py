@@ -17,7 +17,7 @@ def _prompts(batch: int, vocab: int) -> np.ndarray:
 
 def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None], int]:
     """As scripts/generate.py does it: returns `work(calls)` and the new tokens of a call."""
-    from t5x_like.inference.cores import cores_as_devices, generation_context, generation_mesh
+    from t5x_like.training.cores import cores_as_devices, generation_context, generation_mesh
     from t5x_like.training.startup import configure_jax
 
     cores_as_devices()

@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from t5x_like.inference.beam import BeamSearch
-from t5x_like.inference.cores import generation_context, generation_mesh
 from t5x_like.inference.generate import generate, generate_stream
 from t5x_like.inference.sampling import Sampling
+from t5x_like.training.cores import generation_context, generation_mesh
 from t5x_like.training.program import program_for
 
 PROMPTS = [[3, 4, 5], [1], [2, 2]]  # three rows, which four parts do not divide
