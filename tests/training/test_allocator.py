@@ -4,11 +4,12 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
 
-from t5x_like.training.allocator import only_cpus
+from t5x_like.training import allocator
 
 # Calls that need some temporaries of 32 MiB each; prints how many pages the kernel gave to one, once they have settled.
 _CALLS = """
@@ -53,5 +54,6 @@ def test_pages_are_not_asked_for_again() -> None:
 
 def test_platforms_that_are_named_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     for platforms, expected in (("cpu", True), ("cuda,cpu", False), ("tpu", False)):
-        monkeypatch.setattr(type(jax.config), "jax_platforms", platforms, raising=False)
-        assert only_cpus() is expected
+        config = SimpleNamespace(values={**jax.config.values, "jax_platforms": platforms})
+        monkeypatch.setattr(allocator, "jax", SimpleNamespace(config=config))
+        assert allocator.only_cpus() is expected
