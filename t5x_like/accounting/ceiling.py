@@ -95,7 +95,7 @@ def measure(size: int | None = None, seconds: float = SECONDS) -> Ceiling:
     import jax
     import numpy as np
 
-    cores = _cores()
+    cores = usable_cores()
     size = size or next((size for most, size in SIZES.items() if cores <= most), max(SIZES.values()))
     device = jax.local_devices(backend="cpu")[0]
     left, right = (jax.device_put(np.full((size, size), value, np.float32), device) for value in (0.5, 2.0))
@@ -133,7 +133,7 @@ def _locked(file: int) -> bool:
             time.sleep(0.05)
 
 
-def _cores() -> float:
+def usable_cores() -> float:
     """Cores that this process may use: those it is pinned to, or fewer when its container has a quota of their time."""
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     try:
@@ -145,7 +145,7 @@ def _cores() -> float:
 
 def _machine() -> dict[str, Any]:
     """What the figure depends on."""
-    return {"processor": _processor(), "cores": _cores(), "jax": version("jax")}
+    return {"processor": _processor(), "cores": usable_cores(), "jax": version("jax")}
 
 
 def _key() -> str:

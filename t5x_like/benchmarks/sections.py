@@ -120,13 +120,15 @@ def pipeline(settings: Settings) -> Iterator[Row]:
 
 
 def decoding(settings: Settings) -> Iterator[Row]:
-    """96 new tokens after 32, through a cache; ours and transformers.generate."""
+    """96 new tokens after 32, through a cache; ours, with its cores as devices or not, and transformers.generate."""
     rival = "transformers.generate"
+    whole = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     for batch in (1, 16):
         for beams in (1, 4):
             arguments = {**SHAPES["small"], "batch": batch, "beams": beams}
             contenders = [
                 Contender("ours", f"{_HERE}.decoding:ours", arguments),
+                Contender("ours, one device", f"{_HERE}.decoding:ours", arguments, whole),
                 Contender(rival, f"{_HERE}.decoding:hugging_face", arguments),
             ]
             subject = f"small, batch {batch}, " + ("greedy" if beams == 1 else f"beam {beams}")

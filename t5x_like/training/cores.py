@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation on a CPU, with its cores as the devices of a mesh.
 
-A step of generation is many small operations, most of which XLA:CPU carries out on one core. Along the mesh's `tensor`
-axis each core has its part of the heads and of every weight, and they wait for one another twice a layer.
+XLA:CPU divides a step's products with weights among cores, but carries out what is smaller, such as attention to the
+cache, on one. Along the mesh's `tensor` axis each core has its part of the heads and of every weight, and they wait for
+one another twice a layer.
 """
 
 import os
 
 import jax
 
+from t5x_like.accounting.ceiling import usable_cores
 from t5x_like.config import DecoderOnlyConfig, MeshConfig
 from t5x_like.models.context import Context
 from t5x_like.training.allocator import only_cpus
@@ -22,8 +24,7 @@ def cores_as_devices() -> None:
     Call it before JAX starts.
     """
     if only_cpus() and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        jax.config.update("jax_num_cpu_devices", min(MOST, cores))
+        jax.config.update("jax_num_cpu_devices", max(1, min(MOST, int(usable_cores()))))
 
 
 def generation_mesh(model: DecoderOnlyConfig) -> MeshConfig:

@@ -65,11 +65,11 @@ def test_a_process_remembers(tmp_path, measurements):
 
 def test_other_cores_are_another_figure(tmp_path, measurements, monkeypatch):
     measurements += [Ceiling(2e11, 1.0), Ceiling(1e11, 1.0)]
-    monkeypatch.setattr(ceiling, "_cores", lambda: 2)
+    monkeypatch.setattr(ceiling, "usable_cores", lambda: 2)
     assert matmul_ceiling(tmp_path) == 2e11
-    monkeypatch.setattr(ceiling, "_cores", lambda: 1)
+    monkeypatch.setattr(ceiling, "usable_cores", lambda: 1)
     assert matmul_ceiling(tmp_path) == 1e11
-    monkeypatch.setattr(ceiling, "_cores", lambda: 2)
+    monkeypatch.setattr(ceiling, "usable_cores", lambda: 2)
     assert matmul_ceiling(tmp_path) == 2e11
 
 
@@ -135,7 +135,7 @@ def test_cores_are_those_that_the_process_is_pinned_to():
     program = (
         "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from t5x_like.accounting import ceiling, memory, mfu, summary;"
-        "print(ceiling._cores() <= 1, 'jax' in sys.modules)"
+        "print(ceiling.usable_cores() <= 1, 'jax' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["True", "False"]
