@@ -32,7 +32,7 @@ def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None]
     config = run_config(batch=batch, **shape)
     program = program_for(dataclasses.replace(config, mesh=generation_mesh(config.model)))
     model, ctx = program.model, generation_context(program.ctx)
-    params = model.unstacked(program.params(program.init(jax.random.key(0))))
+    params = model.for_decoding(program.params(program.init(jax.random.key(0))), ctx)
     prompts = _prompts(batch, shape["vocab"]).tolist()
     search = BeamSearch(num_beams=beams) if beams > 1 else None
 

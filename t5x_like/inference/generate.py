@@ -71,8 +71,8 @@ def generate(
     """Continues every prompt.
 
     Args:
-      model, params: a decoder-only model; parameters as `model.init` or `model.unstacked` returns them (for many short
-        calls, unstack them once).
+      model, params: a decoder-only model; parameters as `model.init` or `model.for_decoding` returns them (for many
+        short calls, call the latter once).
       prompts: token ids; they may differ in length, none may be empty.
       max_new_tokens: at most so many tokens are added to each.
       sampling: how tokens are chosen; greedy by default. Beam search does not sample.
@@ -91,7 +91,7 @@ def generate(
     ctx = (ctx or Context()).replace(train=False, key=None)
     if beams is not None:
         beams.check(num_samples, sampling)
-        params = _unstacked(model, params)
+        params = _for_decoding(model, ctx, params)
         filled = [*prompts, *_filling(prompts, ctx)]
         batch = left_padded(filled, rounded_up(max(map(len, filled))))
         tokens, lengths, scores = search(model, params, batch, max_new_tokens, beams, stop_tokens, ctx)
@@ -184,7 +184,7 @@ def _steps(
     stops = jnp.asarray(stop_tokens, jnp.int32)
     values = Sampling(jnp.float32(sampling.temperature), jnp.int32(sampling.top_k), jnp.float32(sampling.top_p))
     knobs = (values, stops, keys)
-    params = _unstacked(model, params)
+    params = _for_decoding(model, ctx, params)
     until = min(chunk, max_new_tokens)
     state = _start(model, ctx, plan, params, batch, knobs, until)
     yield until, state
@@ -194,9 +194,9 @@ def _steps(
         yield until, state
 
 
-@partial(jax.jit, static_argnums=0)
-def _unstacked(model: Model, params: Params) -> Params:
-    return model.unstacked(params)
+@partial(jax.jit, static_argnums=(0, 1))
+def _for_decoding(model: Model, ctx: Context, params: Params) -> Params:
+    return model.for_decoding(params, ctx)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

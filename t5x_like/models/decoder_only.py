@@ -17,7 +17,7 @@ from t5x_like.models.layers.cached_attention import Cache, empty_cache
 from t5x_like.models.layers.embeddings import Embedding, dropout
 from t5x_like.models.layers.experts import Experts
 from t5x_like.models.layers.feed_forward import FeedForward
-from t5x_like.models.layers.linear import Linear, project
+from t5x_like.models.layers.linear import Linear, project, turned
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.parameters import Params, call, initialise, record_specs
 from t5x_like.models.layers.positions import sinusoidal
@@ -151,13 +151,24 @@ class DecoderOnly:
             "index": 0,
         }
 
-    def unstacked(self, params: Params) -> Params:
-        """The same parameters with every layer's apart, which `apply` takes too.
+    def for_decoding(self, params: Params, ctx: Context) -> Params:
+        """The same parameters as a loop over `apply` wants them; `apply` takes them, too, with the same ctx.
 
-        For loops over `apply`: slicing stacked layers inside of one copies all weights for every token.
+        Every layer's are apart: slicing stacked layers inside of a loop copies all weights for every token. On a CPU
+        kernels are turned. Parameters that are that already stay as they are.
         """
         decoder = params["decoder"]
-        return {**params, "decoder": {**decoder, "layers": self.stack.unstacked(decoder["layers"])}}
+        if isinstance(decoder["layers"], tuple):
+            return params
+        layers = self.stack.unstacked(decoder["layers"])
+        params = {**params, "decoder": {**decoder, "layers": layers}}
+        if not ctx.one_cpu or ctx.policy.compute != jnp.float32:
+            return params
+        specs = self.stack.specs_of_one(self.config.d_model)
+        params["decoder"]["layers"] = tuple(turned(specs, layer) for layer in layers)
+        if not self.config.tie_embeddings:
+            params["logits"] = turned(self.specs()["logits"], params["logits"])
+        return params
 
     def apply(
         self,
@@ -173,7 +184,7 @@ class DecoderOnly:
         """Computes what `want` names.
 
         Args:
-          params: as `init` or `unstacked` returns them.
+          params: as `init` or `for_decoding` returns them.
           batch: `decoder_input_tokens` int [B, T]; optionally `decoder_segment_ids` (absent: 1 everywhere) and
             `decoder_positions` (absent: 0 to T-1, continued from the cache).
           key: randomness, for dropout.

@@ -38,12 +38,13 @@ class Stack:
 
     def specs(self, width: int) -> Params:
         """Returns {"0": specs, ..., "p-1": specs}, each parameter with a leading `layers` dimension."""
+        return map_specs(lambda spec: spec.stacked(self.repeats), self.specs_of_one(width))
+
+    def specs_of_one(self, width: int) -> Params:
+        """Returns the same for a single repeat."""
         x = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
         ctx = Context(positions=jnp.zeros((1, 1), jnp.int32))
-        return {
-            str(i): map_specs(lambda spec: spec.stacked(self.repeats), record_specs(block, x, ctx, None))
-            for i, block in enumerate(self.pattern)
-        }
+        return {str(i): record_specs(block, x, ctx, None) for i, block in enumerate(self.pattern)}
 
     def unstacked(self, params: Params | tuple[Params, ...]) -> tuple[Params, ...]:
         """Splits stacked parameters into one tree for each repeat; what is split already stays as it is."""

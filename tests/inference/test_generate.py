@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation against the obvious loop: the whole text through the model again for every token."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 
 from t5x_like.config import DecoderOnlyConfig
 from t5x_like.errors import UserError
-from t5x_like.inference.generate import generate, generate_stream
+from t5x_like.inference.generate import Plan, _start, generate, generate_stream
 from t5x_like.inference.prompts import left_padded, rounded_up
 from t5x_like.inference.sampling import Sampling, sample
+from t5x_like.models.context import Context
 from t5x_like.models.decoder_only import DecoderOnly
 
 VOCAB = 50
@@ -59,11 +62,16 @@ def test_greedy_through_the_cache_is_greedy_without_it(trained):
     assert together == [greedy_by_hand(model, params, prompt, NEW) for prompt in PROMPTS]
 
 
-def test_layers_may_have_been_taken_apart_before(rotary):
+@pytest.mark.parametrize("one_cpu", [False, True])
+def test_parameters_may_have_been_prepared_before(rotary, one_cpu):
     model, params = rotary
-    apart = model.unstacked(params)
-    expected = generate(model, params, PROMPTS, max_new_tokens=NEW).tokens
-    assert generate(model, apart, PROMPTS, max_new_tokens=NEW).tokens == expected
+    ctx = Context(one_cpu=one_cpu)
+    prepared = model.for_decoding(params, ctx)
+    again = model.for_decoding(prepared, ctx)
+    assert all(one is other for one, other in zip(jax.tree.leaves(prepared), jax.tree.leaves(again), strict=True))
+    expected = [greedy_by_hand(model, params, prompt, NEW) for prompt in PROMPTS]
+    assert generate(model, params, PROMPTS, max_new_tokens=NEW, ctx=ctx).tokens == expected
+    assert generate(model, prepared, PROMPTS, max_new_tokens=NEW, ctx=ctx).tokens == expected
 
 
 def test_cached_logits_agree_with_uncached(trained):
@@ -235,3 +243,17 @@ def test_new_lengths_compile_nothing(rotary):
     for length, new in ((1, 4), (7, 9), (16, 16)):
         generate(model, params, [list(range(length))], max_new_tokens=new, sampling=Sampling(0.0, 5), stop_tokens=())
     assert module._start._cache_size() == before
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_loop_copies_no_cache(rotary, rows):
+    """Copied for every token, it may cost more than the weights do; XLA:CPU was found to do so for a single row."""
+    model, params = rotary
+    ctx, plan = Context(one_cpu=True), Plan(slots=32, kind="greedy", log_probs=False)
+    batch = left_padded([[3, 4]] * rows, 32)
+    keys = jax.random.split(jax.random.key(0), rows)
+    knobs = Sampling(jnp.float32(0), jnp.int32(0), jnp.float32(1)), jnp.zeros(0, jnp.int32), keys
+    compiled = _start.lower(model, ctx, plan, model.for_decoding(params, ctx), batch, knobs, 8).compile().as_text()
+    cache = r"f32\[(\d,)?2,(64,8|8,64)\]\S*"
+    assert len(re.findall(cache, compiled)) > 8  # it is there, for two layers
+    assert not re.findall(cache + r" copy\(", compiled)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Products as a single CPU device wants them: the same numbers as the einsum, whatever the pattern and the dtype."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from t5x_like.models.layers import cpu
-from t5x_like.models.layers.linear import project
+from t5x_like.models.layers.linear import Turned, project
 
 CASES = {
     "BTD,DM->BTM": ((2, 3, 4), (4, 6)),
@@ -37,6 +39,31 @@ def test_values_and_gradients_are_those_of_the_einsum(pattern, relative_error):
         y, *gradients = outcome(jnp.bfloat16, result)
         assert (y.dtype, gradients[0].dtype, gradients[1].dtype) == (dtype, jnp.bfloat16, jnp.float32)
         assert relative_error((y, *gradients), expected) < 2e-2
+
+
+TURNED = {"BTD,DM->BTM": (1, 0), "BTD,DHC->BTHC": (1, 2, 0), "BTHC,HCD->BTD": (2, 0, 1)}
+
+
+@pytest.mark.parametrize("one_cpu", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("pattern", TURNED)
+def test_a_turned_kernel_makes_the_same_product(pattern, dtype, one_cpu, relative_error):
+    generator = np.random.default_rng(0)
+    x, kernel = (generator.normal(size=shape) for shape in CASES[pattern])
+    for repeats in (1, 40):  # few rows, and many
+        x_many = np.tile(x, (repeats, *(1,) * (x.ndim - 1)))
+        operands = jnp.asarray(x_many, dtype), Turned(jnp.asarray(kernel.transpose(TURNED[pattern]), jnp.float32))
+        y = jax.jit(lambda x, k: project(x, k, pattern, one_cpu=one_cpu))(*operands)
+        assert y.dtype == dtype
+        assert relative_error(y, np.einsum(pattern, x_many, kernel)) < (1e-6 if dtype == jnp.float32 else 2e-2)
+
+
+def test_few_rows_are_multiplied_with_the_weight_on_the_left():
+    """Where it is read as it lies; the compiler is kept from exchanging the operands."""
+    x, kernel = jnp.ones((16, 1, 384)), jnp.ones((512, 384))
+    compiled = jax.jit(lambda x, k: project(x, k, "BTD,VD->BTV", one_cpu=True)).lower(x, kernel).compile().as_text()
+    (product,) = re.findall(r"(\S+)\{1,0\} dot\(", compiled)
+    assert product == "f32[512,16]"
 
 
 def test_bfloat16_operands_are_never_widened_nor_transposed_by_a_product(equations):

@@ -28,15 +28,16 @@ def build(make_run, redraw, *overrides):
 )
 def test_pieces_are_the_whole(overrides, make_run, redraw):
     model, params, apply = build(make_run, redraw, *overrides)
-    expected = apply(params, {"decoder_input_tokens": TOKENS})["logits"]
-    cache = model.init_cache(2, length=10)  # two slots more than are ever filled
-    got = []
-    for begin, end in ((0, 3), (3, 4), (4, 7), (7, 8)):
-        outputs = apply(params, {"decoder_input_tokens": TOKENS[:, begin:end]}, cache=cache)
-        got.append(outputs["logits"])
-        cache = outputs["cache"]
-        assert int(cache["index"]) == end
-    np.testing.assert_allclose(np.concatenate(got, axis=1), expected, atol=2e-5)
+    for tokens in (TOKENS, TOKENS[:1]):
+        expected = apply(params, {"decoder_input_tokens": tokens})["logits"]
+        cache = model.init_cache(len(tokens), length=10)  # two slots more than are ever filled
+        got = []
+        for begin, end in ((0, 3), (3, 4), (4, 7), (7, 8)):
+            outputs = apply(params, {"decoder_input_tokens": tokens[:, begin:end]}, cache=cache)
+            got.append(outputs["logits"])
+            cache = outputs["cache"]
+            assert int(cache["index"]) == end
+        np.testing.assert_allclose(np.concatenate(got, axis=1), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("positions", ["rotary", "learned"])

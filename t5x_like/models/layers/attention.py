@@ -242,7 +242,7 @@ class SelfAttention(nn.Module):
         if cache is not None:
             cache = append(cache, k, v, ctx)
         if cache is not None and not (isinstance(ctx.mask.offset, int) and ctx.mask.offset == 0):
-            allowed = dense_mask(ctx.mask, x.shape[1], cache["value"].shape[2])
+            allowed = dense_mask(ctx.mask, x.shape[1], cache["value"].shape[-2])
             y = attend_to_cache(q, cache, allowed, ctx.policy)
         else:
             y = attend(

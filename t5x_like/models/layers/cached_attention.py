@@ -15,26 +15,29 @@ Cache = dict[str, jax.Array]
 
 
 def empty_cache(batch_size: int, kv_heads: int, slots: int, head_dim: int, dtype: DTypeLike) -> Cache:
-    """Returns one layer's cache: key [B, K, C, S] and value [B, K, S, C].
+    """Returns one layer's cache: key [B, K, C, S] and value [B, K, S, C], for a single row [K, C, S] and [K, S, C].
 
     So a step's products with the cache, [X, C] times [C, S] and [X, S] times [S, C], are plain batched matrix products
-    as it lies in memory; [B, S, K, C] would be transposed, that is copied, for every token.
+    as it lies in memory; [B, S, K, C] would be transposed, that is copied, for every token. XLA:CPU copies, too, what
+    a loop carries with a dimension of 1 that its product does not have.
     """
-    key = jnp.zeros((batch_size, kv_heads, head_dim, slots), dtype)
-    return {"key": key, "value": jnp.zeros((batch_size, kv_heads, slots, head_dim), dtype)}
+    rows = () if batch_size == 1 else (batch_size,)
+    key = jnp.zeros((*rows, kv_heads, head_dim, slots), dtype)
+    return {"key": key, "value": jnp.zeros((*rows, kv_heads, slots, head_dim), dtype)}
 
 
 def append(cache: Cache, k: jax.Array, v: jax.Array, ctx: Context) -> Cache:
     """Writes keys and values [B, T, K, C] into the slots from `ctx.mask.offset` on."""
+    rows = "" if cache["key"].ndim == 3 else "batch "
 
-    def write(slots: jax.Array, new: jax.Array, axis: int) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), ctx.mask.offset, axis)
+    def write(name: str, new: jax.Array, axis: int, axes: str) -> jax.Array:
+        slots, new = cache[name], new if rows else new[0]
+        slots = jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), ctx.mask.offset, axis)
+        return ctx.constrain(slots, rows + axes)
 
-    key = write(cache["key"], k.transpose(0, 2, 3, 1), axis=3)
-    value = write(cache["value"], v.transpose(0, 2, 1, 3), axis=2)
     return {
-        "key": ctx.constrain(key, "batch kv_heads head_dim kv_length"),
-        "value": ctx.constrain(value, "batch kv_heads kv_length head_dim"),
+        "key": write("key", k.transpose(0, 2, 3, 1), -1, "kv_heads head_dim kv_length"),
+        "value": write("value", v.transpose(0, 2, 1, 3), -2, "kv_heads kv_length head_dim"),
     }
 
 
@@ -51,16 +54,15 @@ def attend_to_cache(q: jax.Array, cache: Cache, allowed: jax.Array | None, polic
       [B, T, H, C], in q's dtype.
     """
     batch, length, heads, width = q.shape
-    kv_heads, slots = cache["value"].shape[1:3]
+    *lead, slots, _ = cache["value"].shape
+    kv_heads = lead[-1]
     wide = policy.softmax
     q_BKGTC = q.reshape(batch, length, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)
-    q_BKXC = q_BKGTC.reshape(batch, kv_heads, -1, width).astype(wide) / math.sqrt(width)
-    logits = jnp.einsum("BKXC,BKCS->BKXS", q_BKXC, cache["key"].astype(wide)).reshape(
-        batch, kv_heads, heads // kv_heads, length, slots
-    )
+    q_X = q_BKGTC.reshape(*lead, -1, width).astype(wide) / math.sqrt(width)  # rows that share keys are one dimension
+    logits = jnp.matmul(q_X, cache["key"].astype(wide)).reshape(*q_BKGTC.shape[:-1], slots)
     if allowed is not None:
         logits = jnp.where(allowed[:, None, None], logits, MASKED)
-    weights = jax.nn.softmax(logits, axis=-1).reshape(batch, kv_heads, -1, slots)
-    out = jnp.einsum("BKXS,BKSC->BKXC", weights, cache["value"].astype(wide))
-    out = out.reshape(batch, kv_heads, heads // kv_heads, length, width).transpose(0, 3, 1, 2, 4)
-    return out.reshape(batch, length, heads, width).astype(q.dtype)
+    weights = jax.nn.softmax(logits, axis=-1).reshape(*q_X.shape[:-1], slots)
+    out = jnp.matmul(weights, cache["value"].astype(wide))
+    out = out.reshape(q_BKGTC.shape).transpose(0, 3, 1, 2, 4)
+    return out.reshape(q.shape).astype(q.dtype)

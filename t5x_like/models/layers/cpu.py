@@ -4,6 +4,10 @@
 Left to itself, XLA:CPU fuses a transposition into each weight gradient and computes what it transposes anew, back to
 the last matrix product. Here products have two-dimensional operands, gradients that are written out, and keep what
 enters and leaves them materialised.
+
+A product's right operand is copied into the order in which the kernels of XLA:CPU read it, its left one is read as it
+lies. When the rows of activations are few, as when text is generated, it is the weight that should not be copied: it
+goes to the left, for which its produced dimensions have to lead (`linear.Turned`).
 """
 
 import math
@@ -14,6 +18,7 @@ from jax.typing import DTypeLike
 
 MOST_UNROLLED = 8  # layers that are not scanned unless the config says so
 MOST_LOGITS = 2**21  # at once: 8 MiB of float32, which a cache holds
+FEW_ROWS = range(1, 65)  # from 96 on the weight may as well be on the right
 
 
 def product(x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike) -> jax.Array:
@@ -21,7 +26,8 @@ def product(x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike) -> 
 
     Args:
       x, kernel: operands of one dtype.
-      pattern: of the einsum; its result has x's remaining dimensions, then the kernel's.
+      pattern: of the einsum; its result has x's remaining dimensions, then the kernel's. Where the kernel's produced
+        dimensions lead, few rows are multiplied with the kernel on the left.
       dtype: of the result; products are summed in float32.
     """
     x_dims, kernel_dims, out_dims = pattern.replace("->", ",").split(",")
@@ -31,9 +37,22 @@ def product(x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike) -> 
     if "".join([*x_dims[: len(rows)], *produced]) != out_dims:
         raise ValueError(f"{pattern}: expected contracted dimensions last in x, and the others in order in the result")
     size = math.prod(x.shape[len(rows) :])
-    kernel = kernel.transpose([kernel_dims.index(dim) for dim in contracted + produced])
-    y = _product(x.reshape(-1, size), kernel.reshape(size, -1))
-    return y.reshape(*rows, *kernel.shape[len(contracted) :]).astype(dtype)
+    x = x.reshape(-1, size)
+    if [*kernel_dims] == produced + contracted:
+        shape = *rows, *kernel.shape[: len(produced)]
+        kernel = kernel.reshape(-1, size)
+        few = x.shape[0] in FEW_ROWS and x.dtype == jnp.float32
+        y = _few_rows_product(x, kernel) if few else _product(x, kernel.T)
+    else:
+        kernel = kernel.transpose([kernel_dims.index(dim) for dim in contracted + produced])
+        shape = *rows, *kernel.shape[len(contracted) :]
+        y = _product(x, kernel.reshape(size, -1))
+    return y.reshape(shape).astype(dtype)
+
+
+def _few_rows_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[N, K] times the transpose of [M, K]: [N, M]. Without the barrier, the compiler would exchange the operands."""
+    return jax.lax.optimization_barrier(jnp.matmul(kernel, x.T)).T
 
 
 @jax.custom_vjp

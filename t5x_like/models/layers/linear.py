@@ -2,6 +2,7 @@
 """Linear maps: the only door to a product with a weight."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
@@ -11,20 +12,47 @@ from jax.typing import DTypeLike
 
 from t5x_like.models.context import Context
 from t5x_like.models.layers import cpu
-from t5x_like.models.layers.parameters import Constant, Normal, ParamSpec, parameter
+from t5x_like.models.layers.parameters import Constant, Normal, Params, ParamSpec, parameter
 from t5x_like.models.remat import product
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Turned:
+    """A kernel whose produced dimensions lead: what makes up one output lies side by side, as `layers/cpu.py` wants it.
+
+    It may stand for the kernel of any `Linear`, whose pattern goes on naming the dimensions in their usual order.
+    """
+
+    kernel: jax.Array
+
+
+def turned(specs: Params, params: Params) -> Params:
+    """Turns the kernels of a tree of `Linear` layers; `specs` describes its parameters."""
+
+    def turn(spec: ParamSpec, leaf: jax.Array) -> jax.Array | Turned:
+        if not spec.is_matrix or spec.axes != spec.in_axes + spec.out_axes:
+            return leaf
+        into = len(spec.in_axes)
+        return Turned(leaf.transpose(*range(into, leaf.ndim), *range(into)))
+
+    return jax.tree.map(turn, specs, params, is_leaf=lambda node: isinstance(node, ParamSpec))
+
+
 def project(
-    x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike | None = None, *, one_cpu: bool = False
+    x: jax.Array, kernel: jax.Array | Turned, pattern: str, dtype: DTypeLike | None = None, *, one_cpu: bool = False
 ) -> jax.Array:
     """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype.
 
     With `dtype` the operands stay as narrow as they are but the result is not rounded to them: bfloat16 logits would
     have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it.
     """
-    kernel = kernel.astype(x.dtype)
     x_dims, kernel_dims, out_dims = pattern.replace("->", ",").split(",")
+    if isinstance(kernel, Turned):
+        into = sum(dim in x_dims for dim in kernel_dims)
+        kernel, kernel_dims = kernel.kernel, kernel_dims[into:] + kernel_dims[:into]
+        pattern = f"{x_dims},{kernel_dims}->{out_dims}"
+    kernel = kernel.astype(x.dtype)
     side_by_side = set(x_dims) & set(kernel_dims) & set(out_dims)  # many products, as those of experts
     if one_cpu and not side_by_side:
         return cpu.product(x, kernel, pattern, dtype or x.dtype)
