@@ -132,7 +132,8 @@ class DecoderOnly:
         return initialise(self.specs(), key)
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32) -> Params:
-        """Returns an empty cache of `length` slots: keys and values by layer, segment ids, and the next free slot.
+        """Returns an empty cache of `length` slots: keys and values by layer (see `empty_cache` for their shapes),
+        segment ids [B, length], and the next free slot.
 
         The latter is the number 0, not an array, so that the first call is seen to be the first while it is traced.
         """
@@ -152,23 +153,21 @@ class DecoderOnly:
         }
 
     def for_decoding(self, params: Params, ctx: Context) -> Params:
-        """The same parameters as a loop over `apply` wants them; `apply` takes them, too, with the same ctx.
+        """The same parameters as a loop over `apply` with this ctx wants them; with any other they are right, too.
 
-        Every layer's are apart: slicing stacked layers inside of a loop copies all weights for every token. On a CPU
-        kernels are turned. Parameters that are that already stay as they are.
+        Every layer's are apart: slicing stacked layers inside of a loop copies all weights for every token. For float32
+        on a CPU, kernels are turned. What has been prepared before stays as it is.
         """
-        decoder = params["decoder"]
+        c, decoder = self.config, params["decoder"]
         if isinstance(decoder["layers"], tuple):
             return params
         layers = self.stack.unstacked(decoder["layers"])
-        params = {**params, "decoder": {**decoder, "layers": layers}}
-        if not ctx.one_cpu or ctx.policy.compute != jnp.float32:
-            return params
-        specs = self.stack.specs_of_one(self.config.d_model)
-        params["decoder"]["layers"] = tuple(turned(specs, layer) for layer in layers)
-        if not self.config.tie_embeddings:
-            params["logits"] = turned(self.specs()["logits"], params["logits"])
-        return params
+        logits = {} if c.tie_embeddings else {"logits": params["logits"]}
+        if ctx.one_cpu and ctx.policy.compute == jnp.float32:
+            specs = self.stack.specs_of_one(c.d_model)
+            layers = tuple(turned(specs, layer) for layer in layers)
+            logits = {name: turned(self.specs()[name], kernel) for name, kernel in logits.items()}
+        return {**params, **logits, "decoder": {**decoder, "layers": layers}}
 
     def apply(
         self,

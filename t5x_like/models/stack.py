@@ -41,7 +41,7 @@ class Stack:
         return map_specs(lambda spec: spec.stacked(self.repeats), self.specs_of_one(width))
 
     def specs_of_one(self, width: int) -> Params:
-        """Returns the same for a single repeat."""
+        """Returns the same for a single repeat, without that dimension."""
         x = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
         ctx = Context(positions=jnp.zeros((1, 1), jnp.int32))
         return {str(i): record_specs(block, x, ctx, None) for i, block in enumerate(self.pattern)}
@@ -70,7 +70,7 @@ class Stack:
           x: [B, T, D].
           ctx: shared by all layers; its key is folded with the number of the layer. With `ctx.pipeline` the layers
             are those of its stages, in its order, and x is the rows of its microbatches.
-          cache: one {"0": {"key": [B, K, C, S], ...}, ...} for each repeat, or None. With a cache, layers are
+          cache: one {"0": what `empty_cache` describes, ...} for each repeat, or None. With a cache, layers are
             unrolled: a scan would copy the whole cache for every token.
           keep_states: whether to return what enters every block.
           first: number of the first repeat among those of the whole model.

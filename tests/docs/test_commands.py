@@ -28,6 +28,8 @@ SMALL_SWEEP = [
 SMALLER = {
     "scripts/quickstart.sh": SMALL_SWEEP,
     "scripts/test.sh": ["tests/test_strict.py"],
+    "python scripts/train.py --config=configs/python_small.py --workdir=runs/pipe": SMALL_RUN,  # has stages
+    "python scripts/train.py --config=configs/python_small.py": [*SMALL_RUN, "--config.model.num_layers=1"],
     "python scripts/train.py": SMALL_RUN,
     "python scripts/sweep.py": SMALL_SWEEP,
     "python scripts/fit.py": ["--bootstrap=100"],

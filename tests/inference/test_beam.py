@@ -103,15 +103,16 @@ def small():
 def test_is_the_definition(small, beams):
     model, params, log_probs = small
     stops, until = (4, 11), 9
-    got = generate(
-        model, params, PROMPTS, max_new_tokens=until, beams=beams, stop_tokens=stops, num_samples=beams.num_beams
-    )
-    expected = [
-        hypothesis for prompt in PROMPTS for hypothesis in search_by_hand(log_probs, prompt, beams, stops, until)
-    ]
-    without_stop = [list(tokens[:-1] if tokens[-1] in stops else tokens) for _, tokens in expected]
-    assert got.tokens == without_stop
-    np.testing.assert_allclose(got.scores, [score for score, _ in expected], atol=2e-5)
+    for prompts in (PROMPTS, PROMPTS[:1]):
+        got = generate(
+            model, params, prompts, max_new_tokens=until, beams=beams, stop_tokens=stops, num_samples=beams.num_beams
+        )
+        expected = [
+            hypothesis for prompt in prompts for hypothesis in search_by_hand(log_probs, prompt, beams, stops, until)
+        ]
+        without_stop = [list(tokens[:-1] if tokens[-1] in stops else tokens) for _, tokens in expected]
+        assert got.tokens == without_stop
+        np.testing.assert_allclose(got.scores, [score for score, _ in expected], atol=2e-5)
 
 
 def test_the_cases_of_that_test_are_not_alike(small):

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from t5x_like.config import DecoderOnlyConfig
+from t5x_like.config.model import ExpertsConfig
 from t5x_like.errors import UserError
 from t5x_like.inference.generate import Plan, _start, generate, generate_stream
 from t5x_like.inference.prompts import left_padded, rounded_up
 from t5x_like.inference.sampling import Sampling, sample
 from t5x_like.models.context import Context
 from t5x_like.models.decoder_only import DecoderOnly
+from t5x_like.models.layers.linear import Turned
+from t5x_like.precision import POLICIES
 
 VOCAB = 50
 NEW = 12
@@ -25,7 +28,7 @@ def build(**fields):
         num_layers=2,
         d_model=32,
         num_heads=4,
-        num_kv_heads=2,
+        num_kv_heads=fields.pop("num_kv_heads", 2),
         head_dim=8,
         mlp_dim=64,
         vocab_size=VOCAB,
@@ -72,6 +75,35 @@ def test_parameters_may_have_been_prepared_before(rotary, one_cpu):
     expected = [greedy_by_hand(model, params, prompt, NEW) for prompt in PROMPTS]
     assert generate(model, params, PROMPTS, max_new_tokens=NEW, ctx=ctx).tokens == expected
     assert generate(model, prepared, PROMPTS, max_new_tokens=NEW, ctx=ctx).tokens == expected
+
+
+def test_kernels_are_turned_for_float32_on_a_cpu():
+    model, params = build(
+        positions="rotary",
+        experts=ExpertsConfig(num_experts=2, mlp_dim=16, every=2),
+        use_bias=True,
+        tie_embeddings=False,
+    )
+
+    def turned_in(ctx):
+        leaves = jax.tree.leaves_with_path(
+            model.for_decoding(params, ctx), is_leaf=lambda node: isinstance(node, Turned)
+        )
+        return {
+            "/".join(str(getattr(entry, "key", "")) for entry in path) for path, x in leaves if isinstance(x, Turned)
+        }
+
+    attention = {
+        f"decoder/layers//{i}/attention/{name}/kernel" for i in "01" for name in ("query", "key", "value", "out")
+    }
+    dense = {f"decoder/layers//0/mlp/{name}/kernel" for name in ("up", "out")}
+    assert turned_in(Context(one_cpu=True)) == {
+        *attention,
+        *dense,
+        "decoder/layers//1/experts/router/kernel",
+        "logits/kernel",
+    }
+    assert not turned_in(Context()) and not turned_in(Context(one_cpu=True, policy=POLICIES["bf16"]))
 
 
 def test_cached_logits_agree_with_uncached(trained):
@@ -245,15 +277,16 @@ def test_new_lengths_compile_nothing(rotary):
     assert module._start._cache_size() == before
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_the_loop_copies_no_cache(rotary, rows):
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_the_loop_copies_no_cache(rows, kv_heads):
     """Copied for every token, it may cost more than the weights do; XLA:CPU was found to do so for a single row."""
-    model, params = rotary
+    model, params = build(positions="rotary", num_kv_heads=kv_heads)
     ctx, plan = Context(one_cpu=True), Plan(slots=32, kind="greedy", log_probs=False)
     batch = left_padded([[3, 4]] * rows, 32)
     keys = jax.random.split(jax.random.key(0), rows)
     knobs = Sampling(jnp.float32(0), jnp.int32(0), jnp.float32(1)), jnp.zeros(0, jnp.int32), keys
     compiled = _start.lower(model, ctx, plan, model.for_decoding(params, ctx), batch, knobs, 8).compile().as_text()
-    cache = r"f32\[(\d,)?2,(64,8|8,64)\]\S*"
+    cache = r"f32\[(\d,)*(64,8|8,64)\]\S*"
     assert len(re.findall(cache, compiled)) > 8  # it is there, for two layers
     assert not re.findall(cache + r" copy\(", compiled)

@@ -31,12 +31,17 @@ CASES = {
     "dropless": (DROPLESS, [{"data": 2, "expert": 2, "tensor": 2}, {"expert": 2, "seq": 2}, {"pipe": 2, "expert": 2}]),
     "expert choice": (CHOICE, [{"data": 2, "expert": 2}]),
 }
-OTHERS = ["top 2: expert=4 tensor=2"]  # in the default suite
+DEFAULT = [
+    "switch: expert=2",
+    "switch: expert=8",
+    "switch: data=2 expert=4",
+    "top 2: expert=4 tensor=2",
+]  # others are slow
 
 
 def _case(name, mesh, overrides):
     text = f"{name}: {' '.join(f'{axis}={size}' for axis, size in mesh.items())}"
-    return pytest.param(mesh, overrides, id=text, marks=() if name == "switch" or text in OTHERS else pytest.mark.slow)
+    return pytest.param(mesh, overrides, id=text, marks=() if text in DEFAULT else pytest.mark.slow)
 
 
 MESHES = [_case(name, mesh, overrides) for name, (overrides, meshes) in CASES.items() for mesh in meshes]

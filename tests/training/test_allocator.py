@@ -20,19 +20,19 @@ if sys.argv[1] == "configured":
 import jax, jax.numpy as jnp
 
 @jax.jit
-def step(x):
+def step(x, w):
     for _ in range(3):
-        x = jnp.sort(x)[::-1] * 2  # sorts are not fused
+        x = (x @ w) @ w.T  # products are not fused
     return x.sum()
 
 def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-x = jnp.arange(2.0**23)
+x, w = jnp.ones((4096, 64)), jnp.ones((64, 2048))
 given = []
 for _ in range(12):
     before = pages()
-    step(x).block_until_ready()
+    step(x, w).block_until_ready()
     given.append(pages() - before)
 print(min(given))
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What XLA:CPU has to be told, in one place; TPU and GPU never come here, nor do meshes of emulated devices.
+"""What XLA:CPU has to be told, in one place; TPU and GPU never come here, nor do emulated devices when they train.
 
 Left to itself, XLA:CPU fuses a transposition into each weight gradient and computes what it transposes anew, back to
 the last matrix product. Here products have two-dimensional operands, gradients that are written out, and keep what
@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 MOST_UNROLLED = 8  # layers that are not scanned unless the config says so
 MOST_LOGITS = 2**21  # at once: 8 MiB of float32, which a cache holds
-FEW_ROWS = range(1, 65)  # from 96 on the weight may as well be on the right
+MOST_ROWS_ON_THE_RIGHT = 64  # with 96 and more, a weight on the left is no faster
 
 
 def product(x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike) -> jax.Array:
@@ -41,18 +41,13 @@ def product(x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike) -> 
     if [*kernel_dims] == produced + contracted:
         shape = *rows, *kernel.shape[: len(produced)]
         kernel = kernel.reshape(-1, size)
-        few = x.shape[0] in FEW_ROWS and x.dtype == jnp.float32
+        few = x.shape[0] <= MOST_ROWS_ON_THE_RIGHT and x.dtype == jnp.float32
         y = _few_rows_product(x, kernel) if few else _product(x, kernel.T)
     else:
         kernel = kernel.transpose([kernel_dims.index(dim) for dim in contracted + produced])
         shape = *rows, *kernel.shape[len(contracted) :]
         y = _product(x, kernel.reshape(size, -1))
     return y.reshape(shape).astype(dtype)
-
-
-def _few_rows_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[N, K] times the transpose of [M, K]: [N, M]. Without the barrier, the compiler would exchange the operands."""
-    return jax.lax.optimization_barrier(jnp.matmul(kernel, x.T)).T
 
 
 @jax.custom_vjp
@@ -76,3 +71,20 @@ def _backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[
 
 
 _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _backward)
+
+
+@jax.custom_vjp
+def _few_rows_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[N, K] times the transpose of [M, K]: [N, M]. Without the barrier, the compiler would exchange the operands.
+
+    Where it is differentiated it is `_product`, gradients and all.
+    """
+    return jax.lax.optimization_barrier(jnp.matmul(kernel, x.T)).T
+
+
+def _few_rows_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    d_x, d_kernel = _backward(saved, gradient)
+    return d_x, d_kernel.T
+
+
+_few_rows_product.defvjp(lambda x, kernel: (_product(x, kernel.T), (x, kernel.T)), _few_rows_backward)

@@ -28,7 +28,7 @@ class Turned:
 
 
 def turned(specs: Params, params: Params) -> Params:
-    """Turns the kernels of a tree of `Linear` layers; `specs` describes its parameters."""
+    """Turns the kernels of `Linear` layers among a block's parameters; the others stay. `specs` describes them."""
 
     def turn(spec: ParamSpec, leaf: jax.Array) -> jax.Array | Turned:
         if not spec.is_matrix or spec.axes != spec.in_axes + spec.out_axes:
