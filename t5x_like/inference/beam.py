@@ -24,6 +24,7 @@ from t5x_like.errors import UserError
 from t5x_like.inference.prompts import rounded_up
 from t5x_like.inference.ranking import top_k
 from t5x_like.inference.sampling import Sampling
+from t5x_like.inference.stages import lengthened, stages
 from t5x_like.models.context import Context, MaskSpec
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
@@ -112,7 +113,8 @@ def _search(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     count, prompt_length = batch["decoder_input_tokens"].shape
     width = beams.num_beams
-    cache = model.init_cache(count, prompt_length + width * slots, ctx.policy.compute)
+    first, *later = stages(slots)
+    cache = model.init_cache(count, prompt_length + width * first, ctx.policy.compute)
     outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
     unembedding = model.unembedding(params)
     state: State = {
@@ -123,7 +125,7 @@ def _search(
         "stopped_tokens": jnp.zeros((count, width, slots), jnp.int32),
         "stopped_lengths": jnp.zeros((count, width), jnp.int32),
         "open": jnp.ones(count, bool),
-        "visible": jnp.zeros((count, width, prompt_length + width * slots), bool).at[:, :, :prompt_length].set(True),
+        "visible": jnp.zeros((count, width, prompt_length + width * first), bool).at[:, :, :prompt_length].set(True),
         "cache": {**outputs["cache"], "index": jnp.int32(outputs["cache"]["index"])},
     }
     position = batch["decoder_positions"][:, -1]
@@ -146,8 +148,15 @@ def _search(
         outputs = model.apply(params, now, cache=cache, want=("hidden",), ctx=here)
         return extend({**state, "visible": visible, "cache": outputs["cache"]}, outputs["hidden"])
 
-    state = extend(state, outputs["hidden"][:, -1:])
-    state = jax.lax.while_loop(lambda state: (state["number"] < until) & state["open"].any(), advance, state)
+    def run(state: State, until: jax.Array) -> State:
+        return jax.lax.while_loop(lambda state: (state["number"] < until) & state["open"].any(), advance, state)
+
+    state = run(extend(state, outputs["hidden"][:, -1:]), jnp.minimum(until, first))
+    for room in later:
+        length = prompt_length + width * room
+        state["cache"] = lengthened(model, state["cache"], length, ctx)
+        state["visible"] = jnp.pad(state["visible"], ((0, 0), (0, 0), (0, length - state["visible"].shape[-1])))
+        state = run(state, jnp.minimum(until, room))
     return state["stopped_tokens"], state["stopped_lengths"], state["stopped"]
 
 

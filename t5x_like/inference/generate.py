@@ -14,6 +14,7 @@ from t5x_like.errors import UserError
 from t5x_like.inference.beam import BeamSearch, search
 from t5x_like.inference.prompts import Prompts, check_prompts, left_padded, rounded_up, row_keys
 from t5x_like.inference.sampling import Sampling, sample
+from t5x_like.inference.stages import lengthened, stages
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
@@ -44,12 +45,12 @@ class Plan:
     """What the compiled loop depends on, beside model and shapes.
 
     Attributes:
-      slots: tokens that fit; how many are made is a run-time value.
+      stages: new tokens that there is room for, in one loop after the other; how many are made is a run-time value.
       kind: of sampling.
       log_probs: whether they are kept.
     """
 
-    slots: int
+    stages: tuple[int, ...]
     kind: str
     log_probs: bool
 
@@ -180,7 +181,8 @@ def _steps(
     filling = _filling(prompts, ctx, num_samples)
     keys = jnp.concatenate([keys, jnp.repeat(keys[:1], len(filling))])
     batch = left_padded([*rows, *filling], rounded_up(max(map(len, rows))))
-    plan = Plan(rounded_up(max_new_tokens), sampling.kind(), log_probs)
+    slots = rounded_up(max_new_tokens)
+    plan = Plan(stages(slots) if chunk >= max_new_tokens else (slots,), sampling.kind(), log_probs)
     stops = jnp.asarray(stop_tokens, jnp.int32)
     values = Sampling(jnp.float32(sampling.temperature), jnp.int32(sampling.top_k), jnp.float32(sampling.top_p))
     knobs = (values, stops, keys)
@@ -206,21 +208,26 @@ def _start(
     """Reads the prompts, and goes on until there are `until` new tokens or all rows have stopped."""
     prompt = batch["decoder_input_tokens"]
     count = prompt.shape[0]
-    cache = model.init_cache(count, prompt.shape[1] + plan.slots, ctx.policy.compute)
+    first, *later = plan.stages
+    cache = model.init_cache(count, prompt.shape[1] + first, ctx.policy.compute)
     outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
     state: State = {
         "number": jnp.int32(0),
-        "tokens": jnp.zeros((count, plan.slots), jnp.int32),
+        "tokens": jnp.zeros((count, plan.stages[-1]), jnp.int32),
         "lengths": jnp.zeros(count, jnp.int32),
         "stopped": jnp.zeros(count, bool),
         "position": batch["decoder_positions"][:, -1],
         "cache": {**outputs["cache"], "index": jnp.int32(outputs["cache"]["index"])},
     }
     if plan.log_probs:
-        state["log_probs"] = jnp.zeros((count, plan.slots), jnp.float32)
+        state["log_probs"] = jnp.zeros((count, plan.stages[-1]), jnp.float32)
     unembedding = model.unembedding(params)
     state = _choose(model, ctx, plan, unembedding, state, outputs["hidden"][:, -1:], knobs)
-    return _run(model, ctx, plan, params, state, knobs, until)
+    state = _run(model, ctx, plan, params, state, knobs, jnp.minimum(until, first))
+    for slots in later:
+        state["cache"] = lengthened(model, state["cache"], prompt.shape[1] + slots, ctx)
+        state = _run(model, ctx, plan, params, state, knobs, jnp.minimum(until, slots))
+    return state
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from t5x_like.config import DecoderOnlyConfig
 from t5x_like.errors import UserError
 from t5x_like.models.context import Context, MaskSpec
-from t5x_like.models.layers.attention import SelfAttention
+from t5x_like.models.layers.attention import SelfAttention, joined
 from t5x_like.models.layers.cached_attention import Cache, empty_cache
 from t5x_like.models.layers.embeddings import Embedding, dropout
 from t5x_like.models.layers.experts import Experts
@@ -156,7 +156,8 @@ class DecoderOnly:
         """The same parameters as a loop over `apply` with this ctx wants them; with any other they are right, too.
 
         Every layer's are apart: slicing stacked layers inside of a loop copies all weights for every token. For float32
-        on a CPU, kernels are turned. What has been prepared before stays as it is.
+        on a CPU, kernels are turned, and those of queries, keys and values joined. What has been prepared before stays
+        as it is.
         """
         c, decoder = self.config, params["decoder"]
         if isinstance(decoder["layers"], tuple):
@@ -165,7 +166,10 @@ class DecoderOnly:
         logits = {} if c.tie_embeddings else {"logits": params["logits"]}
         if ctx.one_cpu and ctx.policy.compute == jnp.float32:
             specs = self.stack.specs_of_one(c.d_model)
-            layers = tuple(turned(specs, layer) for layer in layers)
+            layers = tuple(
+                {i: {**block, "attention": joined(block["attention"])} for i, block in turned(specs, layer).items()}
+                for layer in layers
+            )
             logits = {name: turned(self.specs()[name], kernel) for name, kernel in logits.items()}
         return {**params, **logits, "decoder": {**decoder, "layers": layers}}
 

@@ -11,9 +11,11 @@ import pytest
 from t5x_like.config import DecoderOnlyConfig
 from t5x_like.config.model import ExpertsConfig
 from t5x_like.errors import UserError
+from t5x_like.inference.beam import BeamSearch
 from t5x_like.inference.generate import Plan, _start, generate, generate_stream
 from t5x_like.inference.prompts import left_padded, rounded_up
 from t5x_like.inference.sampling import Sampling, sample
+from t5x_like.inference.stages import stages
 from t5x_like.models.context import Context
 from t5x_like.models.decoder_only import DecoderOnly
 from t5x_like.models.layers.linear import Turned
@@ -77,7 +79,7 @@ def test_parameters_may_have_been_prepared_before(rotary, one_cpu):
     assert generate(model, prepared, PROMPTS, max_new_tokens=NEW, ctx=ctx).tokens == expected
 
 
-def test_kernels_are_turned_for_float32_on_a_cpu():
+def test_kernels_are_turned_and_joined_for_float32_on_a_cpu():
     model, params = build(
         positions="rotary",
         experts=ExpertsConfig(num_experts=2, mlp_dim=16, every=2),
@@ -93,9 +95,7 @@ def test_kernels_are_turned_for_float32_on_a_cpu():
             "/".join(str(getattr(entry, "key", "")) for entry in path) for path, x in leaves if isinstance(x, Turned)
         }
 
-    attention = {
-        f"decoder/layers//{i}/attention/{name}/kernel" for i in "01" for name in ("query", "key", "value", "out")
-    }
+    attention = {f"decoder/layers//{i}/attention/{name}/kernel" for i in "01" for name in ("query_key_value", "out")}
     dense = {f"decoder/layers//0/mlp/{name}/kernel" for name in ("up", "out")}
     assert turned_in(Context(one_cpu=True)) == {
         *attention,
@@ -259,6 +259,27 @@ def test_a_stream_ends_when_every_row_has(rotary):
     assert len(pieces) == max(map(len, whole)) + 1 <= 3
 
 
+def test_a_cache_that_grows_changes_nothing(rotary):
+    model, params = rotary
+    assert stages(64) == (64,) and stages(80) == (48, 80) and stages(96) == (48, 96)
+    arguments = {"max_new_tokens": 70, "sampling": Sampling(1.0), "num_samples": 2}
+    grown = generate(model, params, PROMPTS, **arguments).tokens
+    assert all(len(row) == 70 for row in grown)
+    assert joined(generate_stream(model, params, PROMPTS, chunk=40, **arguments)) == grown  # which share a cache
+
+
+def test_beams_keep_what_they_see_of_a_cache_that_grows(rotary):
+    """Their scores are the full forward pass's."""
+    model, params = rotary
+    full = jax.jit(lambda tokens: model.apply(params, {"decoder_input_tokens": tokens})["logits"][0])
+    found = generate(model, params, PROMPTS, max_new_tokens=70, beams=BeamSearch(3), num_samples=3)
+    for number, (tokens, score) in enumerate(zip(found.tokens, found.scores, strict=True)):
+        prompt = PROMPTS[number // 3]
+        logits = full(jnp.asarray([[*prompt, *tokens, *[0] * (5 - len(prompt))]]))
+        log_probs = jax.nn.log_softmax(logits[len(prompt) - 1 :][:70])
+        np.testing.assert_allclose(score, log_probs[np.arange(70), np.array(tokens)].mean(), rtol=1e-5)
+
+
 def test_padded_lengths_are_few_and_waste_little():
     padded = {length: rounded_up(length) for length in range(1, 4097)}
     assert all(length <= to for length, to in padded.items())
@@ -282,7 +303,7 @@ def test_new_lengths_compile_nothing(rotary):
 def test_the_loop_copies_no_cache(rows, kv_heads):
     """Copied for every token, it may cost more than the weights do; XLA:CPU was found to do so for a single row."""
     model, params = build(positions="rotary", num_kv_heads=kv_heads)
-    ctx, plan = Context(one_cpu=True), Plan(slots=32, kind="greedy", log_probs=False)
+    ctx, plan = Context(one_cpu=True), Plan(stages=(32,), kind="greedy", log_probs=False)
     batch = left_padded([[3, 4]] * rows, 32)
     keys = jax.random.split(jax.random.key(0), rows)
     knobs = Sampling(jnp.float32(0), jnp.int32(0), jnp.float32(1)), jnp.zeros(0, jnp.int32), keys

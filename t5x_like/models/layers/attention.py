@@ -21,6 +21,7 @@ from t5x_like.models.layers.masks import (
     may_leave_a_query_alone,
     zero_where_alone,
 )
+from t5x_like.models.layers.parameters import Params
 from t5x_like.models.layers.positions import rotary
 from t5x_like.precision import Policy
 
@@ -203,12 +204,32 @@ def _equation(
     return out.reshape(q.shape)
 
 
+JOINED = "query_key_value"
+
+
+def joined(params: Params) -> Params:
+    """The turned parameters of a `SelfAttention`, its queries, keys and values made by a single product.
+
+    With each key/value head stand the queries that attend to it, [K, G + 2, C, D], so that a mesh cuts all three as it
+    cuts the cache.
+    """
+
+    def join(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        kv_heads, *rest = k.shape
+        return jnp.concatenate([y.reshape(kv_heads, -1, *rest) for y in (q, k, v)], axis=1)
+
+    rest = dict(params)
+    return {JOINED: jax.tree.map(join, *(rest.pop(name) for name in ("query", "key", "value"))), **rest}
+
+
 class SelfAttention(nn.Module):
     """Queries, keys and values from x; attention; back to the model's width.
 
     Through a cache, the keys and values of this call are written at slot `ctx.mask.offset` and the queries attend to
     the whole cache; the mask's segment ids keep the slots out that hold nothing yet. A call that is known to be the
     first has nothing to look back on: it attends to its own keys alone.
+
+    The three first maps may have been joined to one (`joined`).
     """
 
     width: int
@@ -221,21 +242,19 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
-        def heads(name: str, number: int, axis: str) -> jax.Array:
-            y = Linear(
-                "BTD,DHC->BTHC",
-                (self.width,),
-                ("embed",),
-                (number, self.head_dim),
-                (axis, "head_dim"),
-                self.use_bias,
-                name=name,
-            )(x, ctx)
-            return ctx.constrain(y, f"batch length {axis} head_dim")
+        def heads(name: str, pattern: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
+            shape, axes = (*shape, self.head_dim), (*axes, "head_dim")
+            return Linear(pattern, (self.width,), ("embed",), shape, axes, self.use_bias, name=name)(x, ctx)
 
-        q = heads("query", self.num_heads, "heads")
-        k = heads("key", self.num_kv_heads, "kv_heads")
-        v = heads("value", self.num_kv_heads, "kv_heads")
+        if self.has_variable("params", JOINED):
+            shape = self.num_kv_heads, self.num_heads // self.num_kv_heads + 2
+            y = heads(JOINED, "BTD,DKJC->BTKJC", shape, ("kv_heads", "joined"))
+            q, k, v = y[..., :-2, :].reshape(*x.shape[:2], -1, self.head_dim), y[..., -2, :], y[..., -1, :]
+        else:
+            q = heads("query", "BTD,DHC->BTHC", (self.num_heads,), ("heads",))
+            k, v = (heads(name, "BTD,DKC->BTKC", (self.num_kv_heads,), ("kv_heads",)) for name in ("key", "value"))
+        q = ctx.constrain(q, "batch length heads head_dim")
+        k, v = (ctx.constrain(y, "batch length kv_heads head_dim") for y in (k, v))
         if self.rope_theta is not None:
             assert ctx.positions is not None
             q, k = rotary(q, ctx.positions, self.rope_theta), rotary(k, ctx.positions, self.rope_theta)
