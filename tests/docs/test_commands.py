@@ -32,6 +32,10 @@ SMALLER = {
     "python scripts/train.py --config=configs/python_small.py": [*SMALL_RUN, "--config.model.num_layers=1"],
     "python scripts/train.py": SMALL_RUN,
     "python scripts/sweep.py": SMALL_SWEEP,
+    "python scripts/fit.py --points=runs/quickstart --out=runs/quickstart/fit --coverage": [
+        "--bootstrap=100",
+        "--coverage=3",
+    ],
     "python scripts/fit.py": ["--bootstrap=100"],
     "python scripts/known_truth.py": ["--seeds=1", "--bootstrap=100", "--surfaces", "chinchilla"],
     "python scripts/design.py": [],

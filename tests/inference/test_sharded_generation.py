@@ -46,7 +46,7 @@ def test_the_cores_of_a_cpu_change_nothing(way, make_run, redraw):
     cut = jax.device_put(params, cores.layout.parameters(cores.specs))
     assert len(cut["token_embedding"]["embedding"].sharding.device_set) == 2
     long = [*range(16)] * 70  # attention by blocks
-    for prompts in ([*PROMPTS, long], PROMPTS[:1]):
+    for prompts in ([*PROMPTS, long], *([] if way == "sampled" else [PROMPTS[:1]])):
         arguments = {"prompts": prompts, "max_new_tokens": 6, **WAYS[way]}
         expected = generate(one.model, params, ctx=one.ctx, **arguments).tokens
         assert generate(cores.model, cut, ctx=generation_context(cores.ctx), **arguments).tokens == expected

@@ -31,12 +31,7 @@ CASES = {
     "dropless": (DROPLESS, [{"data": 2, "expert": 2, "tensor": 2}, {"expert": 2, "seq": 2}, {"pipe": 2, "expert": 2}]),
     "expert choice": (CHOICE, [{"data": 2, "expert": 2}]),
 }
-DEFAULT = [
-    "switch: expert=2",
-    "switch: expert=8",
-    "switch: data=2 expert=4",
-    "top 2: expert=4 tensor=2",
-]  # others are slow
+DEFAULT = ["switch: expert=8", "switch: data=2 expert=4", "top 2: expert=4 tensor=2"]  # others are slow
 
 
 def _case(name, mesh, overrides):
