@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.errors import UserError
+from t5x_like.inference.growing_cache import lengthened, rooms
 from t5x_like.inference.prompts import rounded_up
 from t5x_like.inference.ranking import top_k
 from t5x_like.inference.sampling import Sampling
-from t5x_like.inference.stages import lengthened, stages
 from t5x_like.models.context import Context, MaskSpec
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
@@ -113,7 +113,7 @@ def _search(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     count, prompt_length = batch["decoder_input_tokens"].shape
     width = beams.num_beams
-    first, *later = stages(slots)
+    first, *later = rooms(prompt_length, slots, ctx, width)
     cache = model.init_cache(count, prompt_length + width * first, ctx.policy.compute)
     outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
     unembedding = model.unembedding(params)
@@ -148,15 +148,16 @@ def _search(
         outputs = model.apply(params, now, cache=cache, want=("hidden",), ctx=here)
         return extend({**state, "visible": visible, "cache": outputs["cache"]}, outputs["hidden"])
 
-    def run(state: State, until: jax.Array) -> State:
-        return jax.lax.while_loop(lambda state: (state["number"] < until) & state["open"].any(), advance, state)
+    def run(state: State, room: int) -> State:
+        most = jnp.minimum(until, room)
+        return jax.lax.while_loop(lambda state: (state["number"] < most) & state["open"].any(), advance, state)
 
-    state = run(extend(state, outputs["hidden"][:, -1:]), jnp.minimum(until, first))
+    state = run(extend(state, outputs["hidden"][:, -1:]), first)
     for room in later:
         length = prompt_length + width * room
-        state["cache"] = lengthened(model, state["cache"], length, ctx)
+        state["cache"] = lengthened(model, state["cache"], length)
         state["visible"] = jnp.pad(state["visible"], ((0, 0), (0, 0), (0, length - state["visible"].shape[-1])))
-        state = run(state, jnp.minimum(until, room))
+        state = run(state, room)
     return state["stopped_tokens"], state["stopped_lengths"], state["stopped"]
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.inference.beam import BeamSearch, search
+from t5x_like.inference.growing_cache import lengthened, rooms
 from t5x_like.inference.prompts import Prompts, check_prompts, left_padded, rounded_up, row_keys
 from t5x_like.inference.sampling import Sampling, sample
-from t5x_like.inference.stages import lengthened, stages
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
@@ -45,12 +45,12 @@ class Plan:
     """What the compiled loop depends on, beside model and shapes.
 
     Attributes:
-      stages: new tokens that there is room for, in one loop after the other; how many are made is a run-time value.
+      rooms: new tokens that there is room for, in one loop after the other; how many are made is a run-time value.
       kind: of sampling.
       log_probs: whether they are kept.
     """
 
-    stages: tuple[int, ...]
+    rooms: tuple[int, ...]
     kind: str
     log_probs: bool
 
@@ -130,8 +130,8 @@ def generate_stream(
 ) -> Iterator[list[list[int]]]:
     """The tokens of `generate` as they come: yields the next up to `chunk` tokens of every row.
 
-    The same tokens whatever the chunk: each chunk is one compiled call, and the host is asked once for each. Other
-    arguments are as for `generate`. Stop tokens are left out.
+    The same tokens whatever the chunk, as far as rounding goes: each chunk is one compiled call, and the host is asked
+    once for each. Other arguments are as for `generate`. Stop tokens are left out.
     """
     if chunk < 1:
         raise UserError(f"chunk={chunk}: expected 1 or more")
@@ -181,8 +181,9 @@ def _steps(
     filling = _filling(prompts, ctx, num_samples)
     keys = jnp.concatenate([keys, jnp.repeat(keys[:1], len(filling))])
     batch = left_padded([*rows, *filling], rounded_up(max(map(len, rows))))
-    slots = rounded_up(max_new_tokens)
-    plan = Plan(stages(slots) if chunk >= max_new_tokens else (slots,), sampling.kind(), log_probs)
+    new, prompt_length = rounded_up(max_new_tokens), batch["decoder_input_tokens"].shape[1]
+    # Later chunks go on with the cache that the first leaves, so it has room for all.
+    plan = Plan(rooms(prompt_length, new, ctx) if chunk >= max_new_tokens else (new,), sampling.kind(), log_probs)
     stops = jnp.asarray(stop_tokens, jnp.int32)
     values = Sampling(jnp.float32(sampling.temperature), jnp.int32(sampling.top_k), jnp.float32(sampling.top_p))
     knobs = (values, stops, keys)
@@ -208,25 +209,25 @@ def _start(
     """Reads the prompts, and goes on until there are `until` new tokens or all rows have stopped."""
     prompt = batch["decoder_input_tokens"]
     count = prompt.shape[0]
-    first, *later = plan.stages
+    first, *later = plan.rooms
     cache = model.init_cache(count, prompt.shape[1] + first, ctx.policy.compute)
     outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
     state: State = {
         "number": jnp.int32(0),
-        "tokens": jnp.zeros((count, plan.stages[-1]), jnp.int32),
+        "tokens": jnp.zeros((count, plan.rooms[-1]), jnp.int32),
         "lengths": jnp.zeros(count, jnp.int32),
         "stopped": jnp.zeros(count, bool),
         "position": batch["decoder_positions"][:, -1],
         "cache": {**outputs["cache"], "index": jnp.int32(outputs["cache"]["index"])},
     }
     if plan.log_probs:
-        state["log_probs"] = jnp.zeros((count, plan.stages[-1]), jnp.float32)
+        state["log_probs"] = jnp.zeros((count, plan.rooms[-1]), jnp.float32)
     unembedding = model.unembedding(params)
     state = _choose(model, ctx, plan, unembedding, state, outputs["hidden"][:, -1:], knobs)
     state = _run(model, ctx, plan, params, state, knobs, jnp.minimum(until, first))
-    for slots in later:
-        state["cache"] = lengthened(model, state["cache"], prompt.shape[1] + slots, ctx)
-        state = _run(model, ctx, plan, params, state, knobs, jnp.minimum(until, slots))
+    for room in later:
+        state["cache"] = lengthened(model, state["cache"], prompt.shape[1] + room)
+        state = _run(model, ctx, plan, params, state, knobs, jnp.minimum(until, room))
     return state
 
 

@@ -32,10 +32,6 @@ SMALLER = {
     "python scripts/train.py --config=configs/python_small.py": [*SMALL_RUN, "--config.model.num_layers=1"],
     "python scripts/train.py": SMALL_RUN,
     "python scripts/sweep.py": SMALL_SWEEP,
-    "python scripts/fit.py --points=runs/quickstart --out=runs/quickstart/fit --coverage": [
-        "--bootstrap=100",
-        "--coverage=3",
-    ],
     "python scripts/fit.py": ["--bootstrap=100"],
     "python scripts/known_truth.py": ["--seeds=1", "--bootstrap=100", "--surfaces", "chinchilla"],
     "python scripts/design.py": [],
@@ -64,6 +60,7 @@ def smaller(command, folder):
     assert begins, f"no test knows how to run: {command}"
     command = command.split(" #")[0].strip().replace("runs/", f"{folder}/runs/")
     command = command.replace("--out=docs/", f"--out={folder}/docs/")  # the page itself stays
+    command = re.sub(r"^XLA_FLAGS=(\S+)", r'XLA_FLAGS="$XLA_FLAGS \1"', command)  # so that compiling stays quick
     if command == "scripts/quickstart.sh":
         command += f" {folder}/runs/quickstart"
     return f"{command} {shlex.join(SMALLER[begins[0]])}"

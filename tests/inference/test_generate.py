@@ -13,9 +13,9 @@ from t5x_like.config.model import ExpertsConfig
 from t5x_like.errors import UserError
 from t5x_like.inference.beam import BeamSearch
 from t5x_like.inference.generate import Plan, _start, generate, generate_stream
+from t5x_like.inference.growing_cache import rooms
 from t5x_like.inference.prompts import left_padded, rounded_up
 from t5x_like.inference.sampling import Sampling, sample
-from t5x_like.inference.stages import stages
 from t5x_like.models.context import Context
 from t5x_like.models.decoder_only import DecoderOnly
 from t5x_like.models.layers.linear import Turned
@@ -67,9 +67,10 @@ def test_greedy_through_the_cache_is_greedy_without_it(trained):
     assert together == [greedy_by_hand(model, params, prompt, NEW) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("one_cpu", [False, True])
-def test_parameters_may_have_been_prepared_before(rotary, one_cpu):
-    model, params = rotary
+@pytest.mark.parametrize(("one_cpu", "kv_heads"), [(False, 2), (True, 1), (True, 2), (True, 4)])
+def test_parameters_may_have_been_prepared_before(one_cpu, kv_heads, redraw):
+    model, _ = build(positions="rotary", num_kv_heads=kv_heads, use_bias=True)
+    params = redraw(model.specs())
     ctx = Context(one_cpu=one_cpu)
     prepared = model.for_decoding(params, ctx)
     again = model.for_decoding(prepared, ctx)
@@ -259,10 +260,16 @@ def test_a_stream_ends_when_every_row_has(rotary):
     assert len(pieces) == max(map(len, whole)) + 1 <= 3
 
 
+def test_a_cache_grows_where_that_saves_a_third():
+    cpu = Context(one_cpu=True)
+    assert rooms(32, 64, cpu) == (64,) and rooms(32, 80, cpu) == (80,) and rooms(16, 80, cpu) == (48, 80)
+    assert rooms(32, 96, cpu) == (48, 96) and rooms(64, 96, cpu) == (96,) and rooms(64, 96, cpu, beams=4) == (48, 96)
+    assert rooms(32, 96, Context()) == (96,)
+
+
 def test_a_cache_that_grows_changes_nothing(rotary):
     model, params = rotary
-    assert stages(64) == (64,) and stages(80) == (48, 80) and stages(96) == (48, 96)
-    arguments = {"max_new_tokens": 70, "sampling": Sampling(1.0), "num_samples": 2}
+    arguments = {"max_new_tokens": 70, "sampling": Sampling(1.0), "num_samples": 2, "ctx": Context(one_cpu=True)}
     grown = generate(model, params, PROMPTS, **arguments).tokens
     assert all(len(row) == 70 for row in grown)
     assert joined(generate_stream(model, params, PROMPTS, chunk=40, **arguments)) == grown  # which share a cache
@@ -272,7 +279,8 @@ def test_beams_keep_what_they_see_of_a_cache_that_grows(rotary):
     """Their scores are the full forward pass's."""
     model, params = rotary
     full = jax.jit(lambda tokens: model.apply(params, {"decoder_input_tokens": tokens})["logits"][0])
-    found = generate(model, params, PROMPTS, max_new_tokens=70, beams=BeamSearch(3), num_samples=3)
+    beams, ctx = BeamSearch(3), Context(one_cpu=True)
+    found = generate(model, params, PROMPTS, max_new_tokens=70, beams=beams, num_samples=3, ctx=ctx)
     for number, (tokens, score) in enumerate(zip(found.tokens, found.scores, strict=True)):
         prompt = PROMPTS[number // 3]
         logits = full(jnp.asarray([[*prompt, *tokens, *[0] * (5 - len(prompt))]]))
@@ -303,11 +311,12 @@ def test_new_lengths_compile_nothing(rotary):
 def test_the_loop_copies_no_cache(rows, kv_heads):
     """Copied for every token, it may cost more than the weights do; XLA:CPU was found to do so for a single row."""
     model, params = build(positions="rotary", num_kv_heads=kv_heads)
-    ctx, plan = Context(one_cpu=True), Plan(stages=(32,), kind="greedy", log_probs=False)
+    ctx, plan = Context(one_cpu=True), Plan(rooms=(16, 32), kind="greedy", log_probs=False)
     batch = left_padded([[3, 4]] * rows, 32)
     keys = jax.random.split(jax.random.key(0), rows)
     knobs = Sampling(jnp.float32(0), jnp.int32(0), jnp.float32(1)), jnp.zeros(0, jnp.int32), keys
     compiled = _start.lower(model, ctx, plan, model.for_decoding(params, ctx), batch, knobs, 8).compile().as_text()
-    cache = r"f32\[(\d,)*(64,8|8,64)\]\S*"
-    assert len(re.findall(cache, compiled)) > 8  # it is there, for two layers
-    assert not re.findall(cache + r" copy\(", compiled)
+    for slots in (48, 64):  # of two loops
+        cache = rf"f32\[(\d,)*({slots},8|8,{slots})\]\S*"
+        assert len(re.findall(cache, compiled)) > 8  # it is there, for two layers
+        assert not re.findall(cache + r" copy\(", compiled)

@@ -37,7 +37,8 @@ def test_a_mesh_changes_nothing(way, make_run, redraw):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_cores_of_a_cpu_change_nothing(way, make_run, redraw):
-    config = make_run()
+    """Nor do kernels that are joined, nor a cache that grows: the single device has neither here."""
+    config = make_run("model.num_kv_heads=2", "model.use_bias=true")
     one = program_for(config)
     mesh = generation_mesh(config.model)
     assert mesh.tensor == 2
@@ -45,11 +46,14 @@ def test_the_cores_of_a_cpu_change_nothing(way, make_run, redraw):
     params = redraw(one.model.specs())
     cut = jax.device_put(params, cores.layout.parameters(cores.specs))
     assert len(cut["token_embedding"]["embedding"].sharding.device_set) == 2
+    one_ctx, ctx = one.ctx.replace(one_cpu=False), generation_context(cores.ctx)
+    (first, *_) = cores.model.for_decoding(cut, ctx)["decoder"]["layers"]
+    assert first["0"]["attention"]["query_key_value"]["kernel"].kernel.sharding.spec[0] == "tensor"
     long = [*range(16)] * 70  # attention by blocks
-    for prompts in ([*PROMPTS, long], *([] if way == "sampled" else [PROMPTS[:1]])):
-        arguments = {"prompts": prompts, "max_new_tokens": 6, **WAYS[way]}
-        expected = generate(one.model, params, ctx=one.ctx, **arguments).tokens
-        assert generate(cores.model, cut, ctx=generation_context(cores.ctx), **arguments).tokens == expected
+    for prompts, new in (([*PROMPTS, long], 6), *([] if way == "sampled" else [(PROMPTS[:1], 70)])):
+        arguments = {"prompts": prompts, "max_new_tokens": new, **WAYS[way]}
+        expected = generate(one.model, params, ctx=one_ctx, **arguments).tokens
+        assert generate(cores.model, cut, ctx=ctx, **arguments).tokens == expected
 
 
 def test_heads_that_cores_cannot_share_stay_on_one(make_run):

@@ -12,7 +12,7 @@ from t5x_like.models.context import Context, Layout, MaskSpec
 from t5x_like.models.layers.blockwise import Blocks, blockwise
 from t5x_like.models.layers.cached_attention import Cache, append, attend_to_cache
 from t5x_like.models.layers.kernels import cudnn, cudnn_cannot, splash, splash_cannot
-from t5x_like.models.layers.linear import Linear, project
+from t5x_like.models.layers.linear import Linear, Turned, project
 from t5x_like.models.layers.masks import (
     MASKED,
     dense_mask,
@@ -213,6 +213,7 @@ def joined(params: Params) -> Params:
     With each key/value head stand the queries that attend to it, [K, G + 2, C, D], so that a mesh cuts all three as it
     cuts the cache.
     """
+    assert isinstance(params["key"]["kernel"], Turned)
 
     def join(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         kv_heads, *rest = k.shape
@@ -246,7 +247,7 @@ class SelfAttention(nn.Module):
             shape, axes = (*shape, self.head_dim), (*axes, "head_dim")
             return Linear(pattern, (self.width,), ("embed",), shape, axes, self.use_bias, name=name)(x, ctx)
 
-        if self.has_variable("params", JOINED):
+        if self.has_variable("params", JOINED):  # never drawn here, so that no rule has to know its dimensions
             shape = self.num_kv_heads, self.num_heads // self.num_kv_heads + 2
             y = heads(JOINED, "BTD,DKJC->BTKJC", shape, ("kv_heads", "joined"))
             q, k, v = y[..., :-2, :].reshape(*x.shape[:2], -1, self.head_dim), y[..., -2, :], y[..., -1, :]
