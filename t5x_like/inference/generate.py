@@ -133,9 +133,9 @@ def generate_stream(
     The same tokens whatever the chunk, as far as rounding goes: each chunk is one compiled call, and the host is asked
     once for each. Other arguments are as for `generate`. Stop tokens are left out.
     """
+    check_prompts(model, prompts, max_new_tokens, stop_tokens)
     if chunk < 1:
         raise UserError(f"chunk={chunk}: expected 1 or more")
-    check_prompts(model, prompts, max_new_tokens, stop_tokens)
     seen = 0
     ctx = (ctx or Context()).replace(train=False, key=None)
     for until, state in _steps(

@@ -199,6 +199,13 @@ def test_mistakes(rotary, arguments, message):
         generate(model, params, **{"prompts": PROMPTS, "max_new_tokens": NEW, **arguments})
 
 
+def test_mistakes_of_a_stream(rotary):
+    model, params = rotary
+    for arguments, message in (({"max_new_tokens": 0, "chunk": 0}, "max_new_tokens=0"), ({"chunk": 0}, "chunk=0")):
+        with pytest.raises(UserError, match=message):
+            next(generate_stream(model, params, PROMPTS, **{"max_new_tokens": 4, **arguments}))
+
+
 def test_learned_positions_end():
     model, params = build(positions="learned")
     with pytest.raises(UserError, match=r"max_new_tokens=30.*32 positions; accepted: at most 27"):
