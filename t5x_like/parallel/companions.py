@@ -137,11 +137,16 @@ class Companions:
     def leave(self, line: str, code: int) -> NoReturn:
         """Ends this process and, through process 0, all others, at once: nothing is waited for."""
         who = f"process {self.hosts.process} of {self.hosts.processes} ({socket.gethostname()})"
-        self._tell({"leave": f"{who}: {line}", "code": code})
-        self._end(line, code)
+        self._end(line, code, {"leave": f"{who}: {line}", "code": code})
 
-    def _end(self, line: str, code: int) -> NoReturn:
-        with self._lock:  # the first who comes here ends the process; there is one line
+    def _end(self, line: str, code: int, told: dict[str, Any], but: int | None = None) -> NoReturn:
+        """Tells the others, all `but` one, and ends this process.
+
+        The first thread that comes here does both, so there is one reason: a process that leaves because it was told
+        to must not be taken for one that is gone without a word, while the next is yet to be told.
+        """
+        with self._lock:
+            self._tell(told, but)
             with suppress(Exception):
                 sys.stdout.flush()
             with suppress(OSError):
@@ -268,11 +273,9 @@ class Companions:
                 f"process {process} of {self.hosts.processes}{name} is gone without a word: killed, out of memory, or "
                 "its machine is; all leave, and the same command goes on from the last checkpoint"
             )
-            self._tell({"leave": line, "code": 1}, but=process)
-            self._end(line, 1)
+            self._end(line, 1, {"leave": line, "code": 1}, but=process)
         if "leave" in said:
-            self._tell(said, but=process)
-            self._end(str(said["leave"]), int(said["code"]))
+            self._end(str(said["leave"]), int(said["code"]), said, but=process)
         return "bye" not in said
 
 

@@ -13,14 +13,17 @@ import pytest
 PROGRAM = """
 import os, signal, sys, time
 from t5x_like.errors import exit_with
-from t5x_like.parallel.companions import Companions
+from t5x_like.parallel.companions import Companions, _Lines
 from t5x_like.parallel.hosts import Hosts
 
 port, processes, process, action, patience = sys.argv[1:]
 
 def main():
     companions = Companions(Hosts("flags", "localhost", int(port), int(processes), int(process)), float(patience))
-    if action == "fail":
+    if action == "fail slowly":  # whoever is told first is gone before the next is told
+        send = _Lines.send
+        _Lines.send = lambda *words: (send(*words), time.sleep(2))
+    if action.startswith("fail"):
         companions.leave("the disk is full", 2)
     if action == "die":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -67,9 +70,9 @@ def test_processes_that_are_done_alarm_nobody(port):
     assert run(port, "part", "part first", "part first") == [(0, [])] * 3
 
 
-@pytest.mark.parametrize("who", [0, 2])
-def test_one_that_fails_takes_all_with_it_and_says_why(who, port):
-    ends = run(port, *["fail" if process == who else "wait" for process in range(3)])
+@pytest.mark.parametrize(("who", "action"), [(0, "fail"), (0, "fail slowly"), (2, "fail")])
+def test_one_that_fails_takes_all_with_it_and_says_why(who, action, port):
+    ends = run(port, *[action if process == who else "wait" for process in range(3)])
     assert [code for code, _ in ends] == [2, 2, 2]
     for process, (_, lines) in enumerate(ends):
         before = "" if process == who else rf"process {who} of 3 \(.+\): "
