@@ -58,11 +58,11 @@ def _about_data(law: Law, points: Points) -> list[str]:
     unique = points.columns.get("unique_tokens")
     if unique is not None and "unique_tokens" not in law.variables:
         passes = np.where(unique > 0, points.tokens / np.where(unique > 0, unique, 1), 1)
-        repeated = passes > 1 + 1e-6
-        if repeated.any():
+        repeated = int((passes > 1 + 1e-6).sum())
+        if repeated:
             strong = f", beyond {REPEATED:g}, where repetition is known to cost" if passes.max() > REPEATED else ""
             found.append(
-                f"{_points(repeated.sum())} saw the same data more than once (up to {passes.max():.2g} times{strong}); "
+                f"{_points(repeated)} saw the same data more than once (up to {passes.max():.2g} times{strong}); "
                 "the law takes every token as fresh."
             )
     return found
