@@ -18,7 +18,7 @@ def main() -> None:
     add = parser.add_argument
     add("--out", metavar="DIR", help="where benchmark.json and benchmark.md go")
     add("--sections", default="", help="comma-separated; default: all")
-    add("--shapes", default="tiny,small", help="of the training section (default: %(default)s)")
+    add("--shapes", default="tiny,small", help="of the training and breakdown sections (default: %(default)s)")
     add("--lengths", default="512,1024,2048,4096,8192,16384", help="of the attention section (default: %(default)s)")
     add("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
     add("--seconds", type=float, default=2.0, help="a turn's length, about (default: %(default)s)")

@@ -53,6 +53,12 @@ def text_data(*, length: int, vocab: int, **_: Any) -> dict[str, Any]:
 
 def training_step(**shape: Any) -> tuple[Callable[[int], None], int]:
     """Returns `work(steps)` and the tokens of a step."""
+    work, _, tokens = compiled_step(**shape)
+    return work, tokens
+
+
+def compiled_step(**shape: Any) -> tuple[Callable[[int], None], Any, int]:
+    """Returns `work(steps)`, the compiled step that it calls, and the tokens of a step."""
     from t5x_like.training.startup import configure_jax
 
     configure_jax()
@@ -68,15 +74,16 @@ def training_step(**shape: Any) -> tuple[Callable[[int], None], int]:
     names = ("decoder_input_tokens", "decoder_target_tokens")
     batches = [dict(zip(names, (part[None, :, :-1], part[None, :, 1:]), strict=True)) for part in tokens]
     knobs = program.knobs(np.asarray([1e-3]), jax.random.key(1))
+    step = program.step.lower(state, program.on_devices(batches[0], leading=1), knobs).compile()
 
     def work(steps: int) -> None:
         nonlocal state
         sums = None
         for i in range(steps):
-            state, sums = program.step(state, program.on_devices(batches[i % len(batches)], leading=1), knobs)
+            state, sums = step(state, program.on_devices(batches[i % len(batches)], leading=1), knobs)
         jax.block_until_ready(sums)
 
-    return work, batch * length
+    return work, step, batch * length
 
 
 def input_pipeline(**shape: Any) -> tuple[Callable[[int], None], int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from t5x_like.accounting.flops import flops_per_token
+from t5x_like.benchmarks.breakdown import shares
 from t5x_like.benchmarks.ours import content_of, run_config, text_data
 from t5x_like.benchmarks.turns import Contender, Result, measure
 from t5x_like.benchmarks.whole_runs import second_start
@@ -109,6 +110,13 @@ def training(settings: Settings) -> Iterator[Row]:
         yield from _rows(shape, "tokens/s", results, ("naive JAX", "PyTorch eager"), fraction)
 
 
+def breakdown(settings: Settings) -> Iterator[Row]:
+    """What our float32 training step's time goes to, by the names of its operations in a profile of five steps."""
+    for shape in settings.shapes:
+        for part, share in shares(**SHAPES[shape]).items():
+            yield Row(shape, part, 100 * share, "% of the time")
+
+
 def pipeline(settings: Settings) -> Iterator[Row]:
     """The input pipeline alone, beside the training step that eats from it."""
     sizes = SHAPES["tiny"]
@@ -184,6 +192,7 @@ def fitting(settings: Settings) -> Iterator[Row]:
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "training": training,
+    "breakdown": breakdown,
     "pipeline": pipeline,
     "loop": loop,
     "decoding": decoding,

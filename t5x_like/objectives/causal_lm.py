@@ -110,9 +110,10 @@ class CausalLM:
         weight = weights.sum(1)
         if scale is not None:  # of the mean; chunks add up to a sum
             scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
-        minimised, sums = sum_over_chunks(
-            of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest, scale, ctx.layout
-        )
+        with jax.named_scope("loss"):  # for profiles
+            minimised, sums = sum_over_chunks(
+                of_chunk, chunk, model.unembedding(params), outputs["hidden"], rest, scale, ctx.layout
+            )
         aux = {name: _by_row(value, len(weight)) * weight for name, value in outputs["aux"].items()}
         for name, factor in model.aux_losses.items():
             minimised = minimised + factor * aux[name].sum()

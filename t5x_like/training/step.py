@@ -63,8 +63,9 @@ def make_step(
     @_traced_once
     def one(state: State, batch: Batch, learning_rate: jax.Array, key: jax.Array) -> tuple[State, Sums]:
         gradient, sums = gradient_of(state, batch, jax.random.fold_in(key, state.step))
-        directions, opt = optimizer.update(gradient, state.opt, state.trainable)
-        trainable = jax.tree.map(lambda p, d: p - learning_rate * d, state.trainable, directions)
+        with jax.named_scope("optimizer"):  # for profiles
+            directions, opt = optimizer.update(gradient, state.opt, state.trainable)
+            trainable = jax.tree.map(lambda p, d: p - learning_rate * d, state.trainable, directions)
         moved = state.replace(trainable=trainable, opt=opt)
         if ema_decay is not None:
             moved = moved.replace(average=update_average(state.average, trainable, ema_decay, state.step))

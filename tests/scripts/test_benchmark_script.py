@@ -19,7 +19,10 @@ def run(*flags):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--sections=trainign"], "error: --sections: 'trainign' is not known; accepted: attention, decoding, fitting"),
+        (
+            ["--sections=trainign"],
+            "error: --sections: 'trainign' is not known; accepted: attention, breakdown",
+        ),
         (["--shapes=tinny"], "error: --shapes: 'tinny' is not known; accepted: small, tiny; did you mean 'tiny'?"),
         (["--lengths=many"], "error: --lengths=many: expected whole numbers with commas between them"),
         (["--rounds=0"], "error: --rounds=0: expected a number above 0"),
