@@ -108,6 +108,23 @@ def equations():
 
 
 @pytest.fixture(scope="session")
+def scan_results():
+    """Divides what a scan's equation returns: (abstract values of what it carries, of what it stacks).
+
+    By shapes: how else an equation tells them apart differs between versions of JAX.
+    """
+
+    def divide(scan):
+        inside = scan.params["jaxpr"].jaxpr.outvars
+        carried, stacked = [], []
+        for whole, one in zip(scan.outvars, inside, strict=True):
+            (carried if whole.aval.shape == one.aval.shape else stacked).append(whole.aval)
+        return carried, stacked
+
+    return divide
+
+
+@pytest.fixture(scope="session")
 def relative_error():
     """Returns the largest error of any leaf of a tree, relative to the norm of that leaf."""
     import jax
