@@ -171,6 +171,22 @@ def test_the_blocks_that_are_visited_are_those_in_which_something_is_allowed(mas
     np.testing.assert_array_equal(backward, blocks)
 
 
+@pytest.mark.parametrize(("window", "size"), [(None, 512), (600, 512), (100, 128)])
+def test_the_blocks_of_a_cpu(window, size, monkeypatch, relative_error):
+    """Small ones for a narrow window; in real lengths, which they do not divide, against the equation."""
+    taken = []
+    module = "t5x_like.models.layers.attention.blockwise"
+    monkeypatch.setattr(module, lambda *args, **kwargs: taken.append(kwargs["blocks"]) or blockwise(*args, **kwargs))
+    arrays, d_out = [draw(x, 1, 1100, 2, C).astype(np.float32) for x in "qkv"], draw("d", 1, 1100, 2, C)
+
+    def run(impl):
+        function = partial(attend, mask=MaskSpec(window=window), impl=impl, one_cpu=True)
+        return value_and_gradient(function, arrays, d_out.astype(np.float32))
+
+    assert relative_error(run("auto"), run("reference")) < 2e-6
+    assert taken == [Blocks(size, size, one_head=True, widen=True)]
+
+
 def test_blocks_in_the_future_and_before_the_window_are_never_read():
     """NaN there would come through a mask: 0 * NaN is NaN."""
     q, *kv = (draw(x, B, 16, H, C).astype(np.float32) for x in "qkv")
