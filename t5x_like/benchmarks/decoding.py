@@ -27,11 +27,13 @@ def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None]
     from t5x_like.benchmarks.ours import run_config
     from t5x_like.inference.beam import BeamSearch
     from t5x_like.inference.generate import generate
+    from t5x_like.models.model import Decodes, able
     from t5x_like.training.program import program_for
 
     config = run_config(batch=batch, **shape)
     program = program_for(dataclasses.replace(config, mesh=generation_mesh(config.model)))
-    model, ctx = program.model, generation_context(program.ctx)
+    model: Decodes = able(program.model, Decodes, "this benchmark")
+    ctx = generation_context(program.ctx)
     params = model.for_decoding(program.params(program.init(jax.random.key(0))), ctx)
     prompts = _prompts(batch, shape["vocab"]).tolist()
     search = BeamSearch(num_beams=beams) if beams > 1 else None

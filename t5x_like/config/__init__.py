@@ -20,8 +20,8 @@ from t5x_like.config.data import (
     TokenizerConfig,
 )
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
-from t5x_like.config.model import DecoderOnlyConfig, ExpertsConfig, ModelConfig
-from t5x_like.config.objective import CausalLMConfig, ObjectiveConfig
+from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig, ExpertsConfig, ModelConfig, TransformerConfig
+from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig, CrossEntropyConfig, ObjectiveConfig
 from t5x_like.config.optimizer import (
     AdafactorConfig,
     AdamWConfig,
@@ -45,12 +45,15 @@ from t5x_like.config.tuning import FullTuningConfig, TuningConfig
 __all__ = [
     "AdafactorConfig",
     "AdamWConfig",
+    "AnyModelConfig",
+    "AnyObjectiveConfig",
     "BPETokenizerConfig",
     "ByteTokenizerConfig",
     "CausalLMConfig",
     "ConstantConfig",
     "ContextFreeConfig",
     "CosineConfig",
+    "CrossEntropyConfig",
     "DataConfig",
     "DecoderOnlyConfig",
     "ExecutionConfig",
@@ -76,6 +79,7 @@ __all__ = [
     "TextFilesConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "TransformerConfig",
     "TuningConfig",
     "WSDConfig",
     "config_hash",

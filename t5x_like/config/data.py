@@ -49,6 +49,11 @@ class _Text:
     def vocab_size(self) -> int:
         return self.tokenizer.vocab_size
 
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens of a sequence, by stream."""
+        return {"decoder": self.sequence_length}
+
 
 @dataclass(frozen=True)
 class PythonLibraryConfig(_Text):
@@ -95,6 +100,11 @@ class _Process:
     @property
     def vocab_size(self) -> int:
         return self.num_symbols
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens of a sequence, by stream."""
+        return {"decoder": self.sequence_length}
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from t5x_like.config.data import DataConfig
 from t5x_like.config.evaluation import check_sets, with_what_sets_share
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
-from t5x_like.config.model import DecoderOnlyConfig, ModelConfig
-from t5x_like.config.objective import CausalLMConfig, ObjectiveConfig
+from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig
+from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig
 from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
 from t5x_like.config.schedule import CosineConfig, ScheduleConfig
 from t5x_like.config.training import INTERVALS, TrainingConfig
@@ -27,8 +27,8 @@ class RunConfig:
     """One training run."""
 
     data: DataConfig
-    model: ModelConfig = field(default_factory=DecoderOnlyConfig)
-    objective: ObjectiveConfig = field(default_factory=CausalLMConfig)
+    model: AnyModelConfig = field(default_factory=DecoderOnlyConfig)
+    objective: AnyObjectiveConfig = field(default_factory=CausalLMConfig)
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     schedule: ScheduleConfig = field(default_factory=CosineConfig)
     tuning: TuningConfig = field(default_factory=FullTuningConfig)
@@ -53,6 +53,7 @@ class RunConfig:
         Raises:
           UserError: fields that contradict one another, in one line.
         """
+        self._check_streams()
         with _named("model"):
             model = self.model.resolve(self.data)
         with _named("training"):
@@ -64,6 +65,25 @@ class RunConfig:
             raise UserError("data.held_out_fraction: 1.0 leaves nothing to train on; only evaluation sets take it")
         check_sets(self.data, model, self.evaluation)
         return dataclasses.replace(self, model=model, training=training)
+
+    def _check_streams(self) -> None:
+        """Refuses an objective or data that the model cannot do anything with."""
+        has, kind = self.model.streams, self.model.kind
+        if self.objective.streams != has:
+            accepted = [each.kind for each in get_args(AnyObjectiveConfig) if each.streams == has]
+            raise UserError(
+                f"objective.kind: {self.objective.kind!r} trains models with {_and(self.objective.streams)}, and "
+                f"model.kind={kind!r} has {_and(has)}; accepted: {', '.join(accepted)}"
+            )
+        if missing := [stream for stream in has if stream not in self.data.lengths]:
+            raise UserError(
+                f"data.kind: {self.data.kind!r} has no tokens for the {_and(missing)} of model.kind={kind!r}; "
+                f"accepted: data with {_and(has)} tokens"
+            )
+
+
+def _and(streams: Sequence[str]) -> str:
+    return " and ".join(streams)
 
 
 @contextmanager

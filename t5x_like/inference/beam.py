@@ -22,12 +22,12 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.inference.growing_cache import lengthened, rooms
-from t5x_like.inference.prompts import rounded_up
+from t5x_like.inference.prompts import empty_cache_for, rounded_up
 from t5x_like.inference.ranking import top_k
 from t5x_like.inference.sampling import Sampling
 from t5x_like.models.context import Context, MaskSpec
 from t5x_like.models.layers.parameters import Params
-from t5x_like.models.model import Model
+from t5x_like.models.model import Decodes
 
 State = dict[str, Any]
 NEVER = -jnp.inf  # the score of a hypothesis that does not exist
@@ -78,7 +78,7 @@ class BeamSearch:
 
 
 def search(
-    model: Model,
+    model: Decodes,
     params: Params,
     batch: dict[str, jax.Array],
     max_new_tokens: int,
@@ -101,7 +101,7 @@ def search(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _search(
-    model: Model,
+    model: Decodes,
     ctx: Context,
     beams: BeamSearch,
     slots: int,
@@ -114,7 +114,7 @@ def _search(
     count, prompt_length = batch["decoder_input_tokens"].shape
     width = beams.num_beams
     first, *later = rooms(prompt_length, slots, ctx, width)
-    cache = model.init_cache(count, prompt_length + width * first, ctx.policy.compute)
+    cache = empty_cache_for(model, batch, width * first, ctx.policy.compute)
     outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
     unembedding = model.unembedding(params)
     state: State = {

@@ -13,11 +13,11 @@ import numpy as np
 from t5x_like.errors import UserError
 from t5x_like.inference.beam import BeamSearch, search
 from t5x_like.inference.growing_cache import lengthened, rooms
-from t5x_like.inference.prompts import Prompts, check_prompts, left_padded, rounded_up, row_keys
+from t5x_like.inference.prompts import Prompts, as_batch, check_prompts, empty_cache_for, rounded_up, row_keys
 from t5x_like.inference.sampling import Sampling, sample
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
-from t5x_like.models.model import Model
+from t5x_like.models.model import Decodes, Model, able
 
 State = dict[str, Any]
 GREEDY = Sampling(temperature=0.0)
@@ -72,9 +72,10 @@ def generate(
     """Continues every prompt.
 
     Args:
-      model, params: a decoder-only model; parameters as `model.init` or `model.for_decoding` returns them (for many
+      model, params: a model that decodes; parameters as `model.init` or `model.for_decoding` returns them (for many
         short calls, call the latter once).
-      prompts: token ids; they may differ in length, none may be empty.
+      prompts: token ids; they may differ in length, none may be empty. Of a model with an encoder they are its input,
+        and what is generated begins anew.
       max_new_tokens: at most so many tokens are added to each.
       sampling: how tokens are chosen; greedy by default. Beam search does not sample.
       beams: search for likely continuations instead.
@@ -88,20 +89,20 @@ def generate(
     Raises:
       UserError: an empty prompt, more positions than a learned table has, or numbers that make no sense.
     """
-    check_prompts(model, prompts, max_new_tokens, stop_tokens)
+    decodes: Decodes = able(model, Decodes, "generation")
+    check_prompts(decodes, prompts, max_new_tokens, stop_tokens)
     ctx = (ctx or Context()).replace(train=False, key=None)
     if beams is not None:
         beams.check(num_samples, sampling)
-        params = _for_decoding(model, ctx, params)
+        params = _for_decoding(decodes, ctx, params)
         filled = [*prompts, *_filling(prompts, ctx)]
-        batch = left_padded(filled, rounded_up(max(map(len, filled))))
-        tokens, lengths, scores = search(model, params, batch, max_new_tokens, beams, stop_tokens, ctx)
+        batch = as_batch(decodes, filled)
+        tokens, lengths, scores = search(decodes, params, batch, max_new_tokens, beams, stop_tokens, ctx)
         chosen = [(prompt, beam) for prompt in range(len(prompts)) for beam in range(num_samples)]
         best = [_without_stop(tokens[at][: lengths[at]].tolist(), stop_tokens) for at in chosen]
         return Generated(best, scores=[float(scores[at]) for at in chosen])
-    *_, (_, state) = _steps(
-        model, params, prompts, max_new_tokens, sampling, stop_tokens, num_samples, log_probs, seed, ctx, max_new_tokens
-    )
+    last = max_new_tokens, sampling, stop_tokens, num_samples, log_probs, seed, ctx, max_new_tokens
+    *_, (_, state) = _steps(decodes, params, prompts, *last)
     count = len(prompts) * num_samples
     lengths = np.asarray(state["lengths"])[:count]
 
@@ -133,13 +134,14 @@ def generate_stream(
     The same tokens whatever the chunk, as far as rounding goes: each chunk is one compiled call, and the host is asked
     once for each. Other arguments are as for `generate`. Stop tokens are left out.
     """
-    check_prompts(model, prompts, max_new_tokens, stop_tokens)
+    decodes: Decodes = able(model, Decodes, "generation")
+    check_prompts(decodes, prompts, max_new_tokens, stop_tokens)
     if chunk < 1:
         raise UserError(f"chunk={chunk}: expected 1 or more")
     seen = 0
     ctx = (ctx or Context()).replace(train=False, key=None)
     for until, state in _steps(
-        model, params, prompts, max_new_tokens, sampling, stop_tokens, num_samples, False, seed, ctx, chunk
+        decodes, params, prompts, max_new_tokens, sampling, stop_tokens, num_samples, False, seed, ctx, chunk
     ):
         tokens, lengths = np.asarray(state["tokens"]), np.asarray(state["lengths"])
         pieces = []
@@ -160,7 +162,7 @@ def _filling(prompts: Prompts, ctx: Context, num_samples: int = 1) -> Prompts:
 
 
 def _steps(
-    model: Model,
+    model: Decodes,
     params: Params,
     prompts: Prompts,
     max_new_tokens: int,
@@ -180,7 +182,7 @@ def _steps(
     keys = row_keys(prompts, num_samples, seed)
     filling = _filling(prompts, ctx, num_samples)
     keys = jnp.concatenate([keys, jnp.repeat(keys[:1], len(filling))])
-    batch = left_padded([*rows, *filling], rounded_up(max(map(len, rows))))
+    batch = as_batch(model, [*rows, *filling])
     new, prompt_length = rounded_up(max_new_tokens), batch["decoder_input_tokens"].shape[1]
     # Later chunks go on with the cache that the first leaves, so it has room for all.
     plan = Plan(rooms(prompt_length, new, ctx) if chunk >= max_new_tokens else (new,), sampling.kind(), log_probs)
@@ -198,19 +200,19 @@ def _steps(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _for_decoding(model: Model, ctx: Context, params: Params) -> Params:
+def _for_decoding(model: Decodes, ctx: Context, params: Params) -> Params:
     return model.for_decoding(params, ctx)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _start(
-    model: Model, ctx: Context, plan: Plan, params: Params, batch: dict[str, jax.Array], knobs: Any, until: jax.Array
+    model: Decodes, ctx: Context, plan: Plan, params: Params, batch: dict[str, jax.Array], knobs: Any, until: jax.Array
 ) -> State:
     """Reads the prompts, and goes on until there are `until` new tokens or all rows have stopped."""
     prompt = batch["decoder_input_tokens"]
     count = prompt.shape[0]
     first, *later = plan.rooms
-    cache = model.init_cache(count, prompt.shape[1] + first, ctx.policy.compute)
+    cache = empty_cache_for(model, batch, first, ctx.policy.compute)
     outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
     state: State = {
         "number": jnp.int32(0),
@@ -233,12 +235,12 @@ def _start(
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def _resume(
-    model: Model, ctx: Context, plan: Plan, params: Params, state: State, knobs: Any, until: jax.Array
+    model: Decodes, ctx: Context, plan: Plan, params: Params, state: State, knobs: Any, until: jax.Array
 ) -> State:
     return _run(model, ctx, plan, params, state, knobs, until)
 
 
-def _run(model: Model, ctx: Context, plan: Plan, params: Params, state: State, knobs: Any, until: jax.Array) -> State:
+def _run(model: Decodes, ctx: Context, plan: Plan, params: Params, state: State, knobs: Any, until: jax.Array) -> State:
     unembedding = model.unembedding(params)
 
     def unfinished(state: State) -> jax.Array:
@@ -255,7 +257,7 @@ def _run(model: Model, ctx: Context, plan: Plan, params: Params, state: State, k
 
 
 def _choose(
-    model: Model, ctx: Context, plan: Plan, unembedding: Params, state: State, hidden: jax.Array, knobs: Any
+    model: Decodes, ctx: Context, plan: Plan, unembedding: Params, state: State, hidden: jax.Array, knobs: Any
 ) -> State:
     """Appends the token that follows hidden [B, 1, D]; rows that have stopped stay as they are."""
     sampling, stops, keys = knobs

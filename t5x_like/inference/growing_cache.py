@@ -8,7 +8,7 @@ import jax
 
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
-from t5x_like.models.model import Model
+from t5x_like.models.model import Decodes
 
 _MOST_IN_ONE_LOOP = 64  # new tokens; fewer are not worth compiling another loop, which takes a second or two
 
@@ -24,11 +24,12 @@ def rooms(prompt_length: int, new: int, ctx: Context, beams: int = 1) -> tuple[i
     return (half, new) if ctx.one_cpu and new > _MOST_IN_ONE_LOOP and saves else (new,)
 
 
-def lengthened(model: Model, cache: Params, length: int) -> Params:
+def lengthened(model: Decodes, cache: Params, length: int) -> Params:
     """A cache of `length` slots that holds what `cache` does."""
-    longer = model.init_cache(cache["segment_ids"].shape[0], length)
+    rows, memory = cache["segment_ids"].shape[0], cache.get("memory_segments")
+    longer = model.init_cache(rows, length, encoder_length=0 if memory is None else memory.shape[1])
 
     def write(longer: jax.Array, held: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice(longer.astype(held.dtype), held, (0,) * held.ndim)
 
-    return {**cache, **{name: jax.tree.map(write, longer[name], cache[name]) for name in ("layers", "segment_ids")}}
+    return {**cache, **{name: jax.tree.map(write, longer[name], cache[name]) for name in longer if name != "index"}}

@@ -3,18 +3,21 @@
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.errors import UserError
-from t5x_like.models.model import Model
+from t5x_like.models.layers.parameters import Params
+from t5x_like.models.model import Decodes, Encodes
 
 Prompts = Sequence[Sequence[int]]
+START = 0  # what decoders that look at an encoder begin with: padding, as in T5
 
 
-def check_prompts(model: Model, prompts: Prompts, max_new_tokens: int, stop_tokens: Sequence[int]) -> None:
+def check_prompts(model: Decodes, prompts: Prompts, max_new_tokens: int, stop_tokens: Sequence[int]) -> None:
     """Refuses what the model cannot continue, in one line.
 
     Raises:
@@ -29,11 +32,17 @@ def check_prompts(model: Model, prompts: Prompts, max_new_tokens: int, stop_toke
         for token in tokens:
             if not 0 <= token < model.vocab_size:
                 raise UserError(f"{name}: no token {token}; the model has 0 to {model.vocab_size - 1}")
-    length = max(len(prompt) for prompt in prompts)
-    if model.max_length is not None and length + max_new_tokens > model.max_length:
+    most, length = model.max_length, max(len(prompt) for prompt in prompts)
+    if most is None:
+        return
+    if isinstance(model, Encodes):
+        if length > most:
+            raise UserError(f"prompt: {length} tokens are more than the model's {most} positions")
+        length = 1  # what is decoded begins with a start token
+    if length + max_new_tokens > most:
         raise UserError(
             f"max_new_tokens={max_new_tokens}: with a prompt of {length} tokens that is more than the model's "
-            f"{model.max_length} positions; accepted: at most {max(0, model.max_length - length)}"
+            f"{most} positions; accepted: at most {max(0, most - length)}"
         )
 
 
@@ -44,6 +53,25 @@ def rounded_up(length: int) -> int:
     """
     step = max(16, 2 ** (length.bit_length() - 1) // 4)
     return -(-length // step) * step
+
+
+def as_batch(model: Decodes, prompts: Prompts) -> dict[str, jax.Array]:
+    """Prompts as a model reads them: an encoder's input, decoded from a start token on; or the text to go on with."""
+    length = rounded_up(max(map(len, prompts)))
+    if not isinstance(model, Encodes):
+        return left_padded(prompts, length)
+    tokens, segments = np.zeros((2, len(prompts), length), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)], segments[row, : len(prompt)] = prompt, 1
+    start = left_padded([[START]] * len(prompts), 1)
+    return {"encoder_input_tokens": jnp.asarray(tokens), "encoder_segment_ids": jnp.asarray(segments), **start}
+
+
+def empty_cache_for(model: Decodes, batch: dict[str, jax.Array], new: int, dtype: Any) -> Params:
+    """A cache for a batch of prompts and `new` tokens more."""
+    rows, length = batch["decoder_input_tokens"].shape
+    memory = batch["encoder_input_tokens"].shape[1] if "encoder_input_tokens" in batch else 0
+    return model.init_cache(rows, length + new, dtype, memory)
 
 
 def left_padded(prompts: Prompts, length: int) -> dict[str, jax.Array]:

@@ -53,7 +53,8 @@ class Layout(Protocol):
         v: jax.Array,
         *,
         mask: "MaskSpec",
-        bias: jax.Array | None,
+        bias: Any,
+        soft_cap: float | None,
         wide: Any,
         blocks: Any,
     ) -> jax.Array: ...
@@ -72,30 +73,74 @@ class Schedule(Protocol):
     ) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
 
+class Marks(flax.struct.PyTreeNode):
+    """What a mask reads of every token of a sequence, [B, length] each; None where there is nothing to read.
+
+    Attributes:
+      segments: int, a number for each packed document; a query sees keys of its own segment. 0 is padding. None: one
+        segment.
+      prefix: bool, tokens that their whole segment may look at, those before them too: a prefix language model's
+        inputs (Raffel et al. 2020, section 3.2.1).
+      everywhere: bool, global tokens (Beltagy et al. 2020): whatever the window, they see and are seen.
+    """
+
+    segments: jax.Array | None = None
+    prefix: jax.Array | None = None
+    everywhere: jax.Array | None = None
+
+
 class MaskSpec(flax.struct.PyTreeNode):
     """Who attends to whom, described rather than spelt out as a [T, S] matrix.
 
-    A query attends to a key when all conditions hold: the key's index is not above the query's (`causal`), it is fewer
-    than `window` indices behind, and their segment ids agree.
+    A query attends to a key when all conditions hold: the key's index is not above the query's (`causal`; a key of the
+    prefix may be), it is one of `window` keys on each side that are `dilation` apart (a token that is `everywhere`, on
+    either end, needs no window), and their segments agree.
 
     Attributes:
-      causal: whether causality holds; it goes by index, not by position.
-      window: number of keys, the query's own among them, that a query may look back on; None for all.
-      q_segments, kv_segments: int [B, T] and [B, S]; None means one segment everywhere.
+      causal: whether causality holds; it goes by index, not by position. Bidirectional without.
+      window: number of keys, the query's own among them, that a query may look back on; as many ahead without
+        causality. None: all.
+      dilation: indices from one key of the window to the next.
+      q, kv: of the queries and of the keys. Of one sequence with itself they hold the same arrays.
       offset: index of the first query among the keys (a scalar; not 0 when decoding through a cache).
       allowed: bool [B, T, S], a further condition, spelt out: when beams share a cache, which slots hold a hypothesis.
     """
 
     causal: bool = flax.struct.field(pytree_node=False, default=True)
     window: int | None = flax.struct.field(pytree_node=False, default=None)
-    q_segments: jax.Array | None = None
-    kv_segments: jax.Array | None = None
+    dilation: int = flax.struct.field(pytree_node=False, default=1)
+    q: Marks = Marks()
+    kv: Marks = Marks()
     offset: jax.Array | int = 0
     allowed: jax.Array | None = None
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a query may look at keys after it."""
+        return not self.causal or self.kv.prefix is not None
+
+    @property
+    def reach(self) -> int | None:
+        """Within how many indices of a query, its own among them, all its keys lie; None for any number."""
+        if self.window is None or self.q.everywhere is not None or self.kv.everywhere is not None:
+            return None
+        return (self.window - 1) * self.dilation + 1
+
+
+class Memory(flax.struct.PyTreeNode):
+    """What cross-attention looks at: the output of another stream's stack.
+
+    Attributes:
+      values: [B, S, D]; None once keys and values made of it are in a cache.
+      marks: of its tokens.
+    """
+
+    values: jax.Array | None
+    marks: Marks = Marks()
+
 
 class Context(flax.struct.PyTreeNode):
-    """Execution (static) and the arrays that every block of a stack shares.
+    """Execution (static), and of the stream that a stack is running, the arrays that all its blocks share.
 
     Attributes:
       policy: dtypes.
@@ -109,6 +154,9 @@ class Context(flax.struct.PyTreeNode):
         `layers/cpu.py` writes some things differently.
       positions: int [B, T].
       mask: see `MaskSpec`.
+      memory: what cross-attention looks at; None in a stack without.
+      bias: added to the logits of self-attention in every layer, see `layers/biases.py`; None adds nothing.
+      kv_positions: int [B, S], positions of the slots of a cache; None where there is none, or nothing asks for them.
       key: randomness of this call, folded per layer, or a key [B] for each row; None when nothing is random.
     """
 
@@ -122,6 +170,9 @@ class Context(flax.struct.PyTreeNode):
     one_cpu: bool = flax.struct.field(pytree_node=False, default=False)
     positions: jax.Array | None = None
     mask: MaskSpec = MaskSpec()
+    memory: Memory | None = None
+    bias: Any = None
+    kv_positions: jax.Array | None = None
     key: jax.Array | None = None
 
     @property
@@ -151,7 +202,8 @@ class Context(flax.struct.PyTreeNode):
         parts, layout = self.pipeline.microbatches, self.layout.in_stage
 
         def apart(rows: jax.Array) -> jax.Array:
-            return layout.constrain(rows.reshape(parts, -1, *rows.shape[1:]), "microbatch batch length")
+            axes = "microbatch batch length embed" if rows.ndim == 3 else "microbatch batch length"
+            return layout.constrain(rows.reshape(parts, -1, *rows.shape[1:]), axes)
 
         key = None if self.key is None else self.key.reshape(parts, -1)
         return self._with_rows(apart, key).replace(layout=layout, pipeline=None)
@@ -161,13 +213,17 @@ class Context(flax.struct.PyTreeNode):
         return self._with_rows(lambda rows: rows[number], None if self.key is None else self.key[number])
 
     def _with_rows(self, change: Callable[[jax.Array], jax.Array], key: jax.Array | None) -> "Context":
-        def changed(rows: jax.Array | None) -> jax.Array | None:
-            return None if rows is None else change(rows)
+        """Changes every array that has a row for each of the batch; what is one array stays one."""
+        changed: dict[int, jax.Array] = {}
 
-        q, kv = self.mask.q_segments, self.mask.kv_segments
-        segments = changed(q)
-        mask = self.mask.replace(q_segments=segments, kv_segments=segments if kv is q else changed(kv))
-        return self.replace(positions=changed(self.positions), mask=mask, key=key)
+        def once(rows: jax.Array) -> jax.Array:
+            if id(rows) not in changed:
+                changed[id(rows)] = change(rows)
+            return changed[id(rows)]
+
+        rows = (self.positions, self.mask.q, self.mask.kv, self.memory)
+        positions, q, kv, memory = jax.tree.map(once, rows)
+        return self.replace(positions=positions, mask=self.mask.replace(q=q, kv=kv), memory=memory, key=key)
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array:
         """Pins `x` to the mesh by the logical names of its dimensions, e.g. "batch length embed"."""

@@ -1,32 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model is to objectives, training and inference: pure functions of a parameter tree."""
+"""What a model is to objectives, training and inference: pure functions of a parameter tree, by what it is able to do.
+
+A program asks for the protocol that it needs with `able`, and so refuses any other model in one line.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from t5x_like.models.context import Context
+from t5x_like.errors import UserError
+from t5x_like.models.context import Context, Memory
 from t5x_like.models.layers.parameters import Params
 
+Batch = dict[str, jax.Array]
 
+
+@runtime_checkable
 class Model(Protocol):
-    """A family's model; see `DecoderOnly` for what the arguments mean.
+    """Any model; see `DecoderOnly` for what the arguments mean.
 
     Attributes:
       config: resolved.
-      vocab_size: rows of the table of logits.
-      max_length: positions that the model knows; None when it knows any number.
       aux_losses: {name in outputs["aux"]: its factor in what training minimises}.
     """
 
     @property
     def config(self) -> Any: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def max_length(self) -> int | None: ...
     @property
     def aux_losses(self) -> Mapping[str, float]: ...
 
@@ -34,14 +35,10 @@ class Model(Protocol):
 
     def init(self, key: jax.Array) -> Params: ...
 
-    def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32) -> Params: ...
-
-    def for_decoding(self, params: Params, ctx: Context) -> Params: ...
-
     def apply(
         self,
         params: Params,
-        batch: dict[str, jax.Array],
+        batch: Batch,
         *,
         key: jax.Array | None = None,
         train: bool = False,
@@ -50,6 +47,59 @@ class Model(Protocol):
         ctx: Context | None = None,
     ) -> dict[str, Any]: ...
 
+
+@runtime_checkable
+class LanguageModel(Model, Protocol):
+    """Hidden states of tokens, and logits over a vocabulary that are computed from them.
+
+    Attributes:
+      vocab_size: rows of the table of logits.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+
     def unembedding(self, params: Params) -> Params: ...
 
     def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array: ...
+
+
+@runtime_checkable
+class Decodes(LanguageModel, Protocol):
+    """Generates a token at a time through a cache.
+
+    Attributes:
+      max_length: positions that the model knows; None when it knows any number.
+    """
+
+    @property
+    def max_length(self) -> int | None: ...
+
+    def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params: ...
+
+    def for_decoding(self, params: Params, ctx: Context) -> Params: ...
+
+
+@runtime_checkable
+class Encodes(Model, Protocol):
+    """Has an encoder, whose output a decoder looks at."""
+
+    def encode(self, params: Params, batch: Batch, ctx: Context | None = None) -> Memory: ...
+
+
+def able(model: Model, ability: Any, what: str) -> Any:
+    """The same model, known to have an ability.
+
+    Raises:
+      UserError: it has not; `what` says what needs it.
+    """
+    if not isinstance(model, ability):
+        raise UserError(f"model.kind: {model.config.kind!r} {_LACKS[ability.__name__]}, which {what} needs")
+    return model
+
+
+_LACKS = {
+    "LanguageModel": "has no logits over a vocabulary",
+    "Decodes": "does not generate token by token",
+    "Encodes": "has no encoder",
+}

@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.errors import UserError
-from t5x_like.models.context import Context
+from t5x_like.models.context import Context, MaskSpec, Memory
+from t5x_like.models.layers.attention import joined
+from t5x_like.models.layers.linear import turned
 from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
 from t5x_like.models.remat import rematerialised
 
@@ -31,10 +33,14 @@ class Stack:
     Attributes:
       pattern: the p blocks of one repeat.
       repeats: how often the pattern is repeated.
+      causal: whether its stream is; a description for `specs`, for what is computed the context says it.
+      cross: whether blocks look at a memory.
     """
 
     pattern: tuple[nn.Module, ...]
     repeats: int
+    causal: bool = True
+    cross: bool = False
 
     def specs(self, width: int) -> Params:
         """Returns {"0": specs, ..., "p-1": specs}, each parameter with a leading `layers` dimension."""
@@ -42,8 +48,9 @@ class Stack:
 
     def specs_of_one(self, width: int) -> Params:
         """Returns the same for a single repeat, without that dimension."""
-        x = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
-        ctx = Context(positions=jnp.zeros((1, 1), jnp.int32))
+        x: Any = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
+        ctx = Context(positions=jnp.zeros((1, 1), jnp.int32), mask=MaskSpec(causal=self.causal))
+        ctx = ctx.replace(memory=Memory(x)) if self.cross else ctx
         return {str(i): record_specs(block, x, ctx, None) for i, block in enumerate(self.pattern)}
 
     def unstacked(self, params: Params | tuple[Params, ...]) -> tuple[Params, ...]:
@@ -53,6 +60,23 @@ class Stack:
         leaves, treedef = jax.tree.flatten(params)
         split = [_slices(leaf) for leaf in leaves]
         return tuple(jax.tree.unflatten(treedef, [slices[i] for slices in split]) for i in range(self.repeats))
+
+    def for_decoding(self, params: Params | tuple[Params, ...], width: int, ctx: Context) -> tuple[Params, ...]:
+        """Parameters as a loop over `apply` through a cache wants them; what has been prepared before stays as it is.
+
+        Every layer's are apart: slicing stacked layers inside of a loop copies all weights for every token. For float32
+        on a CPU, kernels are turned, and those of queries, keys and values joined.
+        """
+        if isinstance(params, tuple):
+            return params
+        layers = self.unstacked(params)
+        if ctx.one_cpu and ctx.policy.compute == jnp.float32:
+            specs = self.specs_of_one(width)
+            layers = tuple(
+                {i: {**block, "attention": joined(block["attention"])} for i, block in turned(specs, layer).items()}
+                for layer in layers
+            )
+        return layers
 
     def apply(
         self,

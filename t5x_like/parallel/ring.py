@@ -7,8 +7,8 @@ by a device computes a part of its queries' output, blockwise, and merges it by 
     L = log(e^L1 + e^L2)        o = e^(L1 - L) o1 + e^(L2 - L) o2
 
 Backward, keys and values go round again, and the gradients of a device's keys follow them, collecting what every device
-adds, and return. So no device ever holds more than T/n of anything, there is no [T, S] array (but for a bias), and
-nothing is gathered. What moves next is under way while a device computes.
+adds, and return. So no device ever holds more than T/n of anything, there is no [T, S] array, and nothing is
+gathered. What moves next is under way while a device computes.
 
 n = 4, no condition. Whose keys each device sees:      hop 0  1  2  3
                                              device 0      0  3  2  1
@@ -47,13 +47,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
-from t5x_like.models.context import MaskSpec
+from t5x_like.models.context import Marks, MaskSpec
+from t5x_like.models.layers.biases import Bias
 from t5x_like.models.layers.blockwise import (
     NO_KEYS,
     Arrays,
     Blocks,
     Sizes,
     backward_part,
+    cotangents,
     forward_part,
     heads_first,
     heads_last,
@@ -64,11 +66,11 @@ AXIS = "seq"
 
 
 class Keys(NamedTuple):
-    """What goes round: k and v [B, K, S/n, C], and segment ids [B, S/n] or None."""
+    """What goes round: k and v [B, K, S/n, C], and their marks, [B, S/n] each."""
 
     k: jax.Array
     v: jax.Array
-    segments: jax.Array | None
+    marks: Marks
 
 
 class Pair(NamedTuple):
@@ -77,7 +79,6 @@ class Pair(NamedTuple):
     rows: jax.Array | int  # number of the piece
     keys: jax.Array | int
     offset: jax.Array  # of the first query among those keys
-    shard: jax.Array  # whose keys they are
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,13 @@ class Ring:
 
     def sees(self, offset: jax.Array, length: int, kv_length: int) -> jax.Array:
         """Whether a piece of queries has anything to look for in a piece of keys."""
-        causal, window = self.sizes.mask
         seen = jnp.asarray(True)
-        if causal:
+        if not self.sizes.ahead:
             seen &= offset + length > 0  # the last query is not before the first key
-        if window is not None:
-            seen &= offset - window + 1 < kv_length  # the first query's window begins before the last key
+        if self.sizes.reach is not None:
+            seen &= offset - self.sizes.reach + 1 < kv_length  # the first query's reach begins before the last key
+            if self.sizes.ahead:
+                seen &= offset + length - 1 + self.sizes.reach > 0
         return seen
 
     def on(self, x: Any, by: int) -> Any:
@@ -158,7 +160,8 @@ def ring_attention(
     v: jax.Array,
     *,
     mask: MaskSpec,
-    bias: jax.Array | None = None,
+    bias: Bias | None = None,
+    soft_cap: float | None = None,
     wide: DTypeLike = jnp.float32,
     blocks: Blocks,
     mesh: Mesh,
@@ -169,7 +172,7 @@ def ring_attention(
     Args:
       q, k, v: as for `attend`; n divides T and S.
       mask: as for `attend`, starting at key 0; `mask.allowed` is not supported.
-      bias: [B or 1, H, T, S]. A device holds its queries' rows of it, T/n x S, and of its gradient.
+      bias, soft_cap: as for `attend`.
       wide: dtype of logits, weights and sums.
       blocks: how a device cuts its work.
       mesh: with an axis `seq`; every other axis may cut batch and heads.
@@ -182,42 +185,41 @@ def ring_attention(
       UserError: a size that the mesh does not divide.
     """
     assert mask.allowed is None
-    length, kv_length, dtype, width = q.shape[1], k.shape[1], q.dtype, q.shape[3]
-    pieces, hops = schedule(mask, length, kv_length, mesh.shape[AXIS], bias is not None)
+    length, kv_length, dtype = q.shape[1], k.shape[1], q.dtype
+    pieces, hops = schedule(mask, length, kv_length, mesh.shape[AXIS])
     blocks = blocks.fitted(*(n // (pieces * mesh.shape[AXIS]) for n in (length, kv_length)))
     if blocks.widen:
         q, k, v = (x.astype(wide) for x in (q, k, v))
     arrays = heads_first(q, k, v, mask, bias)
     own = kv_length // (pieces * mesh.shape[AXIS])
-    sizes = Sizes(blocks, (mask.causal, mask.window), own, width**-0.5, jnp.dtype(wide), partial=True)
+    sizes = Sizes.of(blocks, mask, own, q.shape[3], wide, soft_cap=soft_cap, partial=True)
     ring = Ring(mesh, _specs(arrays, place), sizes, pieces, hops)
     return heads_last(_attention(ring, arrays)).astype(dtype)
 
 
-def schedule(mask: MaskSpec, length: int, kv_length: int, size: int, biased: bool) -> tuple[int, int]:
-    """Returns in how many pieces a device holds its share and how many hops keys make.
-
-    The rows of a bias would have to change places as well, so with one nobody holds halves.
-    """
+def schedule(mask: MaskSpec, length: int, kv_length: int, size: int) -> tuple[int, int]:
+    """Returns in how many pieces a device holds its share and how many hops keys make."""
     hops = size - 1
-    if mask.causal and mask.window is not None and length == kv_length:
-        hops = min(hops, -(-(mask.window - 1) * size // length))
-    uneven = mask.causal and hops == size - 1 > 0
-    halves = uneven and not biased and length == kv_length and length % (2 * size) == 0
+    if not mask.looks_ahead and mask.reach is not None and length == kv_length:
+        hops = min(hops, -(-(mask.reach - 1) * size // length))
+    uneven = not mask.looks_ahead and hops == size - 1 > 0
+    halves = uneven and length == kv_length and length % (2 * size) == 0
     return 2 if halves else 1, hops
 
 
 def _specs(arrays: Arrays, place: Callable[[str, tuple[int, ...]], PartitionSpec]) -> Any:
-    q, k, _, bias, q_segments, _, _ = arrays
+    q, k, bias = arrays.q, arrays.k, arrays.bias
     batch, kv_heads, _, length, _ = q.shape
     rows, heads, along = place("batch kv_heads length", (batch, kv_heads, length))
     place("length", k.shape[2:3])
     of_keys: Any = PartitionSpec(rows, heads, along, None)
-    of_segments: Any = None if q_segments is None else PartitionSpec(rows, along)
+    of_marks: Any = PartitionSpec(rows, along)
+    q_marks, kv_marks = jax.tree.map(lambda _: of_marks, (arrays.q_marks, arrays.kv_marks))
     of_queries: Any = PartitionSpec(rows, heads, None, along, None)
-    of_bias: Any = None if bias is None else PartitionSpec(rows if bias.shape[0] > 1 else None, *of_queries[1:])
+    of_weights: Any = None if bias is None else PartitionSpec(*[None] * (bias.weights.ndim - 1), heads)
+    of_bias: Any = None if bias is None else bias.replace(weights=of_weights)
     whole: Any = PartitionSpec()
-    return Arrays(of_queries, of_keys, of_keys, of_bias, of_segments, of_segments, whole)
+    return Arrays(of_queries, of_keys, of_keys, of_bias, q_marks, kv_marks, whole)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -245,10 +247,10 @@ def _backward(ring: Ring, saved: tuple[Any, ...], d_out: jax.Array) -> tuple[Arr
         partial(_backward_here, ring),
         mesh=ring.mesh,
         in_specs=((specs, specs.q, of_rows), specs.q),
-        out_specs=(specs.q, specs.k, specs.v, specs.bias),
+        out_specs=(specs.q, specs.k, specs.v, None if specs.bias is None else specs.bias.weights),
         check_vma=False,
     )(saved, d_out)
-    return (saved[0]._replace(q=d_q, k=d_k, v=d_v, bias=d_bias, q_segments=None, kv_segments=None, offset=None),)
+    return (cotangents(saved[0], d_q, d_k, d_v, d_bias),)
 
 
 _attention.defvjp(_forward, _backward)
@@ -272,7 +274,7 @@ def _forward_here(ring: Ring, arrays: Arrays) -> tuple[jax.Array, tuple[Any, ...
         return _each_pair(ring, arrays, number, sums, visit)
 
     out = jnp.zeros(arrays.q.shape, ring.sizes.wide)
-    start = (out, jnp.full(out.shape[:-1], NO_KEYS, out.dtype)), Keys(arrays.k, arrays.v, arrays.kv_segments)
+    start = (out, jnp.full(out.shape[:-1], NO_KEYS, out.dtype)), Keys(arrays.k, arrays.v, arrays.kv_marks)
     (sums, keys), _ = jax.lax.scan(hop, start, jnp.arange(ring.hops))
     out, logsumexp = see(sums, keys, ring.hops)
     out = out.astype(arrays.q.dtype)
@@ -289,7 +291,7 @@ def _merge(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[ja
 def _backward_here(
     ring: Ring, saved: tuple[Any, ...], d_out: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Returns this device's share of the gradients of q, k, v and bias."""
+    """Returns this device's share of the gradients of q, k, v, and that of the bias's weights."""
     arrays, out, logsumexp = saved
     wide = ring.sizes.wide
     d_out = ring.to_halves(d_out, 3)
@@ -303,7 +305,7 @@ def _backward_here(
             mine = (_piece(ring, x, 3, pair.rows) for x in rows)
             more_q, more_k, more_v, more_bias = backward_part(ring.sizes, _of_pair(ring, arrays, keys, pair), *mine)
             if more_bias is not None:
-                d_bias = jax.lax.dynamic_update_slice_in_dim(d_bias, more_bias, pair.shard * more_bias.shape[4], 4)
+                d_bias = d_bias + more_bias
             d_q = _put(ring, d_q, _piece(ring, d_q, 3, pair.rows) + more_q, 3, pair.rows)
             d_k, d_v = (
                 _put(ring, x, _piece(ring, x, 2, pair.keys) + more, 2, pair.keys)
@@ -320,9 +322,9 @@ def _backward_here(
         sums, more = gradients(sums, keys, number)
         return (sums, coming, jax.tree.map(jnp.add, followed, more)), None
 
-    keys = Keys(arrays.k, arrays.v, arrays.kv_segments)
+    keys = Keys(arrays.k, arrays.v, arrays.kv_marks)
     bias = arrays.bias
-    sums: Any = jnp.zeros(arrays.q.shape, wide), None if bias is None else jnp.zeros(bias.shape, wide)
+    sums: Any = jnp.zeros(arrays.q.shape, wide), None if bias is None else jnp.zeros(bias.weights.shape, wide)
     if ring.hops == 0:
         sums, d_keys = gradients(sums, keys, 0)
     else:
@@ -335,24 +337,26 @@ def _backward_here(
         d_keys = ring.on(jax.tree.map(jnp.add, followed, more), -ring.hops)
     d_q, d_bias = sums
     d_q, d_k, d_v = (x.astype(like.dtype) for x, like in zip((d_q, *d_keys), arrays, strict=False))
-    if bias is not None and bias.shape[0] == 1:  # every row of the batch had its part in it
-        d_bias = jax.lax.psum(d_bias, ring.specs.q[0] or ())
+    if bias is not None:  # every row of the batch and every query had its part in it
+        rows_over = ring.specs.q[0] or ()
+        over = (rows_over,) if isinstance(rows_over, str) else rows_over
+        d_bias = jax.lax.psum(d_bias, (*over, AXIS)).astype(bias.weights.dtype)
     return (
         ring.from_halves(d_q, 3),
         ring.from_halves(d_k, 2),
         ring.from_halves(d_v, 2),
-        None if bias is None else d_bias.astype(bias.dtype),
+        d_bias,
     )
 
 
 def _by_pieces(ring: Ring, arrays: Arrays) -> Arrays:
-    q, kv = arrays.q_segments, arrays.kv_segments
+    q, kv = jax.tree.map(lambda marks: ring.to_halves(marks, 1), (arrays.q_marks, arrays.kv_marks))
     return arrays._replace(
         q=ring.to_halves(arrays.q, 3),
         k=ring.to_halves(arrays.k, 2),
         v=ring.to_halves(arrays.v, 2),
-        q_segments=None if q is None else ring.to_halves(q, 1),
-        kv_segments=None if kv is None else ring.to_halves(kv, 1),
+        q_marks=q,
+        kv_marks=kv,
     )
 
 
@@ -365,8 +369,8 @@ def _each_pair(ring: Ring, arrays: Arrays, hop: jax.Array | int, sums: Any, visi
     def one(number: jax.Array | int, sums: Any) -> Any:
         rows, keys = number // ring.pieces, number % ring.pieces
         offset = ring.first(here, rows, length) - ring.first(shard, keys, kv_length)
-        pair = Pair(rows, keys, offset, shard)
-        if ring.sizes.mask == (False, None):
+        pair = Pair(rows, keys, offset)
+        if ring.sizes.ahead and ring.sizes.reach is None:
             return visit(sums, pair)
         return jax.lax.cond(ring.sees(offset, length, kv_length), lambda x: visit(x, pair), lambda x: x, sums)
 
@@ -374,20 +378,15 @@ def _each_pair(ring: Ring, arrays: Arrays, hop: jax.Array | int, sums: Any, visi
 
 
 def _of_pair(ring: Ring, arrays: Arrays, keys: Keys, pair: Pair) -> Arrays:
-    bias, segments = arrays.bias, arrays.q_segments
     return Arrays(
         _piece(ring, arrays.q, 3, pair.rows),
         _piece(ring, keys.k, 2, pair.keys),
         _piece(ring, keys.v, 2, pair.keys),
-        None if bias is None else _columns(bias, pair.shard, keys.k.shape[2]),
-        None if segments is None else _piece(ring, segments, 1, pair.rows),
-        None if keys.segments is None else _piece(ring, keys.segments, 1, pair.keys),
+        arrays.bias,
+        jax.tree.map(lambda marks: _piece(ring, marks, 1, pair.rows), arrays.q_marks),
+        jax.tree.map(lambda marks: _piece(ring, marks, 1, pair.keys), keys.marks),
         pair.offset,
     )
-
-
-def _columns(bias: jax.Array, shard: jax.Array, size: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(bias, shard * size, size, 4)
 
 
 def _piece(ring: Ring, x: jax.Array, axis: int, number: jax.Array | int) -> jax.Array:

@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.models.context import MaskSpec
+from t5x_like.models.layers.biases import Bias
 from t5x_like.models.layers.blockwise import Blocks
 from t5x_like.models.layers.parameters import Params, ParamSpec
 from t5x_like.parallel.ring import ring_attention
@@ -36,6 +37,7 @@ PARAMETER_RULES: Rules = {
     "layers": ("pipe",),
     "head_dim": (),
     "positions": (),
+    "buckets": (),
     "router": (),
 }
 
@@ -213,13 +215,23 @@ class MeshLayout:
         v: jax.Array,
         *,
         mask: MaskSpec,
-        bias: jax.Array | None,
+        bias: Bias | None = None,
+        soft_cap: float | None = None,
         wide: DTypeLike,
         blocks: Blocks,
     ) -> jax.Array:
         """Attention over a length that the mesh cuts; see `parallel.ring`."""
         return ring_attention(
-            q, k, v, mask=mask, bias=bias, wide=wide, blocks=blocks, mesh=self.mesh, place=self.activation
+            q,
+            k,
+            v,
+            mask=mask,
+            bias=bias,
+            soft_cap=soft_cap,
+            wide=wide,
+            blocks=blocks,
+            mesh=self.mesh,
+            place=self.activation,
         )
 
     def features(self, batch: Mapping[str, Any], leading: int = 0) -> dict[str, NamedSharding]:

@@ -32,7 +32,8 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from t5x_like.accounting.flops import BACKWARD, forward_flops
-from t5x_like.config import RunConfig
+from t5x_like.config import CrossEntropyConfig, DecoderOnlyConfig, RunConfig
+from t5x_like.errors import UserError
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import Params, ParamSpec
 from t5x_like.models.layers.routing import capacity
@@ -139,8 +140,11 @@ class Step:
         self.config, self.mesh = config, dict(mesh)
         abstract = AbstractMesh(tuple(mesh[name] for name in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
         self.abstract = cast(Mesh, abstract)  # `partition` reads its sizes alone
-        self.specs = build_model(config.model).specs()
-        model, self.micro = config.model, config.training.parts
+        model, objective = config.model, config.objective
+        if not isinstance(model, DecoderOnlyConfig) or not isinstance(objective, CrossEntropyConfig):
+            raise UserError(f"model.kind: {model.kind!r} is not planned by arithmetic; accepted: 'decoder_only'")
+        self.model, self.logits_chunk, self.micro = model, objective.logits_chunk, config.training.parts
+        self.specs = build_model(model).specs()
         rows = config.training.batch_size // self.micro
         parts = math.prod(mesh[axis] for axis in STAGE_RULES["batch"])
         what = "training.batch_size / training.microbatches"
@@ -189,7 +193,7 @@ class Step:
     @property
     def in_groups(self) -> bool:
         """Whether each group of devices along `data` accumulates gradients of its own; see training/step.py."""
-        return self.config.model.experts is None
+        return self.model.experts is None
 
     def _summed(self, *axes: str) -> tuple[str, ...]:
         """The axes over which the compiler adds a gradient up as soon as it has it."""
@@ -219,7 +223,7 @@ class Step:
                 continue
             is_looked_up = "embedding" in leaf.name
             is_logits = leaf.name.startswith("logits") or (
-                leaf.name.startswith("token_embedding") and self.config.model.tie_embeddings
+                leaf.name.startswith("token_embedding") and self.model.tie_embeddings
             )
             name, fsdp = leaf.name.split("/")[0], self.mesh["fsdp"]
             if is_looked_up:  # in float32, and gathered once a step: no microbatch changes it
@@ -238,10 +242,10 @@ class Step:
     @property
     def chunks(self) -> int:
         """Parts of the length whose logits exist at once."""
-        length, wanted = self.config.data.sequence_length, self.config.objective.logits_chunk
-        assert self.config.model.vocab_size
+        length, wanted = self.config.data.sequence_length, self.logits_chunk
+        assert self.model.vocab_size
         rows = math.ceil(self.rows * (self.micro if self.mesh["pipe"] > 1 else 1) / self.mesh["pipe"])
-        return math.ceil(length / chunk_length(length, self.config.model.vocab_size, rows, wanted, MOST_LOGITS))
+        return math.ceil(length / chunk_length(length, self.model.vocab_size, rows, wanted, MOST_LOGITS))
 
     def _tensor(self) -> list[Movement]:
         layers = self.passes * self._layers_here
@@ -257,7 +261,7 @@ class Step:
     @property
     def slots(self) -> float:
         """Slots of experts for every token: those that it is sent to, and what a whole capacity leaves empty."""
-        experts, length = self.config.model.experts, self.config.data.sequence_length
+        experts, length = self.model.experts, self.config.data.sequence_length
         if experts is None:
             return 0.0
         chosen = experts.experts_per_token
@@ -267,11 +271,11 @@ class Step:
 
     @property
     def _layers_here(self) -> float:
-        return self.config.model.num_layers / self.mesh["pipe"]
+        return self.model.num_layers / self.mesh["pipe"]
 
     def _seq(self) -> list[Movement]:
         """See parallel/ring.py: hops of keys and values, and the halves that balance causality."""
-        model, n = self.config.model, self.mesh["seq"]
+        model, n = self.model, self.mesh["seq"]
         assert model.num_kv_heads and model.head_dim
         tokens = self.rows * self.length
         queries, keys = (
@@ -289,11 +293,11 @@ class Step:
         ]
 
     def _expert(self) -> list[Movement]:
-        experts = self.config.model.experts
+        experts = self.model.experts
         if experts is None or experts.routing == "dropless":
             return []
-        size = self.rows * self.length * self.slots * self.config.model.d_model * self.bytes
-        layers = self.passes * self.config.model.expert_layers / self.mesh["pipe"]
+        size = self.rows * self.length * self.slots * self.model.d_model * self.bytes
+        layers = self.passes * self.model.expert_layers / self.mesh["pipe"]
         times = 4 if self.remat == "none" else 6
         return [self._over("tokens to experts and back", "all-to-all", ("expert",), size, times * layers)]
 
@@ -308,7 +312,7 @@ class Step:
 
     def memory(self) -> Memory:
         """Bytes on a device, without what the compiler needs to move things about."""
-        config, c = self.config, self.config.model
+        config, c = self.config, self.model
         assert c.head_dim and c.num_kv_heads and c.mlp_dim and c.vocab_size
         local = sum(leaf.local for leaf in self.leaves)
         copies = 1 if config.training.ema_decay is None else 2
@@ -330,7 +334,7 @@ class Step:
 
     def _block(self) -> float:
         """What the backward pass of a block reads: inputs of its norms and products, queries, keys, values, outputs."""
-        c, tensor = self.config.model, self.mesh["tensor"]
+        c, tensor = self.model, self.mesh["tensor"]
         assert c.head_dim and c.num_kv_heads and c.mlp_dim
         heads = (2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim / tensor
         wide = (3 if c.gated_mlp else 2) * c.mlp_dim / tensor
@@ -342,20 +346,20 @@ class Step:
     def _whole_tables(self) -> float:
         tables = [leaf for leaf in self.leaves if not leaf.layers and leaf.is_gathered]
         looked_up = sum(leaf.gathered for leaf in tables if "embedding" in leaf.name)
-        name = "token_embedding" if self.config.model.tie_embeddings else "logits"
+        name = "token_embedding" if self.model.tie_embeddings else "logits"
         logits = sum(leaf.gathered for leaf in tables if leaf.name.startswith(name))
         return FLOAT32 * (2 * looked_up + logits)
 
     def _products(self) -> float:
         """What products with weights give: queries, keys, values, and what attention and feed-forward add."""
-        c, tensor = self.config.model, self.mesh["tensor"]
+        c, tensor = self.model, self.mesh["tensor"]
         assert c.head_dim and c.num_kv_heads and c.mlp_dim
         wide = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim + (2 if c.gated_mlp else 1) * c.mlp_dim
         return self.rows * self.length * self.bytes * (3 * c.d_model + wide / tensor)
 
     def _logits(self) -> float:
         """Logits of a chunk in float32 and their gradient, and the float32 gradient of the table."""
-        c = self.config.model
+        c = self.model
         assert c.vocab_size
         tokens = self.rows * self.config.data.sequence_length / self.chunks / self.mesh["seq"]
         return tokens * c.vocab_size / self.mesh["tensor"] * (FLOAT32 + self.bytes)
@@ -373,7 +377,7 @@ class Step:
           "model", what the gradient takes; "executed", with what is computed twice and experts' empty slots;
           "products", those executed that weights take part in. A pipeline's bubble is in none of them.
         """
-        c, length = self.config.model, self.config.data.sequence_length
+        c, length = self.model, self.config.data.sequence_length
         tokens = self.config.training.batch_size * length
         parts = forward_flops(c, length)
         forward = sum(parts.values())

@@ -17,14 +17,9 @@ from t5x_like.planning.hlo import parse
 from t5x_like.planning.products import product_flops
 from t5x_like.training.program import Program, program_config
 
-# What batches of packed text hold; see data/packing.py.
-FEATURES = {
-    "decoder_input_tokens": jnp.int32,
-    "decoder_target_tokens": jnp.int32,
-    "decoder_segment_ids": jnp.int32,
-    "decoder_positions": jnp.int32,
-    "decoder_loss_weights": jnp.float32,
-}
+# What batches of packed text hold, of every stream and of the one whose tokens are targets; see data/packing.py.
+READ = {"input_tokens": jnp.int32, "segment_ids": jnp.int32, "positions": jnp.int32}
+PREDICTED = {"target_tokens": jnp.int32, "loss_weights": jnp.float32}
 
 
 @dataclass(frozen=True)
@@ -69,8 +64,17 @@ def lower_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -
     program = Program(program_config(one_step(config)), devices)
     rows = config.training.batch_size
     program.layout.check_batch(rows, config.training.parts)
-    features = {name: jax.ShapeDtypeStruct((config.data.sequence_length,), dtype) for name, dtype in FEATURES.items()}
-    return program, program.step.lower(*program.abstract_arguments(features, rows))
+    return program, program.step.lower(*program.abstract_arguments(_features(config), rows))
+
+
+def _features(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of one row."""
+    *_, target = streams = config.model.streams
+    return {
+        f"{stream}_{name}": jax.ShapeDtypeStruct((config.data.lengths[stream],), dtype)
+        for stream in streams
+        for name, dtype in (READ | (PREDICTED if stream == target else {})).items()
+    }
 
 
 def compile_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> CompiledStep:

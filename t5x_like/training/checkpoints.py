@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from t5x_like.config import DecoderOnlyConfig, MeshConfig, RunConfig
+from t5x_like.config import MeshConfig, ModelConfig, RunConfig
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Params
 from t5x_like.training.program import Program, program_for
@@ -116,7 +116,7 @@ def load_trained(
     folder: str | Path,
     *,
     average: bool = True,
-    mesh_for: Callable[[DecoderOnlyConfig], MeshConfig] = lambda model: MeshConfig(),
+    mesh_for: Callable[[ModelConfig], MeshConfig] = lambda model: MeshConfig(),
 ) -> tuple[RunConfig, Program, Params]:
     """Reads the model of a run folder, whatever mesh and attention kernel trained it.
 

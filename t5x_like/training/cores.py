@@ -11,7 +11,7 @@ import os
 import jax
 
 from t5x_like.accounting.ceiling import usable_cores
-from t5x_like.config import DecoderOnlyConfig, MeshConfig
+from t5x_like.config import MeshConfig, ModelConfig, TransformerConfig
 from t5x_like.models.context import Context
 from t5x_like.training.allocator import only_cpus
 
@@ -27,10 +27,10 @@ def cores_as_devices() -> None:
         jax.config.update("jax_num_cpu_devices", max(1, min(MOST, int(usable_cores()))))
 
 
-def generation_mesh(model: DecoderOnlyConfig) -> MeshConfig:
+def generation_mesh(model: ModelConfig) -> MeshConfig:
     """The mesh for a resolved model's config: cores that share its heads out evenly, or a single device."""
     cores = min(MOST, jax.device_count()) if jax.default_backend() == "cpu" else 1
-    heads = model.num_kv_heads or model.num_heads
+    heads = (model.num_kv_heads or model.num_heads) if isinstance(model, TransformerConfig) else 1
     parts = max(n for n in range(1, cores + 1) if heads % n == 0)
     return MeshConfig(tensor=parts, max_uncut=1.0)  # a vocabulary of odd size is nothing to refuse here
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from t5x_like.config import DecoderOnlyConfig
-from t5x_like.config.model import ExpertsConfig
+from t5x_like.config.models import ExpertsConfig
 from t5x_like.errors import UserError
 from t5x_like.inference.beam import BeamSearch
 from t5x_like.inference.generate import Plan, _start, generate, generate_stream

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_like.models.context import MaskSpec
+from t5x_like.models.context import Marks, MaskSpec
 from t5x_like.models.layers.attention import attend
+from t5x_like.models.layers.biases import LinearBias, RelativeBias, slopes
 from t5x_like.models.layers.blockwise import Blocks, Sizes, blockwise
 from t5x_like.models.layers.kernels import cudnn
 from t5x_like.models.layers.masks import dense_mask
@@ -28,80 +29,151 @@ def segments(name, length, kinds):
     return np.sort(np.random.default_rng(list(name.encode())).integers(0, kinds, (B, length)), axis=1)
 
 
-# name: (T, S, K, mask, rows of a bias that is added, what carries it out beside the reference)
+def places(name, length):
+    return np.random.default_rng(list(name.encode())).random((B, length)) < 0.3
+
+
+A, PLACES = segments("a", 11, 3), places("g", 13)
+# name: (T, S, K, mask, what is added or caps, what carries it out beside the reference)
 CASES = {
-    "none": (5, 7, 4, {"causal": False}, None, "blocks of 3 and 5", "blocks longer than the sequence"),
-    "causal": (6, 6, 4, {}, None, "blocks of 4", "in parts"),
-    "one key/value head": (6, 6, 1, {}, None, "blocks by head"),
-    "grouped heads, a bias by head": (7, 7, 2, {}, 1, "in parts", "blocks of 3 and 5"),
-    "a bias by row and head": (5, 9, 2, {"causal": False}, B, "blocks of 3 and 5"),
-    "later part": (4, 9, 2, {"offset": 5}, None, "blocks of 4"),
-    "later part with a bias": (5, 11, 2, {"offset": 6}, 1, "blocks by head"),
-    "window": (13, 13, 2, {"window": 3}, None, "blocks by head", "in parts"),
-    "later part, window": (6, 12, 4, {"offset": 5, "window": 4}, None, "blocks of 3 and 5"),
-    "window without causality": (9, 9, 4, {"causal": False, "window": 2}, None, "blocks by head"),
+    "none": (5, 7, 4, {"causal": False}, {}, "blocks of 3 and 5", "blocks longer than the sequence"),
+    "causal": (6, 6, 4, {}, {}, "blocks of 4", "in parts"),
+    "one key/value head": (6, 6, 1, {}, {}, "blocks by head"),
+    "grouped heads, relative positions": (7, 7, 2, {}, {"bias": "relative"}, "in parts", "blocks of 3 and 5"),
+    "relative positions of two sequences": (5, 9, 2, {"causal": False}, {"bias": "relative"}, "blocks of 3 and 5"),
+    "linear bias": (9, 9, 4, {}, {"bias": "linear"}, "blocks of 4", "in parts"),
+    "later part": (4, 9, 2, {"offset": 5}, {}, "blocks of 4"),
+    "later part with a bias": (5, 11, 2, {"offset": 6}, {"bias": "relative"}, "blocks by head"),
+    "capped": (7, 7, 2, {}, {"soft_cap": 0.8}, "in parts", "blocks of 3 and 5", "blocks by head"),
+    "capped, with a bias": (7, 8, 2, {"causal": False}, {"soft_cap": 0.8, "bias": "relative"}, "blocks of 4"),
+    "window": (13, 13, 2, {"window": 3}, {}, "blocks by head", "in parts"),
+    "later part, window": (6, 12, 4, {"offset": 5, "window": 4}, {}, "blocks of 3 and 5"),
+    "window on both sides": (9, 9, 4, {"causal": False, "window": 2}, {}, "blocks by head"),
+    "dilated window": (13, 13, 2, {"window": 3, "dilation": 2}, {}, "blocks of 4", "in parts"),
+    "dilated on both sides": (13, 13, 2, {"causal": False, "window": 2, "dilation": 3}, {}, "blocks of 3 and 5"),
+    "global tokens": (
+        13, 13, 2, {"causal": False, "window": 2, "q_everywhere": PLACES, "kv_everywhere": PLACES}, {},
+        "blocks by head", "blocks of 3 and 5",
+    ),
+    "global tokens, causal": (
+        13, 13, 2, {"window": 2, "q_everywhere": PLACES, "kv_everywhere": PLACES}, {}, "blocks of 4", "in parts",
+    ),
+    "prefix": (11, 11, 2, {"kv_prefix": np.arange(11) < [[4], [7]]}, {}, "blocks of 3 and 5", "in parts"),
+    "prefixes of packed pairs": (
+        11, 11, 4, {"q_segments": A, "kv_segments": A, "kv_prefix": places("p", 11)}, {}, "blocks by head",
+    ),
     "segments": (
-        11, 11, 2, {"q_segments": segments("a", 11, 3), "kv_segments": segments("a", 11, 3)}, None,
-        "blocks by head", "blocks of 3 and 5", "in parts",
+        11, 11, 2, {"q_segments": A, "kv_segments": A}, {}, "blocks by head", "blocks of 3 and 5", "in parts",
     ),
     "segments of two sequences": (
-        7, 10, 4, {"causal": False, "q_segments": segments("b", 7, 3), "kv_segments": segments("c", 10, 3)}, 1,
-        "blocks of 4",
+        7, 10, 4, {"causal": False, "q_segments": segments("b", 7, 3), "kv_segments": segments("c", 10, 3)},
+        {"bias": "relative"}, "blocks of 4",
     ),
     "queries that may look nowhere": (
-        6, 9, 2, {"offset": 2, "q_segments": segments("d", 6, 5), "kv_segments": segments("e", 9, 3)}, None,
+        6, 9, 2, {"offset": 2, "q_segments": segments("d", 6, 5), "kv_segments": segments("e", 9, 3)}, {},
         "blocks by head", "blocks of 4",
     ),
-    "queries beyond the window": (8, 4, 2, {"causal": False, "window": 2}, None, "blocks of 3 and 5"),
+    "queries beyond the window": (8, 4, 2, {"causal": False, "window": 2}, {}, "blocks of 3 and 5"),
 }  # fmt: skip
+BUCKETS, FARTHEST = 8, 6
 
 
-def by_query(q, k, v, d_out, mask, bias):
-    """out and the gradients of sum(out * d_out) with respect to q, k, v and bias, from the softmax's own derivative."""
+def spec_of(mask):
+    """The MaskSpec of a case; arrays of a token are named q_* and kv_*."""
+    rest, marks = {}, {"q": {}, "kv": {}}
+    for name, value in mask.items():
+        side, _, mark = name.partition("_")
+        if side in marks:
+            marks[side][mark] = jnp.asarray(value)
+        else:
+            rest[name] = value
+    return MaskSpec(**rest, **{side: Marks(**each) for side, each in marks.items()})
+
+
+def sees(mask, b, t, s):
+    """Whether query t of row b may look at key s, condition by condition."""
+    query = mask.get("offset", 0) + t
+    if "q_segments" in mask and mask["q_segments"][b, t] != mask["kv_segments"][b, s]:
+        return False
+    if mask.get("causal", True) and s > query and not ("kv_prefix" in mask and mask["kv_prefix"][b, s]):
+        return False
+    if "window" not in mask or ("q_everywhere" in mask and (mask["q_everywhere"][b, t] or mask["kv_everywhere"][b, s])):
+        return True
+    apart, step = abs(query - s), mask.get("dilation", 1)
+    return apart % step == 0 and apart < mask["window"] * step
+
+
+def bucket(distance, bidirectional):
+    """T5's bucket of a key `distance` ahead, in words: half exact, the others by the logarithm."""
+    number, first = BUCKETS, 0
+    if bidirectional:
+        number //= 2
+        first = number if distance > 0 else 0
+    elif distance > 0:
+        distance = 0
+    distance, exact = abs(distance), number // 2
+    if distance < exact:
+        return first + distance
+    coarse = exact + math.floor(math.log(distance / exact) / math.log(FARTHEST / exact) * (number - exact))
+    return first + min(coarse, number - 1)
+
+
+def by_query(q, k, v, d_out, mask, how, weights=None):
+    """out and the gradients of sum(out * d_out) with respect to q, k, v and the bias's weights, from the softmax's own
+    derivative."""
     length, kv_length, groups = q.shape[1], k.shape[1], H // k.shape[2]
     out = np.zeros_like(q)
     d_q, d_k, d_v = (np.zeros_like(x) for x in (q, k, v))
-    d_bias = np.zeros((B, H, length, kv_length))
+    d_weights = None if weights is None else np.zeros_like(weights)
     for b, t, h in np.ndindex(B, length, H):
-        query = mask.get("offset", 0) + t
-        keys = [
-            s
-            for s in range(kv_length)
-            if (not mask.get("causal", True) or s <= query)
-            and ("window" not in mask or query - s < mask["window"])
-            and ("q_segments" not in mask or mask["q_segments"][b, t] == mask["kv_segments"][b, s])
-        ]
+        keys = [s for s in range(kv_length) if sees(mask, b, t, s)]
         if not keys:
             continue  # out and gradients stay 0
         n = h // groups
-        logits = k[b, keys, n] @ q[b, t, h] / math.sqrt(C)
-        if bias is not None:
-            logits = logits + bias[b % bias.shape[0], h, t, keys]
+        raw = k[b, keys, n] @ q[b, t, h] / math.sqrt(C)
+        cap = how.get("soft_cap")
+        logits = raw if cap is None else cap * np.tanh(raw / cap)
+        ahead = [s - mask.get("offset", 0) - t for s in keys]
+        rows = [bucket(distance, not mask.get("causal", True)) for distance in ahead]
+        if how.get("bias") == "relative":
+            logits = logits + weights[rows, h]
+        if how.get("bias") == "linear":
+            logits = logits - weights[h] * np.abs(ahead)
         p = np.exp(logits - logits.max())
         p /= p.sum()
         out[b, t, h] = p @ v[b, keys, n]
         d_p = v[b, keys, n] @ d_out[b, t, h]
         d_logits = p * (d_p - p @ d_p)
+        if how.get("bias") == "relative":
+            np.add.at(d_weights[:, h], rows, d_logits)
+        if cap is not None:
+            d_logits = d_logits / np.cosh(raw / cap) ** 2
         d_v[b, keys, n] += np.outer(p, d_out[b, t, h])
         d_q[b, t, h] = d_logits @ k[b, keys, n] / math.sqrt(C)
         d_k[b, keys, n] += np.outer(d_logits, q[b, t, h]) / math.sqrt(C)
-        d_bias[b, h, t, keys] = d_logits
-    if bias is not None and bias.shape[0] == 1:
-        d_bias = d_bias.sum(0, keepdims=True)
-    return out, (d_q, d_k, d_v, *(() if bias is None else (d_bias,)))
+    return out, (d_q, d_k, d_v, *(() if weights is None else (d_weights,)))
 
 
 def operands(name):
-    length, kv_length, kv_heads, mask, bias_rows = CASES[name][:5]
+    length, kv_length, kv_heads, mask, how = CASES[name][:5]
     arrays = [draw("q" + name, B, length, H, C), *(draw(x + name, B, kv_length, kv_heads, C) for x in "kv")]
-    if bias_rows is not None:
-        arrays.append(draw("bias" + name, bias_rows, H, length, kv_length))
-    return [x.astype(np.float32) for x in arrays], draw("out" + name, B, length, H, C).astype(np.float32), mask
+    if "bias" in how:  # slopes are not trained: their gradient is 0
+        arrays.append(draw("bias" + name, *((BUCKETS, H) if how["bias"] == "relative" else (H,))))
+    return [x.astype(np.float32) for x in arrays], draw("out" + name, B, length, H, C).astype(np.float32), mask, how
 
 
-def value_and_gradient(function, arrays, d_out):
-    def run(*arrays):
-        out, pullback = jax.vjp(lambda q, k, v, bias=None: function(q, k, v, bias=bias), *arrays)
+def value_and_gradient(function, arrays, d_out, mask, how):
+    def bias(weights):
+        if how["bias"] == "relative":
+            return RelativeBias(weights, not mask.get("causal", True), FARTHEST)
+        return LinearBias(weights)
+
+    def run(q, k, v, *weights):
+        def attention(q, k, v, *weights):
+            added = {"bias": bias(*weights)} if weights else {}
+            return function(q, k, v, mask=spec_of(mask), soft_cap=how.get("soft_cap"), **added)
+
+        out, pullback = jax.vjp(attention, q, k, v, *weights)
         return out, pullback(d_out)
 
     return jax.jit(run)(*arrays)
@@ -120,12 +192,12 @@ IMPLEMENTATIONS = {
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_against_numpy(name, monkeypatch):
     monkeypatch.setattr("t5x_like.models.layers.attention._SMALLEST_PART", 1)
-    arrays, d_out, mask = operands(name)
+    arrays, d_out, mask, how = operands(name)
     wide = [np.asarray(x, np.float64) for x in arrays]
-    expected, gradients = by_query(*wide[:3], d_out.astype(np.float64), mask, wide[3] if len(wide) > 3 else None)
+    expected, gradients = by_query(*wide[:3], d_out.astype(np.float64), mask, how, *wide[3:])
     for implementation in ("reference", *CASES[name][5:]):
         function = IMPLEMENTATIONS[implementation]
-        out, got = value_and_gradient(partial(function, mask=MaskSpec(**mask)), arrays, d_out)
+        out, got = value_and_gradient(function, arrays, d_out, mask, how)
         assert len(got) == len(gradients)
         for one, other in zip((out, *got), (expected, *gradients), strict=True):
             np.testing.assert_allclose(one, other, atol=3e-6, rtol=3e-6, err_msg=implementation)
@@ -134,17 +206,16 @@ def test_values_and_gradients_against_numpy(name, monkeypatch):
 def test_an_offset_may_be_known_only_at_run_time(monkeypatch):
     """As in decoding: one program for every place in the sequence, which still skips what lies in the future."""
     name = "later part, window"
-    arrays, d_out, mask = operands(name)
+    arrays, d_out, mask, how = operands(name)
     wide = [np.asarray(x, np.float64) for x in arrays]
 
     @jax.jit
     def run(offset):
-        here = MaskSpec(offset=offset, window=mask["window"])
-        function = partial(blockwise, mask=here, blocks=Blocks(4, 2))
-        return value_and_gradient(function, arrays, d_out)
+        here = {"offset": offset, "window": mask["window"]}
+        return value_and_gradient(partial(blockwise, blocks=Blocks(4, 2)), arrays, d_out, here, how)
 
     for offset in (0, 3, 6):
-        expected, gradients = by_query(*wide, d_out.astype(np.float64), {**mask, "offset": offset}, None)
+        expected, gradients = by_query(*wide, d_out.astype(np.float64), {**mask, "offset": offset}, how)
         out, got = run(offset)
         for one, other in zip((out, *got), (expected, *gradients), strict=True):
             np.testing.assert_allclose(one, other, atol=3e-6, rtol=3e-6)
@@ -156,7 +227,7 @@ def test_an_offset_may_be_known_only_at_run_time(monkeypatch):
 def test_the_blocks_that_are_visited_are_those_in_which_something_is_allowed(mask, rows, offset):
     """Forward and backward: so causal attention does half of the work, and a window's cost does not grow with S."""
     length, kv_length, keys = 12, 20, 4
-    sizes = Sizes(Blocks(rows, keys), mask, kv_length, 1.0, jnp.float32)
+    sizes = Sizes.of(Blocks(rows, keys), MaskSpec(*mask), kv_length, C, jnp.float32)
     allowed = dense_mask(MaskSpec(*mask, offset=offset), length, kv_length)
     allowed = np.ones((length, kv_length), bool) if allowed is None else np.asarray(allowed[0])
     blocks = allowed.reshape(length // rows, rows, kv_length // keys, keys).any((1, 3))
@@ -180,8 +251,9 @@ def test_the_blocks_of_a_cpu(window, size, monkeypatch, relative_error):
     arrays, d_out = [draw(x, 1, 1100, 2, C).astype(np.float32) for x in "qkv"], draw("d", 1, 1100, 2, C)
 
     def run(impl):
-        function = partial(attend, mask=MaskSpec(window=window), impl=impl, one_cpu=True)
-        return value_and_gradient(function, arrays, d_out.astype(np.float32))
+        function = partial(attend, impl=impl, one_cpu=True)
+        mask = {} if window is None else {"window": window}
+        return value_and_gradient(function, arrays, d_out.astype(np.float32), mask, {})
 
     assert relative_error(run("auto"), run("reference")) < 2e-6
     assert taken == [Blocks(size, size, one_head=True, widen=True)]
@@ -207,19 +279,19 @@ def test_blocks_in_the_future_and_before_the_window_are_never_read():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "name"), [(jnp.bfloat16, "segments"), (jnp.float16, "grouped heads, a bias by head")]
+    ("dtype", "name"), [(jnp.bfloat16, "segments"), (jnp.float16, "grouped heads, relative positions")]
 )
 def test_narrow_operands_round_no_more_than_their_digits(dtype, name, monkeypatch):
     monkeypatch.setattr("t5x_like.models.layers.attention._SMALLEST_PART", 1)
-    arrays, d_out, mask = operands(name)
+    arrays, d_out, mask, how = operands(name)
     arrays, d_out = [jnp.asarray(x, dtype) for x in arrays], jnp.asarray(d_out, dtype)
     wide = [np.asarray(x, np.float64) for x in arrays]
-    expected, gradients = by_query(*wide[:3], np.asarray(d_out, np.float64), mask, wide[3] if len(wide) > 3 else None)
+    expected, gradients = by_query(*wide[:3], np.asarray(d_out, np.float64), mask, how, *wide[3:])
     digits = float(jnp.finfo(dtype).eps)
     # The others leave operands narrow, for accelerators; XLA:CPU lacks some of those products.
     for implementation in ("reference", "in parts", "blocks by head", "blocks longer than the sequence"):
         function = IMPLEMENTATIONS[implementation]
-        out, got = value_and_gradient(partial(function, mask=MaskSpec(**mask)), arrays, d_out)
+        out, got = value_and_gradient(function, arrays, d_out, mask, how)
         assert out.dtype == dtype
         assert all(x.dtype == dtype for x in got)
         for one, other in zip((out, *got), (expected, *gradients), strict=True):
@@ -274,5 +346,11 @@ def test_what_is_allowed_beyond_the_other_conditions():
 def test_what_cudnn_is_asked_for(mask):
     """Its arguments, given to the compiler instead, which reads them the same way."""
     q, k, v = (draw(x, B, 8, heads, C).astype(np.float32) for x, heads in (("q", 4), ("k", 2), ("v", 2)))
-    expected, _ = by_query(*(x.astype(np.float64) for x in (q, k, v)), np.zeros((B, 8, H, C)), mask, None)
+    expected, _ = by_query(*(x.astype(np.float64) for x in (q, k, v)), np.zeros((B, 8, H, C)), mask, {})
     np.testing.assert_allclose(cudnn(q, k, v, mask=MaskSpec(**mask), implementation="xla"), expected, atol=3e-6)
+
+
+def test_slopes_of_the_paper():
+    """Press et al. 2022, section 3: 1/2, 1/4, ... for 8 heads; for others the code's rule."""
+    assert slopes(8) == [2.0**-i for i in range(1, 9)]
+    assert slopes(12) == slopes(8) + slopes(16)[0:8:2]

@@ -10,8 +10,9 @@ import pytest
 
 from t5x_like.config import MeshConfig
 from t5x_like.errors import UserError
-from t5x_like.models.context import MaskSpec
+from t5x_like.models.context import Marks, MaskSpec
 from t5x_like.models.layers.attention import attend, choose
+from t5x_like.models.layers.biases import LinearBias
 from t5x_like.models.layers.kernels import cudnn
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout
@@ -39,9 +40,9 @@ def value_and_gradient(q, k, v, **how):
 @pytest.mark.parametrize(
     "mask",
     [
-        MaskSpec(q_segments=jnp.asarray(IDS), kv_segments=jnp.asarray(IDS)),
+        MaskSpec(q=Marks(jnp.asarray(IDS)), kv=Marks(jnp.asarray(IDS))),
         MaskSpec(window=70),
-        MaskSpec(causal=False, q_segments=jnp.asarray(IDS + 1), kv_segments=jnp.asarray(IDS)),  # some see nothing
+        MaskSpec(causal=False, q=Marks(jnp.asarray(IDS + 1)), kv=Marks(jnp.asarray(IDS))),  # some see nothing
     ],
     ids=["causal, segments", "window", "two sequences"],
 )
@@ -49,14 +50,14 @@ def test_splash_attention_is_the_reference(mask, qkv, relative_error):
     expected = value_and_gradient(*qkv, mask=mask, impl="reference")
     got = value_and_gradient(*qkv, mask=mask, impl="splash")
     assert relative_error(got, expected) < 2e-6
-    alone = ~(np.asarray(mask.q_segments)[:, :, None] == IDS[:, None, :]).any(-1) if not mask.causal else None
+    alone = ~(np.asarray(mask.q.segments)[:, :, None] == IDS[:, None, :]).any(-1) if not mask.causal else None
     assert alone is None or (alone.any() and not np.asarray(got[0])[alone].any())
 
 
 def test_splash_attention_runs_on_every_device_s_own_rows_and_heads(qkv, relative_error):
     """The compiler would hand a kernel the whole batch on every device."""
     q, k, v = (jnp.repeat(x, 2, axis=2) for x in qkv)
-    mask = MaskSpec(q_segments=jnp.asarray(IDS), kv_segments=jnp.asarray(IDS))
+    mask = MaskSpec(q=Marks(jnp.asarray(IDS)), kv=Marks(jnp.asarray(IDS)))
     layout = MeshLayout(make_mesh(MeshConfig(data=2, tensor=2)))
     expected = value_and_gradient(q, k, v, mask=mask, impl="reference")
     got = value_and_gradient(q, k, v, mask=mask, impl="splash", layout=layout)
@@ -100,8 +101,8 @@ def test_what_auto_chooses():
         x = q(length, **kwargs)
         return choose(impl, platform, x, x, mask=mask or MaskSpec(), bias=bias, one_cpu=one_cpu)
 
-    bias = jax.ShapeDtypeStruct((1, 4, 4096, 4096), jnp.float32)
-    segments = MaskSpec(q_segments=jnp.ones((1, 4096)), kv_segments=jnp.ones((1, 4096)))
+    bias = LinearBias(jnp.ones(4))
+    segments = MaskSpec(q=Marks(jnp.ones((1, 4096))), kv=Marks(jnp.ones((1, 4096))))
     through_a_cache = MaskSpec(offset=jnp.zeros((), jnp.int32))
     assert chosen("tpu", 512) == "splash"
     assert chosen("tpu", 4096, segments) == "splash"

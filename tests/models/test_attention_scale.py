@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from t5x_like.benchmarks.attention import temporaries
 from t5x_like.config import CausalLMConfig, MeshConfig
 from t5x_like.models import build_model
-from t5x_like.models.context import Context, MaskSpec
+from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.attention import attend
 from t5x_like.models.layers.blockwise import Blocks, blockwise
 from t5x_like.objectives import build_objective
@@ -26,7 +26,7 @@ def test_no_array_of_the_traced_program_has_both_lengths(blocks, equations):
     length = 64
 
     def loss(function, q, k, v):
-        mask = MaskSpec(q_segments=jnp.ones((2, length), int), kv_segments=jnp.ones((2, length), int))
+        mask = MaskSpec(q=Marks(jnp.ones((2, length), int)), kv=Marks(jnp.ones((2, length), int)))
         return function(q, k, v, mask=mask).sum()
 
     q, kv = (jax.ShapeDtypeStruct((2, length, heads, 8), jnp.float32) for heads in (4, 2))
@@ -58,7 +58,7 @@ def test_batch_and_heads_stay_where_they_are_on_a_mesh(impl, relative_error):
     function = partial(blockwise, blocks=Blocks(8, 8)) if impl == "blockwise" else partial(attend, impl=impl)
 
     def run(q, k, v, ids):
-        mask = MaskSpec(q_segments=ids, kv_segments=ids)
+        mask = MaskSpec(q=Marks(ids), kv=Marks(ids))
         out, pullback = jax.vjp(lambda q, k, v: function(q, k, v, mask=mask), q, k, v)
         return out, pullback(jnp.cos(out))
 

@@ -11,7 +11,7 @@ import pytest
 from t5x_like.config import CausalLMConfig
 from t5x_like.models import build_model
 from t5x_like.models.context import Context, MaskSpec
-from t5x_like.models.decoder_only import DecoderBlock
+from t5x_like.models.layers.block import Block
 from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.stack import Stack
 from t5x_like.objectives import build_objective
@@ -106,7 +106,7 @@ def test_a_pattern_of_two_blocks_alternates(make_run, redraw):
     second = dataclasses.replace(
         first, num_heads=2, num_kv_heads=1, head_dim=8, activation="silu", gated_mlp=True, mlp_dim=24
     )
-    blocks = (DecoderBlock(first), DecoderBlock(second))
+    blocks = (Block(first), Block(second))
     stack = Stack(blocks, repeats=2)
     specs = stack.specs(16)
     assert list(specs) == ["0", "1"]
@@ -159,7 +159,7 @@ def test_dropout_depends_on_the_key_alone_and_rests_outside_training(model, para
 def test_every_layer_and_branch_draws_its_own_dropout(model, params):
     """With weights that make every branch the constant 1, what dropout adds to the stream shows its draws."""
     config = dataclasses.replace(model.config, use_bias=True, gated_mlp=False, num_layers=2)
-    stack = Stack((DecoderBlock(config),), 2)
+    stack = Stack((Block(config),), 2)
     zeros = jax.tree.map(
         lambda spec: jnp.zeros(spec.shape), stack.specs(16), is_leaf=lambda node: hasattr(node, "axes")
     )

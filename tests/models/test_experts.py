@@ -14,7 +14,7 @@ from t5x_like.config import DecoderOnlyConfig, ExpertsConfig, MarkovConfig
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
 from t5x_like.models import build_model
-from t5x_like.models.context import Context, MaskSpec
+from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.experts import Experts
 from t5x_like.models.layers.parameters import call, record_specs
 from t5x_like.precision import policy
@@ -50,7 +50,7 @@ def block(redraw):
 
 def context(train=True, **more):
     segments = jnp.asarray(SEGMENTS)
-    return Context(train=train, mask=MaskSpec(q_segments=segments, kv_segments=segments), **more)
+    return Context(train=train, mask=MaskSpec(q=Marks(segments), kv=Marks(segments)), **more)
 
 
 def softmax(logits):

@@ -12,8 +12,8 @@ from t5x_like.config import CausalLMConfig, MeshConfig
 from t5x_like.models import build_model
 from t5x_like.models.context import Context
 from t5x_like.objectives import build_objective
-from t5x_like.objectives.causal_lm import divergence, token_losses
 from t5x_like.objectives.chunked import chunk_length, sum_over_chunks
+from t5x_like.objectives.cross_entropy import divergence, token_losses
 from t5x_like.objectives.task import objective_of
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout

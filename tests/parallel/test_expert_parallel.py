@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from t5x_like.config import ExpertsConfig, MeshConfig
-from t5x_like.models.context import Context, MaskSpec
+from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.experts import Experts
 from t5x_like.models.layers.parameters import call, initialise, record_specs
 from t5x_like.parallel.mesh import make_mesh
@@ -79,7 +79,7 @@ def block(**fields):
 
 def loss(module, params, x, segments, layout):
     """A number that every output and every figure of a block has a part in."""
-    ctx = Context(layout=layout, train=True, mask=MaskSpec(q_segments=segments, kv_segments=segments))
+    ctx = Context(layout=layout, train=True, mask=MaskSpec(q=Marks(segments), kv=Marks(segments)))
     y, aux = call(module, params, ctx.constrain(x, "batch length embed"), ctx)
     weights = jnp.arange(D) - 3.0
     return (ctx.constrain(y, "batch length embed") * weights).sum() + sum(aux.values())

@@ -2,13 +2,16 @@
 """Scaled dot-product attention (Vaswani et al. 2017) with multi, grouped or single key/value heads."""
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from t5x_like.errors import UserError, unknown_name
-from t5x_like.models.context import Context, Layout, MaskSpec
+from t5x_like.models.context import Context, Layout, Marks, MaskSpec
+from t5x_like.models.layers.biases import Bias
 from t5x_like.models.layers.blockwise import Blocks, blockwise
 from t5x_like.models.layers.cached_attention import Cache, append, attend_to_cache
 from t5x_like.models.layers.kernels import cudnn, cudnn_cannot, splash, splash_cannot
@@ -21,7 +24,8 @@ from t5x_like.models.layers.masks import (
     may_leave_a_query_alone,
     zero_where_alone,
 )
-from t5x_like.models.layers.parameters import Params
+from t5x_like.models.layers.norms import Norm
+from t5x_like.models.layers.parameters import Attends, Params
 from t5x_like.models.layers.positions import rotary
 from t5x_like.precision import Policy
 
@@ -38,19 +42,21 @@ def attend(
     v: jax.Array,
     *,
     mask: MaskSpec,
-    bias: jax.Array | None = None,
+    bias: Bias | None = None,
+    soft_cap: float | None = None,
     impl: str = "auto",
     policy: Policy = Policy(),
     layout: Layout | None = None,
     one_cpu: bool = False,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(C) + bias, over the keys that `mask` allows) v.
+    """softmax(cap(q k^T / sqrt(C)) + bias, over the keys that `mask` allows) v.
 
     Args:
       q: [B, T, H, C].
       k, v: [B, S, K, C]; H is a multiple of K, and query heads G = H/K share each key/value head.
       mask: who attends to whom.
-      bias: [B or 1, H, T, S], added to the logits.
+      bias: added to the logits, by the distance from query to key; the indices of both are taken for positions.
+      soft_cap: c of cap(x) = c tanh(x / c), which keeps logits within c (Gemma 2, Gemma Team 2024); None caps nothing.
       impl: "reference", the equation itself; "blockwise", without a [T, S] matrix; "splash", a kernel for TPU (on CPU
         interpreted, slowly); "cudnn", one for GPU; "auto", what suits the device and the length. A call through a
         cache, whose queries do not start at key 0, takes what "auto" takes; one with `mask.allowed` the reference.
@@ -69,13 +75,14 @@ def attend(
     """
     platform = "cpu" if one_cpu else jax.default_backend() if layout is None else layout.platform
     parts = 1 if layout is None else layout.length_parts
-    impl = choose(impl, platform, q, k, mask=mask, bias=bias, one_cpu=one_cpu, length_parts=parts)
+    how: dict[str, Any] = {"mask": mask, "bias": bias, "soft_cap": soft_cap}
+    impl = choose(impl, platform, q, k, **how, one_cpu=one_cpu, length_parts=parts)
     widen = platform == "cpu"
     if impl == "ring":
         assert layout is not None
-        return layout.ring(q, k, v, mask=mask, bias=bias, wide=policy.softmax, blocks=Blocks(512, 512, widen=widen))
+        return layout.ring(q, k, v, **how, wide=policy.softmax, blocks=Blocks(512, 512, widen=widen))
     if impl == "splash":
-        return splash(q, k, v, mask=mask, layout=layout, interpret=platform == "cpu")
+        return splash(q, k, v, mask=mask, soft_cap=soft_cap, layout=layout, interpret=platform == "cpu")
     if impl == "cudnn":
         return cudnn(q, k, v, mask=mask)
     if impl == "blockwise":
@@ -83,8 +90,8 @@ def attend(
         # narrow window rules most of such a block out, smaller ones waste less.
         size = 128 if one_cpu and mask.window is not None and mask.window < 512 else 512
         blocks = Blocks(size, size, one_head=one_cpu, widen=widen)
-        return blockwise(q, k, v, mask=mask, bias=bias, wide=policy.softmax, blocks=blocks)
-    return _reference(q, k, v, mask, bias, policy, widen, parts=4 if one_cpu else 1)
+        return blockwise(q, k, v, **how, wide=policy.softmax, blocks=blocks)
+    return _reference(q, k, v, mask, Logits(bias, soft_cap, policy), widen, parts=4 if one_cpu else 1)
 
 
 def choose(
@@ -94,7 +101,8 @@ def choose(
     k: jax.Array,
     *,
     mask: MaskSpec,
-    bias: jax.Array | None = None,
+    bias: Bias | None = None,
+    soft_cap: float | None = None,
     one_cpu: bool = False,
     length_parts: int = 1,
 ) -> str:
@@ -104,7 +112,10 @@ def choose(
     """
     if impl not in IMPLEMENTATIONS:
         raise unknown_name("execution.attention", impl, IMPLEMENTATIONS)
-    kernels = {"splash": ("tpu", splash_cannot(q, k, mask, bias)), "cudnn": ("gpu", cudnn_cannot(q, k, mask, bias))}
+    kernels = {
+        "splash": ("tpu", splash_cannot(q, k, mask, bias)),
+        "cudnn": ("gpu", cudnn_cannot(q, k, mask, bias, soft_cap)),
+    }
     if length_parts > 1:
         kernels = {name: (home, f"mesh.seq={length_parts} cuts the length") for name, (home, _) in kernels.items()}
     if impl in kernels and from_the_start(mask):
@@ -129,15 +140,27 @@ def choose(
     return "blockwise" if shortest >= (_LONG_ON_ONE_CPU if one_cpu else _LONG) else "reference"
 
 
+class Logits(NamedTuple):
+    """How the logits of attention come about, beside the product of queries and keys; see `attend`."""
+
+    bias: Bias | None
+    soft_cap: float | None
+    policy: Policy
+
+    def of(self, products: jax.Array, distance: Callable[[], jax.Array]) -> jax.Array:
+        """Products of queries and keys, scaled, [B, K, X, S], to logits; X runs over T within G.
+
+        `distance` gives the index or position of a key minus that of the query, [N, T, S].
+        """
+        logits = products if self.soft_cap is None else self.soft_cap * jnp.tanh(products / self.soft_cap)
+        if self.bias is None:
+            return logits
+        bias = self.bias.of(distance()).astype(logits.dtype)
+        return logits + bias.reshape(bias.shape[0], *logits.shape[1:])
+
+
 def _reference(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: MaskSpec,
-    bias: jax.Array | None,
-    policy: Policy,
-    widen: bool,
-    parts: int,
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, how: Logits, widen: bool, parts: int
 ) -> jax.Array:
     """The equation itself; of causal attention in `parts`, which saves 3/8 of the work with 4."""
     batch, length, heads, width = q.shape
@@ -147,56 +170,44 @@ def _reference(
     q = q.reshape(batch, length, kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     if widen:  # XLA:CPU has no batched bfloat16 product with a float32 result
-        q, k = q.astype(policy.softmax), k.astype(policy.softmax)
-    if bias is not None:
-        bias = bias.reshape(bias.shape[0], kv_heads, groups, length, kv_length)
+        q, k = q.astype(how.policy.softmax), k.astype(how.policy.softmax)
     alone = may_leave_a_query_alone(mask, length, kv_length)
     step = -(-length // parts)
-    if mask.causal and from_the_start(mask) and length == kv_length and step >= _SMALLEST_PART:
+    if not mask.looks_ahead and from_the_start(mask) and length == kv_length and step >= _SMALLEST_PART:
         starts = range(0, length, step)
-        outs = [_causal_part(q, k, v, mask, bias, policy, alone, slice(a, min(a + step, length))) for a in starts]
+        outs = [_causal_part(q, k, v, mask, how, alone, slice(a, min(a + step, length))) for a in starts]
         out = outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=3)
     else:
-        out = _equation(q, k, v, mask, bias, policy, alone)
+        out = _equation(q, k, v, mask, how, alone)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 def _causal_part(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: MaskSpec,
-    bias: jax.Array | None,
-    policy: Policy,
-    alone: bool,
-    rows: slice,
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, how: Logits, alone: bool, rows: slice
 ) -> jax.Array:
     """`_equation` of some queries with the keys that they can reach."""
-    keys = slice(0 if mask.window is None else max(0, rows.start - mask.window + 1), rows.stop)
+    keys = slice(0 if mask.reach is None else max(0, rows.start - mask.reach + 1), rows.stop)
     part = mask.replace(
-        q_segments=None if mask.q_segments is None else mask.q_segments[:, rows],
-        kv_segments=None if mask.kv_segments is None else mask.kv_segments[:, keys],
+        q=jax.tree.map(lambda marks: marks[:, rows], mask.q),
+        kv=jax.tree.map(lambda marks: marks[:, keys], mask.kv),
         allowed=None if mask.allowed is None else mask.allowed[:, rows, keys],
         offset=rows.start - keys.start,
     )
-    part_of_bias = None if bias is None else bias[..., rows, keys]
-    return _equation(q[:, :, :, rows], k[:, :, keys], v[:, :, keys], part, part_of_bias, policy, alone)
+    return _equation(q[:, :, :, rows], k[:, :, keys], v[:, :, keys], part, how, alone)
 
 
-def _equation(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: jax.Array | None, policy: Policy, alone: bool
-) -> jax.Array:
-    """q [B, K, G, T, C], k and v [B, K, S, C], bias [B or 1, K, G, T, S] to [B, K, G, T, C], in v's dtype.
+def _equation(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, how: Logits, alone: bool) -> jax.Array:
+    """q [B, K, G, T, C], k and v [B, K, S, C] to [B, K, G, T, C], in v's dtype.
 
     `alone` says whether there may be queries without a key.
     """
     groups, length, width = q.shape[2:]
+    kv_length = k.shape[2]
     # The rows X of all heads that share keys are one dimension: on CPU a dimension more costs a quarter of the time.
     q_BKXC = q.reshape(*k.shape[:2], groups * length, width)
-    logits = project(q_BKXC, k, "BKXC,BKSC->BKXS", policy.softmax) / math.sqrt(width)
-    if bias is not None:
-        logits = logits + bias.reshape(bias.shape[0], *logits.shape[1:])
-    allowed = for_groups(dense_mask(mask, length, k.shape[2]), groups)
+    products = project(q_BKXC, k, "BKXC,BKSC->BKXS", how.policy.softmax) / math.sqrt(width)
+    logits = how.of(products, lambda: _distance(mask.offset + jnp.arange(length), jnp.arange(kv_length))[None])
+    allowed = for_groups(dense_mask(mask, length, kv_length), groups)
     if allowed is not None:
         logits = jnp.where(allowed, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
@@ -204,6 +215,12 @@ def _equation(
     if alone:
         out = zero_where_alone(out, allowed)
     return out.reshape(q.shape)
+
+
+def _distance(queries: jax.Array | None, keys: jax.Array | None) -> jax.Array:
+    """[..., T] and [..., S] to [..., T, S]."""
+    assert queries is not None and keys is not None
+    return keys[..., None, :] - queries[..., :, None]
 
 
 JOINED = "query_key_value"
@@ -225,51 +242,45 @@ def joined(params: Params) -> Params:
     return {JOINED: jax.tree.map(join, *(rest.pop(name) for name in ("query", "key", "value"))), **rest}
 
 
-class SelfAttention(nn.Module):
-    """Queries, keys and values from x; attention; back to the model's width.
+class Attention(nn.Module):
+    """Queries from x; keys and values from x too, or from the memory of another stream; back to the model's width.
 
-    Through a cache, the keys and values of this call are written at slot `ctx.mask.offset` and the queries attend to
-    the whole cache; the mask's segment ids keep the slots out that hold nothing yet. A call that is known to be the
-    first has nothing to look back on: it attends to its own keys alone.
+    Through a cache, the keys and values of a call of self-attention are written at slot `ctx.mask.offset` and the
+    queries attend to the whole cache; the mask's segment ids keep the slots out that hold nothing yet. A call that is
+    known to be the first has nothing to look back on: it attends to its own keys alone. Cross-attention computes keys
+    and values of the memory in that first call and keeps them.
 
-    The three first maps may have been joined to one (`joined`).
+    The three first maps of self-attention may have been joined to one (`joined`).
+
+    Attributes:
+      width, num_heads, num_kv_heads, head_dim, use_bias: sizes, as in the config.
+      out_scale: of the last map's initial values.
+      cross: whether keys and values come from `ctx.memory`.
+      rope_theta: base of rotary positions; None: no such.
+      window: of these layers, see `MaskSpec`; None: the stack's.
+      norm_epsilon: of an RMSNorm of every head's query and key (Henry et al. 2020); None: none.
+      soft_cap: see `attend`.
     """
 
     width: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rope_theta: float | None  # None: no rotary positions
     use_bias: bool
     out_scale: float = 1.0
+    cross: bool = False
+    rope_theta: float | None = None
+    window: int | None = None
+    norm_epsilon: float | None = None
+    soft_cap: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
-        def heads(name: str, pattern: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-            shape, axes = (*shape, self.head_dim), (*axes, "head_dim")
-            return Linear(pattern, (self.width,), ("embed",), shape, axes, self.use_bias, name=name)(x, ctx)
-
-        if self.has_variable("params", JOINED):  # never drawn here, so that no rule has to know its dimensions
-            shape = self.num_kv_heads, self.num_heads // self.num_kv_heads + 2
-            y = heads(JOINED, "BTD,DKJC->BTKJC", shape, ("kv_heads", "joined"))
-            q, k, v = y[..., :-2, :].reshape(*x.shape[:2], -1, self.head_dim), y[..., -2, :], y[..., -1, :]
+        mask = self._mask(ctx)
+        if self.cross:
+            y, cache = self._to_memory(x, mask, ctx, cache)
         else:
-            q = heads("query", "BTD,DHC->BTHC", (self.num_heads,), ("heads",))
-            k, v = (heads(name, "BTD,DKC->BTKC", (self.num_kv_heads,), ("kv_heads",)) for name in ("key", "value"))
-        q = ctx.constrain(q, "batch length heads head_dim")
-        k, v = (ctx.constrain(y, "batch length kv_heads head_dim") for y in (k, v))
-        if self.rope_theta is not None:
-            assert ctx.positions is not None
-            q, k = rotary(q, ctx.positions, self.rope_theta), rotary(k, ctx.positions, self.rope_theta)
-        if cache is not None:
-            cache = append(cache, k, v, ctx)
-        if cache is not None and not (isinstance(ctx.mask.offset, int) and ctx.mask.offset == 0):
-            allowed = dense_mask(ctx.mask, x.shape[1], cache["value"].shape[-2])
-            y = attend_to_cache(q, cache, allowed, ctx.policy)
-        else:
-            y = attend(
-                q, k, v, mask=ctx.mask, impl=ctx.attention, policy=ctx.policy, layout=ctx.layout, one_cpu=ctx.one_cpu
-            )
+            y, cache = self._to_self(x, mask, ctx, cache)
         out = Linear(
             "BTHC,HCD->BTD",
             (self.num_heads, self.head_dim),
@@ -281,3 +292,84 @@ class SelfAttention(nn.Module):
             name="out",
         )
         return out(y, ctx), cache
+
+    def _mask(self, ctx: Context) -> MaskSpec:
+        if self.cross:
+            assert ctx.memory is not None
+            return MaskSpec(causal=False, q=Marks(ctx.mask.q.segments), kv=Marks(ctx.memory.marks.segments))
+        return ctx.mask if self.window is None else ctx.mask.replace(window=self.window)
+
+    def _to_self(
+        self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
+        if self.has_variable("params", JOINED):  # never drawn here, so that no rule has to know its dimensions
+            shape = self.num_kv_heads, self.num_heads // self.num_kv_heads + 2
+            y = self._heads(JOINED, "BTD,DKJC->BTKJC", shape, ("kv_heads", "joined"))(x, ctx)
+            q, k, v = y[..., :-2, :].reshape(*x.shape[:2], -1, self.head_dim), y[..., -2, :], y[..., -1, :]
+        else:
+            q = self._query(x, mask, ctx)
+            k, v = (self._heads(name)(x, ctx) for name in ("key", "value"))
+        q = ctx.constrain(self._normed("query_norm", q), "batch length heads head_dim")
+        k = ctx.constrain(self._normed("key_norm", k), "batch length kv_heads head_dim")
+        v = ctx.constrain(v, "batch length kv_heads head_dim")
+        if self.rope_theta is not None:
+            assert ctx.positions is not None
+            q, k = rotary(q, ctx.positions, self.rope_theta), rotary(k, ctx.positions, self.rope_theta)
+        if cache is not None:
+            cache = append(cache, k, v, ctx)
+        if cache is None or from_the_start(mask):
+            return self._attend(q, k, v, mask, ctx.bias, ctx), cache
+        return self._attend_to(cache, q, mask, ctx.bias, ctx), cache
+
+    def _to_memory(
+        self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
+        assert ctx.memory is not None
+        q = ctx.constrain(self._normed("query_norm", self._query(x, mask, ctx)), "batch length heads head_dim")
+        if ctx.memory.values is None:
+            assert cache is not None
+            return self._attend_to(cache, q, mask, None, ctx), cache
+        memory = ctx.memory.values
+        k, v = (self._heads(name, stream="memory")(memory, ctx) for name in ("key", "value"))
+        k = self._normed("key_norm", k)
+        k, v = (ctx.constrain(y, "batch length kv_heads head_dim") for y in (k, v))
+        if cache is not None:
+            cache = append(cache, k, v, ctx)
+        return self._attend(q, k, v, mask, None, ctx), cache
+
+    def _query(self, x: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
+        attends = Attends("memory" if self.cross else "own", mask.causal, mask.window)
+        return self._heads("query", "BTD,DHC->BTHC", (self.num_heads,), ("heads",), attends=attends)(x, ctx)
+
+    def _heads(
+        self,
+        name: str,
+        pattern: str = "BTD,DKC->BTKC",
+        shape: tuple[int, ...] | None = None,
+        axes: tuple[str, ...] = ("kv_heads",),
+        **more: Any,
+    ) -> Linear:
+        """A map to heads; of keys and values unless it says otherwise."""
+        shape, axes = (*(shape or (self.num_kv_heads,)), self.head_dim), (*axes, "head_dim")
+        return Linear(pattern, (self.width,), ("embed",), shape, axes, self.use_bias, name=name, **more)
+
+    def _normed(self, name: str, heads: jax.Array) -> jax.Array:
+        if self.norm_epsilon is None:
+            return heads
+        return Norm("rmsnorm", self.norm_epsilon, axis="head_dim", name=name)(heads)
+
+    def _attend(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: Bias | None, ctx: Context
+    ) -> jax.Array:
+        execution: Any = {"impl": ctx.attention, "policy": ctx.policy, "layout": ctx.layout, "one_cpu": ctx.one_cpu}
+        return attend(q, k, v, mask=mask, bias=bias, soft_cap=self.soft_cap, **execution)
+
+    def _attend_to(self, cache: Cache, q: jax.Array, mask: MaskSpec, bias: Bias | None, ctx: Context) -> jax.Array:
+        """To all slots of a cache; distances are those of positions, for beams put their tokens side by side."""
+        how = Logits(bias, self.soft_cap, ctx.policy)
+
+        def logits(products: jax.Array) -> jax.Array:
+            return how.of(products, lambda: _distance(ctx.positions, ctx.kv_positions))
+
+        allowed = dense_mask(mask, q.shape[1], cache["value"].shape[-2])
+        return attend_to_cache(q, cache, allowed, logits, ctx.policy)

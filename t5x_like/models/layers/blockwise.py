@@ -16,7 +16,6 @@ follow from the L of all keys.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from t5x_like.models.context import MaskSpec
+from t5x_like.models.context import Marks, MaskSpec
+from t5x_like.models.layers.biases import Bias, between
 from t5x_like.models.layers.masks import MASKED, conditions, for_groups
 
 # The largest logit of no keys, and the log of their sum of exponentials; above MASKED: exp(MASKED - NO_KEYS) is 0.
@@ -60,45 +60,60 @@ class Blocks:
 
 
 class Sizes(NamedTuple):
-    """What is known when the program is traced; `kv_length` counts the keys before padding, `scale` is 1 / sqrt(C).
+    """What is known when the program is traced.
 
-    Parts (`partial`) are added to others, so their results stay wide.
+    Attributes:
+      blocks: how the work is cut.
+      mask: without arrays.
+      ahead, reach: `looks_ahead` and `reach` of the mask with its arrays.
+      kv_length: counts the keys before padding.
+      scale: 1 / sqrt(C).
+      wide: dtype of logits, weights and sums.
+      soft_cap: see `attend`.
+      partial: whether the results are added to those of other parts, and so stay wide.
     """
 
     blocks: Blocks
-    mask: tuple[bool, int | None]  # causal, window
+    mask: MaskSpec
+    ahead: bool
+    reach: int | None
     kv_length: int
     scale: float
     wide: DTypeLike
+    soft_cap: float | None = None
     partial: bool = False
+
+    @classmethod
+    def of(cls, blocks: Blocks, mask: MaskSpec, kv_length: int, width: int, wide: DTypeLike, **more: Any) -> "Sizes":
+        """Of heads of a width."""
+        rule = MaskSpec(mask.causal, mask.window, mask.dilation)
+        return cls(blocks, rule, mask.looks_ahead, mask.reach, kv_length, width**-0.5, jnp.dtype(wide), **more)
 
     def result(self, dtype: DTypeLike) -> DTypeLike:
         return self.wide if self.partial else dtype
 
-    def spec(self) -> MaskSpec:
-        return MaskSpec(causal=self.mask[0], window=self.mask[1])
-
     def keys_of(self, i: jax.Array, offset: jax.Array, kv_length: int) -> tuple[jax.Array, jax.Array]:
         """First and one past the last block of keys that queries of block i may look at."""
-        causal, window = self.mask
-        first_query = offset + i * self.blocks.queries
-        return _range(
-            None if window is None else first_query - window + 1,
-            first_query + self.blocks.queries - 1 if causal else None,
-            self.blocks.keys,
-            kv_length // self.blocks.keys,
-        )
+        first = offset + i * self.blocks.queries
+        last = first + self.blocks.queries - 1
+        keys = self.blocks.keys
+        return _range(self._behind(first), self._ahead(last), keys, kv_length // keys)
 
     def queries_of(self, j: jax.Array, offset: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
         """First and one past the last block of queries that may look at keys of block j."""
-        causal, window = self.mask
-        first_key = j * self.blocks.keys
-        return _range(
-            first_key - offset if causal else None,
-            None if window is None else first_key + self.blocks.keys - 1 + window - 1 - offset,
-            self.blocks.queries,
-            length // self.blocks.queries,
-        )
+        first = j * self.blocks.keys - offset
+        last = first + self.blocks.keys - 1
+        low = self._behind(first) if self.ahead else first
+        high = None if self.reach is None else last + self.reach - 1
+        return _range(low, high, self.blocks.queries, length // self.blocks.queries)
+
+    def _behind(self, index: jax.Array) -> jax.Array | None:
+        return None if self.reach is None else index - self.reach + 1
+
+    def _ahead(self, index: jax.Array) -> jax.Array | None:
+        if not self.ahead:
+            return index
+        return None if self.reach is None else index + self.reach - 1
 
 
 def _range(first: Any, last: Any, block: int, number: int) -> tuple[jax.Array, jax.Array]:
@@ -113,9 +128,9 @@ class Arrays(NamedTuple):
     q: jax.Array
     k: jax.Array
     v: jax.Array
-    bias: jax.Array | None  # [B or 1, K, G, T, S]
-    q_segments: jax.Array | None  # [B, T]
-    kv_segments: jax.Array | None  # [B, S]
+    bias: Bias | None
+    q_marks: Marks
+    kv_marks: Marks
     offset: jax.Array  # of the first query among the keys; below 0 where all of them are before the first key
 
 
@@ -125,14 +140,15 @@ def blockwise(
     v: jax.Array,
     *,
     mask: MaskSpec,
-    bias: jax.Array | None = None,
+    bias: Bias | None = None,
+    soft_cap: float | None = None,
     wide: DTypeLike = jnp.float32,
     blocks: Blocks,
 ) -> jax.Array:
-    """`attend` in O(T + S) memory (but for a bias, which is as large as it is, and so is its gradient).
+    """`attend` in O(T + S) memory.
 
     Args:
-      q, k, v, mask, bias: as for `attend`; `mask.allowed` is not supported.
+      q, k, v, mask, bias, soft_cap: as for `attend`; `mask.allowed` is not supported.
       wide: dtype of logits, weights and sums.
       blocks: how to cut the work.
 
@@ -140,27 +156,27 @@ def blockwise(
       [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
     """
     assert mask.allowed is None
-    length, dtype, width = q.shape[1], q.dtype, q.shape[3]
-    blocks = blocks.fitted(length, k.shape[1])
+    dtype = q.dtype
+    blocks = blocks.fitted(q.shape[1], k.shape[1])
     if blocks.widen:
         q, k, v = (x.astype(wide) for x in (q, k, v))
     arrays = heads_first(q, k, v, mask, bias)
-    sizes = Sizes(blocks, (mask.causal, mask.window), k.shape[1], 1 / math.sqrt(width), jnp.dtype(wide))
+    sizes = Sizes.of(blocks, mask, k.shape[1], q.shape[3], wide, soft_cap=soft_cap)
     return heads_last(_attention(sizes, arrays)).astype(dtype)
 
 
-def heads_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: jax.Array | None) -> Arrays:
+def heads_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: Bias | None) -> Arrays:
     """Arranges the operands of `attend`."""
     batch, length, heads, width = q.shape
-    kv_length, kv_heads = k.shape[1:3]
+    kv_heads = k.shape[2]
     shape = kv_heads, heads // kv_heads
     return Arrays(
         q.reshape(batch, length, *shape, width).transpose(0, 2, 3, 1, 4),
         k.transpose(0, 2, 1, 3),
         v.transpose(0, 2, 1, 3),
-        None if bias is None else bias.reshape(bias.shape[0], *shape, length, kv_length),
-        None if mask.q_segments is None else jnp.asarray(mask.q_segments),
-        None if mask.kv_segments is None else jnp.asarray(mask.kv_segments),
+        bias,
+        jax.tree.map(jnp.asarray, mask.q),
+        jax.tree.map(jnp.asarray, mask.kv),
         jnp.asarray(mask.offset, jnp.int32),
     )
 
@@ -178,15 +194,12 @@ def _pad(x: jax.Array, axis: int, block: int) -> jax.Array:
 
 def _padded(arrays: Arrays, blocks: Blocks) -> Arrays:
     """Operands of whole blocks."""
-    q, k, v, bias, q_segments, kv_segments, offset = arrays
-    return Arrays(
-        _pad(q, 3, blocks.queries),
-        _pad(k, 2, blocks.keys),
-        _pad(v, 2, blocks.keys),
-        None if bias is None else _pad(_pad(bias, 3, blocks.queries), 4, blocks.keys),
-        None if q_segments is None else _pad(q_segments, 1, blocks.queries),
-        None if kv_segments is None else _pad(kv_segments, 1, blocks.keys),
-        offset,
+    return arrays._replace(
+        q=_pad(arrays.q, 3, blocks.queries),
+        k=_pad(arrays.k, 2, blocks.keys),
+        v=_pad(arrays.v, 2, blocks.keys),
+        q_marks=jax.tree.map(lambda x: _pad(x, 1, blocks.queries), arrays.q_marks),
+        kv_marks=jax.tree.map(lambda x: _pad(x, 1, blocks.keys), arrays.kv_marks),
     )
 
 
@@ -203,7 +216,7 @@ def forward_part(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
 def backward_part(
     sizes: Sizes, arrays: Arrays, d_out: jax.Array, logsumexp: jax.Array, delta: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Returns the gradients of q, k, v and bias through the keys given.
+    """Returns the gradients of q, k, v and the bias's weights through the keys given.
 
     Args:
       sizes, arrays: as for `forward_part`.
@@ -213,7 +226,6 @@ def backward_part(
     length, kv_length = arrays.q.shape[3], arrays.k.shape[2]
     rows = (_pad(x, 3, sizes.blocks.queries) for x in (d_out, logsumexp, delta))
     d_q, d_k, d_v, d_bias = _by_head(sizes, _backward_heads, _padded(arrays, sizes.blocks), *rows)
-    d_bias = None if d_bias is None else d_bias[:, :, :, :length, :kv_length]
     return d_q[:, :, :, :length], d_k[:, :, :kv_length], d_v[:, :, :kv_length], d_bias
 
 
@@ -236,10 +248,16 @@ def _backward(sizes: Sizes, saved: tuple[Any, ...], d_out: jax.Array) -> tuple[A
     arrays, out, logsumexp = saved
     delta = row_sums(out, d_out, sizes.wide)
     d_q, d_k, d_v, d_bias = backward_part(sizes, arrays, d_out, logsumexp, delta)
-    return (arrays._replace(q=d_q, k=d_k, v=d_v, bias=d_bias, q_segments=None, kv_segments=None, offset=None),)
+    return (cotangents(arrays, d_q, d_k, d_v, d_bias),)
 
 
 _attention.defvjp(_forward, _backward)
+
+
+def cotangents(arrays: Arrays, d_q: jax.Array, d_k: jax.Array, d_v: jax.Array, d_weights: jax.Array | None) -> Arrays:
+    """Gradients in the shape of the operands; what is not differentiated has none."""
+    bias = None if arrays.bias is None else arrays.bias.replace(weights=d_weights)
+    return Arrays(d_q, d_k, d_v, bias, None, None, None)  # type: ignore[arg-type]
 
 
 def _by_head(sizes: Sizes, function: Callable[..., Any], arrays: Arrays, *others: jax.Array) -> Any:
@@ -253,13 +271,9 @@ def _by_head(sizes: Sizes, function: Callable[..., Any], arrays: Arrays, *others
 
     def one(xs: tuple[jax.Array, ...]) -> Any:
         number, q, k, v, *rest = xs
-        part = arrays._replace(q=q, k=k, v=v)
-        if arrays.q_segments is not None and arrays.kv_segments is not None:
-            part = part._replace(
-                q_segments=_block(arrays.q_segments, 0, number // kv_heads, 1),
-                kv_segments=_block(arrays.kv_segments, 0, number // kv_heads, 1),
-            )
-        return function(sizes, part, *rest)
+        row = number // kv_heads
+        marks = (jax.tree.map(lambda x: _block(x, 0, row, 1), each) for each in (arrays.q_marks, arrays.kv_marks))
+        return function(sizes, Arrays(q, k, v, None, next(marks), next(marks), arrays.offset), *rest)
 
     numbers = jnp.arange(batch * kv_heads)
     results = jax.lax.map(one, (numbers, *map(flat, (arrays.q, arrays.k, arrays.v, *others))))
@@ -276,26 +290,37 @@ def _rows(x: jax.Array, i: jax.Array, size: int) -> jax.Array:
     return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
-def _logits(sizes: Sizes, arrays: Arrays, q: jax.Array, k: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-    """Of block i of the queries and block j of the keys: [B, K, X, S], masked, in the wide dtype."""
-    blocks = sizes.blocks
+def _logits(
+    sizes: Sizes, arrays: Arrays, q: jax.Array, k: jax.Array, i: jax.Array, j: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """Of block i of the queries and block j of the keys: [B, K, X, S], masked, in the wide dtype.
+
+    Returns also the derivative of what caps them, where something does.
+    """
+    blocks, slope = sizes.blocks, None
     logits = jnp.einsum("BKXC,BKSC->BKXS", q, k, preferred_element_type=sizes.wide) * sizes.scale
+    if sizes.soft_cap is not None:
+        capped = jnp.tanh(logits / sizes.soft_cap)
+        logits, slope = sizes.soft_cap * capped, 1 - jnp.square(capped)
+    q_index, k_index = _indices(sizes, arrays, i, j)
     if arrays.bias is not None:
-        logits += _rows(_block(arrays.bias, 4, j, blocks.keys), i, blocks.queries).astype(sizes.wide)
-    q_segments, kv_segments = arrays.q_segments, arrays.kv_segments
-    k_index = j * blocks.keys + jnp.arange(blocks.keys)
-    allowed = conditions(
-        sizes.spec(),
-        arrays.offset + i * blocks.queries + jnp.arange(blocks.queries),
-        k_index,
-        None if q_segments is None else _block(q_segments, 1, i, blocks.queries),
-        None if kv_segments is None else _block(kv_segments, 1, j, blocks.keys),
-    )
+        bias = between(arrays.bias, q_index, k_index, k.shape[1])
+        assert bias is not None
+        logits += bias.astype(sizes.wide)
+    q_marks = jax.tree.map(lambda x: _block(x, 1, i, blocks.queries), arrays.q_marks)
+    kv_marks = jax.tree.map(lambda x: _block(x, 1, j, blocks.keys), arrays.kv_marks)
+    allowed = conditions(sizes.mask, q_index, k_index, q_marks, kv_marks)
     if arrays.k.shape[2] != sizes.kv_length:  # padding is nobody's key
         real = jnp.broadcast_to(k_index < sizes.kv_length, (1, blocks.queries, blocks.keys))
         allowed = real if allowed is None else allowed & real
     allowed = for_groups(allowed, arrays.q.shape[2])
-    return logits if allowed is None else jnp.where(allowed, logits, MASKED)
+    return logits if allowed is None else jnp.where(allowed, logits, MASKED), slope
+
+
+def _indices(sizes: Sizes, arrays: Arrays, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of block i of the queries and block j of the keys, among the keys."""
+    rows, keys = sizes.blocks.queries, sizes.blocks.keys
+    return arrays.offset + i * rows + jnp.arange(rows), j * keys + jnp.arange(keys)
 
 
 def _forward_heads(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
@@ -308,7 +333,7 @@ def _forward_heads(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
 
         def see(j: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             total, norm, largest = sums
-            s = _logits(sizes, arrays, q_i, _block(k, 2, j, keys), i, j)
+            s, _ = _logits(sizes, arrays, q_i, _block(k, 2, j, keys), i, j)
             above = jnp.maximum(largest, s.max(axis=-1))
             p = jnp.exp(s - above[..., None])
             shrink = jnp.exp(largest - above)
@@ -332,7 +357,7 @@ def _forward_heads(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
 def _backward_heads(
     sizes: Sizes, arrays: Arrays, d_out: jax.Array, logsumexp: jax.Array, delta: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Returns the gradients of q, k, v and bias. Narrow operands stay narrow; sums are wide."""
+    """Returns the gradients of q, k, v and the bias's weights. Narrow operands stay narrow; sums are wide."""
     q, k, v, bias = arrays[:4]
     rows, keys = sizes.blocks.queries, sizes.blocks.keys
     product = partial(jnp.einsum, preferred_element_type=sizes.wide)
@@ -343,11 +368,13 @@ def _backward_heads(
         def seen_by(i: jax.Array, sums: tuple[Any, ...]) -> tuple[Any, ...]:
             d_q, d_bias, d_k, d_v = sums
             q_i, d_out_i, logsumexp_i, delta_i = (_rows(x, i, rows) for x in (q, d_out, logsumexp, delta))
-            p = jnp.exp(_logits(sizes, arrays, q_i, k_j, i, j) - logsumexp_i[..., None])
+            logits, slope = _logits(sizes, arrays, q_i, k_j, i, j)
+            p = jnp.exp(logits - logsumexp_i[..., None])
             d_v += product("BKXS,BKXC->BKSC", p.astype(d_out.dtype), d_out_i)
             d_s = p * (product("BKXC,BKSC->BKXS", d_out_i, v_j) - delta_i[..., None])
             if bias is not None:
-                d_bias = _add_block(d_bias, d_s, (0, 0, 0, i * rows, j * keys), rows)
+                d_bias += _of_weights(bias, *_indices(sizes, arrays, i, j), d_s)
+            d_s = d_s if slope is None else d_s * slope
             d_s = (d_s * sizes.scale).astype(q.dtype)
             d_k += product("BKXS,BKXC->BKSC", d_s, q_i)
             d_q = _add_block(d_q, product("BKXS,BKSC->BKXC", d_s, k_j), (0, 0, 0, i * rows, 0), rows)
@@ -358,20 +385,30 @@ def _backward_heads(
         *sums, d_k, d_v = jax.lax.fori_loop(first, last, seen_by, (*sums, zeros, zeros))
         return tuple(sums), (d_k.astype(sizes.result(k.dtype)), d_v.astype(sizes.result(v.dtype)))
 
-    start = jnp.zeros(q.shape, sizes.wide), None if bias is None else jnp.zeros(bias.shape, sizes.wide)
+    start = jnp.zeros(q.shape, sizes.wide), None if bias is None else jnp.zeros(bias.weights.shape, sizes.wide)
     (d_q, d_bias), (d_k, d_v) = jax.lax.scan(block_of_keys, start, jnp.arange(k.shape[2] // keys))
     return (
         d_q.astype(sizes.result(q.dtype)),
         _joined(d_k, 2),
         _joined(d_v, 2),
-        None if bias is None or d_bias is None else d_bias.astype(sizes.result(bias.dtype)),
+        None if bias is None or d_bias is None else d_bias.astype(sizes.result(bias.weights.dtype)),
     )
 
 
+def _of_weights(bias: Bias, q_index: jax.Array, k_index: jax.Array, d_logits: jax.Array) -> jax.Array:
+    """The gradient of a bias's weights, given that of the logits [B, K, X, S] that it is added to."""
+
+    def values(weights: jax.Array) -> jax.Array:
+        found = between(bias.replace(weights=weights), q_index, k_index, d_logits.shape[1])
+        assert found is not None
+        return found.astype(d_logits.dtype)
+
+    (gradient,) = jax.vjp(values, bias.weights)[1](d_logits.sum(0, keepdims=True))
+    return gradient
+
+
 def _add_block(whole: jax.Array, block: jax.Array, at: tuple[Any, ...], rows: int) -> jax.Array:
-    """Adds [B, K, X, N] to a part of [B or 1, K, G, T, ...]; what all rows of the batch share gets their sum."""
-    if whole.shape[0] == 1:
-        block = block.sum(axis=0, keepdims=True)
+    """Adds [B, K, X, N] to a part of [B, K, G, T, ...]."""
     block = block.reshape(*whole.shape[:3], rows, block.shape[-1])
     return jax.lax.dynamic_update_slice(whole, jax.lax.dynamic_slice(whole, at, block.shape) + block, at)
 

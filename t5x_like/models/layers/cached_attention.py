@@ -2,13 +2,14 @@
 """Attention of a few new tokens to a cache of keys and values."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from t5x_like.models.context import Context
-from t5x_like.models.layers.masks import MASKED
+from t5x_like.models.layers.masks import MASKED, for_groups
 from t5x_like.precision import Policy
 
 Cache = dict[str, jax.Array]
@@ -43,13 +44,20 @@ def append(cache: Cache, k: jax.Array, v: jax.Array, ctx: Context) -> Cache:
     }
 
 
-def attend_to_cache(q: jax.Array, cache: Cache, allowed: jax.Array | None, policy: Policy) -> jax.Array:
-    """softmax(q k^T / sqrt(C), over the slots that are allowed) v.
+def attend_to_cache(
+    q: jax.Array,
+    cache: Cache,
+    allowed: jax.Array | None,
+    logits_of: Callable[[jax.Array], jax.Array],
+    policy: Policy,
+) -> jax.Array:
+    """softmax(logits, over the slots that are allowed) v.
 
     Args:
       q: [B, T, H, C], T few.
       cache: as `empty_cache` describes; H is a multiple of K.
       allowed: bool [B or 1, T, S]; None allows all.
+      logits_of: from q k^T / sqrt(C), [B, K, X, S], X running over T within G, to logits.
       policy: the softmax is taken in `policy.softmax`.
 
     Returns:
@@ -61,9 +69,11 @@ def attend_to_cache(q: jax.Array, cache: Cache, allowed: jax.Array | None, polic
     wide = policy.softmax
     q_BKGTC = q.reshape(batch, length, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)
     q_XC = q_BKGTC.reshape(*lead, -1, width).astype(wide) / math.sqrt(width)  # the rows X share keys; B, K as cached
-    logits = jnp.matmul(q_XC, cache["key"].astype(wide)).reshape(*q_BKGTC.shape[:-1], slots)
+    products = jnp.matmul(q_XC, cache["key"].astype(wide))
+    logits = logits_of(products.reshape(batch, kv_heads, -1, slots))
+    allowed = for_groups(allowed, heads // kv_heads)
     if allowed is not None:
-        logits = jnp.where(allowed[:, None, None], logits, MASKED)
+        logits = jnp.where(allowed, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).reshape(*q_XC.shape[:-1], slots)
     out = jnp.matmul(weights, cache["value"].astype(wide))
     out = out.reshape(q_BKGTC.shape).transpose(0, 3, 1, 2, 4)

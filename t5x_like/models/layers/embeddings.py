@@ -27,7 +27,12 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, indices: jax.Array, ctx: Context = Context()) -> jax.Array:
         spec = ParamSpec(
-            (self.size, self.width), (self.axis, "embed"), (self.axis,), ("embed",), init=Normal(self.stddev)
+            (self.size, self.width),
+            (self.axis, "embed"),
+            (self.axis,),
+            ("embed",),
+            init=Normal(self.stddev),
+            lookup=True,
         )
         # As an activation, so that its width is whole: the compiler cannot look up in a table that is cut both ways.
         table = ctx.constrain(parameter(self, "embedding", spec), f"{self.axis} embed")

@@ -61,7 +61,7 @@ class Experts(nn.Module):
         """
         c = self.config
         params = self._parameters()
-        segments = ctx.mask.q_segments
+        segments = ctx.mask.q.segments
         real = None if segments is None else ctx.constrain(segments, "batch kv_length") > 0
         logits = self._router(x, ctx)
         probabilities = jax.nn.softmax(logits, axis=-1)
@@ -96,8 +96,9 @@ class Experts(nn.Module):
             if name != "gate" or self.gated:
                 stddev = (self.out_scale if name == "out" else 1.0) / math.sqrt(sizes[into])
                 shape = (number, sizes[into], sizes[out])
-                kernel = ParamSpec(shape, ("expert", into, out), (into,), (out,), Normal(stddev))
-                bias = ParamSpec((number, sizes[out]), ("expert", out)) if self.use_bias else None
+                met = self.config.experts_per_token / number
+                kernel = ParamSpec(shape, ("expert", into, out), (into,), (out,), Normal(stddev), met=met)
+                bias = ParamSpec((number, sizes[out]), ("expert", out), met=met) if self.use_bias else None
                 params[name] = _OfExperts(kernel, bias, name=name)()
         return params
 

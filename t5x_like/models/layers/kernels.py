@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.models.context import Layout, MaskSpec
+from t5x_like.models.layers.biases import Bias
 from t5x_like.models.layers.masks import (
     dense_mask,
     for_groups,
@@ -21,15 +22,11 @@ from t5x_like.models.layers.masks import (
 _LANES = 128  # of a TPU's vector unit; splash attention wants blocks that are multiples of it
 
 
-def splash_cannot(q: jax.Array, k: jax.Array, mask: MaskSpec, bias: jax.Array | None) -> str | None:
+def splash_cannot(q: jax.Array, k: jax.Array, mask: MaskSpec, bias: Bias | None) -> str | None:
     """Why splash attention does not take this call, in a few words; None if it does."""
     length, kv_length, width = q.shape[1], k.shape[1], q.shape[3]
-    if bias is not None:
-        return "a bias is added to the logits"
-    if mask.allowed is not None or not from_the_start(mask):
-        return "queries do not start at the first key"
-    if mask.window is not None and not mask.causal:
-        return "a window without causality"
+    if obstacle := _neither_can(mask, bias):
+        return obstacle
     if length % _LANES or kv_length % _LANES:
         return f"lengths {length} and {kv_length} are not multiples of {_LANES}"
     if width % 64:
@@ -37,25 +34,48 @@ def splash_cannot(q: jax.Array, k: jax.Array, mask: MaskSpec, bias: jax.Array | 
     return None
 
 
+def _neither_can(mask: MaskSpec, bias: Bias | None) -> str | None:
+    if bias is not None:
+        return "a bias is added to the logits"
+    if mask.allowed is not None or not from_the_start(mask):
+        return "queries do not start at the first key"
+    if mask.kv.prefix is not None:
+        return "a prefix that is seen from before it"
+    if mask.q.everywhere is not None or mask.kv.everywhere is not None:
+        return "global tokens"
+    if mask.dilation > 1:
+        return "a dilated window"
+    if mask.window is not None and not mask.causal:
+        return "a window without causality"
+    return None
+
+
 def splash(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, mask: MaskSpec, layout: Layout | None, interpret: bool
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mask: MaskSpec,
+    soft_cap: float | None = None,
+    layout: Layout | None,
+    interpret: bool,
 ) -> jax.Array:
     """`attend` by JAX's Pallas kernel for TPU, splash attention: blockwise, sparse by blocks, with grouped heads.
 
     Args:
-      q, k, v, mask: as for `attend`.
+      q, k, v, mask, soft_cap: as for `attend`.
       layout: a kernel is not partitioned by the compiler, so it runs on every device's own rows and heads.
       interpret: whether to carry the kernel out in plain JAX, for checks on other devices. Slow.
 
     Returns:
       [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
     """
-    segments = None if mask.q_segments is None else (mask.q_segments, mask.kv_segments)
+    segments = None if mask.q.segments is None else (mask.q.segments, mask.kv.segments)
 
     def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, *segments: jax.Array) -> jax.Array:
         from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds  # slow to import, for TPU only
 
-        kernel = _splash_kernel(q.shape[2], q.shape[1], k.shape[1], mask.causal, mask.window, interpret)
+        kernel = _splash_kernel(q.shape[2], q.shape[1], k.shape[1], mask, soft_cap, interpret)
         ids = SegmentIds(*(x.astype(jnp.int32) for x in segments)) if segments else None
         return jax.vmap(kernel)(q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), ids)
 
@@ -70,13 +90,15 @@ def splash(
     return out.transpose(0, 2, 1, 3)
 
 
-def _splash_kernel(heads: int, length: int, kv_length: int, causal: bool, window: int | None, interpret: bool) -> Any:
+def _splash_kernel(
+    heads: int, length: int, kv_length: int, mask: MaskSpec, soft_cap: float | None, interpret: bool
+) -> Any:
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
     shape = (length, kv_length)
-    one: Any = library.CausalMask(shape) if causal else library.FullMask(shape)
-    if window is not None:
-        one = library.LocalMask(shape, (window - 1, 0), 0)  # keys behind, keys ahead
+    one: Any = library.CausalMask(shape) if mask.causal else library.FullMask(shape)
+    if mask.window is not None:
+        one = library.LocalMask(shape, (mask.window - 1, 0), 0)  # keys behind, keys ahead
     rows, keys = (next(size for size in (512, 256, _LANES) if n % size == 0) for n in shape)
     sizes = library.BlockSizes(
         block_q=rows,
@@ -89,27 +111,32 @@ def _splash_kernel(heads: int, length: int, kv_length: int, causal: bool, window
         block_kv_dq=keys,
     )
     return library.make_splash_mha(
-        library.MultiHeadMask([one] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+        library.MultiHeadMask([one] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        attn_logits_soft_cap=soft_cap,
+        interpret=interpret,
     )
 
 
-def cudnn_cannot(q: jax.Array, k: jax.Array, mask: MaskSpec, bias: jax.Array | None) -> str | None:
+def cudnn_cannot(
+    q: jax.Array, k: jax.Array, mask: MaskSpec, bias: Bias | None, soft_cap: float | None = None
+) -> str | None:
     """Why cuDNN's attention does not take this call, in a few words; None if it does."""
     width = q.shape[3]
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"dtype {q.dtype} is neither bfloat16 nor float16"
     if width % 8 or width > 128:
         return f"head_dim={width} is not a multiple of 8 up to 128"
-    if mask.allowed is not None or not from_the_start(mask):
-        return "queries do not start at the first key"
+    if obstacle := _neither_can(mask, bias):
+        return obstacle
     if mask.causal and q.shape[1] != k.shape[1]:
         return "causality between two lengths"
-    if mask.window is not None and not mask.causal:
-        return "a window without causality"
-    if mask.q_segments is not None:
+    if mask.q.segments is not None:
         return "segment ids"
-    if bias is not None:
-        return "a bias is added to the logits"
+    if soft_cap is not None:
+        return "capped logits"
     return None
 
 

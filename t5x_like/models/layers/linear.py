@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from t5x_like.models.context import Context
 from t5x_like.models.layers import cpu
-from t5x_like.models.layers.parameters import Constant, Normal, Params, ParamSpec, parameter
+from t5x_like.models.layers.parameters import Attends, Constant, Normal, Params, ParamSpec, parameter
 from t5x_like.models.remat import product
 
 
@@ -106,6 +106,7 @@ class Linear(nn.Module):
       out_shape, out_axes: sizes and names of those produced.
       use_bias: whether to add a bias of shape `out_shape`.
       scale: multiplies the initial standard deviation 1 / sqrt(fan-in).
+      stream, attends: see `ParamSpec`.
     """
 
     pattern: str
@@ -115,6 +116,8 @@ class Linear(nn.Module):
     out_axes: tuple[str, ...]
     use_bias: bool = False
     scale: float = 1.0
+    stream: str = "own"
+    attends: Attends | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context = Context()) -> jax.Array:
@@ -124,9 +127,11 @@ class Linear(nn.Module):
             in_axes=self.in_axes,
             out_axes=self.out_axes,
             init=Normal(self.scale / math.sqrt(math.prod(self.in_shape))),
+            stream=self.stream,
+            attends=self.attends,
         )
         y = product(project(x, parameter(self, "kernel", spec), self.pattern, one_cpu=ctx.one_cpu))
         if self.use_bias:
-            bias = parameter(self, "bias", ParamSpec(self.out_shape, self.out_axes, init=Constant(0.0)))
-            y = y + bias.astype(y.dtype)
+            spec = ParamSpec(self.out_shape, self.out_axes, init=Constant(0.0), stream=self.stream)
+            y = y + parameter(self, "bias", spec).astype(y.dtype)
         return y

@@ -4,34 +4,39 @@
 import jax
 import jax.numpy as jnp
 
-from t5x_like.models.context import MaskSpec
+from t5x_like.models.context import Marks, MaskSpec
 
 MASKED = -1e30  # a logit that is masked out; finite, so that no difference of two logits is NaN
 
 
-def conditions(
-    mask: MaskSpec,
-    q_index: jax.Array,
-    k_index: jax.Array,
-    q_segments: jax.Array | None,
-    kv_segments: jax.Array | None,
-) -> jax.Array | None:
+def conditions(mask: MaskSpec, q_index: jax.Array, k_index: jax.Array, q: Marks, kv: Marks) -> jax.Array | None:
     """Who of some queries may look at which of some keys: bool [B or 1, T, S]; None when everyone may everywhere.
 
     Args:
-      mask: its `causal` and `window` are read.
+      mask: its causality and its window are read.
       q_index, k_index: int [T] and [S], indices among all keys.
-      q_segments, kv_segments: int [B, T] and [B, S].
+      q, kv: of these queries and keys.
     """
-    q_index, k_index = q_index[:, None], k_index[None, :]
+    behind = q_index[:, None] - k_index[None, :]
     allowed = None
     if mask.causal:
-        allowed = (k_index <= q_index)[None]
+        allowed = (behind >= 0)[None]
+        if kv.prefix is not None:
+            allowed = allowed | kv.prefix[:, None, :]
     if mask.window is not None:
-        near = (k_index > q_index - mask.window)[None]
+        near = behind < mask.window * mask.dilation
+        if not mask.causal:
+            near &= behind > -mask.window * mask.dilation
+        if mask.dilation > 1:
+            near &= behind % mask.dilation == 0
+        near = near[None]
+        if q.everywhere is not None:
+            near = near | q.everywhere[:, :, None]
+        if kv.everywhere is not None:
+            near = near | kv.everywhere[:, None, :]
         allowed = near if allowed is None else allowed & near
-    if q_segments is not None and kv_segments is not None:
-        same = q_segments[:, :, None] == kv_segments[:, None, :]
+    if q.segments is not None and kv.segments is not None:
+        same = q.segments[:, :, None] == kv.segments[:, None, :]
         allowed = same if allowed is None else allowed & same
     return allowed
 
@@ -39,7 +44,7 @@ def conditions(
 def dense_mask(mask: MaskSpec, length: int, kv_length: int) -> jax.Array | None:
     """Spells a MaskSpec out as bool [B or 1, T, S], true where the query may look; None when it may look everywhere."""
     q_index = mask.offset + jnp.arange(length)
-    allowed = conditions(mask, q_index, jnp.arange(kv_length), mask.q_segments, mask.kv_segments)
+    allowed = conditions(mask, q_index, jnp.arange(kv_length), mask.q, mask.kv)
     if mask.allowed is not None:
         allowed = mask.allowed if allowed is None else allowed & mask.allowed
     return allowed
@@ -54,8 +59,8 @@ def may_leave_a_query_alone(mask: MaskSpec, length: int, kv_length: int) -> bool
     """Whether a query could be left without any key: then, and only then, an implementation has to look."""
     if mask.allowed is not None:
         return True
-    if mask.q_segments is not None:
-        of_self = mask.q_segments is mask.kv_segments and from_the_start(mask)  # a query sees at least itself
+    if mask.q.segments is not None:
+        of_self = mask.q.segments is mask.kv.segments and from_the_start(mask)  # a query sees at least itself
         return not of_self
     return mask.window is not None and not (from_the_start(mask) and length <= kv_length)
 

@@ -15,15 +15,17 @@ class Norm(nn.Module):
       kind: "layernorm" subtracts the mean and divides by the standard deviation; "rmsnorm" divides by the root mean
         square.
       use_bias: whether a bias is added after the scale.
+      axis: logical name of the dimension.
     """
 
     kind: str
     epsilon: float
     use_bias: bool = False
+    axis: str = "embed"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape, axes = (x.shape[-1],), ("embed",)
+        shape, axes = (x.shape[-1],), (self.axis,)
         scale = parameter(self, "scale", ParamSpec(shape, axes, init=Constant(1.0)))
         y = x.astype(jnp.float32)
         if self.kind == "layernorm":

@@ -40,8 +40,25 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
+class Attends:
+    """Whom the queries that a kernel makes attend to: the two products of attention that no weight takes part in.
+
+    Attributes:
+      stream: of the keys.
+      causal, window: which of them, see `MaskSpec`.
+    """
+
+    stream: str
+    causal: bool
+    window: int | None
+
+
+@dataclasses.dataclass(frozen=True)
 class ParamSpec:
     """What a parameter is.
+
+    "own" stands for the stream that a stack runs and "memory" for the one that it looks at, until `on_streams` names
+    them.
 
     Attributes:
       shape: its dimensions.
@@ -49,6 +66,10 @@ class ParamSpec:
       in_axes: names of the dimensions that a product with this parameter contracts (empty: not a matrix).
       out_axes: names of the dimensions that it produces.
       init: draws the initial value.
+      stream: whose tokens meet it.
+      met: how much of it such a token meets: k / E of E experts' when it is sent to k.
+      lookup: whether a token takes a row of it, and nothing is multiplied.
+      attends: of a kernel that makes queries.
     """
 
     shape: tuple[int, ...]
@@ -56,6 +77,10 @@ class ParamSpec:
     in_axes: tuple[str, ...] = ()
     out_axes: tuple[str, ...] = ()
     init: Normal | Constant = Constant(0.0)
+    stream: str = "own"
+    met: float = 1.0
+    lookup: bool = False
+    attends: Attends | None = None
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):
@@ -69,6 +94,14 @@ class ParamSpec:
     def stacked(self, layers: int) -> "ParamSpec":
         """The same parameter, once for each of `layers` layers."""
         return dataclasses.replace(self, shape=(layers, *self.shape), axes=("layers", *self.axes))
+
+    def on_streams(self, own: str, memory: str = "memory") -> "ParamSpec":
+        """The same parameter in a stack that runs the stream `own` and looks at `memory`."""
+        names = {"own": own, "memory": memory}
+        attends = self.attends
+        if attends is not None:
+            attends = dataclasses.replace(attends, stream=names.get(attends.stream, attends.stream))
+        return dataclasses.replace(self, stream=names.get(self.stream, self.stream), attends=attends)
 
 
 _record: ContextVar[dict[tuple[str, ...], ParamSpec] | None] = ContextVar(

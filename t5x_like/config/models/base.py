@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the configs of all families share."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from t5x_like.config.checks import divisors, positive
+from t5x_like.config.data import DataConfig
+from t5x_like.config.models.experts import ExpertsConfig
+from t5x_like.strict import FieldError
+
+NormKind = Literal["layernorm", "rmsnorm"]
+NormPosition = Literal["pre", "post", "sandwich", "parallel"]  # see models/layers/block.py
+Positions = Literal["rotary", "learned", "sinusoidal", "relative", "alibi", "none"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Any model of tokens. Every family's config is one, with a `kind` of its own.
+
+    Attributes:
+      streams: what a batch has to have for such a model: "encoder", "decoder".
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("decoder",)
+
+    kind: str = ""
+    num_layers: int = 2  # of the decoder, where there is one
+    d_model: int = 64
+    vocab_size: int | None = None  # None: the tokenizer's
+    tie_embeddings: bool = True
+    dropout_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "d_model"):
+            positive(self, name)
+        if self.vocab_size is not None:
+            positive(self, "vocab_size")
+        if not 0 <= self.dropout_rate < 1:
+            raise FieldError("dropout_rate", f"{self.dropout_rate} is outside [0, 1)")
+
+    @property
+    def depth(self) -> int:
+        """Layers of all stacks."""
+        return self.num_layers
+
+    @property
+    def expert_layers(self) -> int:
+        """How many layers have experts."""
+        return 0
+
+    def resolve(self, data: DataConfig) -> Self:
+        """Fills in every field that is None; `data` supplies the vocabulary and the lengths."""
+        return dataclasses.replace(self, **self.resolved(data))
+
+    def resolved(self, data: DataConfig) -> dict[str, Any]:
+        """The fields that were None."""
+        if self.vocab_size is not None and self.vocab_size < data.vocab_size:
+            raise FieldError("vocab_size", f"{self.vocab_size} is below the data's {data.vocab_size} tokens")
+        return {"vocab_size": self.vocab_size or data.vocab_size}
+
+
+@dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """What Transformers share: the sizes and options of a block, and how tokens get in and out."""
+
+    num_heads: int = 4
+    num_kv_heads: int | None = None  # None: num_heads; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)
+    head_dim: int | None = None  # None: d_model / num_heads
+    mlp_dim: int | None = None  # None: 4 d_model, or 8/3 d_model rounded up to a multiple of 8 when gated
+    max_length: int | None = None  # rows of a learned position table; None: the longest sequence of the data
+    norm: NormKind = "rmsnorm"
+    norm_position: NormPosition = "pre"
+    norm_epsilon: float = 1e-5
+    positions: Positions = "rotary"
+    rope_theta: float = 10000.0
+    relative_buckets: int = 32  # of relative positions, with the distance from which all share one: T5's values
+    relative_max_distance: int = 128
+    window: int | None = None  # keys that a query of self-attention looks back on, its own among them; None: all
+    query_key_norm: bool = False  # an RMSNorm of every head's queries and keys
+    attention_soft_cap: float | None = None  # c of c tanh(logits / c); Gemma 2 has 50
+    activation: Activation = "gelu_tanh"
+    gated_mlp: bool = False
+    use_bias: bool = False
+    scale_embeddings: bool = False  # by sqrt(d_model), as in Vaswani et al. 2017, section 3.4
+    experts: ExpertsConfig | None = None  # None: every feed-forward block is dense
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_heads")
+        for name in ("num_kv_heads", "head_dim", "mlp_dim", "max_length", "window"):
+            if getattr(self, name) is not None:
+                positive(self, name)
+        if self.head_dim is None and self.d_model % self.num_heads:
+            raise FieldError(
+                "num_heads",
+                f"{self.num_heads} heads do not divide d_model={self.d_model}; accepted: "
+                f"{divisors(self.d_model)}, or set head_dim",
+            )
+        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+            raise FieldError(
+                "num_kv_heads",
+                f"{self.num_kv_heads} key/value heads do not divide num_heads={self.num_heads}; accepted: "
+                f"{divisors(self.num_heads)}",
+            )
+        head_dim = self.head_dim or self.d_model // self.num_heads
+        if self.positions == "rotary" and head_dim % 2:
+            raise FieldError("head_dim", f"{head_dim} is odd; rotary positions turn pairs, so it must be even")
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise FieldError("d_model", f"{self.d_model} is odd; sinusoidal positions need an even width")
+        if self.positions == "relative" and not 4 <= self.relative_buckets < 2 * self.relative_max_distance:
+            raise FieldError(
+                "relative_buckets",
+                f"{self.relative_buckets} is outside 4 to {2 * self.relative_max_distance - 1}, twice "
+                "relative_max_distance",
+            )
+        for name in ("rope_theta", "norm_epsilon", "attention_soft_cap"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise FieldError(name, f"{value} is not above 0")
+        for layers in self.stacks:
+            if self.experts is not None and layers % self.experts.every:
+                raise FieldError(
+                    "experts.every",
+                    f"{self.experts.every} does not divide num_layers={layers}; accepted: {divisors(layers)}",
+                )
+
+    @property
+    def stacks(self) -> tuple[int, ...]:
+        """Layers of each stack."""
+        return (self.num_layers,)
+
+    @property
+    def depth(self) -> int:
+        return sum(self.stacks)
+
+    @property
+    def expert_layers(self) -> int:
+        return 0 if self.experts is None else self.depth // self.experts.every
+
+    def resolved(self, data: DataConfig) -> dict[str, Any]:
+        longest = max(data.lengths.values())
+        if self.positions == "learned" and self.max_length is not None and self.max_length < longest:
+            raise FieldError("max_length", f"{self.max_length} is below data.sequence_length={longest}")
+        gated = -(-(8 * self.d_model) // 24) * 8
+        mlp_dim = self.mlp_dim or (gated if self.gated_mlp else 4 * self.d_model)
+        return super().resolved(data) | {
+            "num_kv_heads": self.num_kv_heads or self.num_heads,
+            "head_dim": self.head_dim or self.d_model // self.num_heads,
+            "mlp_dim": mlp_dim,
+            "max_length": self.max_length or longest,
+            "experts": None if self.experts is None else self.experts.resolve(mlp_dim),
+        }

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all families that write text share: a vocabulary, and a tower of causal blocks that may look at a memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config import TransformerConfig
+from t5x_like.models.context import Context
+from t5x_like.models.layers.parameters import Params, initialise
+from t5x_like.models.model import Batch
+from t5x_like.models.streams import running
+from t5x_like.models.tower import Tower
+from t5x_like.models.vocabulary import Vocabulary
+
+Aux = dict[str, jax.Array]
+
+
+class Decoder:
+    """Token embeddings, a tower, logits. A family says with `apply` what comes before.
+
+    Attributes:
+      config: resolved.
+      vocab_size: rows of the table of logits.
+      max_length: positions that the model knows; None when it knows any number.
+      aux_losses: {name in outputs["aux"]: its factor in what training minimises}.
+    """
+
+    def __init__(self, config: TransformerConfig, memory: str | None = None):
+        """`memory` names the stream that cross-attention looks at; None: there is no cross-attention."""
+        c = self.config = config
+        self.decoder = Tower(c, c.num_layers, "decoder", causal=True, memory=memory)
+        self.vocabulary = Vocabulary(c)
+        self.vocab_size = self.vocabulary.size
+        self.max_length = c.max_length if c.positions == "learned" else None
+        self.aux_losses = _router_losses(c)
+
+    def specs(self) -> Params:
+        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
+        return {**self.vocabulary.specs(), "decoder": {**self.decoder.position_specs(), **self.decoder.specs()}}
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws float32 parameters; the same bits on every mesh."""
+        return initialise(self.specs(), key)
+
+    def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params:
+        """Returns an empty cache of `length` slots, and room for a memory of `encoder_length` tokens where one is
+        looked at; see `Tower.init_cache`."""
+        return self.decoder.init_cache(batch_size, length, dtype, encoder_length)
+
+    def for_decoding(self, params: Params, ctx: Context) -> Params:
+        """The same parameters as a loop over `apply` with this ctx wants them; with any other they are right, too."""
+        decoder = self.decoder.for_decoding(params["decoder"], ctx)
+        return {**params, **self.vocabulary.for_decoding(params, ctx), "decoder": decoder}
+
+    def unembedding(self, params: Params) -> Params:
+        """The part of the parameters that `unembed` reads."""
+        return self.vocabulary.unembedding(params)
+
+    def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array:
+        """Maps hidden states [B, T, D] to float32 logits [B, T, V]; `params` may be just `unembedding(params)`."""
+        return self.vocabulary.unembed(params, hidden, ctx)
+
+    def position_table(self, params: Params) -> Params | None:
+        """Learned positions of the decoder, where there are such."""
+        return params["decoder"].get("position_embedding")
+
+    def decode(
+        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str], aux: Aux
+    ) -> dict[str, Any]:
+        """The decoder's half of `apply`; `aux` is what an encoder had to say."""
+        tokens = batch["decoder_input_tokens"]
+        ctx, cache = running(ctx, batch, "decoder", causal=True, cache=cache)
+        x = self.vocabulary.embed(params, tokens, ctx)
+        x = self.decoder.enter(x, ctx, self.position_table(params))
+        layers = None if cache is None else cache["layers"]
+        x, layers, own, states = self.decoder.apply(params["decoder"], x, ctx, layers, "hidden_states" in want)
+        outputs: dict[str, Any] = {"hidden": x, "hidden_states": states}
+        outputs["aux"] = {name: value + aux.get(name, 0.0) for name, value in own.items()}
+        if "logits" in want:
+            outputs["logits"] = self.unembed(params, x, ctx)
+        if cache is not None:
+            outputs["cache"] = {**cache, "layers": layers, "index": cache["index"] + tokens.shape[1]}
+        return {name: outputs[name] for name in (*want, "aux", "cache") if name in outputs}
+
+
+def _router_losses(c: TransformerConfig) -> dict[str, float]:
+    if c.experts is None:
+        return {}
+    coefficients = {name: getattr(c.experts, name) for name in ("load_balance_loss", "router_z_loss")}
+    return {name: c.expert_layers * value for name, value in coefficients.items() if value}

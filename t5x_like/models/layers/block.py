@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One layer of a Transformer: self-attention, maybe cross-attention, then a feed-forward network or experts."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from t5x_like.config import TransformerConfig
+from t5x_like.models.context import Context
+from t5x_like.models.layers.attention import Attention
+from t5x_like.models.layers.cached_attention import Cache, empty_cache
+from t5x_like.models.layers.embeddings import dropout
+from t5x_like.models.layers.experts import Aux, Experts
+from t5x_like.models.layers.feed_forward import FeedForward
+from t5x_like.models.layers.norms import Norm
+
+Caches = dict[str, Cache]  # of every attention
+KEYS = {"attention": 0, "mlp": 1, "cross_attention": 3}  # what each branch's randomness is folded with; 2 is a router's
+
+
+class Block(nn.Module):
+    """Residual branches f, one after the other, with a norm where the config's `norm_position` says:
+
+    pre        x = x + f(norm(x))            GPT-2, T5, LLaMA
+    post       x = norm(x + f(x))            Vaswani et al. 2017, BERT
+    sandwich   x = x + norm'(f(norm(x)))     Gemma 2
+    parallel   x = x + attention(norm(x)) + mlp(norm'(x))    GPT-NeoX; cross-attention, if any, after it
+
+    Attributes:
+      config: resolved.
+      cross: whether the block looks at `ctx.memory`, between self-attention and feed-forward.
+      experts: whether experts stand in the place of the mlp.
+      branches: residual branches of the whole stack. Maps back to the stream start smaller by their root, which keeps
+        its variance near 1 at any depth.
+    """
+
+    config: TransformerConfig
+    cross: bool = False
+    experts: bool = False
+    branches: int = 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array, ctx: Context, cache: Caches | None) -> tuple[jax.Array, Caches | None, Aux]:
+        c = self.config
+        caches: Caches = {}
+        aux: Aux = {}
+
+        def attention(name: str, **more: Any) -> Callable[[jax.Array], jax.Array]:
+            layer = self._attention(name, **more)
+
+            def call(y: jax.Array) -> jax.Array:
+                y, new = layer(y, ctx, None if cache is None else cache[name])
+                if new is not None:
+                    caches[name] = new
+                return y
+
+            return call
+
+        def experts(y: jax.Array) -> jax.Array:
+            y, judged = self._experts()(y, ctx)
+            aux.update({name: value / c.expert_layers for name, value in judged.items()})  # the stack adds them up
+            return y
+
+        rotary = c.rope_theta if c.positions == "rotary" else None
+        branches = {"attention": attention("attention", rope_theta=rotary, window=c.window)}
+        if self.cross:
+            branches["cross_attention"] = attention("cross_attention", cross=True)
+        branches["mlp"] = experts if self.experts else lambda y: self._feed_forward()(y, ctx)
+        if c.norm_position == "parallel":
+            both = [self._branch(name, branches.pop(name), x, ctx) for name in ("attention", "mlp")]
+            x = x + both[0] + both[1]
+        for name, function in branches.items():
+            y = self._branch(name, function, x, ctx)
+            x = self._norm(name)(x + y) if c.norm_position == "post" else x + y
+        return x, None if cache is None else caches, aux
+
+    def _branch(self, name: str, function: Callable[[jax.Array], jax.Array], x: jax.Array, ctx: Context) -> jax.Array:
+        c = self.config
+        y = function(x if c.norm_position == "post" else self._norm(name)(x))
+        if c.norm_position == "sandwich":
+            y = self._norm(f"{name}_out")(y)
+        return ctx.constrain(dropout(y, c.dropout_rate, ctx.folded(KEYS[name]), ctx.train), "batch length embed")
+
+    def _norm(self, branch: str) -> Norm:
+        c = self.config
+        return Norm(c.norm, c.norm_epsilon, c.use_bias, name=f"{branch}_norm")
+
+    @property
+    def _out_scale(self) -> float:
+        return 1 / math.sqrt(self.branches)
+
+    def _attention(self, name: str, **more: Any) -> Attention:
+        c = self.config
+        assert c.num_kv_heads and c.head_dim
+        return Attention(
+            c.d_model,
+            c.num_heads,
+            c.num_kv_heads,
+            c.head_dim,
+            c.use_bias,
+            self._out_scale,
+            norm_epsilon=c.norm_epsilon if c.query_key_norm else None,
+            soft_cap=c.attention_soft_cap,
+            name=name,
+            **more,
+        )
+
+    def _feed_forward(self) -> FeedForward:
+        c = self.config
+        assert c.mlp_dim
+        return FeedForward(c.d_model, c.mlp_dim, c.activation, c.gated_mlp, c.use_bias, self._out_scale, name="mlp")
+
+    def _experts(self) -> Experts:
+        c = self.config
+        assert c.experts is not None
+        return Experts(c.experts, c.d_model, c.activation, c.gated_mlp, c.use_bias, self._out_scale, name="experts")
+
+    def empty_cache(self, batch_size: int, length: int, memory_length: int, dtype: Any) -> Caches:
+        """Slots for the keys and values of every attention: those of a memory are filled once."""
+        c = self.config
+        assert c.num_kv_heads and c.head_dim
+        slots = {"attention": length} | ({"cross_attention": memory_length} if self.cross else {})
+        return {name: empty_cache(batch_size, c.num_kv_heads, n, c.head_dim, dtype) for name, n in slots.items()}

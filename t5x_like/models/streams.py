@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The streams of a batch: each has tokens, and maybe segment ids, positions and a prefix, named after it.
+
+encoder_input_tokens   encoder_segment_ids   encoder_positions
+decoder_input_tokens   decoder_segment_ids   decoder_positions   decoder_causal_attention
+"""
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.models.context import Context, Marks, MaskSpec
+from t5x_like.models.layers.parameters import Params
+
+
+def running(
+    ctx: Context, batch: dict[str, jax.Array], stream: str, *, causal: bool, cache: Params | None = None
+) -> tuple[Context, Params | None]:
+    """The context of a stack that runs a stream: its positions and its mask.
+
+    Absent segment ids mean 1 everywhere, absent positions 0 to T - 1, continued from the cache. `*_causal_attention` is
+    1 on a prefix that its whole segment may look at. Of a cache the slots of this call are marked as filled; a call
+    that is known to be the first attends to its own keys alone.
+    """
+    tokens = batch[f"{stream}_input_tokens"]
+    segments, prefix = batch.get(f"{stream}_segment_ids"), batch.get(f"{stream}_causal_attention")
+    positions = batch.get(f"{stream}_positions")
+    start: jax.Array | int = 0 if cache is None else cache["index"]
+    if positions is None:
+        positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1]), tokens.shape)
+    if cache is not None and segments is None:
+        segments = jnp.ones_like(tokens)
+    q = kv = Marks(segments, None if prefix is None else prefix > 0)
+    kv_positions = None
+    if cache is not None:
+        assert segments is not None and positions is not None
+        filled = {"segment_ids": segments, "positions": positions}
+        slots = {
+            name: jax.lax.dynamic_update_slice(cache[name], filled[name].astype(cache[name].dtype), (0, start))
+            for name in filled
+            if name in cache
+        }
+        cache = {**cache, **slots}
+        kv_positions = slots.get("positions")
+        if not (isinstance(start, int) and start == 0):
+            kv = Marks(slots["segment_ids"])
+    allowed = None if cache is None else ctx.mask.allowed
+    mask = MaskSpec(causal=causal, q=q, kv=kv, offset=start, allowed=allowed)
+    return ctx.replace(positions=positions, kv_positions=kv_positions, mask=mask), cache

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs one stream of a Transformer: positions, a stack of blocks, and the norm after it."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config import TransformerConfig
+from t5x_like.errors import UserError
+from t5x_like.models.context import Context
+from t5x_like.models.layers.biases import Bias, LinearBias, RelativeBias, slopes
+from t5x_like.models.layers.block import Block
+from t5x_like.models.layers.embeddings import Embedding, dropout
+from t5x_like.models.layers.norms import Norm
+from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, record_specs
+from t5x_like.models.layers.positions import sinusoidal
+from t5x_like.models.stack import Stack
+
+
+class Tower:
+    """Layers over one stream.
+
+    Attributes:
+      stack: its blocks; every other layer of Switch-Base has experts, every layer of Mixtral.
+      stream: what it runs.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layers: int,
+        stream: str = "decoder",
+        *,
+        causal: bool,
+        memory: str | None = None,
+    ):
+        """`memory` names the stream whose output cross-attention looks at; None: there is no cross-attention."""
+        c = self.config = config
+        assert c.max_length
+        self.layers, self.stream, self.memory, self.causal = layers, stream, memory, causal
+        cross = memory is not None
+        branches = (3 if cross else 2) * layers
+        dense = Block(c, cross=cross, branches=branches)
+        every = 1 if c.experts is None else c.experts.every
+        last = dense if c.experts is None else Block(c, cross=cross, experts=True, branches=branches)
+        self.stack = Stack((*(dense,) * (every - 1), last), layers // every, causal, cross)
+        self.positions = Embedding(c.max_length, c.d_model, "positions", 0.02)
+        self.final_norm = Norm(c.norm, c.norm_epsilon, c.use_bias)
+
+    def specs(self) -> Params:
+        """{"layers", and "final_norm" and "relative_bias" where there are such}."""
+        c = self.config
+        specs: Params = {"layers": self.stack.specs(c.d_model)}
+        if c.norm_position != "post":
+            specs["final_norm"] = record_specs(self.final_norm, jax.ShapeDtypeStruct((1, 1, c.d_model), jnp.float32))
+        if c.positions == "relative":
+            shape, axes = (c.relative_buckets, c.num_heads), ("buckets", "heads")
+            table = ParamSpec(shape, axes, ("buckets",), ("heads",), Normal(c.d_model**-0.5), lookup=True)
+            specs["relative_bias"] = {"table": table}
+        return self._in_stream(specs)
+
+    def position_specs(self) -> Params:
+        """{"position_embedding"} where positions are learned; a family says where that lies."""
+        if self.config.positions != "learned":
+            return {}
+        tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        return self._in_stream({"position_embedding": record_specs(self.positions, tokens)})
+
+    def _in_stream(self, specs: Params) -> Params:
+        return map_specs(lambda spec: spec.on_streams(self.stream, self.memory or "memory"), specs)
+
+    def enter(self, x: jax.Array, ctx: Context, table: Params | None) -> jax.Array:
+        """Embedded tokens [B, T, D] to what enters the first block; `table` holds learned positions."""
+        c = self.config
+        assert ctx.positions is not None
+        if c.scale_embeddings:
+            x = x * math.sqrt(c.d_model)
+        if c.positions == "learned":
+            assert table is not None
+            x = x + call(self.positions, table, ctx.positions, ctx)
+        elif c.positions == "sinusoidal":
+            x = x + sinusoidal(ctx.positions, c.d_model)
+        x = dropout(x.astype(ctx.policy.compute), c.dropout_rate, ctx.folded(self.layers), ctx.train)
+        return ctx.constrain(x, "batch length embed")
+
+    def apply(
+        self, params: Params, x: jax.Array, ctx: Context, cache: Any = None, keep_states: bool = False
+    ) -> tuple[jax.Array, Any, dict[str, jax.Array], jax.Array | None]:
+        """Runs x through all layers and the norm after them; the rest is as `Stack.apply` has it."""
+        ctx = ctx.replace(bias=self._bias(params))
+        x, cache, aux, states = self.stack.apply(params["layers"], x, ctx, cache, keep_states)
+        if self.config.norm_position != "post":
+            x = call(self.final_norm, params["final_norm"], x)
+        if states is not None:
+            states = jnp.concatenate([states, x[None]])
+        return x, cache, aux, states
+
+    def _bias(self, params: Params) -> Bias | None:
+        c = self.config
+        if c.positions == "relative":
+            return RelativeBias(params["relative_bias"]["table"], not self.causal, c.relative_max_distance)
+        return LinearBias(jnp.asarray(slopes(c.num_heads))) if c.positions == "alibi" else None
+
+    def init_cache(self, batch_size: int, length: int, dtype: Any, memory_length: int = 0) -> Params:
+        """An empty cache of `length` slots: keys and values by layer (see `empty_cache` for their shapes), segment ids
+        [B, length] (and positions, where a bias asks for them), and the next free slot.
+
+        The latter is the number 0, not an array, so that the first call is seen to be the first while it is traced.
+        """
+        c = self.config
+        if c.experts is not None and c.experts.routing == "expert_choice":
+            raise UserError(
+                "model.experts.routing='expert_choice': its experts choose among tokens yet to come, so nothing can be "
+                "generated; accepted: 'capacity', 'dropless'"
+            )
+
+        def one() -> Params:
+            blocks = enumerate(self.stack.pattern)
+            return {str(i): block.empty_cache(batch_size, length, memory_length, dtype) for i, block in blocks}
+
+        slots = jnp.zeros((batch_size, length), jnp.int32)
+        positions = {"positions": slots} if c.positions in ("relative", "alibi") else {}
+        layers = tuple(one() for _ in range(self.stack.repeats))
+        return {"layers": layers, "segment_ids": slots, **positions, "index": 0}
+
+    def for_decoding(self, params: Params, ctx: Context) -> Params:
+        """See `Stack.for_decoding`."""
+        return {**params, "layers": self.stack.for_decoding(params["layers"], self.config.d_model, ctx)}

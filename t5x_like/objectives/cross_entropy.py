@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cross-entropy of tokens over a model's hidden states, a chunk of positions at a time.
+
+One loss for causal, prefix, masked and sequence-to-sequence language modelling: they differ in what a batch holds and
+in whose tokens are targets.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config import CrossEntropyConfig
+from t5x_like.models.context import Context, Layout
+from t5x_like.models.layers import cpu
+from t5x_like.models.layers.parameters import Params
+from t5x_like.models.model import LanguageModel, Model, able
+from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length, parts_of, sum_over_chunks
+from t5x_like.objectives.task import Batch, Sums
+
+
+class TokenCrossEntropy:
+    """A task: `prepare` a batch, then sums and weights of its losses.
+
+    Attributes:
+      separable: the loss is a sum over examples, so that microbatches may be accumulated.
+      stream: whose tokens are targets.
+    """
+
+    separable = True
+    stream = "decoder"
+
+    def __init__(self, config: CrossEntropyConfig):
+        self.config = config
+
+    def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
+        """Identity: predicting tokens needs nothing from the state."""
+        del state, key
+        return batch
+
+    def loss(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        ctx: Context,
+        scale: jax.Array | None = None,
+    ) -> Sums:
+        """Returns {"loss", "accuracy": (float32 sum over the batch, summed weights)} of a training batch.
+
+        With label smoothing, z-loss or a router's losses "loss" is still the plain cross-entropy; then "objective" is
+        what training minimises, and "z_loss" its share of that.
+
+        A model's auxiliary losses are means over the tokens of one microbatch. That is their definition: a microbatch
+        counts by the weight of its tokens, and accumulating M of them minimises the mean over M parts, not what the
+        whole batch would have at once. They are reported without their factors, beside what else the model has to say.
+
+        Args:
+          model: outputs "hidden" and unembeds.
+          params: of the model.
+          batch: with `*_target_tokens` [B, T] of the stream and optionally `*_loss_weights` [B, T].
+          key: for dropout.
+          ctx: execution.
+          scale: what the caller multiplies the mean by before it differentiates; see `Task`.
+        """
+        return {
+            name: (value.sum(), weight.sum())
+            for name, (value, weight) in self._sums(model, params, batch, key, ctx.replace(train=True), scale).items()
+        }
+
+    def evaluate(self, model: Model, params: Params, batch: Batch, *, ctx: Context) -> Sums:
+        """Returns the same for held-out data, each a pair of [B], one entry an example.
+
+        A batch from a known process carries `decoder_target_distribution` [B, T, V], the true distribution of every
+        next token. Then there is also "divergence": KL(truth || model) in nats, which scores the model without the
+        noise of sampled targets: its cross-entropy is the process's entropy plus that.
+        """
+        return self._sums(model, params, batch, None, ctx.replace(train=False))
+
+    def _sums(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        key: jax.Array | None,
+        ctx: Context,
+        scale: jax.Array | None = None,
+    ) -> Sums:
+        language: LanguageModel = able(model, LanguageModel, f"objective.kind={self.config.kind!r}")
+        outputs = language.apply(params, batch, key=key, train=ctx.train, want=("hidden",), ctx=ctx)
+        rest = self._targets(batch)
+        targets, weights = rest["targets"], rest["weights"]
+        if "decoder_target_distribution" in batch and not ctx.train:
+            rest["distribution"] = batch["decoder_target_distribution"]
+        regularisers = {"z_loss": self.config.z_loss, "label_smoothing": self.config.label_smoothing}
+        if not ctx.train:  # held-out data is scored as it is
+            regularisers = dict.fromkeys(regularisers, 0.0)
+
+        def of_chunk(params: Params, hidden: jax.Array, rest: Batch, layout: Layout | None) -> tuple[jax.Array, Batch]:
+            logits = language.unembed(params, hidden, ctx.replace(layout=layout))
+            values = token_losses(logits, rest["targets"], **regularisers, one_cpu=ctx.one_cpu)
+            if "distribution" in rest:
+                values["divergence"] = divergence(rest["distribution"], logits)
+            sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
+            return sums.pop("objective").sum(), sums
+
+        sequences = -(-targets.shape[0] // ctx.batch_parts)
+        most = cpu.MOST_LOGITS if ctx.one_cpu else MOST_LOGITS
+        length = targets.shape[1]
+        parts = parts_of(ctx.layout, length)
+        chunk = chunk_length(length, language.vocab_size, sequences, self.config.logits_chunk, most, parts)
+        weight = weights.sum(1)
+        if scale is not None:  # of the mean; chunks add up to a sum
+            scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
+        with jax.named_scope("loss"):  # for profiles
+            minimised, sums = sum_over_chunks(
+                of_chunk, chunk, language.unembedding(params), outputs["hidden"], rest, scale, ctx.layout
+            )
+        aux = {name: _by_row(value, len(weight)) * weight for name, value in outputs["aux"].items()}
+        for name, factor in model.aux_losses.items():
+            minimised = minimised + factor * aux[name].sum()
+        if ctx.train:  # the one that carries the gradient
+            regularised = any(regularisers.values()) or model.aux_losses
+            sums = {**sums, "objective" if regularised else "loss": minimised}
+        return {name: (value, weight) for name, value in (sums | aux).items()}
+
+    def _targets(self, batch: Batch) -> Batch:
+        """What is predicted, [B, T] each: "targets" and "weights"."""
+        targets = batch[f"{self.stream}_target_tokens"]
+        weights = batch.get(f"{self.stream}_loss_weights", jnp.ones(targets.shape, jnp.float32))
+        return {"targets": targets, "weights": weights}
+
+
+def _by_row(value: jax.Array, rows: int) -> jax.Array:
+    """[parts], for every part of the batch, to [rows], of which each part has as many in a piece."""
+    value = jnp.atleast_1d(value)
+    return jnp.repeat(value, rows // len(value), total_repeat_length=rows)
+
+
+def token_losses(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    one_cpu: bool = False,
+) -> dict[str, jax.Array]:
+    """Cross-entropy in nats and whether no token is likelier than the target, by token; and what training minimises.
+
+    That is "objective", and differs from "loss" only with z-loss or label smoothing; "z_loss" is its share of it.
+
+    Label smoothing (Szegedy et al. 2016) spreads a share of every target over all tokens alike, the target among them:
+    T5X spreads it over the others. The cross-entropy is then (1 - share) loss + share (log Z - mean logit), with Z the
+    softmax's denominator. z-loss (Chowdhery et al. 2022) adds `z_loss` log(Z)^2, which keeps Z near 1. Neither needs a
+    distribution over the vocabulary spelt out.
+
+    Args:
+      logits: [B, T, V].
+      targets: int [B, T].
+      z_loss: coefficient.
+      label_smoothing: share of a target that is spread, in [0, 1).
+      one_cpu: whether the program is for a single CPU device.
+    """
+    log_z, target, largest = _softmax_parts(one_cpu, logits, targets)
+    loss = log_z - target
+    # Logits that are all alike are no prediction, and never right. Counting ties would be one more pass over them.
+    correct = (target >= largest) & (loss < math.log(logits.shape[-1]) - 1e-5)
+    values = {"loss": loss, "accuracy": correct.astype(logits.dtype), "objective": loss}
+    if label_smoothing:
+        values["objective"] = (1 - label_smoothing) * loss + label_smoothing * (log_z - logits.mean(-1))
+    if z_loss:
+        values["z_loss"] = z_loss * jnp.square(log_z)
+        values["objective"] = values["objective"] + values["z_loss"]
+    return values
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _softmax_parts(one_cpu: bool, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """log sum exp of the logits, the target's logit and the largest one (of no gradient), [B, T] each.
+
+    Its gradient is one pass over the logits; autodiff alone takes one for every part.
+    """
+    largest = logits.max(-1)
+    log_z = largest + jnp.log(jnp.exp(logits - largest[..., None]).sum(-1))
+    if one_cpu:
+        target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    else:  # selected: a gather from a sharded vocabulary would gather the logits first
+        target = jnp.where(_is_target(logits, targets), logits, 0.0).sum(-1)
+    return log_z, target, largest
+
+
+def _is_target(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.arange(logits.shape[-1]) == targets[..., None]
+
+
+def _softmax_parts_forward(one_cpu: bool, logits: jax.Array, targets: jax.Array) -> Any:
+    parts = _softmax_parts(one_cpu, logits, targets)
+    return parts, (logits, targets, parts[0])
+
+
+def _softmax_parts_backward(one_cpu: bool, saved: Any, cotangents: Any) -> tuple[jax.Array, None]:
+    del one_cpu
+    logits, targets, log_z = saved
+    d_log_z, d_target, _ = cotangents
+    d_logits = d_log_z[..., None] * jnp.exp(logits - log_z[..., None])
+    return d_logits + jnp.where(_is_target(logits, targets), d_target[..., None], 0.0), None
+
+
+_softmax_parts.defvjp(_softmax_parts_forward, _softmax_parts_backward)
+
+
+def divergence(distribution: jax.Array, logits: jax.Array) -> jax.Array:
+    """KL(distribution || softmax(logits)) in nats over the last dimension; tokens past the distribution's have none."""
+    missing = logits.shape[-1] - distribution.shape[-1]
+    distribution = jnp.pad(distribution, [(0, 0)] * (distribution.ndim - 1) + [(0, missing)])
+    log_p = jnp.log(jnp.maximum(distribution, jnp.finfo(jnp.float32).tiny))
+    return (distribution * (log_p - jax.nn.log_softmax(logits, axis=-1))).sum(-1)
