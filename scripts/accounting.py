@@ -7,14 +7,13 @@ python scripts/accounting.py --config=configs/python_small.py --config.model.d_m
 from rich.console import Console
 from rich.table import Table
 
-from t5x_like.accounting.families import parts
 from t5x_like.accounting.flops import BACKWARD
-from t5x_like.accounting.memory import state_bytes
 from t5x_like.accounting.summary import accounting
 from t5x_like.command_line import Parser
 from t5x_like.config import RunConfig
 from t5x_like.config_files import load_run
 from t5x_like.errors import exit_with
+from t5x_like.training.state_bytes import state_bytes
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def _print(console: Console, config: RunConfig) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("part", "parameters", "share", "FLOPs a training token", "share"):
         table.add_column(title, justify="left" if title == "part" else "right")
-    for name in dict.fromkeys(part.name for part in parts(config.model)):
+    for name in dict.fromkeys([*params, *forward]):
         table.add_row(name, *_cells(params, name), *_cells(forward, name, 1 + BACKWARD))
     table.add_row("total", f"{content['params_total']:,}", "", f"{content['flops_per_token']:,.0f}", "", style="bold")
     console.print(table)

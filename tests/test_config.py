@@ -51,7 +51,22 @@ def test_tokens_are_rounded_to_whole_steps(make_run):
         (["model.num_layers=0"], r"^model\.num_layers: 0 is below 1$"),
         (["model.dropout_rate=1.0"], r"^model\.dropout_rate: 1\.0 is outside \[0, 1\)$"),
         (["model.norm=batchnorm"], r"^model\.norm='batchnorm': expected 'layernorm' \| 'rmsnorm'"),
-        (["model.kind=encoder"], r"^model\.kind='encoder': expected 'decoder_only'"),
+        (["model.kind=encoder"], r"^model\.kind='encoder': expected one of: decoder_only, .*transformer"),
+        (
+            ["model.kind=transformer"],
+            r"^objective\.kind: 'causal_lm' trains models with decoder, and model\.kind='transformer' has encoder and "
+            r"decoder; accepted: seq2seq$",
+        ),
+        (
+            ["objective.kind=masked_lm"],
+            r"^objective\.kind: 'masked_lm' trains models with encoder, and .* accepted: causal_lm, prefix_lm$",
+        ),
+        (
+            ["model.kind=transformer", "objective.kind=seq2seq"],
+            r"^data\.kind: 'markov' has no tokens for the encoder of model\.kind='transformer'; accepted: data with ",
+        ),
+        (["tuning.kind=partial"], r"^tuning\.train: is empty; give regular expressions of names, such as "),
+        (["tuning.kind=partial", "tuning.train=('(',)"], r"^tuning\.train\[0\]: '\(' is no regular expression "),
         (
             ["data.kind=markow"],
             r"^data\.kind='markow': expected one of: .*, markov, python_library, text_files; did you mean 'markov'",

@@ -1,39 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many floating-point operations a token takes."""
 
-from t5x_like.accounting.families import parts
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
 from t5x_like.accounting.parameters import count_parameters
+from t5x_like.accounting.parts import is_table, mean_keys, ordered, parameters, part_of, size
 from t5x_like.config import ModelConfig
+
+if TYPE_CHECKING:
+    from t5x_like.models.layers.parameters import ParamSpec
 
 BACKWARD = 2  # times forward: every product has two operands, and the gradient of each is a product of the same size
 
+Lengths = int | Mapping[str, int]  # tokens of a sequence, by stream; one number where all have as many
 
-def forward_flops(config: ModelConfig, length: int, *, full_attention: bool = False) -> dict[str, float]:
-    """FLOPs of a token's forward pass, part by part.
+
+def forward_flops(
+    config: ModelConfig,
+    lengths: Lengths,
+    *,
+    full_attention: bool = False,
+    counts: Callable[[str], bool] = lambda name: True,
+) -> dict[str, float]:
+    """FLOPs of a forward pass, part by part, for each token of the stream whose tokens are targets.
 
     A product with a matrix of n elements takes 2 n FLOPs a token. Attention's two products, q k^T and weights v, take
     4 T H C together without a mask; a causal mask leaves half of that. Lookups, norms, rotary positions, the softmax
     and other elementwise work are not counted: on accelerators they run beside the products, not instead of them.
+    Experts count as the networks that a token is sent to: slots that stay empty are computed, but on nothing.
 
     Args:
       config: resolved.
-      length: tokens of a sequence.
+      lengths: tokens of a sequence; an encoder's are added to the work of the decoder's tokens.
       full_attention: count masked pairs too, as PaLM's appendix B and Chinchilla's appendix F do.
+      counts: whether the matrix of a name is counted.
     """
+    if not isinstance(lengths, Mapping):
+        lengths = dict.fromkeys(config.streams, lengths)
     by_part: dict[str, float] = {}
-    for part in parts(config):
-        flops = part.flops(length, full_attention)
-        if flops:
-            by_part[part.name] = by_part.get(part.name, 0.0) + flops
-    return by_part
+    for name, spec in parameters(config):
+        often = lengths[spec.stream] / lengths[config.streams[-1]]
+        if spec.is_matrix and not spec.lookup and counts(name):
+            part = "logits" if is_table(spec) else part_of(name)
+            by_part[part] = by_part.get(part, 0.0) + 2.0 * often * spec.met * size(spec)
+        if spec.attends is not None:
+            by_part["attention_scores"] = by_part.get("attention_scores", 0.0) + often * _scores(
+                spec, lengths[spec.stream], lengths[spec.attends.stream], full_attention
+            )
+    return ordered(by_part)
 
 
-def flops_per_token(config: ModelConfig, sequence_length: int, *, full_attention: bool = False) -> float:
+def _scores(query: "ParamSpec", length: int, kv_length: int, full_attention: bool) -> float:
+    """FLOPs of one token in the two products of attention that no weight takes part in, over all layers."""
+    sizes = zip(query.axes, query.shape, strict=True)
+    channels = math.prod(n for axis, n in sizes if axis == "layers" or axis in query.out_axes)
+    assert query.attends is not None
+    allowed = mean_keys(length, kv_length, query.attends.causal, query.attends.window)
+    return 4.0 * channels * (kv_length if full_attention else allowed)
+
+
+def flops_per_token(
+    config: ModelConfig,
+    lengths: Lengths,
+    *,
+    full_attention: bool = False,
+    trained: Callable[[str], bool] = lambda name: True,
+) -> float:
     """FLOPs of a training token, forward and backward, attention and logits included. See `forward_flops`.
 
-    Recomputation (rematerialised layers) is not counted: it is how the gradient is computed, not what it is.
+    Recomputation (rematerialised layers) is not counted: it is how the gradient is computed, not what it is. A matrix
+    that is not `trained`, by its name, has no gradient of its own, but what enters it has.
     """
-    return (1 + BACKWARD) * sum(forward_flops(config, sequence_length, full_attention=full_attention).values())
+    forward = sum(forward_flops(config, lengths, full_attention=full_attention).values())
+    frozen = forward_flops(config, lengths, counts=lambda name: not trained(name))
+    return (1 + BACKWARD) * forward - sum(flops for part, flops in frozen.items() if part != "attention_scores")
 
 
 def flops_per_token_6n(config: ModelConfig) -> float:

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from t5x_like.accounting.families import parts
+from t5x_like.accounting.parts import is_table, ordered, parameters, part_of, size
 from t5x_like.config import ModelConfig
 
 
@@ -26,11 +26,11 @@ class ParameterCount:
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """Counts the parameters of a resolved config."""
-    total = tables = idle = 0
+    tables, active = 0, 0.0
     by_part: dict[str, int] = {}
-    for part in parts(config):
-        total += part.params
-        tables += part.params if part.is_table else 0
-        idle += part.idle
-        by_part[part.name] = by_part.get(part.name, 0) + part.params
-    return ParameterCount(total, total - tables, total - idle, by_part)
+    for name, spec in parameters(config):
+        tables += size(spec) if is_table(spec) else 0
+        active += spec.met * size(spec)
+        by_part[part_of(name)] = by_part.get(part_of(name), 0) + size(spec)
+    total = sum(by_part.values())
+    return ParameterCount(total, total - tables, round(active), ordered(by_part))

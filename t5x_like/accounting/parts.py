@@ -1,125 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts that models are made of, as counts. A family lists its parts; sums over them are the accounting."""
+"""What a model consists of, read from the ParamSpecs of its parameters: shapes alone, nothing is drawn or computed.
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+Models are imported when the first is asked for: what only counts seconds and chips need not wait for JAX.
+"""
 
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
 
-@dataclass(frozen=True)
-class Part:
-    """One kind of part, over all layers that have it.
+from t5x_like.config import ModelConfig
 
-    Attributes:
-      name: "embeddings", "attention", "attention_scores", "feed_forward", "experts", "router", "norms" or "logits";
-        families may add more.
-      params: elements stored.
-      idle: those of them that a token does not meet, such as experts that it is not sent to.
-      kernels: those of them that are matrices; the others are biases and norms.
-      sides: rows and columns of every such matrix, added up.
-      multiplied: elements of the matrices that a token is multiplied by, wherever those are stored.
-      is_hidden: whether its matrices map between hidden layers; Muon takes those.
-      is_table: whether `params` are token, position or unembedding tables, which N non-embedding leaves out.
-      channels: heads times head width, summed over layers, of attention's two products q k^T and weights v.
-      causal: whether those products are masked to the past.
-      window: keys that a query may look back on, its own among them; None for all.
-    """
+if TYPE_CHECKING:
+    from t5x_like.models.layers.parameters import ParamSpec
 
-    name: str
-    params: int = 0
-    idle: int = 0
-    kernels: int = 0
-    sides: int = 0
-    multiplied: int = 0
-    is_hidden: bool = True
-    is_table: bool = False
-    channels: int = 0
-    causal: bool = True
-    window: int | None = None
+T = TypeVar("T")
 
-    def times(self, layers: int) -> "Part":
-        """The same part in that many layers."""
-        names = ("params", "idle", "kernels", "sides", "multiplied", "channels")
-        return dataclasses.replace(self, **{name: layers * getattr(self, name) for name in names})
-
-    def flops(self, length: int, full_attention: bool = False) -> float:
-        """FLOPs of one token of a sequence of `length`, forward: two for every multiply and add.
-
-        Args:
-          length: T, the tokens of the sequence.
-          full_attention: count every pair of a query and a key, masked or not, as a program without a fused kernel
-            computes them. Otherwise a causal mask leaves half of the square.
-        """
-        keys = float(length) if full_attention else mean_keys(length, self.causal, self.window)
-        return 2.0 * self.multiplied + 4.0 * self.channels * keys
+# What a parameter belongs to, by the innermost module of its name that is listed; another module is a part by itself.
+PARTS = {
+    "token_embedding": "embeddings",
+    "position_embedding": "embeddings",
+    "attention": "attention",
+    "cross_attention": "cross_attention",
+    "relative_bias": "attention",
+    "mlp": "feed_forward",
+    "experts": "experts",
+    "router": "router",
+    "logits": "logits",
+}
+ORDER = ("embeddings", "attention", "attention_scores", "cross_attention", "feed_forward", "experts", "router", "norms")
+TABLE_AXES = ("vocab", "positions")  # of tables that N non-embedding leaves out: tokens, positions, logits
 
 
-def mean_keys(length: int, causal: bool, window: int | None) -> float:
-    """Keys that a query attends to, averaged over a sequence: the allowed area of the T x T square, divided by T.
+@lru_cache(maxsize=64)
+def parameters(config: ModelConfig) -> "tuple[tuple[str, ParamSpec], ...]":
+    """The name and the spec of every parameter of a resolved model config; stacked layers are one."""
+    from t5x_like.models import build_model
+    from t5x_like.models.layers.parameters import named_specs
+
+    return tuple(named_specs(build_model(config).specs()).items())
+
+
+def part_of(name: str) -> str:
+    """Which part a parameter is counted with."""
+    modules = [module for module in name.split("/")[:-1] if not module.isdigit()]
+    for module in reversed(modules):
+        if module.endswith("_norm"):
+            return "norms"
+        if module in PARTS:
+            return PARTS[module]
+    return modules[-1]
+
+
+def ordered(by_part: dict[str, T]) -> dict[str, T]:
+    """The same in the order in which parts are told: those of `ORDER`, the others, logits."""
+    others = [name for name in by_part if name not in ORDER and name != "logits"]
+    return {name: by_part[name] for name in (*ORDER, *others, "logits") if name in by_part}
+
+
+def size(spec: "ParamSpec") -> int:
+    """Elements of a parameter, over all layers."""
+    return math.prod(spec.shape)
+
+
+def is_table(spec: "ParamSpec") -> bool:
+    return any(axis in TABLE_AXES for axis in spec.axes)
+
+
+def mean_keys(length: int, kv_length: int, causal: bool, window: int | None) -> float:
+    """Keys that a query attends to, averaged over T queries: the allowed area of the T x S rectangle, divided by T.
 
     The diagonal counts half, so that a causal mask leaves exactly half of the square, and a window of W keys the band
-    below the diagonal: W - W^2 / 2T.
+    below the diagonal: W - W^2 / 2T. Without causality a window has such a band on each side.
     """
-    if not causal:
-        if window is not None:
-            raise ValueError(f"window={window}: only causal attention has one")
-        return float(length)
-    reach = length if window is None else min(window, length)
-    return reach - reach**2 / (2 * length)
-
-
-def attention(width: int, heads: int, kv_heads: int, head_dim: int, bias: bool) -> Part:
-    """Projections of one attention layer: queries, keys, values and back."""
-    biases = head_dim * (heads + 2 * kv_heads) + width if bias else 0
-    return _matrices("attention", [(width, head_dim * number) for number in (heads, kv_heads, kv_heads, heads)], biases)
-
-
-def attention_scores(heads: int, head_dim: int, causal: bool, window: int | None = None) -> Part:
-    """The two products of one attention layer that no weight takes part in."""
-    return Part("attention_scores", channels=heads * head_dim, causal=causal, window=window)
-
-
-def feed_forward(width: int, hidden: int, gated: bool, bias: bool) -> Part:
-    """One feed-forward layer: up, gate when `gated`, and out."""
-    ups = 2 if gated else 1
-    return _matrices("feed_forward", (ups + 1) * [(width, hidden)], ups * hidden + width if bias else 0)
-
-
-def experts(width: int, hidden: int, gated: bool, bias: bool, number: int, per_token: int) -> Part:
-    """`number` feed-forward networks side by side, of which a token meets `per_token`; where it is dropped, fewer.
-
-    FLOPs are those of `per_token` networks: slots that stay empty are computed, but on nothing.
-    """
-    one = feed_forward(width, hidden, gated, bias)
-    idle, multiplied = (number - per_token) * one.params, per_token * one.kernels
-    return dataclasses.replace(one.times(number), name="experts", idle=idle, multiplied=multiplied)
-
-
-def router(width: int, experts: int) -> Part:
-    """What gives every token a logit for every expert."""
-    return dataclasses.replace(_matrices("router", [(width, experts)]), is_hidden=False)
-
-
-def norm(width: int, bias: bool) -> Part:
-    """One norm: a scale, and a bias if there is one."""
-    return Part("norms", params=width * (2 if bias else 1))
-
-
-def table(rows: int, width: int) -> Part:
-    """A table of embeddings; looking a row up takes no FLOPs."""
-    elements = rows * width
-    return Part("embeddings", params=elements, kernels=elements, sides=rows + width, is_table=True, is_hidden=False)
-
-
-def logits(vocab_size: int, width: int, tied: bool) -> Part:
-    """The product with the vocabulary; a tied one stores nothing of its own."""
-    if tied:
-        return Part("logits", multiplied=vocab_size * width, is_table=True, is_hidden=False)
-    return dataclasses.replace(_matrices("logits", [(width, vocab_size)]), is_table=True, is_hidden=False)
-
-
-def _matrices(name: str, shapes: Sequence[tuple[int, int]], biases: int = 0) -> Part:
-    """Matrices that every token is multiplied by, and biases."""
-    kernels = sum(rows * columns for rows, columns in shapes)
-    sides = sum(rows + columns for rows, columns in shapes)
-    return Part(name, params=kernels + biases, kernels=kernels, sides=sides, multiplied=kernels)
+    if window is None:
+        return length / 2 if causal else float(kv_length)
+    reach = min(window, length)
+    return (1 if causal else 2) * (reach - reach**2 / (2 * length))

@@ -40,7 +40,7 @@ from t5x_like.config.schedule import (
     WSDConfig,
 )
 from t5x_like.config.training import TrainingConfig
-from t5x_like.config.tuning import FullTuningConfig, TuningConfig
+from t5x_like.config.tuning import FullTuningConfig, PartialTuningConfig, TuningConfig
 
 __all__ = [
     "AdafactorConfig",
@@ -70,6 +70,7 @@ __all__ = [
     "MuonConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
+    "PartialTuningConfig",
     "ProcessConfig",
     "PythonLibraryConfig",
     "RsqrtConfig",

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which parameters are trained."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
@@ -11,5 +14,33 @@ class FullTuningConfig:
 
     kind: Literal["full"] = "full"
 
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of a name, such as "decoder/layers/0/mlp/up/kernel", is trained."""
+        del name
+        return True
 
-TuningConfig = FullTuningConfig
+
+@dataclass(frozen=True)
+class PartialTuningConfig:
+    """Parameters whose whole name matches one of the patterns are trained, the others stay as they are.
+
+    For example ["decoder/final_norm/.*", ".*/bias"] (BitFit, Ben Zaken et al. 2022, with the last norm besides).
+    """
+
+    kind: Literal["partial"] = "partial"
+    train: tuple[str, ...] = ()  # regular expressions
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise FieldError("train", "is empty; give regular expressions of names, such as ['.*/bias']")
+        for number, pattern in enumerate(self.train):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise FieldError(f"train[{number}]", f"{pattern!r} is no regular expression ({error})") from None
+
+    def trains(self, name: str) -> bool:
+        return any(re.fullmatch(pattern, name) for pattern in self.train)
+
+
+TuningConfig = FullTuningConfig | PartialTuningConfig

@@ -35,7 +35,7 @@ from t5x_like.accounting.flops import BACKWARD, forward_flops
 from t5x_like.config import CrossEntropyConfig, DecoderOnlyConfig, RunConfig
 from t5x_like.errors import UserError
 from t5x_like.models import build_model
-from t5x_like.models.layers.parameters import Params, ParamSpec
+from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
 from t5x_like.models.layers.routing import capacity
 from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length
 from t5x_like.parallel.mesh import AXES
@@ -43,6 +43,7 @@ from t5x_like.parallel.rules import PARAMETER_RULES, STAGE_RULES, partition
 from t5x_like.planning.collectives import ring_bytes
 from t5x_like.precision import policy
 from t5x_like.training.optimizers import build_optimizer, state_specs
+from t5x_like.training.state import split
 
 FLOAT32 = 4
 
@@ -159,7 +160,8 @@ class Step:
         stages = mesh["pipe"]
         self.passes = self.micro if stages == 1 else (rounds * self.micro + stages - 1) / rounds
         self.bubble = 0.0 if stages == 1 else (stages - 1) / (rounds * self.micro + stages - 1)
-        self.leaves = [self._leaf(name, spec) for name, spec in _named(self.specs)]
+        _, self.trained_specs = split(self.specs, config.tuning)
+        self.leaves = [self._leaf(name, spec) for name, spec in named_specs(self.specs).items()]
 
     def _leaf(self, name: str, spec: ParamSpec) -> Leaf:
         cut = partition(spec.axes, spec.shape, PARAMETER_RULES, self.abstract, name)
@@ -178,11 +180,16 @@ class Step:
     def layer_leaves(self) -> list[Leaf]:
         return [leaf for leaf in self.leaves if leaf.layers]
 
+    @property
+    def _trained(self) -> int:
+        """Elements of the parameters that are trained."""
+        return sum(leaf.local for leaf in self.leaves if self.config.tuning.trains(leaf.name))
+
     def movements(self) -> list[Movement]:
         """What moves in a step, without what is too small to matter: norms, biases, single numbers."""
         found = [*self._weights(), *self._tables(), *self._tensor(), *self._seq(), *self._expert(), *self._pipe()]
         if self.in_groups:
-            size = FLOAT32 * sum(leaf.local for leaf in self.leaves)
+            size = FLOAT32 * self._trained
             found.append(self._over("gradients of groups added up", "all-reduce", ("data",), size, 1))
         return [one for one in found if one.devices > 1 and one.bytes > 0]
 
@@ -315,7 +322,7 @@ class Step:
         config, c = self.config, self.model
         assert c.head_dim and c.num_kv_heads and c.mlp_dim and c.vocab_size
         local = sum(leaf.local for leaf in self.leaves)
-        copies = 1 if config.training.ema_decay is None else 2
+        average = 0 if config.training.ema_decay is None else self._trained
         gathered = self.bytes * max((2 * leaf.gathered for leaf in self.layer_leaves), default=0)
         block, logits = self._block(), self._logits()
         at_rest = {"none": block, "products": self._products(), "full": self.activation}
@@ -323,9 +330,9 @@ class Step:
         at_once = self.micro if self.mesh["pipe"] > 1 else 1
         layers = self._layers_here * (self.passes if self.mesh["pipe"] > 1 else 1)
         return Memory(
-            parameters=FLOAT32 * local * copies,
+            parameters=FLOAT32 * (local + average),
             optimizer=self._optimizer(),
-            gradients=FLOAT32 * local * (2 if self.micro > 1 and self.mesh["pipe"] == 1 else 1),
+            gradients=FLOAT32 * self._trained * (2 if self.micro > 1 and self.mesh["pipe"] == 1 else 1),
             compute_copy=self.bytes * local if self.bytes != FLOAT32 else 0.0,
             activations=kept * layers + 2 * self.activation * at_once,
             tables=self._whole_tables(),
@@ -365,9 +372,11 @@ class Step:
         return tokens * c.vocab_size / self.mesh["tensor"] * (FLOAT32 + self.bytes)
 
     def _optimizer(self) -> float:
-        optimizer = build_optimizer(self.config.optimizer, self.specs)
-        shapes = jax.eval_shape(lambda: optimizer.init(_zeros(self.specs)))
-        specs = [spec for _, spec in _named(state_specs(shapes, self.specs)) if spec.shape]  # without its counters
+        optimizer = build_optimizer(self.config.optimizer, self.trained_specs)
+        shapes = jax.eval_shape(lambda: optimizer.init(_zeros(self.trained_specs)))
+        specs = [
+            spec for _, spec in named_specs(state_specs(shapes, self.trained_specs)).items() if spec.shape
+        ]  # no counters
         return FLOAT32 * float(sum(self._leaf("optimizer", spec).local for spec in specs))
 
     def flops(self) -> dict[str, float]:
@@ -413,11 +422,6 @@ class Step:
         logits = 3 * self._logits() * self.chunks * self.micro / self.mesh["pipe"]
         state = 2 * (memory.parameters + memory.optimizer) + 2 * self.micro * memory.gradients + memory.compute_copy
         return weights * (ways + 2) + activations * (ways - 1) + logits + state
-
-
-def _named(specs: Params) -> list[tuple[str, ParamSpec]]:
-    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), spec) for path, spec in leaves]
 
 
 def _zeros(specs: Params) -> Any:

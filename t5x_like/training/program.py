@@ -37,7 +37,7 @@ from t5x_like.parallel.placement import check_cut
 from t5x_like.parallel.rules import MeshLayout
 from t5x_like.precision import policy
 from t5x_like.training.optimizers import build_optimizer, state_specs
-from t5x_like.training.state import State, init_state, merge, part_of
+from t5x_like.training.state import State, init_state, merge, part_of, split
 from t5x_like.training.step import make_step
 
 
@@ -84,7 +84,7 @@ def _program(config: ProgramConfig) -> "Program":
 def _scans(config: ProgramConfig, one_cpu: bool) -> bool:
     """Whether the layers are scanned: XLA:CPU is faster without, but compiles each of them."""
     choice = config.execution.scan_layers
-    return not (one_cpu and config.model.num_layers <= cpu.MOST_UNROLLED) if choice == "auto" else choice
+    return not (one_cpu and config.model.depth <= cpu.MOST_UNROLLED) if choice == "auto" else choice
 
 
 class Program:
@@ -95,6 +95,7 @@ class Program:
 
     Attributes:
       model, objective, optimizer, layout, specs: as built from the config.
+      trained_specs: those of the parameters that are trained.
       pipeline: of a mesh with stages, else None.
       steps_per_call: the leading dimension of the batches that `step` takes.
     """
@@ -103,8 +104,10 @@ class Program:
         self.model = build_model(config.model)
         self.objective = build_objective(config.objective)
         self.specs = self.model.specs()
-        self.optimizer = build_optimizer(config.optimizer, self.specs)
+        _, self.trained_specs = split(self.specs, config.tuning)
+        self.optimizer = build_optimizer(config.optimizer, self.trained_specs)
         self.layout = MeshLayout(make_mesh(config.mesh, devices))
+        self.tuning = config.tuning
         self.steps_per_call = config.execution.steps_per_call
         self.microbatches = config.microbatches
         self.ema_decay = config.ema_decay
@@ -137,6 +140,7 @@ class Program:
         return init_state(
             initialise(self.specs, key, self.ctx.policy.params),
             self.optimizer,
+            tuning=self.tuning,
             loss_scaling=self.ctx.policy.loss_scaling,
             average=self.ema_decay is not None,
         )
@@ -150,7 +154,7 @@ class Program:
             step=scalar,
             trainable=part_of(self.specs, shapes.trainable),
             frozen=part_of(self.specs, shapes.frozen),
-            opt=state_specs(shapes.opt, self.specs),
+            opt=state_specs(shapes.opt, self.trained_specs),
             loss_scale=jax.tree.map(lambda _: scalar, shapes.loss_scale),
             average=part_of(self.specs, shapes.average),
         )

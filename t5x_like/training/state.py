@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training state: everything that a step reads and replaces."""
 
+import difflib
+import re
 from typing import Any
 
 import flax.struct
@@ -8,9 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from t5x_like.config import FullTuningConfig, PartialTuningConfig, TuningConfig
+from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Params
 from t5x_like.precision import LossScaling
 from t5x_like.training.loss_scale import LossScale
+
+_FULL = FullTuningConfig()
 
 
 class State(flax.struct.PyTreeNode):
@@ -46,19 +52,47 @@ def part_of(tree: Params, like: Params) -> Params:
     return {name: part_of(tree[name], value) if isinstance(value, dict) else tree[name] for name, value in like.items()}
 
 
+def split(tree: Params, tuning: TuningConfig) -> tuple[Params, Params]:
+    """Divides a nested dict by the names of its leaves: (frozen, trainable), which `merge` joins again.
+
+    Raises:
+      UserError: a pattern that matches no name.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: not isinstance(node, dict))
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    if isinstance(tuning, PartialTuningConfig):
+        for number, pattern in enumerate(tuning.train):
+            if not any(re.fullmatch(pattern, name) for name in names):
+                close = ", ".join(map(repr, difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)))
+                raise UserError(
+                    f"tuning.train[{number}]: pattern {pattern!r} matches the whole name of no parameter; accepted: "
+                    f"e.g. {close}"
+                )
+    frozen: Params = {}
+    trainable: Params = {}
+    for name, (path, leaf) in zip(names, leaves, strict=True):
+        node = trainable if tuning.trains(name) else frozen
+        for entry in path[:-1]:
+            node = node.setdefault(entry.key, {})
+        node[path[-1].key] = leaf
+    return frozen, trainable
+
+
 def init_state(
     params: Params,
     optimizer: optax.GradientTransformation,
     *,
+    tuning: TuningConfig = _FULL,
     loss_scaling: LossScaling | None = None,
     average: bool = False,
 ) -> State:
-    """Returns the state before the first step, every parameter trainable; an `average` starts at the parameters."""
+    """Returns the state before the first step; an `average` starts at the parameters that are trained."""
+    frozen, trainable = split(params, tuning)
     return State(
         step=jnp.zeros((), jnp.int32),
-        trainable=params,
-        frozen={},
-        opt=optimizer.init(params),
+        trainable=trainable,
+        frozen=frozen,
+        opt=optimizer.init(trainable),
         loss_scale=None if loss_scaling is None else LossScale.start(loss_scaling),
-        average=jax.tree.map(jnp.copy, params) if average else {},
+        average=jax.tree.map(jnp.copy, trainable) if average else {},
     )

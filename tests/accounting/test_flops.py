@@ -5,7 +5,9 @@ import pytest
 
 from t5x_like.accounting.flops import flops_per_token, flops_per_token_6n, forward_flops
 from t5x_like.accounting.parameters import count_parameters
-from t5x_like.accounting.parts import attention_scores, mean_keys
+from t5x_like.accounting.parts import mean_keys
+from t5x_like.config import MarkovConfig
+from t5x_like.config.models.transformer import EncoderDecoderConfig
 
 SHAPE = {"layers": 3, "width": 32, "heads": 2, "head_dim": 16, "hidden": 80, "vocab": 100, "length": 24}
 
@@ -70,7 +72,8 @@ def test_the_breakdown_sums_up(model):
 
 @pytest.mark.parametrize("length", [1, 7, 64])
 @pytest.mark.parametrize("window", [None, 1, 5, 64])
-def test_mean_keys_by_brute_force(length, window):
+@pytest.mark.parametrize("causal", [True, False])
+def test_mean_keys_by_brute_force(length, window, causal):
     """The area under the mask: every allowed pair is a square of one, those on the diagonal are cut in half.
 
     A window's far edge is a diagonal too: the pairs at its end count half, and the other half is one step further.
@@ -78,11 +81,25 @@ def test_mean_keys_by_brute_force(length, window):
     fine = 2 * length  # the squares of the mask cut into 4, so that halves along a diagonal are whole
     reach = fine if window is None else 2 * window
     pairs = sum(0.5 if j == i or j == i - reach else 1.0 for i in range(fine) for j in range(max(0, i - reach), i + 1))
-    assert mean_keys(length, True, window) == pairs / 4 / length
+    both = fine * fine if window is None else 2 * pairs  # the other side of the diagonal is its mirror
+    assert mean_keys(length, length, causal, window) == (pairs if causal else both) / 4 / length
 
 
-def test_bidirectional_attention_is_counted_in_full():
-    both, past = (attention_scores(4, 8, causal=causal) for causal in (False, True))
-    assert both.flops(10) == both.flops(10, full_attention=True) == 2 * past.flops(10) == 4 * 4 * 8 * 10
-    with pytest.raises(ValueError, match="window"):
-        attention_scores(4, 8, causal=False, window=3).flops(10)
+def test_an_encoder_is_counted_for_each_target():
+    """Matrix by matrix, 20 encoder tokens for every 8 of the decoder: they meet its keys and values of the memory."""
+    model = EncoderDecoderConfig(d_model=16, mlp_dim=24, num_encoder_layers=3, num_layers=2)
+    model = model.resolve(MarkovConfig(num_symbols=16))
+    attention, dense = 2 * 4 * 16 * 16, 2 * 2 * 16 * 24
+    encoder = 3 * (attention + dense + 4 * 16 * 20)
+    decoder = 2 * (attention + dense + 4 * 16 * 4) + 2 * 16 * 16
+    cross = 2 * (attention / 2 + 4 * 16 * 20)  # queries and out, the scores; for the encoder's tokens keys and values
+    flops = forward_flops(model, {"encoder": 20, "decoder": 8})
+    assert sum(flops.values()) == decoder + cross + (20 / 8) * (encoder + 2 * attention / 2)
+    assert flops["cross_attention"] == attention + (20 / 8) * attention
+
+
+def test_frozen_matrices_have_no_gradient_of_their_own(make_run):
+    model = make_run("model.mlp_dim=24").model
+    parts = forward_flops(model, 8)
+    flops = flops_per_token(model, 8, trained=lambda name: "mlp" in name)
+    assert flops == 2 * sum(parts.values()) + parts["feed_forward"] + parts["attention_scores"]

@@ -146,6 +146,12 @@ def map_specs(function: Callable[[ParamSpec], Any], specs: Params) -> Params:
     return jax.tree.map(function, specs, is_leaf=lambda node: isinstance(node, ParamSpec))
 
 
+def named_specs(specs: Params) -> dict[str, ParamSpec]:
+    """{name: spec} of a tree, a name being the path joined by slashes."""
+    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): spec for path, spec in leaves}
+
+
 def initialise(specs: Params, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Params:
     """Draws every parameter from a key folded from its own path.
 
