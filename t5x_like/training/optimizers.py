@@ -39,7 +39,7 @@ def build_optimizer(config: OptimizerConfig, specs: Params) -> optax.GradientTra
         parts.append(_stateless(lambda update, param, decay: update + decay * param if decay else update, decays))
     if any(rate != 1 for rate in jax.tree.leaves(rates)):
         parts.append(_stateless(lambda update, _, rate: rate * update, rates))
-    return optax.chain(*parts)
+    return optax.chain(*parts or [optax.identity()])
 
 
 def _weight_decays(config: OptimizerConfig, specs: Params) -> Params:
