@@ -105,7 +105,7 @@ class Tower:
 
     def init_cache(self, batch_size: int, length: int, dtype: Any, memory_length: int = 0) -> Params:
         """An empty cache of `length` slots: keys and values by layer (see `empty_cache` for their shapes), segment ids
-        [B, length] (and positions, where a bias asks for them), and the next free slot.
+        [B, length] (and positions, where a bias or a window asks for them), and the next free slot.
 
         The latter is the number 0, not an array, so that the first call is seen to be the first while it is traced.
         """
@@ -121,7 +121,8 @@ class Tower:
             return {str(i): block.empty_cache(batch_size, length, memory_length, dtype) for i, block in blocks}
 
         slots = jnp.zeros((batch_size, length), jnp.int32)
-        positions = {"positions": slots} if c.positions in ("relative", "alibi") else {}
+        by_position = c.positions in ("relative", "alibi") or c.window is not None
+        positions = {"positions": slots} if by_position else {}
         layers = tuple(one() for _ in range(self.stack.repeats))
         return {"layers": layers, "segment_ids": slots, **positions, "index": 0}
 

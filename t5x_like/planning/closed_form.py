@@ -374,9 +374,7 @@ class Step:
     def _optimizer(self) -> float:
         optimizer = build_optimizer(self.config.optimizer, self.trained_specs)
         shapes = jax.eval_shape(lambda: optimizer.init(_zeros(self.trained_specs)))
-        specs = [
-            spec for _, spec in named_specs(state_specs(shapes, self.trained_specs)).items() if spec.shape
-        ]
+        specs = [spec for _, spec in named_specs(state_specs(shapes, self.trained_specs)).items() if spec.shape]
         return FLOAT32 * float(sum(self._leaf("optimizer", spec).local for spec in specs))
 
     def flops(self) -> dict[str, float]:

@@ -22,6 +22,7 @@ from t5x_like.models.layers.masks import (
     for_groups,
     from_the_start,
     may_leave_a_query_alone,
+    within_window,
     zero_where_alone,
 )
 from t5x_like.models.layers.norms import Norm
@@ -276,7 +277,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
-        mask = self._mask(ctx)
+        mask = self._mask(x, ctx)
         if self.cross:
             y, cache = self._to_memory(x, mask, ctx, cache)
         else:
@@ -293,10 +294,15 @@ class Attention(nn.Module):
         )
         return out(y, ctx), cache
 
-    def _mask(self, ctx: Context) -> MaskSpec:
+    def _mask(self, x: jax.Array, ctx: Context) -> MaskSpec:
         if self.cross:
             assert ctx.memory is not None
-            return MaskSpec(causal=False, q=Marks(ctx.mask.q.segments), kv=Marks(ctx.memory.marks.segments))
+            q, kv, memory = ctx.mask.q.segments, ctx.memory.marks.segments, ctx.memory.values
+            if q is None and kv is not None:  # one segment everywhere
+                q = jnp.ones(x.shape[:2], kv.dtype)
+            if kv is None and q is not None and memory is not None:
+                kv = jnp.ones(memory.shape[:2], q.dtype)
+            return MaskSpec(causal=False, q=Marks(q), kv=Marks(kv))
         return ctx.mask if self.window is None else ctx.mask.replace(window=self.window)
 
     def _to_self(
@@ -368,8 +374,14 @@ class Attention(nn.Module):
         """To all slots of a cache; distances are those of positions, for beams put their tokens side by side."""
         how = Logits(bias, self.soft_cap, ctx.policy)
 
-        def logits(products: jax.Array) -> jax.Array:
-            return how.of(products, lambda: _distance(ctx.positions, ctx.kv_positions))
+        def distance() -> jax.Array:
+            return _distance(ctx.positions, ctx.kv_positions)
 
-        allowed = dense_mask(mask, q.shape[1], cache["value"].shape[-2])
+        def logits(products: jax.Array) -> jax.Array:
+            return how.of(products, distance)
+
+        allowed = dense_mask(mask.replace(window=None), q.shape[1], cache["value"].shape[-2])
+        if mask.window is not None:
+            near = within_window(mask, -distance())
+            allowed = near if allowed is None else allowed & near
         return attend_to_cache(q, cache, allowed, logits, ctx.policy)

@@ -24,12 +24,7 @@ def conditions(mask: MaskSpec, q_index: jax.Array, k_index: jax.Array, q: Marks,
         if kv.prefix is not None:
             allowed = allowed | kv.prefix[:, None, :]
     if mask.window is not None:
-        near = behind < mask.window * mask.dilation
-        if not mask.causal:
-            near &= behind > -mask.window * mask.dilation
-        if mask.dilation > 1:
-            near &= behind % mask.dilation == 0
-        near = near[None]
+        near = within_window(mask, behind)[None]
         if q.everywhere is not None:
             near = near | q.everywhere[:, :, None]
         if kv.everywhere is not None:
@@ -39,6 +34,15 @@ def conditions(mask: MaskSpec, q_index: jax.Array, k_index: jax.Array, q: Marks,
         same = q.segments[:, :, None] == kv.segments[:, None, :]
         allowed = same if allowed is None else allowed & same
     return allowed
+
+
+def within_window(mask: MaskSpec, behind: jax.Array) -> jax.Array:
+    """Whether a key so far behind its query, by index or by position, is in the query's window."""
+    assert mask.window is not None
+    near = behind < mask.window * mask.dilation
+    if not mask.causal:
+        near &= behind > -mask.window * mask.dilation
+    return near & (behind % mask.dilation == 0) if mask.dilation > 1 else near
 
 
 def dense_mask(mask: MaskSpec, length: int, kv_length: int) -> jax.Array | None:
