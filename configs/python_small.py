@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "data": {
-                "kind": "python_library",
+                "kind": "language_model",
                 "sequence_length": 128,
                 "tokenizer": {"kind": "bpe", "vocab_size": 512},
             },

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores the newest checkpoint of a run on its held-out data and its further evaluation sets; writes evaluation.json.
 
-python scripts/evaluate.py --workdir=runs/small --config.evaluation.docs.kind=text_files \
-    --config.evaluation.docs.pattern="docs/*.md"
+python scripts/evaluate.py --workdir=runs/small --config.evaluation.docs.source.kind=text_files \
+    --config.evaluation.docs.source.pattern="docs/*.md"
 """
 
 import sys

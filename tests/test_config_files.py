@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from t5x_like.accounting.parameters import count_parameters
-from t5x_like.config import BPETokenizerConfig, CosineConfig, LinearConfig, MarkovConfig, PythonLibraryConfig, RunConfig
+from t5x_like.config import BPETokenizerConfig, CosineConfig, LanguageModelConfig, LinearConfig, MarkovConfig, RunConfig
 from t5x_like.config_files import load_file, load_run, set_field, with_overrides
 from t5x_like.errors import UserError
 from t5x_like.strict import convert
@@ -64,8 +64,8 @@ def test_overrides_of_a_sweep_reach_lists_and_the_base():
 
 
 def test_another_kind_drops_the_fields_of_the_one_it_replaces():
-    config = load_run(MARKOV, ["data.kind=python_library", "data.sequence_length=32", "schedule.kind=cosine"])
-    assert isinstance(config.data, PythonLibraryConfig) and config.data.sequence_length == 32
+    config = load_run(MARKOV, ["data.kind=language_model", "data.sequence_length=32", "schedule.kind=cosine"])
+    assert isinstance(config.data, LanguageModelConfig) and config.data.sequence_length == 32
     assert config.schedule == CosineConfig()
     same = load_run(MARKOV, ["data.kind=markov", "schedule.kind=linear"])
     assert same.data == MarkovConfig(sequence_length=16, num_symbols=128) and same.schedule == LinearConfig()
@@ -143,7 +143,7 @@ def test_a_run_is_no_sweep_and_a_sweep_no_run():
 
 
 def test_fields_without_a_kind_belong_to_the_default_kind():
-    config = convert(RunConfig, {"data": {"kind": "python_library", "tokenizer": {"vocab_size": 300}}})
+    config = convert(RunConfig, {"data": {"kind": "language_model", "tokenizer": {"vocab_size": 300}}})
     assert config.data.tokenizer == BPETokenizerConfig(vocab_size=300)
 
 
@@ -156,10 +156,15 @@ def test_stating_the_kind_that_is_there_keeps_its_fields():
 
 def test_kinds_are_set_before_fields_whatever_the_order():
     content = {"data": {"kind": "markov", "num_symbols": 8}}
-    words = ["data.pattern=*.txt", "data.tokenizer.kind=byte", "data.kind=text_files"]
+    words = [
+        "data.source.pattern=*.txt",
+        "data.tokenizer.kind=byte",
+        "data.kind=language_model",
+        "data.source.kind=text_files",
+    ]
     for order in (words, words[::-1]):
         assert with_overrides(content, order)["data"] == {
-            "kind": "text_files",
-            "pattern": "*.txt",
+            "kind": "language_model",
+            "source": {"kind": "text_files", "pattern": "*.txt"},
             "tokenizer": {"kind": "byte"},
         }

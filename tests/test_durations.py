@@ -110,8 +110,8 @@ def test_how_an_interval_is_spelt_is_no_part_of_a_run(make_run):
         ),
         (["evaluation.a-b.kind=markov"], r"^evaluation\.a-b: accepted names are plain words"),
         (
-            ["evaluation.a.kind=python_library"],
-            r"^evaluation\.a\.kind: 'python_library' has other tokens than the run's data, 'markov'$",
+            ["evaluation.a.kind=language_model"],
+            r"^evaluation\.a\.kind: 'language_model' has other tokens than the run's data, 'markov'$",
         ),
         (
             ["evaluation.a.kind=markov", "evaluation.a.num_symbols=8"],
@@ -124,7 +124,7 @@ def test_how_an_interval_is_spelt_is_no_part_of_a_run(make_run):
         (["evaluation.a=5"], r"^evaluation\.a=5: expected fields with a kind"),
         (["evaluation.a.kind=markof"], r"^evaluation\.a\.kind='markof': .*did you mean 'markov'\?$"),
         (
-            ["data.kind=python_library", "data.held_out_fraction=1"],
+            ["data.kind=language_model", "data.held_out_fraction=1"],
             r"^data\.held_out_fraction: 1\.0 leaves nothing to train on; only evaluation sets take it$",
         ),
     ],
@@ -138,10 +138,14 @@ def test_mistakes_are_one_line(make_run, overrides, expected):
 
 def test_evaluation_sets_are_read_as_the_runs_data_is(make_run):
     """Length and tokenizer are the run's unless they are given; sets are no part of a run's identity."""
-    data = ["data.kind=python_library", "data.sequence_length=24", "data.tokenizer.kind=bpe"]
+    data = ["data.kind=language_model", "data.sequence_length=24", "data.tokenizer.kind=bpe"]
     data += ["data.tokenizer.vocab_size=300"]
-    docs = ["evaluation.docs.kind=text_files", "evaluation.docs.pattern=*.md"]
-    config = make_run(*data, *docs, "evaluation.long.kind=python_library", "evaluation.long.sequence_length=48")
+    docs = [
+        "evaluation.docs.kind=language_model",
+        "evaluation.docs.source.kind=text_files",
+        "evaluation.docs.source.pattern=*.md",
+    ]
+    config = make_run(*data, *docs, "evaluation.long.kind=language_model", "evaluation.long.sequence_length=48")
     assert config.evaluation["docs"].sequence_length == 24
     assert config.evaluation["long"].sequence_length == 48
     assert config.evaluation["docs"].tokenizer == config.evaluation["long"].tokenizer == config.data.tokenizer

@@ -92,8 +92,15 @@ def test_flags_that_are_refused(words, expected):
 
 
 def test_overrides_are_set_apart(monkeypatch):
-    words = ["train.py", "--config=a.py", "--config.model.d_model=8", "--workdir", "w", "--config.data.pattern=x=y"]
+    words = [
+        "train.py",
+        "--config=a.py",
+        "--config.model.d_model=8",
+        "--workdir",
+        "w",
+        "--config.data.source.pattern=x=y",
+    ]
     monkeypatch.setattr(sys, "argv", words)
     flags, overrides = _parser().read_with_overrides()
     assert (flags.config, flags.workdir) == ("a.py", "w")
-    assert overrides == ["model.d_model=8", "data.pattern=x=y"]
+    assert overrides == ["model.d_model=8", "data.source.pattern=x=y"]

@@ -14,8 +14,8 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "data": {
-                "kind": "text_files",
-                "pattern": "data/**/*.txt",
+                "kind": "language_model",
+                "source": {"kind": "text_files", "pattern": "data/**/*.txt"},
                 "sequence_length": 8192,
                 "tokenizer": {"kind": "bpe", "vocab_size": 32000},
             },

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         {
             "base": {
                 "data": {
-                    "kind": "python_library",
+                    "kind": "language_model",
                     "sequence_length": 64,
                     "tokenizer": {"kind": "bpe", "vocab_size": 512},
                 },

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.config import PythonLibraryConfig, RunConfig
+from t5x_like.config import LanguageModelConfig, RunConfig
 from t5x_like.config_files import set_field
 from t5x_like.strict import convert
 
@@ -45,7 +45,7 @@ def run_config(changes: dict[str, Any] | None = None, **shape: Any) -> RunConfig
 def text_data(*, length: int, vocab: int, **_: Any) -> dict[str, Any]:
     """Real text for it: the Python library's source."""
     return {
-        "kind": "python_library",
+        "kind": "language_model",
         "sequence_length": length,
         "tokenizer": {"kind": "bpe", "vocab_size": vocab},
     }
@@ -90,7 +90,7 @@ def input_pipeline(**shape: Any) -> tuple[Callable[[int], None], int]:
     """Returns `work(batches)`, which makes training batches of real text as the loop asks for them."""
     from t5x_like.data.pipeline import build_dataset
 
-    data = convert(PythonLibraryConfig, text_data(**shape))
+    data = convert(LanguageModelConfig, text_data(**shape))
     dataset = build_dataset(data, seed=0)
     numbers = itertools.count()
 

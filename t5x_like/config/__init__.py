@@ -6,6 +6,7 @@ How a config file becomes one of these is in `config_files.py`.
 """
 
 from t5x_like.config.data import (
+    AnyDataConfig,
     BPETokenizerConfig,
     ByteTokenizerConfig,
     ContextFreeConfig,
@@ -13,6 +14,7 @@ from t5x_like.config.data import (
     GraphWalkConfig,
     HiddenMarkovConfig,
     HierarchyConfig,
+    LanguageModelConfig,
     MarkovConfig,
     ProcessConfig,
     PythonLibraryConfig,
@@ -45,6 +47,7 @@ from t5x_like.config.tuning import FullTuningConfig, PartialTuningConfig, Tuning
 __all__ = [
     "AdafactorConfig",
     "AdamWConfig",
+    "AnyDataConfig",
     "AnyModelConfig",
     "AnyObjectiveConfig",
     "BPETokenizerConfig",
@@ -62,6 +65,7 @@ __all__ = [
     "GraphWalkConfig",
     "HiddenMarkovConfig",
     "HierarchyConfig",
+    "LanguageModelConfig",
     "LinearConfig",
     "LionConfig",
     "MarkovConfig",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from t5x_like.config.data import DataConfig
+from t5x_like.config.data import AnyDataConfig
 from t5x_like.config.evaluation import check_sets, with_what_sets_share
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig
@@ -26,7 +26,7 @@ from t5x_like.strict import FieldError, to_dict, without_defaults
 class RunConfig:
     """One training run."""
 
-    data: DataConfig
+    data: AnyDataConfig
     model: AnyModelConfig = field(default_factory=DecoderOnlyConfig)
     objective: AnyObjectiveConfig = field(default_factory=CausalLMConfig)
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
@@ -37,7 +37,7 @@ class RunConfig:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     precision: Literal["f32", "bf16", "fp16"] = "f32"
     seed: int = 0
-    evaluation: dict[str, DataConfig] = field(default_factory=dict)  # further sets to score the model on, by name
+    evaluation: dict[str, AnyDataConfig] = field(default_factory=dict)  # further sets to score the model on, by name
 
     @classmethod
     def complete(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenised text on disk: a corpus is tokenised once, then memory-mapped.
+"""Tokenised examples on disk: a source is tokenised once, then memory-mapped.
 
     CACHE/text-HASH/
-      train.npy, held_out.npy                  the token streams, uint16
-      train_starts.npy, held_out_starts.npy    where their documents begin, int64
+      train/COLUMN.npy, held_out/COLUMN.npy                  streams of tokens, each example behind a separator
+      train/COLUMN_starts.npy, held_out/COLUMN_starts.npy    where their separators are, int64
       tokenizer.json
-      meta.json                                counts and the fingerprint of the tokens
+      meta.json                                              counts and the fingerprint of the tokens
 
 HASH covers everything the folder depends on, so a folder is never stale. It is built under a temporary name and then
 renamed: a build that is killed leaves nothing that a later run would read, and of two builds at once the first to
@@ -18,6 +18,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,29 +26,32 @@ from typing import Any
 import numpy as np
 import tokenizers as huggingface
 
-from t5x_like.config import PythonLibraryConfig, TextFilesConfig
-from t5x_like.data.corpus import Corpus, Document
-from t5x_like.data.packing import pack
+from t5x_like.config.data.tasks import TextTaskConfig
+from t5x_like.data.examples import Entry, Examples
+from t5x_like.data.packing import Ragged, pack
+from t5x_like.data.sources import Example
 from t5x_like.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
 from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 
-_FORMAT = 1  # raise it when the same corpus and tokenizer config give other tokens
+_FORMAT = 2  # raise it when the same examples and tokenizer config give other tokens
 _ABANDONED_SECONDS = 24 * 3600.0
 _TEXT_BYTES_AT_ONCE = 2**26
 _EMPTY_NPY_BYTES = 128  # a header and nothing else
+SPLITS = ("train", "held_out")
+
+# From a tokenizer and examples to an array for every column and example.
+Encode = Callable[[Tokenizer, Sequence[Example]], Iterator[Mapping[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
-class TokenisedText:
-    """Both streams of a corpus (`packing.pack`), the tokenizer, and meta.json."""
+class Tokenised:
+    """Both splits of a task's examples, the tokenizer, and meta.json."""
 
     tokenizer: Tokenizer
-    train: np.ndarray
-    train_starts: np.ndarray
-    held_out: np.ndarray
-    held_out_starts: np.ndarray
+    train: dict[str, Ragged]
+    held_out: dict[str, Ragged]
     meta: dict[str, Any]
 
 
@@ -58,25 +62,33 @@ def cache_root() -> Path:
 
 
 def tokenised(
-    config: PythonLibraryConfig | TextFilesConfig,
-    corpus: Corpus,
+    config: TextTaskConfig,
+    examples: Examples,
+    encode: Encode,
+    how: Mapping[str, Any],
     cache_dir: Path | None = None,
     tokenizer: Tokenizer | None = None,
-) -> TokenisedText:
-    """Returns the corpus's tokens out of the cache, having put them there if need be.
+) -> Tokenised:
+    """Returns the tokens of examples out of the cache, having put them there if need be.
 
-    With a `tokenizer` they are its tokens; else the config says which one is trained on the training documents.
+    Args:
+      config: of the task.
+      examples: as `load_examples` gives them.
+      encode: what is kept of each.
+      how: names what `encode` does, beside the tokenizer and the examples.
+      cache_dir: where the cache is; None: `cache_root()`.
+      tokenizer: None: the config says which one, trained on the training examples.
 
     Raises:
-      UserError: the cache cannot be written or is damaged, or the corpus is too small for the vocabulary.
+      UserError: the cache cannot be written or is damaged, or there is too little text for the vocabulary.
     """
     root = Path(cache_dir) if cache_dir is not None else cache_root()
-    folder = root / f"text-{_key(config, corpus, tokenizer)}"
+    folder = root / f"text-{_key(config, examples, how, tokenizer)}"
     if not folder.exists():
         try:
             root.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(root)
-            _build(config, corpus, folder, tokenizer)
+            _build(config, examples, encode, folder, tokenizer)
         except OSError as error:
             raise UserError(
                 f"{root}: the cache for tokenised text cannot be written ({error.strerror}); set T5X_LIKE_CACHE to a "
@@ -85,26 +97,27 @@ def tokenised(
     return _load(folder)
 
 
-def _key(config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> str:
+def _key(config: TextTaskConfig, examples: Examples, how: Mapping[str, Any], tokenizer: Tokenizer | None) -> str:
     content = {
         "format": _FORMAT,
-        "corpus": corpus.fingerprint,
-        "held_out_fraction": config.held_out_fraction,
-        "tokenizer": to_dict(config.tokenizer),
-        "tokenizers": huggingface.__version__ if config.tokenizer.kind == "bpe" else None,
+        "corpus": examples.fingerprint,
+        "held_out": [config.held_out_fraction, len(examples.held_out)],
+        "how": dict(how),
+        "tokenizer": to_dict(config.tokenizer) if tokenizer is None else tokenizer.fingerprint,
+        "tokenizers": huggingface.__version__,
     }
-    if tokenizer is not None:
-        content["tokenizer"] = tokenizer.fingerprint
+    if config.tokenizer.kind == "file" and tokenizer is None:
+        content["tokenizer"] = build_tokenizer(config.tokenizer, ()).fingerprint
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _build(
-    config: PythonLibraryConfig | TextFilesConfig, corpus: Corpus, folder: Path, tokenizer: Tokenizer | None
+    config: TextTaskConfig, examples: Examples, encode: Encode, folder: Path, tokenizer: Tokenizer | None
 ) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        tokenizer = tokenizer or build_tokenizer(config.tokenizer, (document.read() for document in corpus.train))
-        _write(tokenizer, corpus, temporary)
+        texts = (text for entry in examples.train for text in _texts(entry.read(), config.columns))
+        _write(tokenizer or build_tokenizer(config.tokenizer, texts), examples, encode, temporary)
         temporary.chmod(0o755)
         try:
             temporary.rename(folder)
@@ -115,63 +128,76 @@ def _build(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(tokenizer: Tokenizer, corpus: Corpus, folder: Path) -> None:
+def _texts(example: Example, columns: Sequence[str]) -> Iterator[str]:
+    for column in columns:
+        value = example[column]
+        yield value if isinstance(value, str) else " ".join(value)
+
+
+def _write(tokenizer: Tokenizer, examples: Examples, encode: Encode, folder: Path) -> None:
     tokenizer.save(folder / "tokenizer.json")
     fingerprint = hashlib.sha256()
-    meta: dict[str, Any] = {"corpus_fingerprint": corpus.fingerprint}
-    for split, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
-        stream, starts = pack(_encode(tokenizer, documents), tokenizer.separator)
-        fingerprint.update(stream.astype("<u2").tobytes())
-        np.save(folder / f"{split}.npy", stream)
-        np.save(folder / f"{split}_starts.npy", starts)
-        meta[f"{split}_files"] = len(documents)
-        meta[f"{split}_bytes"] = sum(document.size for document in documents)
-        meta[f"{split}_tokens"] = len(stream)
+    meta: dict[str, Any] = {"corpus_fingerprint": examples.fingerprint}
+    for split in SPLITS if examples.train else SPLITS[::-1]:  # columns are seen on examples
+        entries: tuple[Entry, ...] = getattr(examples, split)
+        (folder / split).mkdir()
+        rows = list(_encoded(tokenizer, entries, encode))
+        columns, total = list(rows[0]) if rows else meta[f"{SPLITS[1]}_columns"], 0
+        for column in columns:
+            values = [row[column] for row in rows]
+            ragged = pack(values, tokenizer.separator if not values or values[0].dtype == tokenizer.dtype else 0)
+            fingerprint.update(ragged.stream.astype(ragged.stream.dtype.newbyteorder("<")).tobytes())
+            np.save(folder / split / f"{column}.npy", ragged.stream)
+            np.save(folder / split / f"{column}_starts.npy", ragged.starts)
+            total += len(ragged.stream)
+        meta[f"{split}_examples"] = len(entries)
+        meta[f"{split}_bytes"] = sum(entry.size for entry in entries)
+        meta[f"{split}_tokens"] = total
+        meta[f"{split}_columns"] = columns
     meta["fingerprint"] = fingerprint.hexdigest()[:16]
+    if examples.skipped[0]:
+        meta["skipped"], meta["first_skipped"] = examples.skipped
     write_json(folder / "meta.json", meta)
 
 
-def _encode(tokenizer: Tokenizer, documents: tuple[Document, ...]) -> list[np.ndarray]:
-    """Returns the tokens of every document, holding a part of the text in memory at a time."""
-    tokens: list[np.ndarray] = []
-    texts: list[str] = []
-    held = 0
-    for document in documents:
-        texts.append(document.read())
-        held += document.size
-        if held >= _TEXT_BYTES_AT_ONCE:
-            tokens += tokenizer.encode_documents(texts)
-            texts, held = [], 0
-    return tokens + list(tokenizer.encode_documents(texts))
+def _encoded(tokenizer: Tokenizer, entries: tuple[Entry, ...], encode: Encode) -> Iterator[Mapping[str, np.ndarray]]:
+    """Encodes every example, holding a part of the text in memory at a time."""
+    held: list[Example] = []
+    size = 0
+    for entry in entries:
+        held.append(entry.read())
+        size += entry.size
+        if size >= _TEXT_BYTES_AT_ONCE:
+            yield from encode(tokenizer, held)
+            held, size = [], 0
+    yield from encode(tokenizer, held)
 
 
-def _load(folder: Path) -> TokenisedText:
-    def array(name: str) -> np.ndarray:
-        path = folder / f"{name}.npy"
-        empty = path.stat().st_size <= _EMPTY_NPY_BYTES  # which cannot be mapped: all documents are held out
+def _load(folder: Path) -> Tokenised:
+    def array(split: str, name: str) -> np.ndarray:
+        path = folder / split / f"{name}.npy"
+        empty = path.stat().st_size <= _EMPTY_NPY_BYTES  # which cannot be mapped
         return np.load(path, mmap_mode=None if empty else "r").view(np.ndarray)
 
     try:
-        text = TokenisedText(
-            tokenizer=load_tokenizer(folder / "tokenizer.json"),
-            train=array("train"),
-            train_starts=array("train_starts"),
-            held_out=array("held_out"),
-            held_out_starts=array("held_out_starts"),
-            meta=read_json(folder / "meta.json"),
-        )
-        if (len(text.train), len(text.held_out)) != (text.meta["train_tokens"], text.meta["held_out_tokens"]):
-            raise ValueError("the streams are not as long as meta.json says")
-    except (OSError, ValueError, KeyError) as error:
+        meta = read_json(folder / "meta.json")
+        splits = [
+            {name: Ragged(array(split, name), array(split, f"{name}_starts")) for name in meta[f"{split}_columns"]}
+            for split in SPLITS
+        ]
+        for split, columns in zip(SPLITS, splits, strict=True):
+            if sum(len(ragged.stream) for ragged in columns.values()) != meta[f"{split}_tokens"]:
+                raise ValueError(f"{split} has another length than meta.json says")
+        return Tokenised(load_tokenizer(folder / "tokenizer.json"), splits[0], splits[1], meta)
+    except (OSError, ValueError, KeyError, UserError) as error:
         raise UserError(f"{folder}: damaged ({error}); delete the folder and start again") from None
-    return text
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Deletes what builds left that were killed; a day is longer than any build."""
-    for path in root.glob(".text-*"):
+    """Removes what builds left that were killed a day or more ago."""
+    for folder in root.glob(".text-*"):
         try:
-            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:
-            continue  # its owner has just renamed it
+            if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            pass  # another process was faster

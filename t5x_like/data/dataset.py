@@ -144,7 +144,8 @@ class Dataset(ABC):
         """Returns held-out rows [first, first + count), zeros from row `total` on."""
         real = min(max(total - first, 0), count)
         batch = self._held_out_rows(first, real)
-        batch = {name: np.pad(value, ((0, count - real), (0, 0))) for name, value in batch.items()}
+        more = {name: [(0, count - real)] + [(0, 0)] * (value.ndim - 1) for name, value in batch.items()}
+        batch = {name: np.pad(value, more[name]) for name, value in batch.items()}
         return batch | self._score_features(batch)
 
     def _from_blocks(self, first: int, count: int) -> Batch:
@@ -170,6 +171,59 @@ class Dataset(ABC):
             return rows
 
         return block
+
+
+class FiniteDataset(Dataset):
+    """A number of rows that come again every epoch, in an order drawn from (seed, epoch); held-out ones in one that
+    never changes and is as good as random, so that any number of them is a fair sample.
+
+    Attributes:
+      counts: {split: how many rows it has}.
+    """
+
+    def __init__(self, train_rows: int, held_out_rows: int, seed: int):
+        self.counts = {"train": train_rows, "held_out": held_out_rows}
+        self.epoch_rows = train_rows
+        self._seed = seed
+        self._training_order = functools.lru_cache(maxsize=2)(self._new_order)
+        self._held_out_order = _shuffled(held_out_rows, "held-out windows")
+
+    @abstractmethod
+    def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
+        """Returns rows of a split.
+
+        Args:
+          split: "train" or "held_out".
+          indices: which of its rows, int64 [B].
+          rows: their places among all rows that are ever made: what noise is drawn by, see `noise`.
+        """
+
+    def noise(self, split: str, rows: np.ndarray, length: int, *names: str) -> np.ndarray:
+        """Uniform integers below 2^32, int64 [B, length], of training rows by the run's seed, of held-out ones not."""
+        of_run = ("train", self._seed) if split == "train" else (split,)
+        made = [random_stream("noise", *names, *of_run, int(row)).random_raw(-(-length // 2)) for row in rows]
+        return np.stack(made).view(np.uint32)[:, :length].astype(np.int64) if made else np.zeros((0, length), np.int64)
+
+    @property
+    def _num_held_out_rows(self) -> int:
+        return self.counts["held_out"]
+
+    def _new_order(self, epoch: int) -> np.ndarray:
+        return _shuffled(self.counts["train"], "training windows", self._seed, epoch)
+
+    def _training_rows(self, first: int, count: int) -> Batch:
+        rows = np.arange(first, first + count)
+        epochs, places = np.divmod(rows, self.counts["train"])
+        indices = [self._training_order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        return self._make("train", np.concatenate(indices), rows)
+
+    def _held_out_rows(self, first: int, count: int) -> Batch:
+        return self._make("held_out", self._held_out_order[first : first + count], np.arange(first, first + count))
+
+
+def _shuffled(count: int, *names: str | int) -> np.ndarray:
+    """Returns a permutation of [0, count), int64, that `names` determine on every machine."""
+    return np.argsort(random_stream(*names).random_raw(count), kind="stable")
 
 
 def random_stream(*names: str | int, block: int = 0) -> np.random.Philox:

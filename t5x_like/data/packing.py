@@ -20,27 +20,72 @@ edge starts anew there, with segment 1 and position 0. What lies past the end of
 0, position 0, weight 0.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 Batch = dict[str, np.ndarray]
 
 
-def pack(documents: list[np.ndarray], separator: int) -> tuple[np.ndarray, np.ndarray]:
-    """Joins documents into a stream.
+class Ragged(NamedTuple):
+    """Arrays of different lengths as one.
 
-    Args:
-      documents: token arrays, uint16 [tokens].
-      separator: the token put before each.
-
-    Returns:
-      The stream, uint16 [tokens], and where each document's separator is, int64 [documents].
+    Attributes:
+      stream: every array behind a separator, one after another.
+      starts: where their separators are, ascending int64.
     """
+
+    stream: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Of every array, without its separator."""
+        return np.diff(self.starts, append=len(self.stream)) - 1
+
+    def row(self, index: int) -> np.ndarray:
+        """One of the arrays."""
+        last = self.starts[index + 1] if index + 1 < len(self.starts) else len(self.stream)
+        return self.stream[self.starts[index] + 1 : last]
+
+
+def pack(documents: Sequence[np.ndarray], separator: int, dtype: np.dtype | None = None) -> Ragged:
+    """Joins arrays of tokens, integers [tokens] each, into a stream with a separator before each."""
     lengths = np.array([len(document) + 1 for document in documents], np.int64)
     starts = np.cumsum(lengths) - lengths
-    stream = np.full(lengths.sum(), separator, np.uint16)
+    stream = np.full(lengths.sum(), separator, dtype or (documents[0].dtype if documents else np.uint16))
     for start, document in zip(starts, documents, strict=True):
         stream[start + 1 : start + 1 + len(document)] = document
-    return stream, starts
+    return Ragged(stream, starts)
+
+
+def first_fit(sizes: np.ndarray, room: np.ndarray, open_rows: int = 64) -> np.ndarray:
+    """Which row each example goes to: the first of the last rows opened that has room for it, else a new one.
+
+    Args:
+      sizes: int [N, streams], the lengths of the examples in order, at most `room`.
+      room: int [streams], the lengths of a row.
+      open_rows: how many rows are looked at.
+
+    Returns:
+      int [N], ascending in the order in which rows are opened.
+    """
+    rows = np.zeros(len(sizes), np.int64)
+    free = np.zeros((0, len(room)), np.int64)
+    first = 0  # number of the first open row
+    for index, size in enumerate(sizes):
+        fits = np.flatnonzero((free >= size).all(axis=1))
+        if fits.size:
+            place = fits[0]
+        else:
+            free = np.concatenate([free, room[None]])
+            if len(free) > open_rows:
+                free, first = free[1:], first + 1
+            place = len(free) - 1
+        free[place] -= size
+        rows[index] = first + place
+    return rows
 
 
 def count_targets(batch: Batch) -> np.ndarray:

@@ -1,32 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The door to the data: a config in, a `Dataset` out."""
 
+import importlib
 from pathlib import Path
+from typing import Any
 
-from t5x_like.config import (
-    ContextFreeConfig,
-    DataConfig,
-    GraphWalkConfig,
-    HiddenMarkovConfig,
-    HierarchyConfig,
-    MarkovConfig,
-    PythonLibraryConfig,
-    TextFilesConfig,
-)
-from t5x_like.data.context_free import ContextFreeDataset
+from t5x_like.config import DataConfig, ProcessConfig
 from t5x_like.data.dataset import Dataset
-from t5x_like.data.graph_walk import GraphWalkDataset
-from t5x_like.data.hidden_markov import HiddenMarkovDataset
-from t5x_like.data.hierarchy import HierarchyDataset
-from t5x_like.data.markov import MarkovDataset
-from t5x_like.data.text import TextDataset
 from t5x_like.data.tokenizers import Tokenizer
 
 
 def build_dataset(
     config: DataConfig, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None
 ) -> Dataset:
-    """Returns the data that `config` describes.
+    """Returns the data that `config` describes: of the file that is called like its kind.
 
     Args:
       config: one of the data kinds.
@@ -38,16 +25,7 @@ def build_dataset(
     Raises:
       UserError: the source is missing, unreadable or too small, in one line.
     """
-    if isinstance(config, PythonLibraryConfig | TextFilesConfig):
-        return TextDataset(config, seed, cache_dir, tokenizer)
-    if isinstance(config, MarkovConfig):
-        return MarkovDataset(config, seed)
-    if isinstance(config, GraphWalkConfig):
-        return GraphWalkDataset(config, seed)
-    if isinstance(config, HierarchyConfig):
-        return HierarchyDataset(config, seed)
-    if isinstance(config, HiddenMarkovConfig):
-        return HiddenMarkovDataset(config, seed, cache_dir)
-    if isinstance(config, ContextFreeConfig):
-        return ContextFreeDataset(config, seed, cache_dir)
-    raise TypeError(f"no data source for {config!r}")
+    is_process = isinstance(config, ProcessConfig)
+    module = importlib.import_module(f"t5x_like.data.{'processes' if is_process else 'tasks'}.{config.kind}")
+    more: dict[str, Any] = {} if is_process else {"tokenizer": tokenizer}
+    return module.build(config, seed, cache_dir=cache_dir, **more)

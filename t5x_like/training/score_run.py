@@ -35,7 +35,7 @@ def score_run(
 
     Args:
       folder: of the run.
-      overrides: changes to its evaluation sets, such as "evaluation.docs.kind=text_files".
+      overrides: changes to its evaluation sets, such as "evaluation.docs.source.kind=text_files".
       only: names of the sets to score, "held_out" for the run's own; empty: all.
       tokens: held-out tokens of each set; None: as many as the run took.
       average: whether a run that averages its parameters is scored with the average.

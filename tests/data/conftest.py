@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from t5x_like.config import BPETokenizerConfig, ByteTokenizerConfig, TextFilesConfig
-from t5x_like.data.text import TextDataset
+from t5x_like.config import BPETokenizerConfig, ByteTokenizerConfig, LanguageModelConfig, TextFilesConfig
+from t5x_like.data.pipeline import build_dataset
 
 _WORDS = [
     "scaling",
@@ -42,13 +42,14 @@ def write_corpus(tmp_path):
 
 @pytest.fixture
 def text_dataset(write_corpus, tmp_path):
-    """Builds a `TextDataset` on the small corpus."""
+    """Builds language modelling on the small corpus."""
 
-    def build(seed=0, length=12, vocab_size=300, cache="cache", **corpus):
+    def build(seed=0, length=12, vocab_size=300, cache="cache", more=None, **corpus):
         tokenizer = BPETokenizerConfig(vocab_size=vocab_size) if vocab_size else ByteTokenizerConfig()
-        config = TextFilesConfig(
-            pattern=write_corpus(**corpus), sequence_length=length, tokenizer=tokenizer, held_out_fraction=0.2
+        source = TextFilesConfig(pattern=write_corpus(**corpus))
+        config = LanguageModelConfig(
+            source=source, sequence_length=length, tokenizer=tokenizer, held_out_fraction=0.2, **(more or {})
         )
-        return TextDataset(config, seed, tmp_path / cache)
+        return build_dataset(config, seed, tmp_path / cache)
 
     return build

@@ -4,28 +4,36 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
-from t5x_like.config import BPETokenizerConfig, TextFilesConfig
+from t5x_like.config import BPETokenizerConfig, LanguageModelConfig, TextFilesConfig
 from t5x_like.data import cache
-from t5x_like.data.corpus import load_corpus
+from t5x_like.data.examples import load_examples
+from t5x_like.data.tasks.stream import encoded
 from t5x_like.errors import UserError
+
+
+def _config(pattern, vocab_size=280, **more):
+    source = TextFilesConfig(pattern=pattern)
+    return LanguageModelConfig(source=source, tokenizer=BPETokenizerConfig(vocab_size=vocab_size), **more)
 
 
 @pytest.fixture
 def config(write_corpus):
-    return TextFilesConfig(pattern=write_corpus(), tokenizer=BPETokenizerConfig(vocab_size=280))
+    return _config(write_corpus())
 
 
 def _build(config, root):
-    return cache.tokenised(config, load_corpus(config), root)
+    return cache.tokenised(config, load_examples(config, ("text",)), partial(encoded, "text"), {}, root)
 
 
 def _assert_same(left, right):
-    for name in ("train", "train_starts", "held_out", "held_out_starts"):
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+    for split in cache.SPLITS:
+        for one, other in zip(getattr(left, split)["text"], getattr(right, split)["text"], strict=True):
+            np.testing.assert_array_equal(one, other)
     assert left.meta == right.meta
     assert left.tokenizer.token_bytes == right.tokenizer.token_bytes
 
@@ -35,23 +43,21 @@ def test_second_time_nothing_is_tokenised(config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(cache, "build_tokenizer", lambda *_: pytest.fail("tokenised again"))
         _assert_same(_build(config, tmp_path / "cache"), first)
-    assert first.train.dtype == np.uint16
-    assert first.train_starts.dtype == np.int64
-    assert isinstance(first.train.base, np.memmap)
+    assert first.train["text"].stream.dtype == np.uint16
+    assert first.train["text"].starts.dtype == np.int64
+    assert isinstance(first.train["text"].stream.base, np.memmap)
     _assert_same(_build(config, tmp_path / "elsewhere"), first)  # and built anew it is the same
 
 
 def test_streams_are_the_documents(config, tmp_path):
     text = _build(config, tmp_path / "cache")
-    corpus = load_corpus(config)
-    for documents, stream, starts in (
-        (corpus.train, text.train, text.train_starts),
-        (corpus.held_out, text.held_out, text.held_out_starts),
-    ):
-        assert (stream[starts] == 0).all()
-        assert (stream == 0).sum() == len(documents)
-        pieces = np.split(stream, starts[1:])
-        assert [text.tokenizer.decode(piece) for piece in pieces] == [document.read() for document in documents]
+    examples = load_examples(config, ("text",))
+    for split in cache.SPLITS:
+        entries, ragged = getattr(examples, split), getattr(text, split)["text"]
+        assert (ragged.stream[ragged.starts] == 0).all()
+        assert (ragged.stream == 0).sum() == len(entries)
+        texts = [text.tokenizer.decode(ragged.row(number)) for number in range(len(entries))]
+        assert texts == [entry.read()["text"] for entry in entries]
 
 
 def test_a_long_corpus_is_encoded_in_parts(config, tmp_path, monkeypatch):
@@ -64,9 +70,7 @@ def test_every_setting_has_its_own_folder(config, write_corpus, tmp_path):
     root = tmp_path / "cache"
     fingerprints = {_build(config, root).meta["fingerprint"]}
     for tokenizer, fraction in ((281, 0.1), (280, 0.5)):
-        other = TextFilesConfig(
-            pattern=config.pattern, tokenizer=BPETokenizerConfig(vocab_size=tokenizer), held_out_fraction=fraction
-        )
+        other = _config(config.source.pattern, tokenizer, held_out_fraction=fraction)
         fingerprints.add(_build(other, root).meta["fingerprint"])
     (tmp_path / "books" / "new.txt").write_text("more text")
     fingerprints.add(_build(config, root).meta["fingerprint"])
@@ -77,8 +81,8 @@ def test_the_slower_of_two_builders_takes_what_is_there(config, tmp_path, monkey
     write = cache._write
     others = []
 
-    def slow_write(tokenizer, corpus, folder):
-        write(tokenizer, corpus, folder)
+    def slow_write(tokenizer, examples, encode, folder):
+        write(tokenizer, examples, encode, folder)
         if not others:  # meanwhile, another process
             others.append(folder)
             _build(config, tmp_path / "cache")
@@ -112,7 +116,7 @@ def test_two_processes_at_once(config, tmp_path):
 
 
 def test_a_build_that_is_cut_short_leaves_nothing_to_read(config, tmp_path, monkeypatch):
-    def cut_short(config, corpus, folder):
+    def cut_short(tokenizer, examples, encode, folder):
         (folder / "train.npy").write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -121,7 +125,7 @@ def test_a_build_that_is_cut_short_leaves_nothing_to_read(config, tmp_path, monk
         with pytest.raises(KeyboardInterrupt):
             _build(config, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-    assert len(_build(config, tmp_path / "cache").train) > 100
+    assert len(_build(config, tmp_path / "cache").train["text"].stream) > 100
 
 
 def test_what_a_killed_build_left_is_removed_after_a_day(config, tmp_path):
@@ -139,7 +143,7 @@ def test_what_a_killed_build_left_is_removed_after_a_day(config, tmp_path):
 def test_a_damaged_folder_is_named(config, tmp_path):
     _build(config, tmp_path / "cache")
     (folder,) = (tmp_path / "cache").iterdir()
-    np.save(folder / "train.npy", np.zeros(3, np.uint16))
+    np.save(folder / "train" / "text.npy", np.zeros(3, np.uint16))
     with pytest.raises(UserError, match=f"{folder.name}: damaged .* delete the folder"):
         _build(config, tmp_path / "cache")
     (folder / "meta.json").unlink()
@@ -172,7 +176,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 
 def test_a_corpus_too_small_for_the_vocabulary(config, tmp_path):
-    too_many = TextFilesConfig(pattern=config.pattern, tokenizer=BPETokenizerConfig(vocab_size=60000))
+    too_many = _config(config.source.pattern, 60000)
     with pytest.raises(UserError, match="vocab_size=60000"):
         _build(too_many, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from t5x_like.config import ContextFreeConfig
-from t5x_like.data import context_free
-from t5x_like.data.chains import entropies
-from t5x_like.data.context_free import (
+from t5x_like.data.processes import context_free
+from t5x_like.data.processes.chains import entropies
+from t5x_like.data.processes.context_free import (
     ContextFreeDataset,
     Grammar,
     by_length,
@@ -19,8 +19,8 @@ from t5x_like.data.context_free import (
     random_grammar,
     window_entropy,
 )
-from t5x_like.data.context_free_sampling import derive
-from t5x_like.data.entropy import all_words, prefix_entropies
+from t5x_like.data.processes.context_free_sampling import derive
+from t5x_like.data.processes.entropy import all_words, prefix_entropies
 from t5x_like.strict import FieldError
 
 TINY = ContextFreeConfig(

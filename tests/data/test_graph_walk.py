@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from t5x_like.config import GraphWalkConfig
-from t5x_like.data.graph_walk import GraphWalkDataset, graph_weights, walk_process
+from t5x_like.data.processes.graph_walk import GraphWalkDataset, graph_weights, walk_process
 from t5x_like.strict import FieldError
 
 CONFIG = GraphWalkConfig(num_symbols=20, mean_degree=5, sequence_length=10)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from t5x_like.config import HiddenMarkovConfig
-from t5x_like.data import hidden_markov
-from t5x_like.data.entropy import all_words
-from t5x_like.data.hidden_markov import (
+from t5x_like.data.processes import hidden_markov
+from t5x_like.data.processes.entropy import all_words
+from t5x_like.data.processes.hidden_markov import (
     HiddenMarkovDataset,
     HiddenMarkovProcess,
     hidden_markov_process,
     window_entropy,
 )
-from t5x_like.data.markov import MarkovProcess
+from t5x_like.data.processes.markov import MarkovProcess
 from t5x_like.strict import FieldError
 
 SMALL = HiddenMarkovConfig(num_symbols=3, num_states=2, sequence_length=5, process_seed=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_like.config import HierarchyConfig
-from t5x_like.data.hierarchy import HierarchyDataset, hierarchy_grammar
+from t5x_like.data.processes.hierarchy import HierarchyDataset, hierarchy_grammar
 from t5x_like.strict import FieldError
 
 CONFIGS = [

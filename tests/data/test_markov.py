@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from t5x_like.config import MarkovConfig
-from t5x_like.data.chains import random_orthogonal
-from t5x_like.data.markov import MarkovDataset, markov_process
-from t5x_like.data.sampling import draw
+from t5x_like.data.processes.chains import random_orthogonal
+from t5x_like.data.processes.markov import MarkovDataset, markov_process
+from t5x_like.data.processes.sampling import draw
 from t5x_like.strict import FieldError
 
 

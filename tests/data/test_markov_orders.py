@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_like.config import MarkovConfig
-from t5x_like.data.markov import MarkovDataset, MarkovProcess, _stationary_contexts, markov_process
+from t5x_like.data.processes.markov import MarkovDataset, MarkovProcess, _stationary_contexts, markov_process
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError
 
@@ -116,7 +116,7 @@ def test_order_1_is_the_chain_that_it_was():
 
 
 def test_a_chain_that_hardly_mixes_is_refused(monkeypatch):
-    monkeypatch.setattr("t5x_like.data.markov._MOST_ITERATIONS", 50)
+    monkeypatch.setattr("t5x_like.data.processes.markov._MOST_ITERATIONS", 50)
     stays = np.full((4, 2), 1e-6)
     stays[[0, 1, 2, 3], [0, 0, 1, 1]] = 1 - 1e-6
     with pytest.raises(UserError, match=r"^data\.logit_scale: the chain mixes too slowly"):

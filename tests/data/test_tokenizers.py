@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_like.config import BPETokenizerConfig
-from t5x_like.data.tokenizers import ByteTokenizer, build_tokenizer, load_tokenizer, train_bpe
+from t5x_like.data.tokenizers import ByteTokenizer, build_tokenizer, load_tokenizer
 from t5x_like.errors import UserError
 
 TEXTS = [
@@ -16,6 +16,10 @@ TEXTS = [
     "    def loss(self):\n        return self.loss\n",
     "naïve Ωmega 模型 the the",
 ] * 3
+
+
+def train_bpe(texts, vocab_size):
+    return build_tokenizer(BPETokenizerConfig(vocab_size=vocab_size), texts)
 
 
 @pytest.fixture(scope="module")

@@ -46,10 +46,11 @@ def texts(tmp_path_factory):
 def trained(make_run, texts, tmp_path_factory):
     """(config, run folder, summary) of a run on text that keeps an average and has a further set."""
     config = make_run(
-        "data.kind=text_files", f"data.pattern={texts}/*.txt", "data.sequence_length=16", "data.tokenizer.kind=byte",
+        "data.kind=language_model", "data.source.kind=text_files",
+        f"data.source.pattern={texts}/*.txt", "data.sequence_length=16", "data.tokenizer.kind=byte",
         "data.held_out_fraction=0.3", "model.num_layers=1", "training.ema_decay=0.5", "training.eval_tokens=4096",
         "optimizer.kind=adamw", "optimizer.learning_rate=0.01",
-        "evaluation.notes.kind=text_files", f"evaluation.notes.pattern={texts}/notes.md",
+        "evaluation.notes.source.kind=text_files", f"evaluation.notes.source.pattern={texts}/notes.md",
         "evaluation.notes.held_out_fraction=1",
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -114,12 +115,16 @@ def test_a_set_may_be_added_where_the_runs_own_data_is_gone(run, trained, texts,
     _, folder, _ = trained
     hidden = texts.rename(tmp_path / "hidden")
     try:
-        words = ("--config.evaluation.more.kind=text_files", f"--config.evaluation.more.pattern={hidden}/notes.md")
+        words = (
+            "--config.evaluation.more.kind=language_model",
+            "evaluation.more.source.kind=text_files",
+            f"--config.evaluation.more.source.pattern={hidden}/notes.md",
+        )
         code, _, err = run(f"--workdir={folder}", *words, "--config.evaluation.more.held_out_fraction=1", "--only=more")
         assert (code, err) == (0, "")
         assert result_of(folder)["evaluations"]["more"]["bits_per_byte"] > 0
         code, _, err = run(f"--workdir={folder}")
-        assert code == 2 and err.startswith("error: data.pattern=") and err.count("\n") == 1
+        assert code == 2 and err.startswith("error: data.source.pattern=") and err.count("\n") == 1
     finally:
         hidden.rename(texts)
 
@@ -156,7 +161,14 @@ def test_an_objective_without_accuracy(trained):
             ["--workdir=RUN", "--config.evaluation.notes.patern=x"],
             "error: evaluation.notes.patern: no such field; accepted: sequence_length, tokenizer,",
         ),
-        (["--workdir=RUN", "--config.evaluation.held_out.kind=text_files"], "error: evaluation.held_out"),
+        (
+            [
+                "--workdir=RUN",
+                "--config.evaluation.held_out.kind=language_model",
+                "evaluation.held_out.source.kind=text_files",
+            ],
+            "error: evaluation.held_out",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line(words, expected, run, trained, texts):

@@ -91,8 +91,13 @@ def test_a_run_that_diverges_exits_with_1(run, config, tmp_path):
             "error: training.log_every: '5 minutes' has no known unit; accepted: a whole number of steps, or",
         ),
         (
-            ["--config=CONFIG", "--workdir=DIR", "--config.evaluation.docs.kind=text_files"],
-            "error: evaluation.docs.pattern: is empty; give a glob pattern",
+            [
+                "--config=CONFIG",
+                "--workdir=DIR",
+                "--config.evaluation.docs.kind=language_model",
+                "evaluation.docs.source.kind=text_files",
+            ],
+            "error: evaluation.docs.source.pattern: is empty; give a glob pattern",
         ),
         (["--config=CONFIG", "--workdir=DIR", "--config.mesh.data=99"], "error: mesh: data=99 needs 99 devices, this"),
         (

@@ -314,7 +314,8 @@ def test_other_data_than_a_run_began_with_is_refused_and_nothing_touched(make_ru
     for number in range(30):
         (tmp_path / f"{number}.txt").write_text(f"the {number} quick brown foxes, " * 20)
     config = make_run(
-        "data.kind=text_files", f"data.pattern={tmp_path}/*.txt", "data.sequence_length=16", "data.tokenizer.kind=byte",
+        "data.kind=language_model", "data.source.kind=text_files",
+        f"data.source.pattern={tmp_path}/*.txt", "data.sequence_length=16", "data.tokenizer.kind=byte",
         "data.held_out_fraction=0.3", "model.num_layers=1", "training.steps=4", "training.log_every=1",
     )  # fmt: skip
     folder = tmp_path / "run"
@@ -437,7 +438,8 @@ def texts(tmp_path):
     for number in range(30):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"the {number} quick brown foxes, " * 20)
     return [
-        "data.kind=text_files", f"data.pattern={tmp_path}/texts/*.txt", "data.sequence_length=16",
+        "data.kind=language_model", "data.source.kind=text_files",
+        f"data.source.pattern={tmp_path}/texts/*.txt", "data.sequence_length=16",
         "data.tokenizer.kind=byte", "data.held_out_fraction=0.3", "model.num_layers=1",
     ]  # fmt: skip
 
@@ -474,9 +476,9 @@ def test_further_evaluation_sets(make_run, texts, tmp_path):
     """Scored when the run's own data is; told apart in every file; text comes with the run's tokenizer."""
     (tmp_path / "notes.md").write_text("Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich. " * 9)
     sets = [
-        "evaluation.notes.kind=text_files", f"evaluation.notes.pattern={tmp_path}/notes.md",
-        "evaluation.notes.held_out_fraction=1", "evaluation.same.kind=text_files",
-        f"evaluation.same.pattern={tmp_path}/texts/*.txt", "evaluation.same.held_out_fraction=0.3",
+        "evaluation.notes.source.kind=text_files", f"evaluation.notes.source.pattern={tmp_path}/notes.md",
+        "evaluation.notes.held_out_fraction=1", "evaluation.same.source.kind=text_files",
+        f"evaluation.same.source.pattern={tmp_path}/texts/*.txt", "evaluation.same.held_out_fraction=0.3",
         "training.evaluate_every=2", "training.log_every=2",
     ]  # fmt: skip
     length = ["training.steps=4", "training.eval_tokens=4096"]
@@ -499,7 +501,12 @@ def test_further_evaluation_sets(make_run, texts, tmp_path):
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["evaluation"]["notes"]["fingerprint"] != environment["data"]["fingerprint"]
     assert train(make_run(*texts, *length), folder)["status"] == "finished"  # no part of the identity
-    missing = make_run(*texts, "evaluation.a.kind=text_files", "evaluation.a.pattern=nowhere/*.txt")
+    missing = make_run(
+        *texts,
+        "evaluation.a.kind=language_model",
+        "evaluation.a.source.kind=text_files",
+        "evaluation.a.source.pattern=nowhere/*.txt",
+    )
     with pytest.raises(UserError, match=r"^evaluation\.a\.pattern='nowhere/\*\.txt': no file matches"):
         train(missing, tmp_path / "missing")
 

@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like.config import ContextFreeConfig
-from t5x_like.data.chains import entropies, normalised, product, sum_by_label
-from t5x_like.data.context_free_sampling import derive
-from t5x_like.data.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies, remembered
 from t5x_like.data.packing import Batch
-from t5x_like.data.process import ProcessDataset
-from t5x_like.data.sampling import on_grid, random_subsets
+from t5x_like.data.processes.chains import entropies, normalised, product, sum_by_label
+from t5x_like.data.processes.context_free_sampling import derive
+from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies, remembered
+from t5x_like.data.processes.process import ProcessDataset
+from t5x_like.data.processes.sampling import on_grid, random_subsets
 
 _CHART_NUMBERS = 2**21  # in a chart of several strings at once
 
@@ -272,3 +272,6 @@ class ContextFreeDataset(ProcessDataset):
             places = columns[chosen, None] + np.arange(words.shape[1] + 1)
             truth[rows[chosen, None], places] = self.grammar.conditionals(words)
         return truth
+
+
+build = ContextFreeDataset

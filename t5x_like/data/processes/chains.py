@@ -8,7 +8,7 @@ are computed with it.
 
 import numpy as np
 
-from t5x_like.data.sampling import gaussians
+from t5x_like.data.processes.sampling import gaussians
 
 
 def random_orthogonal(size: int, *names: str | int) -> np.ndarray:

@@ -9,8 +9,8 @@ distribution is d_i / sum_k d_k and its entropy rate sum_i pi_i H(w_i / d_i), bo
 import numpy as np
 
 from t5x_like.config import GraphWalkConfig, MarkovConfig
-from t5x_like.data.markov import MarkovDataset, MarkovProcess
-from t5x_like.data.sampling import gaussians, on_grid, random_subsets
+from t5x_like.data.processes.markov import MarkovDataset, MarkovProcess
+from t5x_like.data.processes.sampling import gaussians, on_grid, random_subsets
 
 
 class GraphWalkDataset(MarkovDataset):
@@ -53,3 +53,6 @@ def walk_process(weights: np.ndarray) -> MarkovProcess:
     stationary = degrees / degrees.sum()
     transitions = on_grid(weights / degrees[:, None], weights > 0)
     return MarkovProcess((on_grid(stationary[None]), transitions), stationary)
+
+
+build = GraphWalkDataset

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like.data.cache import cache_root
-from t5x_like.data.chains import entropies
+from t5x_like.data.processes.chains import entropies
 from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_json
 

@@ -12,14 +12,15 @@ Differs from the paper: there the root is a class to be predicted and production
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from t5x_like.config import HierarchyConfig
-from t5x_like.data.chains import entropies, normalised, sum_by_label
 from t5x_like.data.packing import Batch
-from t5x_like.data.process import ProcessDataset
-from t5x_like.data.sampling import draw, on_grid, random_subsets, sampling_table, uniform_integers
+from t5x_like.data.processes.chains import entropies, normalised, sum_by_label
+from t5x_like.data.processes.process import ProcessDataset
+from t5x_like.data.processes.sampling import draw, on_grid, random_subsets, sampling_table, uniform_integers
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class HierarchyDataset(ProcessDataset):
         decoder_positions         0 1 2 3 0 1 2 3
     """
 
-    def __init__(self, config: HierarchyConfig, seed: int):
+    def __init__(self, config: HierarchyConfig, seed: int, cache_dir: Path | None = None):
+        del cache_dir
         super().__init__(config, seed)
         self.grammar = hierarchy_grammar(config)
         entropy = self.grammar.string_entropy / self.grammar.string_length
@@ -165,3 +167,6 @@ class HierarchyDataset(ProcessDataset):
         truth = np.zeros((*inputs.shape, self.vocab_size))
         truth[..., :size] = self.grammar.conditionals(strings).reshape(*inputs.shape, size)
         return truth
+
+
+build = HierarchyDataset

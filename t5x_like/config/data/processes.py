@@ -1,78 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of data and of tokenizer."""
+"""Processes whose entropy is known."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from t5x_like.config.checks import positive
+from t5x_like.config.data.base import DataConfig
 from t5x_like.strict import FieldError
-
-
-@dataclass(frozen=True)
-class ByteTokenizerConfig:
-    """Every UTF-8 byte is a token; one more separates documents."""
-
-    kind: Literal["byte"] = "byte"
-
-    @property
-    def vocab_size(self) -> int:
-        return 257
-
-
-@dataclass(frozen=True)
-class BPETokenizerConfig:
-    """Byte-level byte-pair encoding (Sennrich et al. 2016) trained on the training documents."""
-
-    kind: Literal["bpe"] = "bpe"
-    vocab_size: int = 1024
-
-    def __post_init__(self) -> None:
-        if not 257 <= self.vocab_size <= 2**16:
-            raise FieldError("vocab_size", f"{self.vocab_size} is outside 257 (bytes and the separator) to 65536")
-
-
-TokenizerConfig = ByteTokenizerConfig | BPETokenizerConfig
-
-
-@dataclass(frozen=True)
-class _Text:
-    sequence_length: int = 128
-    tokenizer: TokenizerConfig = field(default_factory=BPETokenizerConfig)
-    held_out_fraction: float = 0.1  # of the files, chosen by the hash of their content; 1: all, in an evaluation set
-
-    def __post_init__(self) -> None:
-        positive(self, "sequence_length")
-        if not 0 < self.held_out_fraction <= 1:
-            raise FieldError("held_out_fraction", f"{self.held_out_fraction} is outside (0, 1]")
-
-    @property
-    def vocab_size(self) -> int:
-        return self.tokenizer.vocab_size
-
-    @property
-    def lengths(self) -> dict[str, int]:
-        """Tokens of a sequence, by stream."""
-        return {"decoder": self.sequence_length}
-
-
-@dataclass(frozen=True)
-class PythonLibraryConfig(_Text):
-    """The running Python's own standard library, source and docstrings, without its tests: real text, always there."""
-
-    kind: Literal["python_library"] = "python_library"
-
-
-@dataclass(frozen=True)
-class TextFilesConfig(_Text):
-    """Any text: every file that matches a glob pattern is one document."""
-
-    kind: Literal["text_files"] = "text_files"
-    pattern: str = ""  # e.g. "/data/books/**/*.txt"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.pattern:
-            raise FieldError("pattern", "is empty; give a glob pattern such as 'books/**/*.txt'")
 
 
 def _between(config: Any, name: str, low: float, high: float) -> None:
@@ -87,7 +21,9 @@ def _above_zero(config: Any, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Process:
+class ProcessConfig(DataConfig):
+    """Windows of symbols that a random process makes."""
+
     sequence_length: int = 16
     num_symbols: int = 128
     process_seed: int = 0  # which process; apart from the run's seed, which picks the windows
@@ -101,14 +37,9 @@ class _Process:
     def vocab_size(self) -> int:
         return self.num_symbols
 
-    @property
-    def lengths(self) -> dict[str, int]:
-        """Tokens of a sequence, by stream."""
-        return {"decoder": self.sequence_length}
-
 
 @dataclass(frozen=True)
-class MarkovConfig(_Process):
+class MarkovConfig(ProcessConfig):
     """A Markov chain whose entropy is known: transition logits of spectrum k^-spectrum_exponent for every lag."""
 
     kind: Literal["markov"] = "markov"
@@ -129,7 +60,7 @@ class MarkovConfig(_Process):
 
 
 @dataclass(frozen=True)
-class GraphWalkConfig(_Process):
+class GraphWalkConfig(ProcessConfig):
     """A random walk on a connected undirected random graph: from a node along an edge, in proportion to its weight.
 
     An edge's weight is the product of both nodes' popularity and a log-normal number; the node of rank k in random
@@ -151,7 +82,7 @@ class GraphWalkConfig(_Process):
 
 
 @dataclass(frozen=True)
-class HiddenMarkovConfig(_Process):
+class HiddenMarkovConfig(ProcessConfig):
     """A Markov chain of order 1 that is seen only through symbols that its states emit, at random."""
 
     kind: Literal["hidden_markov"] = "hidden_markov"
@@ -177,7 +108,7 @@ class HiddenMarkovConfig(_Process):
 
 
 @dataclass(frozen=True)
-class HierarchyConfig(_Process):
+class HierarchyConfig(ProcessConfig):
     """The random hierarchy model (Cagnetta et al. 2024): strings of branching^depth symbols with a tree above them."""
 
     kind: Literal["hierarchy"] = "hierarchy"
@@ -223,7 +154,7 @@ class HierarchyConfig(_Process):
 
 
 @dataclass(frozen=True)
-class ContextFreeConfig(_Process):
+class ContextFreeConfig(ProcessConfig):
     """A random probabilistic context-free grammar in Chomsky normal form, with an end symbol between its strings.
 
     Every nonterminal has `num_rules` productions to pairs of nonterminals and `num_words` to terminals. All branch with
@@ -252,7 +183,3 @@ class ContextFreeConfig(_Process):
     @property
     def vocab_size(self) -> int:
         return self.num_symbols + 1  # the last one ends a string
-
-
-ProcessConfig = MarkovConfig | GraphWalkConfig | HiddenMarkovConfig | HierarchyConfig | ContextFreeConfig
-DataConfig = PythonLibraryConfig | TextFilesConfig | ProcessConfig

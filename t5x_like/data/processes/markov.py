@@ -16,14 +16,15 @@ possible model reaches on windows of T targets is the mean of H_1, ..., H_(m-1) 
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from t5x_like.config import GraphWalkConfig, MarkovConfig
-from t5x_like.data.chains import softmax, spectral_matrix, stationary_distribution
 from t5x_like.data.packing import Batch
-from t5x_like.data.process import ProcessDataset, one_segment
-from t5x_like.data.sampling import draw, on_grid, sampling_table, uniform_integers
+from t5x_like.data.processes.chains import softmax, spectral_matrix, stationary_distribution
+from t5x_like.data.processes.process import ProcessDataset, one_segment
+from t5x_like.data.processes.sampling import draw, on_grid, sampling_table, uniform_integers
 from t5x_like.errors import UserError
 
 _MOST_ITERATIONS = 100_000
@@ -97,7 +98,8 @@ class MarkovDataset(ProcessDataset):
     endless chain somewhere. So there is no start token and no packing, and every window is one segment.
     """
 
-    def __init__(self, config: MarkovConfig | GraphWalkConfig, seed: int):
+    def __init__(self, config: MarkovConfig | GraphWalkConfig, seed: int, cache_dir: Path | None = None):
+        del cache_dir
         super().__init__(config, seed, leave_out=("order",) if getattr(config, "order", None) == 1 else ())
         self.process = self._process(config)
         self._know_entropy(self.process.window_entropy(config.sequence_length), rate=self.process.entropy_rate)
@@ -161,3 +163,6 @@ def _stationary_contexts(transitions: np.ndarray) -> np.ndarray:
         if change < 1e-13:
             return stationary
     raise UserError("data.logit_scale: the chain mixes too slowly to find its stationary distribution; lower it")
+
+
+build = MarkovDataset

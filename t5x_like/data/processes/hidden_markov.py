@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like.config import HiddenMarkovConfig
-from t5x_like.data.chains import (
+from t5x_like.data.packing import Batch
+from t5x_like.data.processes.chains import (
     entropies,
     normalised,
     product,
@@ -22,10 +23,9 @@ from t5x_like.data.chains import (
     spectral_matrix,
     stationary_distribution,
 )
-from t5x_like.data.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies, remembered
-from t5x_like.data.packing import Batch
-from t5x_like.data.process import ProcessDataset, one_segment
-from t5x_like.data.sampling import draw, on_grid, sampling_table, uniform_integers
+from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies, remembered
+from t5x_like.data.processes.process import ProcessDataset, one_segment
+from t5x_like.data.processes.sampling import draw, on_grid, sampling_table, uniform_integers
 
 
 @dataclass(frozen=True)
@@ -144,3 +144,6 @@ class HiddenMarkovDataset(ProcessDataset):
 
     def target_distribution(self, inputs: np.ndarray) -> np.ndarray:
         return self.process.conditionals(inputs)[:, 1:]
+
+
+build = HiddenMarkovDataset

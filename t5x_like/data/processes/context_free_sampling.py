@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Leftmost derivations of a context-free grammar, many windows at a time."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from t5x_like.data.dataset import random_stream
-from t5x_like.data.sampling import BITS, draw, sampling_table, uniform_integers
+from t5x_like.data.processes.sampling import BITS, draw, sampling_table, uniform_integers
 
-if TYPE_CHECKING:
-    from t5x_like.data.context_free import Grammar
+
+class Rules(Protocol):
+    """Of a grammar: probabilities of branching and of words, [N, R] and [N, V], and what branches into, [N, R, 2]."""
+
+    @property
+    def branch(self) -> np.ndarray: ...
+    @property
+    def emit(self) -> np.ndarray: ...
+    @property
+    def pairs(self) -> np.ndarray: ...
+
 
 _BLOCKS_A_WINDOW = 2**64  # of the generator's 2^256: how many numbers a derivation takes has no bound
 
 
 def derive(
-    grammar: "Grammar", length: int, first: int, count: int, *names: str | int, one_string: bool = False
+    grammar: Rules, length: int, first: int, count: int, *names: str | int, one_string: bool = False
 ) -> np.ndarray:
     """Returns the first symbols of streams of strings, each string followed by the end symbol V.
 
@@ -48,7 +57,7 @@ def _further(length: int, window: int, names: tuple[str | int, ...]) -> np.ndarr
 
 
 def _derivations(
-    grammar: "Grammar", table: np.ndarray, uniforms: np.ndarray, length: int, one_string: bool
+    grammar: Rules, table: np.ndarray, uniforms: np.ndarray, length: int, one_string: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Derives from `uniforms` [n, draws]; returns which windows they were enough for, and symbols [n, length]."""
     (count, draws), (num_rules, end) = uniforms.shape, (grammar.pairs.shape[1], grammar.emit.shape[1])

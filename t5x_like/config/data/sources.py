@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of source: where examples come from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from t5x_like.strict import FieldError
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Any source."""
+
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class PythonLibraryConfig(SourceConfig):
+    """The running Python's own standard library, source and docstrings, without its tests: real text, always there.
+
+    Columns: text.
+    """
+
+    kind: Literal["python_library"] = "python_library"
+
+
+@dataclass(frozen=True)
+class PythonFunctionsConfig(SourceConfig):
+    """Functions of the standard library and the first lines of their docstrings: real pairs, always there.
+
+    Columns: inputs (the function without its docstring), targets.
+    """
+
+    kind: Literal["python_functions"] = "python_functions"
+
+
+@dataclass(frozen=True)
+class _Files(SourceConfig):
+    pattern: str = ""  # a glob pattern; on a disk or in a bucket (gs://, s3://)
+
+    def __post_init__(self) -> None:
+        if not self.pattern:
+            raise FieldError("pattern", f"is empty; give a glob pattern such as '{self.example}'")
+
+    @property
+    def example(self) -> str:
+        return "data/*"
+
+
+@dataclass(frozen=True)
+class TextFilesConfig(_Files):
+    """Any text: every file that matches the pattern is one example. Columns: text."""
+
+    kind: Literal["text_files"] = "text_files"
+
+    @property
+    def example(self) -> str:
+        return "books/**/*.txt"
+
+
+@dataclass(frozen=True)
+class JsonLinesConfig(_Files):
+    """Every line of the files is an object, and its fields are the columns."""
+
+    kind: Literal["json_lines"] = "json_lines"
+
+    @property
+    def example(self) -> str:
+        return "pairs/*.jsonl"
+
+
+@dataclass(frozen=True)
+class ParquetConfig(_Files):
+    """Rows of Parquet files with their columns."""
+
+    kind: Literal["parquet"] = "parquet"
+
+    @property
+    def example(self) -> str:
+        return "pairs/*.parquet"
+
+
+@dataclass(frozen=True)
+class ArrayRecordConfig(_Files):
+    """Records of array_record files, each a JSON object whose fields are the columns."""
+
+    kind: Literal["array_record"] = "array_record"
+
+    @property
+    def example(self) -> str:
+        return "pairs/*.array_record"
+
+
+@dataclass(frozen=True)
+class ImageFoldersConfig(SourceConfig):
+    """A folder of images for every class. Columns: image (uint8 [height, width, channels]), label."""
+
+    kind: Literal["image_folders"] = "image_folders"
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise FieldError("folder", "is empty; give the folder that holds a folder of images for every class")
+
+
+@dataclass(frozen=True)
+class DigitsConfig(SourceConfig):
+    """scikit-learn's 1,797 handwritten digits. Columns: image (uint8 [8, 8, 1]), label."""
+
+    kind: Literal["digits"] = "digits"
+
+
+@dataclass(frozen=True)
+class TFDSConfig(SourceConfig):
+    """A TensorFlow dataset that was prepared as array_record; columns are its features, tuples joined by slashes."""
+
+    kind: Literal["tfds"] = "tfds"
+    name: str = ""  # such as "imdb_reviews" or "glue/sst2:2.0.0"
+    split: str = "train"  # TFDS's syntax: "train[:10%]", "train+test"
+    data_dir: str | None = None  # None: $TFDS_DATA_DIR, else ~/tensorflow_datasets
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise FieldError("name", "is empty; give the name of a prepared dataset, such as 'imdb_reviews'")

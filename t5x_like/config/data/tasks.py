@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks: what is made of a source's examples."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from t5x_like.config.checks import positive
+from t5x_like.config.data import sources, tokenizers
+from t5x_like.config.data.base import DataConfig
+from t5x_like.kinds import kinds_of
+from t5x_like.strict import FieldError
+
+if TYPE_CHECKING:
+    AnySource = sources.SourceConfig
+    AnyTokenizer = tokenizers.TokenizerConfig
+else:
+    AnySource = kinds_of(sources, sources.SourceConfig)
+    AnyTokenizer = kinds_of(tokenizers, tokenizers.TokenizerConfig)
+
+
+@dataclass(frozen=True)
+class TaskConfig(DataConfig):
+    """Any task. Examples are sorted by their hash, so that which of them are held out goes by content alone."""
+
+    source: AnySource = field(default_factory=sources.PythonLibraryConfig)
+    held_out: AnySource | None = None  # examples to score the model on; None: a fraction of the source
+    held_out_fraction: float = 0.1  # of the examples; 1: all, in an evaluation set
+    on_bad_example: Literal["stop", "skip"] = "stop"  # a line that cannot be read; what is skipped is counted
+
+    def __post_init__(self) -> None:
+        for stream, length in self.lengths.items():
+            if length < 1:
+                raise FieldError("sequence_length", f"{length} tokens of the {stream} are below 1")
+        if not 0 < self.held_out_fraction <= 1:
+            raise FieldError("held_out_fraction", f"{self.held_out_fraction} is outside (0, 1]")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the source that the task reads as text."""
+        return ("text",)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Special tokens that it needs."""
+        return ()
+
+
+@dataclass(frozen=True)
+class TextTaskConfig(TaskConfig):
+    """Any task on text."""
+
+    tokenizer: AnyTokenizer = field(default_factory=tokenizers.BPETokenizerConfig)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.tokens
+
+
+@dataclass(frozen=True)
+class _StreamConfig(TextTaskConfig):
+    text: str = "text"  # the column
+    unique_tokens: int | None = None  # of the training text, which repeat when a run takes more; None: all there are
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unique_tokens is not None:
+            positive(self, "unique_tokens")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.text,)
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig(_StreamConfig):
+    """Documents in one stream of tokens, cut into windows: each token predicts the next."""
+
+    kind: Literal["language_model"] = "language_model"
+
+
+@dataclass(frozen=True)
+class PrefixLMDataConfig(_StreamConfig):
+    """Windows of the same stream, cut in two at a random place: the first part is seen as a whole, the second predicted
+    (Raffel et al. 2020, section 3.2.1)."""
+
+    kind: Literal["prefix_lm"] = "prefix_lm"
+
+
+@dataclass(frozen=True)
+class SpanCorruptionConfig(_StreamConfig):
+    """Spans of a text are replaced by sentinels, and are to be filled in (Raffel et al. 2020, section 3.1.4).
+
+    `encoder_length` tokens go in; how many raw tokens they hold and how many are to be written follows.
+    """
+
+    kind: Literal["span_corruption"] = "span_corruption"
+    sequence_length: int = 0  # follows from encoder_length
+    encoder_length: int = 512
+    noise_density: float = 0.15
+    mean_noise_span_length: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.noise_density < 1:
+            raise FieldError("noise_density", f"{self.noise_density} is outside (0, 1)")
+        if not self.mean_noise_span_length >= 1:
+            raise FieldError("mean_noise_span_length", f"{self.mean_noise_span_length} is below 1")
+        if self.encoder_length < 4:
+            raise FieldError("encoder_length", f"{self.encoder_length} is below 4")
+        length = self.sizes(self.raw_length)[3]
+        if self.sequence_length not in (0, length):
+            raise FieldError("sequence_length", f"{self.sequence_length}, but {length} follows from encoder_length")
+        object.__setattr__(self, "sequence_length", length)
+        super().__post_init__()
+
+    def sizes(self, raw: int) -> tuple[int, int, int, int]:
+        """Noise tokens, spans, and tokens that go in and are to be written, for `raw` tokens of text."""
+        noise = min(max(round(raw * self.noise_density), 1), raw - 1)
+        spans = max(round(noise / self.mean_noise_span_length), 1)
+        spans = min(spans, noise, raw - noise)
+        return noise, spans, raw - noise + spans + 1, noise + spans + 1  # one more each: the end
+
+    @property
+    def raw_length(self) -> int:
+        """Tokens of text whose corruption is as long as `encoder_length`, or just shorter."""
+        raw = self.encoder_length
+        while self.sizes(raw + 1)[2] <= self.encoder_length:
+            raw += 1
+        while self.sizes(raw)[2] > self.encoder_length:
+            raw -= 1
+        return raw
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"encoder": self.encoder_length, "decoder": self.sequence_length}
+
+
+@dataclass(frozen=True)
+class MaskedLMDataConfig(_StreamConfig):
+    """Windows between [CLS] and [SEP], of whose tokens some are masked, some exchanged, some left (Devlin et al. 2019).
+
+    With `next_sentence` a window has two parts and a `labels` feature: 0 where the second follows the first in its
+    document, 1 where it is of another.
+    """
+
+    kind: Literal["masked_lm"] = "masked_lm"
+    tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
+    mask_rate: float = 0.15
+    dynamic: bool = True  # new masks every epoch (Liu et al. 2019); False: always the same
+    whole_words: bool = False
+    next_sentence: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.mask_rate < 1:
+            raise FieldError("mask_rate", f"{self.mask_rate} is outside (0, 1)")
+        if self.sequence_length < 5:
+            raise FieldError("sequence_length", f"{self.sequence_length} is below 5")
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"encoder": self.sequence_length}
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return "mask", "cls", "sep"
+
+
+@dataclass(frozen=True)
+class DenoisingConfig(_StreamConfig):
+    """BART's noise (Lewis et al. 2020): sentences in another order, spans of Poisson lengths behind one mask each; the
+    whole text is to be written."""
+
+    kind: Literal["denoising"] = "denoising"
+    mask_rate: float = 0.3
+    mean_span_length: float = 3.0
+    permute_sentences: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.mask_rate < 1:
+            raise FieldError("mask_rate", f"{self.mask_rate} is outside [0, 1)")
+        if not self.mean_span_length > 0:
+            raise FieldError("mean_span_length", f"{self.mean_span_length} is not above 0")
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"encoder": 2 * self.sequence_length, "decoder": self.sequence_length}  # spans of no tokens add masks
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("mask",)
+
+
+@dataclass(frozen=True)
+class Seq2SeqDataConfig(TextTaskConfig):
+    """Pairs of texts: one goes in, the other is to be written. What is too long is cut."""
+
+    kind: Literal["seq2seq"] = "seq2seq"
+    source: AnySource = field(default_factory=sources.PythonFunctionsConfig)
+    inputs: str = "inputs"  # columns
+    targets: str = "targets"
+    prefix: str = ""  # put before every input, such as "summarize: "
+    encoder_length: int = 128
+    sequence_length: int = 32
+    pack: bool = True  # several pairs in a row, where they fit
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"encoder": self.encoder_length, "decoder": self.sequence_length}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.inputs, self.targets
+
+
+@dataclass(frozen=True)
+class ClassificationConfig(TextTaskConfig):
+    """Texts, or pairs of texts, and the number of their class: [CLS] text [SEP], maybe text [SEP]."""
+
+    kind: Literal["classification"] = "classification"
+    tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
+    text: str = "text"
+    second_text: str | None = None
+    label: str = "label"
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"encoder": self.sequence_length}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.text,) if self.second_text is None else (self.text, self.second_text)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return "cls", "sep"
+
+
+@dataclass(frozen=True)
+class TaggingConfig(TextTaskConfig):
+    """Words and a label for each: the first piece of a word carries it."""
+
+    kind: Literal["tagging"] = "tagging"
+    tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
+    words: str = "words"  # a list of words
+    tags: str = "tags"  # a list of as many numbers
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"encoder": self.sequence_length}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.words,)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return "cls", "sep"
+
+
+@dataclass(frozen=True)
+class ImageClassificationConfig(TaskConfig):
+    """Images and the number of their class: pixels from 0 to 1."""
+
+    kind: Literal["image_classification"] = "image_classification"
+    sequence_length: int = 1
+    source: AnySource = field(default_factory=sources.DigitsConfig)
+    image: str = "image"
+    label: str = "label"
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def vocab_size(self) -> int:
+        return 0

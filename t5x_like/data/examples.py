@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples of a task: those of its source without duplicates, split into training and held-out by their content.
+
+Examples are ordered by the SHA-256 of their content. That order is as good as random, so a prefix is a fair sample; and
+it makes everything downstream (the tokenizer, the token stream, every batch) a function of the set of contents alone:
+renaming or moving files changes nothing, and the fingerprint names the stream exactly.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from t5x_like.config.data.tasks import TaskConfig
+from t5x_like.data.sources import BadExample, Example, Source, build_source
+from t5x_like.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An example: where it is, the SHA-256 of what a task reads of it, in hexadecimal, and its text in bytes."""
+
+    source: Source
+    index: int
+    digest: str
+    size: int
+    columns: tuple[str, ...]
+
+    def read(self) -> Example:
+        """Returns the example.
+
+        Raises:
+          UserError: it is no longer what it was when the examples were listed.
+        """
+        example = self.source[self.index]
+        if _content(example, self.columns)[0] != self.digest:
+            raise UserError(f"{_place(self.source, self.index)}: changed while it was being read; start again")
+        return example
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples in the order of their digests; of one source, the held-out ones are those with the lowest.
+
+    Attributes:
+      skipped: how many could not be read, with `on_bad_example="skip"`, and why the first could not.
+    """
+
+    train: tuple[Entry, ...]
+    held_out: tuple[Entry, ...]
+    skipped: tuple[int, str] = (0, "")
+
+    @property
+    def all(self) -> tuple[Entry, ...]:
+        return self.held_out + self.train
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(entry.size for entry in self.all)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits: the SHA-256 over the sorted digests."""
+        digests = sorted(entry.digest for entry in self.all)
+        return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+def load_examples(config: TaskConfig, columns: Sequence[str]) -> Examples:
+    """Lists, hashes and splits the examples of a task, as far as it reads these columns.
+
+    Examples without text and second copies of a content are left out. One is held out when its digest, read as a
+    fraction of the largest one, is below `held_out_fraction`: it stays on its side when others come and go. A source so
+    small that one side would be empty gives that side the one example nearest to the boundary. At 1 all are held out.
+    With a `held_out` source those are held out, and what they repeat is not trained on.
+
+    Raises:
+      UserError: no example, one that cannot be read, a column that is not there, or fewer than two examples.
+    """
+    entries, skipped = _entries(config, config.source, columns)
+    name = f"data.source.kind={config.source.kind!r}"
+    if config.held_out is not None:
+        held_out, more = _entries(config, config.held_out, columns)
+        known = {entry.digest for entry in held_out}
+        train = [entry for entry in entries if entry.digest not in known]
+        if not train or not held_out:
+            raise UserError(f"{name}: {len(train)} examples to train on and {len(held_out)} held out; each needs one")
+        return Examples(tuple(train), tuple(held_out), (skipped[0] + more[0], skipped[1] or more[1]))
+    if config.held_out_fraction == 1 and entries:
+        return Examples((), tuple(entries), skipped)
+    if len(entries) < 2:
+        raise UserError(
+            f"{name}: {len(entries)} different non-empty example; at least 2 are needed, because whole examples are "
+            "held out (split a single long text into several files)"
+        )
+    boundary = config.held_out_fraction * 2**64
+    count = sum(int(entry.digest[:16], 16) < boundary for entry in entries)
+    count = min(max(count, 1), len(entries) - 1)
+    return Examples(tuple(entries[count:]), tuple(entries[:count]), skipped)
+
+
+def _entries(config: TaskConfig, which: Any, columns: Sequence[str]) -> tuple[list[Entry], tuple[int, str]]:
+    """One entry for each different content, in the order of the digests, and what was skipped."""
+    source = build_source(which)
+    for column in columns:
+        if len(source) and column not in source.columns:
+            raise UserError(
+                f"data: the source {which.kind!r} has no column {column!r}; accepted: "
+                f"{', '.join(source.columns)}{nearest(column, source.columns)}"
+            )
+    found: dict[str, Entry] = {}
+    skipped, first = 0, ""
+    for index in range(len(source)):
+        try:
+            digest, size = _content(source[index], columns)
+        except (BadExample, KeyError, TypeError) as error:
+            why = str(error) if isinstance(error, BadExample) else f"{_place(source, index)}: column {error}"
+            if config.on_bad_example == "stop":
+                raise UserError(f"{why}; or set data.on_bad_example='skip'") from None
+            skipped, first = skipped + 1, first or why
+            continue
+        if size:
+            found.setdefault(digest, Entry(source, index, digest, size, tuple(columns)))
+    return [found[digest] for digest in sorted(found)], (skipped, first)
+
+
+def _content(example: Example, columns: Sequence[str]) -> tuple[str, int]:
+    """The digest of what a task reads, and its size in bytes; 0 where a text is empty."""
+    parts = [_bytes(example[column]) for column in columns]
+    content = parts[0] if len(parts) == 1 else b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    return hashlib.sha256(content).hexdigest(), 0 if not all(parts) else sum(map(len, parts))
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise BadExample(f"text: character {error.start} is a lone surrogate; expected valid Unicode") from None
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes()
+    if value is None:
+        raise TypeError("is null")
+    return json.dumps(value).encode()
+
+
+def _place(source: Source, index: int) -> str:
+    paths = getattr(source, "paths", None)
+    return paths[index] if paths and len(paths) == len(source) else f"example {index}"

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of text: a file an example, or a line an example."""
+
+import json
+from bisect import bisect_right
+from functools import lru_cache
+
+from t5x_like.config.data.sources import JsonLinesConfig, TextFilesConfig
+from t5x_like.data.sources.source import BadExample, Example, decoded, matching_files, read_file
+
+
+class TextFiles:
+    """Every file is one example."""
+
+    columns = ("text",)
+
+    def __init__(self, config: TextFilesConfig):
+        self.paths = matching_files(config.pattern)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Example:
+        path = self.paths[index]
+        return {"text": decoded(read_file(path), path)}
+
+
+class JsonLines:
+    """Every line is a JSON object; lines of white space are none. Columns are those of the first line."""
+
+    def __init__(self, config: JsonLinesConfig):
+        self.paths = matching_files(config.pattern)
+        self.starts = [0]
+        self._lines = lru_cache(maxsize=4)(self._read)
+        for path in self.paths:
+            self.starts.append(self.starts[-1] + len(self._lines(path)))
+        self.columns = tuple(self[0]) if len(self) else ()
+
+    def _read(self, path: str) -> list[tuple[int, bytes]]:
+        lines = enumerate(read_file(path).split(b"\n"), start=1)
+        return [(number, line) for number, line in lines if line.strip()]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: int) -> Example:
+        file = bisect_right(self.starts, index) - 1
+        number, line = self._lines(self.paths[file])[index - self.starts[file]]
+        where = f"{self.paths[file]}:{number}"
+        try:
+            example = json.loads(decoded(line, where))
+        except json.JSONDecodeError as error:
+            raise BadExample(f"{where}: no JSON ({error.msg} at column {error.colno}); expected an object") from None
+        if not isinstance(example, dict):
+            raise BadExample(f"{where}: a JSON {type(example).__name__}; expected an object")
+        return example
+
+
+SOURCES = {"text_files": TextFiles, "json_lines": JsonLines}

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequence to sequence: pairs of texts, with an end each, several in a row where they fit (packing), or one.
+
+With an encoder of 8 and a decoder of 6 tokens, the pairs (7 8 -> 4 5) and (9 6 3 -> 2), the end 1:
+
+    encoder_input_tokens   7 8 1 9 6 3 1 0        decoder_input_tokens    0 4 5 0 2 0
+    encoder_segment_ids    1 1 1 2 2 2 2 0        decoder_target_tokens   4 5 1 2 1 0
+    encoder_positions      0 1 2 0 1 2 3 0        decoder_segment_ids     1 1 1 2 2 0
+                                                  decoder_positions       0 1 2 0 1 0
+                                                  decoder_loss_weights    1 1 1 1 1 0
+
+Which pairs share a row follows from the lengths and the split alone: rows are filled once, in the order of the pairs'
+hashes, and an epoch visits them in another order, so that a row's number says what it holds.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from t5x_like.config.data.tasks import Seq2SeqDataConfig
+from t5x_like.data.cache import tokenised
+from t5x_like.data.dataset import FiniteDataset
+from t5x_like.data.examples import load_examples
+from t5x_like.data.packing import Batch, first_fit
+from t5x_like.data.sources import Example
+from t5x_like.data.tasks.stream import described
+from t5x_like.data.tokenizers import Tokenizer
+
+STREAMS = {"encoder": "inputs", "decoder": "targets"}
+
+
+class Seq2Seq(FiniteDataset):
+    """Pairs; what is longer than its stream is cut, and still ends with an end.
+
+    Attributes:
+      efficiency: {split: share of the decoder's tokens that are targets}.
+    """
+
+    def __init__(
+        self, config: Seq2SeqDataConfig, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None
+    ):
+        examples = load_examples(config, config.columns)
+        how = {"task": config.kind, "columns": config.columns, "prefix": config.prefix}
+        text = tokenised(config, examples, partial(_encode, config), how, cache_dir, tokenizer)
+        self.tokenizer, self.vocab_size, self.sequence_length = (
+            text.tokenizer,
+            text.tokenizer.vocab_size,
+            config.sequence_length,
+        )
+        self.end = text.tokenizer.needs(("eos",), "sequence to sequence")["eos"]
+        self.lengths = config.lengths
+        self.columns = {"train": text.train, "held_out": text.held_out}
+        self.fingerprint, self.unique_tokens = text.meta["fingerprint"], None
+        rows = {split: self._rows(split, config.pack) for split in self.columns}
+        self.members = {split: np.argsort(of, kind="stable") for split, of in rows.items()}
+        self.edges = {
+            split: np.searchsorted(np.sort(of), np.arange(of.max(initial=-1) + 2)) for split, of in rows.items()
+        }
+        used = {split: self._sizes(split)[:, 1] for split in self.columns}
+        self.unique_tokens = int(used["train"].sum())
+        counts = {split: len(edges) - 1 for split, edges in self.edges.items()}
+        room = {split: max(1, count * config.sequence_length) for split, count in counts.items()}
+        self.efficiency = {split: float(used[split].sum() / room[split]) for split in counts}
+        self.description = described(config, text.meta) | {"packing_efficiency": self.efficiency}
+        super().__init__(counts["train"], counts["held_out"], seed)
+
+    def _sizes(self, split: str) -> np.ndarray:
+        """Tokens of every pair with its ends, int64 [N, 2]."""
+        lengths = [self.columns[split][column].lengths + 1 for column in STREAMS.values()]
+        return np.minimum(np.stack(lengths, axis=1), list(self.lengths.values()))
+
+    def _rows(self, split: str, pack: bool) -> np.ndarray:
+        sizes = self._sizes(split)
+        return first_fit(sizes, np.array(list(self.lengths.values()))) if pack else np.arange(len(sizes))
+
+    def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
+        batch: Batch = {}
+        for stream, length in self.lengths.items():
+            names = ("input_tokens", "segment_ids", "positions")
+            tokens, segments, positions = (np.zeros((len(indices), length), np.int32) for _ in names)
+            for row, index in enumerate(indices):
+                at = 0
+                first, last = self.edges[split][index : index + 2]
+                for number, pair in enumerate(self.members[split][first:last], start=1):
+                    text = self.columns[split][STREAMS[stream]].row(pair)[: length - 1]
+                    here = slice(at, at + len(text) + 1)
+                    tokens[row, here] = [*text, self.end]
+                    segments[row, here], positions[row, here] = number, np.arange(len(text) + 1)
+                    at += len(text) + 1
+            batch |= dict(zip((f"{stream}_{name}" for name in names), (tokens, segments, positions), strict=True))
+        targets, positions = batch["decoder_input_tokens"], batch["decoder_positions"]
+        inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1] * (positions > 0)
+        weights = (batch["decoder_segment_ids"] > 0).astype(np.float32)
+        more = {"decoder_input_tokens": inputs, "decoder_target_tokens": targets, "decoder_loss_weights": weights}
+        return batch | more
+
+
+def _encode(
+    config: Seq2SeqDataConfig, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> Iterator[Mapping[str, np.ndarray]]:
+    inputs = tokenizer.encode_documents([config.prefix + str(example[config.inputs]) for example in examples])
+    targets = tokenizer.encode_documents([str(example[config.targets]) for example in examples])
+    for one, other in zip(inputs, targets, strict=True):
+        yield {"inputs": one, "targets": other}
+
+
+build = Seq2Seq

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tagging: a label for every word, carried by its first piece (Devlin et al. 2019, section 5.3).
+
+words                   Jim   Henson   was   a                      tags  1 2 0 0
+encoder_input_tokens    [CLS] Jim Hen ##son was a [SEP]
+encoder_target_tokens     0    1   2    0    0  0   0
+encoder_loss_weights      0    1   1    0    1  1   0
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from t5x_like.config.data.tasks import TaggingConfig
+from t5x_like.data.packing import Batch
+from t5x_like.data.sources import Example
+from t5x_like.data.tasks.classification import Framed
+from t5x_like.data.tasks.stream import encoder_features, padded
+from t5x_like.data.tokenizers import Tokenizer
+from t5x_like.errors import UserError
+
+
+class Tagging(Framed):
+    def __init__(
+        self, config: TaggingConfig, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None
+    ):
+        super().__init__(config, (config.words, config.tags), _encode, seed, cache_dir, tokenizer)
+
+    def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
+        room, columns = self.sequence_length - 2, self.columns[split]
+        cls, sep = self.special["cls"], self.special["sep"]
+        tokens = [np.array([cls, *columns["words"].row(index)[:room], sep]) for index in indices]
+        tags = [np.array([-1, *columns["tags"].row(index)[:room], -1]) for index in indices]
+        targets, real = padded(tags, self.sequence_length)
+        weighted = real & (targets >= 0)
+        return encoder_features(*padded(tokens, self.sequence_length)) | {
+            "encoder_target_tokens": targets * weighted,
+            "encoder_loss_weights": weighted.astype(np.float32),
+        }
+
+
+def _encode(
+    config: TaggingConfig, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> Iterator[Mapping[str, np.ndarray]]:
+    for example in examples:
+        words, tags = example[config.words], example[config.tags]
+        if len(words) != len(tags):
+            raise UserError(f"data.tags: {len(tags)} tags for the {len(words)} words of {' '.join(words)[:60]!r}")
+        pieces = [tokenizer.encode(word if not number else " " + word) for number, word in enumerate(words)]
+        labels = [[tag, *[-1] * (len(piece) - 1)] for tag, piece in zip(tags, pieces, strict=True) if len(piece)]
+        yield {"words": np.concatenate(pieces), "tags": np.array([tag for row in labels for tag in row], np.int32)}
+
+
+build = Tagging

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vocabularies that the `tokenizers` library learned, here or elsewhere, and SentencePiece's."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers as huggingface
+
+from t5x_like.config.data.tokenizers import (
+    BPETokenizerConfig,
+    UnigramTokenizerConfig,
+    WordPieceTokenizerConfig,
+)
+from t5x_like.data.tokenizers.tokenizer import Tokenizer, utf8
+from t5x_like.errors import UserError
+from t5x_like.files import write_text
+
+SENTINEL = "<extra_id_{}>"
+# Names that special tokens usually have, by role; the first that a vocabulary has is taken.
+NAMES = {
+    "pad": ("<pad>", "[PAD]", "<|padding|>", "<|endoftext|>"),
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>"),
+    "eos": ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>"),
+    "unk": ("<unk>", "[UNK]"),
+    "mask": ("<mask>", "[MASK]"),
+    "cls": ("[CLS]", "<cls>", "<s>"),
+    "sep": ("[SEP]", "<sep>", "</s>"),
+}
+SPELT = {"mask": "<mask>", "cls": "<cls>", "sep": "<sep>"}  # as they are added to a vocabulary that is trained here
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+_USER_DECIDED = _PARALLELISM in os.environ
+
+
+class LearnedTokenizer(Tokenizer):
+    """A tokenizer of the `tokenizers` library. tokenizer.json is its own format.
+
+    Byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2, Radford et al. 2019) is lossless, and so are unigram pieces
+    but for runs of spaces at a text's start; WordPiece loses white space and, lower-cased, case and accents.
+    """
+
+    def __init__(self, model: huggingface.Tokenizer):
+        model.encode_special_tokens = True  # a text that spells a special token's name gets ordinary tokens
+        self._model = model
+        vocabulary = model.get_vocab(with_added_tokens=True)
+        names = sorted(vocabulary, key=vocabulary.__getitem__)
+        special = {token.content for token in model.get_added_tokens_decoder().values() if token.special}
+        found = {role: next((n for n in names_ if n in vocabulary), None) for role, names_ in NAMES.items()}
+        specials = {role: vocabulary[name] for role, name in found.items() if name is not None}
+        sentinels: list[int] = []
+        while (name := SENTINEL.format(len(sentinels))) in vocabulary:
+            sentinels.append(vocabulary[name])
+        spell = _speller(json.loads(model.to_str()))
+        by_id = {index: b"" if name in special else spell(name) for name, index in vocabulary.items()}
+        super().__init__([by_id.get(i, b"") for i in range(vocabulary[names[-1]] + 1)], specials, sentinels)
+        self._continues = np.array([n.startswith("##") for n in names]) if _is(model, "WordPiece") else None
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{huggingface.__version__}\n{self._model.to_str()}".encode()).hexdigest()[:16]
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        return super().word_starts if self._continues is None else ~self._continues
+
+    def encode_documents(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        for text in texts:
+            utf8(text)
+        for start in range(0, len(texts), 64):  # the library's records are many times larger than the tokens
+            with _threads():
+                encodings = self._model.encode_batch_fast(list(texts[start : start + 64]), add_special_tokens=False)
+            yield from (np.array(encoding.ids, self.dtype) for encoding in encodings)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        write_text(path, self._model.to_str(pretty=True) + "\n")
+
+
+def _is(model: huggingface.Tokenizer, kind: str) -> bool:
+    return isinstance(model.model, getattr(huggingface.models, kind))
+
+
+def _speller(content: dict[str, Any]) -> Any:
+    """From a piece of a vocabulary to its bytes, for the kinds of decoder there are."""
+    kinds = json.dumps(content.get("decoder"))
+    if "ByteLevel" in kinds:
+        to_byte = {character: byte for byte, character in enumerate(_byte_characters())}
+        return lambda piece: bytes(to_byte[c] for c in piece) if set(piece) <= set(to_byte) else piece.encode()
+
+    def spell(piece: str) -> bytes:
+        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):  # what no piece covers
+            return bytes([int(piece[3:5], 16)])
+        if "WordPiece" in kinds:
+            return piece.removeprefix("##").encode() if piece.startswith("##") else b" " + piece.encode()
+        return piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+
+    return spell
+
+
+def train(config: Any, texts: Iterable[str]) -> LearnedTokenizer:
+    """Learns a vocabulary; the result depends on the texts (not on their order, for BPE) and the config alone.
+
+    Raises:
+      UserError: the texts have too little in them for so many tokens, or they spell a special token as a piece.
+    """
+    model, trainer, fewest = _TRAINERS[config.kind](config)
+    with _threads():
+        model.train_from_iterator(texts, trainer)
+    model.add_special_tokens([SENTINEL.format(i) for i in reversed(range(config.sentinels))])
+    found = model.get_vocab_size(with_added_tokens=True)
+    if found != config.vocab_size:
+        raise UserError(
+            f"data.tokenizer.vocab_size={config.vocab_size}: the training documents yield only {found} "
+            f"tokens; accepted: {fewest} to {found}, or more text"
+        )
+    return LearnedTokenizer(model)
+
+
+def _specials(config: Any, *names: str) -> list[str]:
+    return [*names, *(SPELT[role] for role in config.specials)]
+
+
+def _bpe(config: BPETokenizerConfig) -> Any:
+    """Text is first cut by GPT-2's pattern (words with their leading space, numbers, punctuation, white space); merges
+    never cross a cut. Always the most frequent pair next, ties by the older tokens."""
+    model = huggingface.Tokenizer(huggingface.models.BPE())
+    model.pre_tokenizer = huggingface.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = huggingface.decoders.ByteLevel()
+    trainer = huggingface.trainers.BpeTrainer(
+        vocab_size=config.vocab_size - config.sentinels,
+        special_tokens=_specials(config, "<|endoftext|>"),
+        initial_alphabet=huggingface.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    return model, trainer, 257 + len(config.specials) + config.sentinels
+
+
+def _wordpiece(config: WordPieceTokenizerConfig) -> Any:
+    model = huggingface.Tokenizer(huggingface.models.WordPiece(unk_token="[UNK]"))
+    model.normalizer = huggingface.normalizers.BertNormalizer(lowercase=config.lowercase)
+    model.pre_tokenizer = huggingface.pre_tokenizers.BertPreTokenizer()
+    model.decoder = huggingface.decoders.WordPiece()
+    trainer = huggingface.trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size - config.sentinels,
+        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        show_progress=False,
+    )
+    return model, trainer, 6
+
+
+def _unigram(config: UnigramTokenizerConfig) -> Any:
+    names = _specials(config, "<pad>", "</s>", "<unk>") + [f"<0x{byte:02X}>" for byte in range(256)]
+    model = huggingface.Tokenizer(huggingface.models.Unigram(byte_fallback=True))
+    model.pre_tokenizer = huggingface.pre_tokenizers.Metaspace()
+    model.decoder = huggingface.decoders.Sequence(
+        [huggingface.decoders.ByteFallback(), huggingface.decoders.Metaspace()]
+    )
+    trainer = huggingface.trainers.UnigramTrainer(
+        vocab_size=config.vocab_size - config.sentinels, special_tokens=names, unk_token="<unk>", show_progress=False
+    )
+    return model, trainer, len(names) + 1
+
+
+_TRAINERS: dict[str, Any] = {"bpe": _bpe, "wordpiece": _wordpiece, "unigram": _unigram}
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model (Kudo and Richardson 2018), run by its own library."""
+
+    def __init__(self, content: bytes):
+        try:
+            import sentencepiece
+        except ImportError:
+            raise UserError(
+                "data.tokenizer: a SentencePiece model needs the package sentencepiece; install it"
+            ) from None
+        self._content = content
+        self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
+        size = self._model.get_piece_size()
+        names = [self._model.id_to_piece(i) for i in range(size)]
+        spell = _speller({})
+        hidden = {i for i in range(size) if self._model.is_control(i) or self._model.is_unknown(i)}
+        roles = {role: getattr(self._model, f"{role}_id")() for role in ("pad", "bos", "eos", "unk")}
+        places = {name: i for i, name in enumerate(names)}
+        more = {role: next((places[n] for n in NAMES[role] if n in places), -1) for role in ("mask", "cls", "sep")}
+        sentinels: list[int] = []
+        while (name := SENTINEL.format(len(sentinels))) in places:
+            sentinels.append(places[name])
+        specials = {role: i for role, i in (roles | more).items() if i >= 0}
+        super().__init__([b"" if i in hidden else spell(name) for i, name in enumerate(names)], specials, sentinels)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._content).hexdigest()[:16]
+
+    def encode_documents(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        for text in texts:
+            utf8(text)
+            yield np.array(self._model.encode(text), self.dtype)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model itself; `load_tokenizer` knows it by its content."""
+        Path(path).write_bytes(self._content)
+
+
+def _byte_characters() -> list[str]:
+    """The printable character that stands for each byte in a byte-level BPE's vocabulary.
+
+    Printable Latin-1 characters stand for themselves; the other bytes take, in order, the code points from 256 on.
+    """
+    own = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in set(own) else chr(next(others)) for byte in range(256)]
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[None]:
+    """Lets the library use threads (as many as this process may run on) for one call, unless the user has decided.
+
+    Afterwards the switch stays at "false": left unset, a later fork of this process would print a warning.
+    """
+    if _USER_DECIDED:
+        yield
+        return
+    os.environ[_PARALLELISM] = "true"
+    try:
+        yield
+    finally:
+        os.environ[_PARALLELISM] = "false"

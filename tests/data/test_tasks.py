@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each task makes of a text, against the papers' descriptions, row by row."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5x_like.config.data.sources import JsonLinesConfig, TextFilesConfig
+from t5x_like.config.data.tasks import (
+    ClassificationConfig,
+    DenoisingConfig,
+    LanguageModelConfig,
+    MaskedLMDataConfig,
+    PrefixLMDataConfig,
+    Seq2SeqDataConfig,
+    SpanCorruptionConfig,
+    TaggingConfig,
+)
+from t5x_like.config.data.tokenizers import BPETokenizerConfig, ByteTokenizerConfig, WordPieceTokenizerConfig
+from t5x_like.data.packing import first_fit
+from t5x_like.data.pipeline import build_dataset
+from t5x_like.data.tasks.span_corruption import noise_mask
+from t5x_like.errors import UserError
+
+BYTES = ByteTokenizerConfig(sentinels=40, specials=("mask",))
+WORDS = WordPieceTokenizerConfig(vocab_size=120)
+SENTENCES = [
+    "The cat sat on the mat. ",
+    "A dog barked loudly! ",
+    "Nobody saw the unhappy bird? ",
+    "It rained all day.\n",
+]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "texts").mkdir()
+    for number in range(30):
+        body = "".join(generator.choice(SENTENCES, generator.integers(3, 9)))
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"{body}Number {number}.")
+    return TextFilesConfig(pattern=str(tmp_path / "texts" / "*.txt"))
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    generator = np.random.default_rng(1)
+    with open(tmp_path / "pairs.jsonl", "w") as file:
+        for number in range(120):
+            words = [
+                str(word)
+                for word in generator.choice(["red", "green", "blue", "cats", "sleep"], generator.integers(1, 6))
+            ]
+            tags = [len(word) for word in words]
+            example = {"en": " ".join(words) + f" {number}", "de": f"{number} {words[0]}", "label": number % 3}
+            file.write(json.dumps(example | {"words": [*words, f"n{number}"], "tags": [*tags, 0]}) + "\n")
+    return JsonLinesConfig(pattern=str(tmp_path / "pairs.jsonl"))
+
+
+def configs(texts, pairs):
+    return {
+        "prefix_lm": PrefixLMDataConfig(source=texts, tokenizer=BYTES, sequence_length=24),
+        "span_corruption": SpanCorruptionConfig(source=texts, tokenizer=BYTES, encoder_length=48),
+        "masked_lm": MaskedLMDataConfig(source=texts, tokenizer=WORDS, sequence_length=24),
+        "static": MaskedLMDataConfig(source=texts, tokenizer=WORDS, sequence_length=24, dynamic=False),
+        "whole words": MaskedLMDataConfig(source=texts, tokenizer=WORDS, sequence_length=40, whole_words=True),
+        "next sentence": MaskedLMDataConfig(source=texts, tokenizer=WORDS, sequence_length=25, next_sentence=True),
+        "denoising": DenoisingConfig(source=texts, tokenizer=BYTES, sequence_length=60),
+        "seq2seq": Seq2SeqDataConfig(
+            source=pairs,
+            tokenizer=BYTES,
+            inputs="en",
+            targets="de",
+            prefix="x: ",
+            encoder_length=64,
+            sequence_length=40,
+        ),
+        "classification": ClassificationConfig(
+            source=pairs, tokenizer=WORDS, text="en", second_text="de", sequence_length=16
+        ),
+        "tagging": TaggingConfig(source=pairs, tokenizer=WORDS, sequence_length=20),
+    }
+
+
+NAMES = [
+    "prefix_lm", "span_corruption", "masked_lm", "static", "whole words", "next sentence", "denoising", "seq2seq",
+    "classification", "tagging",
+]  # fmt: skip
+
+
+@pytest.fixture
+def build(texts, pairs, tmp_path):
+    return lambda name, seed=0: build_dataset(configs(texts, pairs)[name], seed, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_functions_of_their_numbers(name, build):
+    """Other batch sizes, hosts and a fresh start give the same rows; held-out ones are the same under every seed."""
+    one, other = build(name), build(name)
+    whole = one.training_batch(2, 8)
+    halves = [other.training_batch(5, 4), other.training_batch(4, 4)]
+    for feature, value in whole.items():
+        np.testing.assert_array_equal(value, np.concatenate([halves[1][feature], halves[0][feature]]), err_msg=feature)
+        host = one.training_batch(2, 8, host_index=1, host_count=2)[feature]
+        np.testing.assert_array_equal(value[4:], host, err_msg=feature)
+        assert value.dtype == (np.float32 if "weights" in feature else np.int32)
+    held_out = [next(iter(build(name, seed).eval_batches(4, 10_000))) for seed in (0, 1)]
+    for feature in whole:
+        np.testing.assert_array_equal(held_out[0][feature], held_out[1][feature])
+    different = [
+        feature for feature in whole if not np.array_equal(whole[feature], build(name, 1).training_batch(2, 8)[feature])
+    ]
+    assert different
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_have_the_lengths_that_the_config_says(name, build, texts, pairs):
+    batch, config = build(name).training_batch(0, 4), configs(texts, pairs)[name]
+    for feature, value in batch.items():
+        if feature != "labels":
+            assert value.shape == (4, config.lengths[feature.split("_")[0]]), feature
+    assert config.sequence_length == list(config.lengths.values())[-1]
+
+
+# ------------------------------------------------------------------------------------------------ span corruption
+
+
+def test_published_lengths():
+    """Raffel et al. 2020 with 512 inputs: 568 raw tokens and 114 targets."""
+    config = SpanCorruptionConfig(tokenizer=BYTES)
+    assert (config.encoder_length, config.raw_length, config.sequence_length) == (512, 568, 114)
+    assert config.sizes(568)[2] == 512
+
+
+@pytest.mark.parametrize(("length", "noise", "spans"), [(9, 4, 2), (20, 3, 1), (20, 3, 3), (568, 85, 28)])
+def test_noise_masks_have_their_sizes(length, noise, spans):
+    numbers = np.random.default_rng(0).integers(0, 2**32, (200, length - 2))
+    masks = noise_mask(numbers, length, noise, spans)
+    assert (masks.sum(1) == noise).all()
+    assert ((masks[:, 1:] & ~masks[:, :-1]).sum(1) == spans).all()
+    assert not masks[:, 0].any() and masks[:, -1].all()
+    if (length, noise, spans) == (9, 4, 2):  # each of the 3 x 4 ways to cut 4 and 5 in two is as likely
+        _, counts = np.unique(masks, axis=0, return_counts=True)
+        assert len(counts) == 12 and counts.min() > 3
+
+
+def test_text_can_be_put_together_again(build):
+    dataset = build("span_corruption")
+    sentinels = set(dataset.tokenizer.sentinels)
+    config = dataset.config
+    batch = dataset.training_batch(0, 16)
+    for row in range(16):
+        inputs = batch["encoder_input_tokens"][row][batch["encoder_segment_ids"][row] > 0]
+        targets = batch["decoder_target_tokens"][row]
+        assert len(inputs) == config.sizes(config.raw_length)[2] and inputs[-1] == targets[-1] == 0
+        spans: dict[int, list[int]] = {}
+        for token in targets[:-1]:
+            if token in sentinels:
+                current = spans.setdefault(int(token), [])
+            else:
+                current.append(int(token))
+        assert list(spans) == list(dataset.tokenizer.sentinels[: len(spans)])
+        text = [part for token in inputs[:-1] for part in (spans[token] if token in sentinels else [token])]
+        raw, _ = dataset.raw("train", np.arange(dataset.counts["train"]))
+        assert text in raw.tolist()
+        assert batch["decoder_input_tokens"][row].tolist() == [0, *targets[:-1]]
+
+
+# ------------------------------------------------------------------------------------------------ masking
+
+
+def test_masks_are_the_papers(build):
+    dataset = build("masked_lm")
+    mask = dataset.tokenizer.specials["mask"]
+    batch = dataset.training_batch(0, 400)
+    inputs, targets, weights = (batch[f"encoder_{name}"] for name in ("input_tokens", "target_tokens", "loss_weights"))
+    chosen = weights > 0
+    assert (chosen.sum(1) == round(22 * 0.15)).mean() > 0.9  # documents' separators are no words
+    shares = [(inputs[chosen] == mask).mean(), (inputs[chosen] == targets[chosen]).mean()]
+    np.testing.assert_allclose(shares, [0.8, 0.1], atol=0.04)
+    assert (inputs[:, 0] == dataset.tokenizer.specials["cls"]).all()
+    assert (inputs[:, -1] == dataset.tokenizer.specials["sep"]).all()
+    assert (targets[~chosen] == 0).all() and not chosen[:, [0, -1]].any()
+
+
+def test_static_masks_come_again_and_dynamic_ones_do_not(build):
+    for name, again in (("static", True), ("masked_lm", False)):
+        dataset = build(name)
+        rows = dataset.counts["train"]
+        epochs = [dataset.training_batch(epoch, rows) for epoch in range(2)]
+        seen = [
+            {
+                (*map(int, row), *map(int, weight))
+                for row, weight in zip(b["encoder_input_tokens"], b["encoder_loss_weights"], strict=True)
+            }
+            for b in epochs
+        ]
+        assert (seen[0] == seen[1]) is again
+
+
+def test_whole_words_are_masked_as_one(build):
+    dataset = build("whole words")
+    starts = dataset.tokenizer.word_starts
+    batch = dataset.training_batch(0, 50)
+    for row in range(50):
+        chosen = batch["encoder_loss_weights"][row] > 0
+        original = np.where(chosen, batch["encoder_target_tokens"][row], batch["encoder_input_tokens"][row])
+        words = np.cumsum(starts[original])
+        for word in np.unique(words[chosen]):
+            inside = (words == word) & np.isin(original, dataset.ordinary)
+            assert chosen[inside].all()
+
+
+def test_next_sentences(build):
+    dataset = build("next sentence")
+    batch = dataset.training_batch(0, 200)
+    sep, types = dataset.tokenizer.specials["sep"], batch["encoder_token_types"]
+    assert 0.4 < batch["labels"].mean() < 0.6
+    assert (batch["encoder_input_tokens"][:, -1] == sep).all()
+    assert types[0].tolist() == [0] * 13 + [1] * 12  # [CLS] 11 [SEP], 11 [SEP]
+
+
+def test_infilling_keeps_the_text_and_masks_about_a_third(build):
+    dataset = build("denoising")
+    batch, mask = dataset.training_batch(0, 60), dataset.tokenizer.specials["mask"]
+    left = []
+    for row in range(60):
+        inputs = batch["encoder_input_tokens"][row][batch["encoder_segment_ids"][row] > 0]
+        targets = batch["decoder_target_tokens"][row][batch["decoder_loss_weights"][row] > 0]
+        kept = inputs[inputs != mask]
+        assert not set(kept) - set(targets)
+        assert (np.bincount(kept, minlength=400) <= np.bincount(targets, minlength=400)).all()
+        left.append(len(kept) / len(targets))
+        assert mask in inputs
+    assert 0.69 < np.mean(left) < 0.74
+
+
+def test_a_prefix_is_not_predicted(build):
+    batch = build("prefix_lm").training_batch(0, 50)
+    inside, weights = batch["decoder_causal_attention"], batch["decoder_loss_weights"]
+    assert len(np.unique(inside.sum(1))) > 10
+    for row in range(50):
+        length = inside[row].sum()
+        assert inside[row, :length].all() and weights[row].sum() == 24 - length + 1
+        assert not weights[row, : length - 1].any()
+
+
+# ------------------------------------------------------------------------------------------------ pairs
+
+
+def test_packed_pairs_are_the_pairs(build, pairs):
+    dataset = build("seq2seq")
+    lines = [json.loads(line) for line in Path(pairs.pattern).read_text().splitlines()]
+    wanted = {("x: " + line["en"], line["de"]) for line in lines}
+    found = []
+    for batch in (dataset.training_batch(0, dataset.counts["train"]), *dataset.eval_batches(8, 10_000)):
+        for row in range(len(batch["labels"]) if "labels" in batch else len(batch["decoder_input_tokens"])):
+            for segment in range(1, batch["encoder_segment_ids"][row].max() + 1):
+                there, here = (batch[f"{stream}_segment_ids"][row] == segment for stream in ("encoder", "decoder"))
+                inputs, targets = batch["encoder_input_tokens"][row][there], batch["decoder_target_tokens"][row][here]
+                assert inputs[-1] == targets[-1] == 0
+                assert batch["encoder_positions"][row][there].tolist() == list(range(there.sum()))
+                assert batch["decoder_positions"][row][here].tolist() == list(range(here.sum()))
+                assert batch["decoder_input_tokens"][row][here].tolist() == [0, *targets[:-1]]
+                found.append((dataset.tokenizer.decode(inputs), dataset.tokenizer.decode(targets)))
+    assert sorted(found) == sorted(wanted)
+    assert dataset.efficiency["train"] > 0.4 and (batch["encoder_segment_ids"].max() > 1)
+
+
+def test_first_fit_fills_rows():
+    sizes = np.random.default_rng(0).integers(5, 200, (4000, 1))
+    rows = first_fit(sizes, np.array([512]))
+    used = np.bincount(rows, weights=sizes[:, 0])
+    assert used.max() <= 512 and used.sum() / (512 * len(used)) > 0.95
+    assert (np.diff(np.unique(rows)) == 1).all()
+
+
+def test_classes_and_tags(build, pairs):
+    lines = {line["en"].lower(): line for line in map(json.loads, Path(pairs.pattern).read_text().splitlines())}
+    dataset = build("classification")
+    special = dataset.tokenizer.specials
+    batch = dataset.training_batch(0, 20)
+    for tokens, types, label in zip(
+        batch["encoder_input_tokens"], batch["encoder_token_types"], batch["labels"], strict=True
+    ):
+        first, second = (tokens[(types == kind) & (tokens > 0)] for kind in (0, 1))
+        assert first[0] == special["cls"] and first[-1] == second[-1] == special["sep"]
+        line = lines[dataset.tokenizer.decode(first[1:-1]).strip()]
+        assert line["label"] == label and dataset.tokenizer.decode(second[:-1]).strip() == line["de"]
+    dataset = build("tagging")
+    tags = dataset.training_batch(0, 20)
+    starts = dataset.tokenizer.word_starts
+    for tokens, targets, weights in zip(
+        *(tags[f"encoder_{n}"] for n in ("input_tokens", "target_tokens", "loss_weights")), strict=True
+    ):
+        body = tokens[1 : np.flatnonzero(tokens == special["sep"])[0]]
+        assert weights[1 : len(body) + 1].tolist() == starts[body].tolist()
+        words = [len(word) for word in dataset.tokenizer.decode(body).split()][:-1]
+        assert targets[weights > 0][:-1].tolist() == words
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def test_exactly_so_many_tokens_again_and_again(texts, tmp_path):
+    config = LanguageModelConfig(source=texts, tokenizer=BYTES, sequence_length=16, unique_tokens=160)
+    dataset = build_dataset(config, 0, tmp_path / "cache")
+    assert dataset.unique_tokens == dataset.epoch_rows * 16 == 160
+    rows = [tuple(map(tuple, dataset.training_batch(epoch, 10)["decoder_target_tokens"])) for epoch in range(3)]
+    assert set(rows[0]) == set(rows[1]) == set(rows[2]) and len(set(rows[0])) == 10
+    with pytest.raises(UserError, match=r"^data\.unique_tokens: 170 is no multiple of the 16 tokens .*; nearest: 176$"):
+        build_dataset(
+            LanguageModelConfig(source=texts, tokenizer=BYTES, sequence_length=16, unique_tokens=170), 0, tmp_path
+        )
+
+
+def test_what_a_tokenizer_lacks(texts, pairs, tmp_path):
+    plain = BPETokenizerConfig(vocab_size=280)
+    for config, message in (
+        (MaskedLMDataConfig(source=texts, tokenizer=plain), "has no token for mask, cls, sep, which masked language"),
+        (
+            SpanCorruptionConfig(source=texts, tokenizer=plain, encoder_length=48),
+            "sentinels: 0 are fewer than the 3 spans",
+        ),
+        (Seq2SeqDataConfig(source=pairs, tokenizer=plain), r"has no column 'inputs'; accepted: en, de, label"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_dataset(config, 0, tmp_path / "cache")
+
+
+def test_bad_lines_stop_or_are_counted(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    good = [json.dumps({"inputs": f"in {n}", "targets": f"out {n}"}) for n in range(6)]
+    path.write_text("\n".join([*good[:3], "{not json", "[1]", '{"inputs": "alone"}', *good[3:]]))
+    how = {"source": JsonLinesConfig(pattern=str(path)), "tokenizer": BYTES}
+    with pytest.raises(UserError, match=r"bad\.jsonl:4: no JSON .*; or set data\.on_bad_example='skip'$"):
+        build_dataset(Seq2SeqDataConfig(**how), 0, tmp_path / "cache")
+    dataset = build_dataset(Seq2SeqDataConfig(**how, on_bad_example="skip"), 0, tmp_path / "cache")
+    assert dataset.description["skipped"] == 3
+    assert "bad.jsonl:4" in dataset.description["first_skipped"]
+    assert dataset.description["train_examples"] + dataset.description["held_out_examples"] == 6
