@@ -26,6 +26,7 @@ PARTS = {
     "experts": "experts",
     "router": "router",
     "logits": "logits",
+    "layers": "recurrent",  # of models whose layers have no parts
 }
 ORDER = ("embeddings", "attention", "attention_scores", "cross_attention", "feed_forward", "experts", "router", "norms")
 TABLE_AXES = ("vocab", "positions")  # of tables that N non-embedding leaves out: tokens, positions, logits

@@ -3,9 +3,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-from t5x_like.config.data import AnyDataConfig, DataConfig, ProcessConfig
+from t5x_like.config.data import DataConfig, ProcessConfig, kinds
 from t5x_like.errors import UserError
 
 HELD_OUT = "held_out"  # the name of the run's own held-out data
@@ -15,7 +15,6 @@ _SHARED = (
     "tokenizer",
     "num_symbols",
 )  # what a set takes from the run's data unless it says
-_KINDS = {str(kind.kind): kind for kind in get_args(AnyDataConfig)}
 
 
 def with_what_sets_share(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -27,7 +26,7 @@ def with_what_sets_share(content: Mapping[str, Any]) -> Mapping[str, Any]:
     def one(each: Any) -> Any:
         if isinstance(each, Mapping):
             each = {"kind": data.get("kind"), **each}
-        kind = _KINDS.get(str(each["kind"])) if isinstance(each, Mapping) else None
+        kind = kinds().get(str(each["kind"])) if isinstance(each, Mapping) else None
         if kind is None:
             return each  # `strict.convert` says what is wrong
         accepted = kind.__dataclass_fields__

@@ -94,6 +94,8 @@ def generate(
     ctx = (ctx or Context()).replace(train=False, key=None)
     if beams is not None:
         beams.check(num_samples, sampling)
+        if not getattr(model, "shares_cache", True):
+            raise UserError(f"num_beams={beams.num_beams}: a {decodes.config.kind} model has no beams; accepted: 1")
         params = _for_decoding(decodes, ctx, params)
         filled = [*prompts, *_filling(prompts, ctx)]
         batch = as_batch(decodes, filled)

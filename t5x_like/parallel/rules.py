@@ -38,6 +38,8 @@ PARAMETER_RULES: Rules = {
     "head_dim": (),
     "positions": (),
     "buckets": (),
+    "gates": (),
+    "recurrent": ("tensor",),
     "router": (),
 }
 

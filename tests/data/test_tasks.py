@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t5x_like.config.data.mixture import MixtureConfig
 from t5x_like.config.data.sources import JsonLinesConfig, TextFilesConfig
 from t5x_like.config.data.tasks import (
     ClassificationConfig,
@@ -23,6 +24,7 @@ from t5x_like.data.packing import first_fit
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.data.tasks.span_corruption import noise_mask
 from t5x_like.errors import UserError
+from t5x_like.strict import convert
 
 BYTES = ByteTokenizerConfig(sentinels=40, specials=("mask",))
 WORDS = WordPieceTokenizerConfig(vocab_size=120)
@@ -341,3 +343,61 @@ def test_bad_lines_stop_or_are_counted(tmp_path):
     assert dataset.description["skipped"] == 3
     assert "bad.jsonl:4" in dataset.description["first_skipped"]
     assert dataset.description["train_examples"] + dataset.description["held_out_examples"] == 6
+
+
+# ------------------------------------------------------------------------------------------------ mixtures
+
+
+def mixed(texts, pairs, **fields):
+    source = {"kind": "json_lines", "pattern": pairs.pattern}
+    base = {"kind": "seq2seq", "source": source, "sequence_length": 20, "encoder_length": 40, "pack": False}
+    parts = {
+        "there": {**base, "inputs": "en", "targets": "de", "prefix": "a: "},
+        "back": {**base, "inputs": "de", "targets": "en", "prefix": "b: "},
+    }
+    return MixtureConfig(parts=parts, tokenizer=BYTES, sequence_length=20, encoder_length=40, **fields)
+
+
+def test_a_mixture_keeps_its_rates_and_visits_each_part_in_its_own_order(texts, pairs, tmp_path):
+    config = mixed(texts, pairs, rates={"there": 3, "back": 1})
+    dataset = build_dataset(config, 0, tmp_path / "cache")
+    rows = dataset.training_batch(0, 3000)
+    assert dataset.rates == {"there": 0.75, "back": 0.25}
+    first = rows["encoder_input_tokens"][:, 0] - 1
+    assert set(first) == {ord("a"), ord("b")}
+    for end in (1024, 2048):
+        assert (first[:end] == ord("a")).sum() == 3 * end // 4
+    for letter, name in ((ord("a"), "there"), (ord("b"), "back")):
+        mine = np.flatnonzero(first == letter)
+        expected = dataset.parts[name].training_batch(0, len(mine))
+        for feature, value in expected.items():
+            np.testing.assert_array_equal(rows[feature][mine], value)
+    again = build_dataset(config, 0, tmp_path / "cache")
+    for feature, value in again.training_batch(3, 500, host_index=1, host_count=2).items():
+        np.testing.assert_array_equal(rows[feature][1750:2000], value)
+    held_out = list(dataset.eval_batches(8, 100_000))
+    assert sum((batch["decoder_loss_weights"].sum(1) > 0).sum() for batch in held_out) == dataset._num_held_out_rows
+
+
+def test_rates_by_size_and_temperature(texts, pairs, tmp_path):
+    sizes = build_dataset(mixed(texts, pairs), 0, tmp_path / "cache")
+    assert sum(sizes.rates.values()) == pytest.approx(1)
+    rows = {name: part.epoch_rows for name, part in sizes.parts.items()}
+    assert sizes.rates["there"] == pytest.approx(rows["there"] / sum(rows.values()))
+    hot = build_dataset(mixed(texts, pairs, temperature=1e9), 0, tmp_path / "cache")
+    assert hot.rates["there"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rates": {"there": 1.0}}, r"rates: names there; accepted: those of parts, there, back"),
+        ({"temperature": 0.0}, "temperature: 0.0 is not above 0"),
+        ({"parts": {}}, "parts: is empty"),
+        ({"parts": {"a": {"kind": "sequel"}}}, r"parts\.a\.kind: 'sequel' is no task; accepted: .*seq2seq"),
+    ],
+)
+def test_mixtures_that_are_refused(fields, message, texts, pairs):
+    content = {"kind": "mixture", "parts": mixed(texts, pairs).parts, "encoder_length": 40, **fields}
+    with pytest.raises(UserError, match=message):
+        convert(MixtureConfig, content)

@@ -34,21 +34,24 @@ class Outcome:
     adamw: dict[str, Any]  # sums of three steps of AdamW
 
 
-def packed_batches():
+def packed_batches(lengths):
     """Three batches [3, B, T] of packed documents; the last rows of each are padding to different extents."""
     generator = np.random.default_rng(0)
-    shape = (STEPS, B, T)
-    starts = generator.random(shape) < 0.3
-    starts[..., 0] = True
-    real = np.arange(T) < generator.integers(0, T + 1, (STEPS, B, 1))
-    since = np.where(starts, np.arange(T), 0)
-    return {
-        "decoder_input_tokens": generator.integers(0, V, shape) * real,
-        "decoder_target_tokens": generator.integers(0, V, shape) * real,
-        "decoder_segment_ids": np.cumsum(starts, axis=-1) * real,
-        "decoder_positions": (np.arange(T) - np.maximum.accumulate(since, axis=-1)) * real,
-        "decoder_loss_weights": (generator.random(shape) * real).astype(np.float32),
-    }
+    batch = {}
+    for stream, length in lengths.items():
+        shape = (STEPS, B, length)
+        starts = generator.random(shape) < 0.3
+        starts[..., 0] = True
+        real = np.arange(length) < generator.integers(0, length + 1, (STEPS, B, 1))
+        since = np.where(starts, np.arange(length), 0)
+        batch |= {
+            f"{stream}_input_tokens": generator.integers(0, V, shape) * real,
+            f"{stream}_target_tokens": generator.integers(0, V, shape) * real,
+            f"{stream}_segment_ids": np.cumsum(starts, axis=-1) * real,
+            f"{stream}_positions": (np.arange(length) - np.maximum.accumulate(since, axis=-1)) * real,
+            f"{stream}_loss_weights": (generator.random(shape) * real).astype(np.float32),
+        }
+    return {name: value for name, value in batch.items() if not name.startswith(("encoder_t", "encoder_l"))}
 
 
 def either(first, second):
@@ -75,11 +78,13 @@ def three_steps(make_run):
 
     def build(mesh, overrides):
         sizes = tuple(f"mesh.{axis}={size}" for axis, size in mesh.items())
-        program = Program(program_config(make_run(*MODEL, *sizes, *overrides)))
+        model = () if "model.kind=transformer" in overrides else MODEL
+        config = make_run(*model, *overrides, *sizes)
+        program = Program(program_config(config))
         program.optimizer = optimizer
         state = jax.device_get(init_state(program.model.init(jax.random.key(0)), program.optimizer))
         knobs = program.knobs(np.full(STEPS, 2e-3, np.float32), jax.random.key(1))
-        batch = program.on_devices(packed_batches(), leading=1)
+        batch = program.on_devices(packed_batches(dict(sorted(config.data.lengths.items()))), leading=1)
 
         def steps(count, second):
             start = state.replace(opt=(np.float32(second), *state.opt[1:]))

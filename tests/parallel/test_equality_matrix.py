@@ -39,6 +39,22 @@ def _name(mesh, overrides):
     return " ".join(f"{axis}={size}" for axis, size in mesh.items()) + (" circular" if overrides == CIRCULAR else "")
 
 
+# An encoder of another length than the decoder's; relative positions share one table among layers.
+PAIRS = (
+    "data.kind=seq2seq", "data.tokenizer.kind=byte", "data.encoder_length=24", "data.sequence_length=16",
+    "model.kind=transformer", "model.vocab_size=272", "objective.kind=seq2seq", "model.num_layers=8",
+    "model.d_model=32", "model.num_heads=8", "model.use_bias=false",
+    "model.head_dim=4", "model.mlp_dim=48", "model.norm_position=pre", "model.positions=relative",
+    "model.dropout_rate=0.2", "training.batch_size=16", "execution.steps_per_call=3",
+)  # fmt: skip
+ENCODER_DECODER = [
+    ({"data": 2, "fsdp": 4}, TWO),
+    ({"fsdp": 2, "tensor": 4}, TWO),
+    ({"fsdp": 2, "seq": 4}, TWO),
+    ({"pipe": 2, "data": 2, "tensor": 2}, TWO),
+    ({"pipe": 2}, CIRCULAR),
+]
+
 CASES = [
     *(pytest.param(*case, id=_name(*case)) for case in MESHES),
     *(pytest.param(*case, id=_name(*case), marks=pytest.mark.slow) for case in SLOW),
@@ -47,8 +63,18 @@ CASES = [
 
 @pytest.mark.parametrize(("mesh", "overrides"), CASES)
 def test_equals_one_device(mesh, overrides, three_steps, relative_error):
-    got = three_steps(mesh, *overrides)
-    expected = three_steps({}, *(FOUR if overrides == CIRCULAR else overrides))
+    compare(mesh, overrides, three_steps, relative_error)
+
+
+@pytest.mark.parametrize(("mesh", "overrides"), ENCODER_DECODER, ids=[_name(*case) for case in ENCODER_DECODER])
+def test_encoder_and_decoder_equal_one_device(mesh, overrides, three_steps, relative_error):
+    """Cross-attention's memory is cut, gathered and handed from stage to stage as positions are."""
+    compare(mesh, overrides, three_steps, relative_error, PAIRS)
+
+
+def compare(mesh, overrides, three_steps, relative_error, model=()):
+    got = three_steps(mesh, *model, *overrides)
+    expected = three_steps({}, *model, *(FOUR if overrides == CIRCULAR else overrides))
     for measure, (value, weight) in expected.first.items():
         assert np.isfinite(value[:1]).all() and (weight[:1] > 0).all()
         np.testing.assert_allclose(got.first[measure][0][:1], value[:1], rtol=1e-5, err_msg=measure)

@@ -117,7 +117,7 @@ def test_a_set_may_be_added_where_the_runs_own_data_is_gone(run, trained, texts,
     try:
         words = (
             "--config.evaluation.more.kind=language_model",
-            "evaluation.more.source.kind=text_files",
+            "--config.evaluation.more.source.kind=text_files",
             f"--config.evaluation.more.source.pattern={hidden}/notes.md",
         )
         code, _, err = run(f"--workdir={folder}", *words, "--config.evaluation.more.held_out_fraction=1", "--only=more")
@@ -155,17 +155,17 @@ def test_an_objective_without_accuracy(trained):
         (["--workdir=RUN", "--config.seed=1"], "error: --config.seed=1: only evaluation sets can be changed"),
         (
             ["--workdir=RUN", "--config.evaluation.x.kind=markov"],
-            "error: evaluation.x.kind: 'markov' has other tokens than the run's data, 'text_files'",
+            "error: evaluation.x.kind: 'markov' has other tokens than the run's data, 'language_model'",
         ),
         (
             ["--workdir=RUN", "--config.evaluation.notes.patern=x"],
-            "error: evaluation.notes.patern: no such field; accepted: sequence_length, tokenizer,",
+            "error: evaluation.notes.patern: no such field; accepted: kind, sequence_length, source,",
         ),
         (
             [
                 "--workdir=RUN",
                 "--config.evaluation.held_out.kind=language_model",
-                "evaluation.held_out.source.kind=text_files",
+                "--config.evaluation.held_out.source.kind=text_files",
             ],
             "error: evaluation.held_out",
         ),

@@ -95,7 +95,7 @@ def test_a_run_that_diverges_exits_with_1(run, config, tmp_path):
                 "--config=CONFIG",
                 "--workdir=DIR",
                 "--config.evaluation.docs.kind=language_model",
-                "evaluation.docs.source.kind=text_files",
+                "--config.evaluation.docs.source.kind=text_files",
             ],
             "error: evaluation.docs.source.pattern: is empty; give a glob pattern",
         ),

@@ -458,7 +458,7 @@ def test_a_run_measured_in_epochs_is_the_run_of_so_many_steps(make_run, texts, t
     train(config, tmp_path / "run", reporter=reporter)
     dataset = build_dataset(config.data, 0)
     windows = sum(1 + len(f"the {n} quick brown foxes, ") * 20 for n in range(30))  # bytes and separators
-    windows -= sum(dataset._text.meta[name] for name in ("held_out_tokens",)) + 1
+    windows -= len(dataset.streams["held_out"].stream) + 1
     steps = round(0.5 * (windows // 16) / 8)
     content = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
     assert (content["steps"], content["examples"], content["tokens"]) == (steps, steps * 8, steps * 8 * 16)
@@ -507,7 +507,7 @@ def test_further_evaluation_sets(make_run, texts, tmp_path):
         "evaluation.a.source.kind=text_files",
         "evaluation.a.source.pattern=nowhere/*.txt",
     )
-    with pytest.raises(UserError, match=r"^evaluation\.a\.pattern='nowhere/\*\.txt': no file matches"):
+    with pytest.raises(UserError, match=r"^evaluation\.a\.source\.pattern='nowhere/\*\.txt': no file matches"):
         train(missing, tmp_path / "missing")
 
 

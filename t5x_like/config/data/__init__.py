@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kinds of data: a task on examples of a source, a process whose entropy is known, or a mixture of tasks."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from t5x_like.config.data.base import DataConfig
 from t5x_like.config.data.processes import (
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 else:
     AnyDataConfig = kinds_in(__name__, DataConfig)
 
+
+def kinds() -> dict[str, type[DataConfig]]:
+    """Every kind of data by its name."""
+    return {str(kind.kind): kind for kind in get_args(AnyDataConfig)}
+
+
 __all__ = [
     "AnyDataConfig",
     "BPETokenizerConfig",
@@ -40,4 +46,5 @@ __all__ = [
     "TextFilesConfig",
     "TextTaskConfig",
     "TokenizerConfig",
+    "kinds",
 ]
