@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
                 "sequence_length": 32,
                 "tokenizer": {"kind": "bpe", "vocab_size": 2048},
             },
-            "model": {"kind": "recurrent", "num_layers": 2, "d_model": 128},
+            "model": {"kind": "recurrent", "num_layers": 2, "d_model": 160},
             "objective": {"kind": "seq2seq", "label_smoothing": 0.1},
             "optimizer": {"kind": "adamw", "learning_rate": 0.002, "b2": 0.98},
             "schedule": {"kind": "rsqrt", "warmup_steps": 200},

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Continues a prompt with the model of a run folder, or with the largest model of a sweep.
 
+A model with an encoder reads the prompt, and what it writes is printed by itself.
+
 python scripts/generate.py --checkpoint=runs/small --prompt="def main(" --temperature=0.8 --top_p=0.95
 
 On a terminal the text appears as it is made. Several samples, and beams, are printed when they are complete.
@@ -41,6 +43,7 @@ def main() -> None:
     from t5x_like.inference.beam import BeamSearch
     from t5x_like.inference.generate import GREEDY
     from t5x_like.inference.sampling import Sampling
+    from t5x_like.models.model import Encodes
     from t5x_like.sweeps.points import largest_run
     from t5x_like.training.checkpoints import load_trained
     from t5x_like.training.cores import cores_as_devices, generation_context, generation_mesh
@@ -61,7 +64,11 @@ def main() -> None:
     if not vocabulary.is_file():
         raise UserError(f"--checkpoint={flags.checkpoint}: was trained on {config.data.kind!r} data, which is no text")
     tokenizer = load_tokenizer(vocabulary)
-    prompt = [tokenizer.separator, *map(int, tokenizer.encode(flags.prompt))]
+    if isinstance(program.model, Encodes):  # as pairs are trained on, see data/tasks/seq2seq.py
+        text = getattr(config.data, "prefix", "") + flags.prompt
+        prompt, flags.prompt = [*map(int, tokenizer.encode(text)), tokenizer.specials["eos"]], ""
+    else:
+        prompt = [tokenizer.separator, *map(int, tokenizer.encode(flags.prompt))]
     what = {
         "model": program.model,
         "params": params,

@@ -6,9 +6,16 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers as huggingface
 
-from t5x_like.config import BPETokenizerConfig
-from t5x_like.data.tokenizers import ByteTokenizer, build_tokenizer, load_tokenizer
+from t5x_like.config.data.tokenizers import (
+    BPETokenizerConfig,
+    ByteTokenizerConfig,
+    FileTokenizerConfig,
+    UnigramTokenizerConfig,
+    WordPieceTokenizerConfig,
+)
+from t5x_like.data.tokenizers import ByteTokenizer, LearnedTokenizer, build_tokenizer, load_tokenizer
 from t5x_like.errors import UserError
 
 TEXTS = [
@@ -116,3 +123,75 @@ def test_user_errors(tokenizer, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps({"model": 3}))
     with pytest.raises(UserError, match=r"other\.json: not a tokenizer"):
         load_tokenizer(tmp_path / "other.json")
+
+
+# ------------------------------------------------------------------------------------------------ other kinds
+
+
+def test_wordpiece_is_berts(tmp_path):
+    """Ids of the library itself on the same vocabulary; special tokens where BERT has them."""
+    ours = build_tokenizer(WordPieceTokenizerConfig(vocab_size=70), TEXTS)
+    assert ours.specials == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    ours.save(tmp_path / "tokenizer.json")
+    theirs = huggingface.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in TEXTS:
+        assert ours.encode(text).tolist() == theirs.encode(text, add_special_tokens=False).ids
+    assert ours.decode(ours.encode("The LOSS")) == " the loss"
+    ids = ours.encode("the losses")
+    pieces = [ours.token_bytes[i] for i in ids]
+    assert ours.word_starts[ids].tolist() == [piece.startswith(b" ") for piece in pieces]
+
+
+def test_unigram_is_lossless_and_has_sentinels_as_t5_has_them():
+    texts = [f"{text} number {n}" for n in range(200) for text in TEXTS]
+    ours = build_tokenizer(UnigramTokenizerConfig(vocab_size=330, sentinels=3), texts)
+    assert ours.vocab_size == 330 and ours.specials["pad"] == 0 and ours.specials["eos"] == 1
+    assert ours.sentinels == (329, 328, 327)
+    for text in [*TEXTS, "unseen: 模 🧪 ß"]:
+        assert ours.decode(ours.encode(text)).lstrip(" ") == text.lstrip(" ")
+    assert not set(ours.encode("<extra_id_0> </s> <pad>")) & {0, 1, 327, 328, 329}  # a text that spells them
+
+
+def test_specials_and_sentinels_of_bytes_and_bpe(tmp_path):
+    for config in (
+        ByteTokenizerConfig(specials=("mask", "cls"), sentinels=5),
+        BPETokenizerConfig(vocab_size=300, specials=("mask", "cls"), sentinels=5),
+    ):
+        ours = build_tokenizer(config, TEXTS)
+        assert ours.vocab_size == config.tokens
+        roles = ours.needs(("mask", "cls", "eos"), "a test", 5)
+        assert len({*roles.values(), *ours.sentinels}) == 8
+        assert ours.sentinels[0] == ours.vocab_size - 1
+        ours.save(tmp_path / "tokenizer.json")
+        again = load_tokenizer(tmp_path / "tokenizer.json")
+        assert (again.specials, again.sentinels) == (ours.specials, ours.sentinels)
+        assert ours.decode([*roles.values(), *ours.sentinels]) == ""
+        assert ours.decode(ours.encode("<mask> <extra_id_0>")) == "<mask> <extra_id_0>"
+
+
+def test_a_sentencepiece_model_is_read_as_it_is(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    (tmp_path / "texts.txt").write_text("\n".join(f"{text} number {n}" for n in range(200) for text in TEXTS))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "texts.txt"), model_prefix=str(tmp_path / "spm"), vocab_size=60, pad_id=3,
+        user_defined_symbols=["<extra_id_0>"], minloglevel=2,
+    )  # fmt: skip
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
+    ours = build_tokenizer(FileTokenizerConfig(path=str(tmp_path / "spm.model")), ())
+    for text in TEXTS:
+        assert ours.encode(text).tolist() == theirs.encode(text)
+        assert ours.decode(ours.encode(text)).strip() == theirs.decode(theirs.encode(text))
+    assert ours.specials == {"pad": 3, "bos": 1, "eos": 2, "unk": 0, "cls": 1, "sep": 2}
+    assert ours.sentinels == (theirs.piece_to_id("<extra_id_0>"),)
+    ours.save(tmp_path / "tokenizer.json")
+    assert load_tokenizer(tmp_path / "tokenizer.json").fingerprint == ours.fingerprint
+    assert FileTokenizerConfig(path=str(tmp_path / "spm.model")).tokens == 60
+
+
+def test_large_vocabularies_take_wider_ids():
+    config = BPETokenizerConfig(vocab_size=70_000)
+    assert config.tokens == 70_000
+    model = huggingface.Tokenizer(huggingface.models.WordLevel({f"w{i}": i for i in range(70_000)}, unk_token="w0"))
+    model.pre_tokenizer = huggingface.pre_tokenizers.Whitespace()
+    ours = LearnedTokenizer(model)
+    assert ours.encode("w69999 w1").tolist() == [69_999, 1] and ours.dtype == np.uint32

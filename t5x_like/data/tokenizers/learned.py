@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ NAMES = {
     "sep": ("[SEP]", "<sep>", "</s>"),
 }
 SPELT = {"mask": "<mask>", "cls": "<cls>", "sep": "<sep>"}  # as they are added to a vocabulary that is trained here
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # spells what no piece covers
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 _USER_DECIDED = _PARALLELISM in os.environ
 
@@ -41,7 +43,7 @@ class LearnedTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` library. tokenizer.json is its own format.
 
     Byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2, Radford et al. 2019) is lossless, and so are unigram pieces
-    but for runs of spaces at a text's start; WordPiece loses white space and, lower-cased, case and accents.
+    but for spaces at a text's start and a text such as "<0xF0>", which names a byte; WordPiece loses white space and, lower-cased, case and accents.
     """
 
     def __init__(self, model: huggingface.Tokenizer):
@@ -49,7 +51,8 @@ class LearnedTokenizer(Tokenizer):
         self._model = model
         vocabulary = model.get_vocab(with_added_tokens=True)
         names = sorted(vocabulary, key=vocabulary.__getitem__)
-        special = {token.content for token in model.get_added_tokens_decoder().values() if token.special}
+        added = model.get_added_tokens_decoder().values()
+        special = {token.content for token in added if token.special}
         found = {role: next((n for n in names_ if n in vocabulary), None) for role, names_ in NAMES.items()}
         specials = {role: vocabulary[name] for role, name in found.items() if name is not None}
         sentinels: list[int] = []
@@ -92,7 +95,7 @@ def _speller(content: dict[str, Any]) -> Any:
         return lambda piece: bytes(to_byte[c] for c in piece) if set(piece) <= set(to_byte) else piece.encode()
 
     def spell(piece: str) -> bytes:
-        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):  # what no piece covers
+        if _BYTE.fullmatch(piece):
             return bytes([int(piece[3:5], 16)])
         if "WordPiece" in kinds:
             return piece.removeprefix("##").encode() if piece.startswith("##") else b" " + piece.encode()
@@ -110,6 +113,8 @@ def train(config: Any, texts: Iterable[str]) -> LearnedTokenizer:
     model, trainer, fewest = _TRAINERS[config.kind](config)
     with _threads():
         model.train_from_iterator(texts, trainer)
+    if config.kind == "unigram":
+        model = _with_bytes(model)
     model.add_special_tokens([SENTINEL.format(i) for i in reversed(range(config.sentinels))])
     found = model.get_vocab_size(with_added_tokens=True)
     if found != config.vocab_size:
@@ -163,6 +168,14 @@ def _unigram(config: UnigramTokenizerConfig) -> Any:
         vocab_size=config.vocab_size - config.sentinels, special_tokens=names, unk_token="<unk>", show_progress=False
     )
     return model, trainer, len(names) + 1
+
+
+def _with_bytes(model: huggingface.Tokenizer) -> huggingface.Tokenizer:
+    """Spells in bytes what no piece covers, which training forgets."""
+    content = json.loads(model.to_str())
+    content["model"]["byte_fallback"] = True
+    content["added_tokens"] = [token for token in content["added_tokens"] if not _BYTE.fullmatch(token["content"])]
+    return huggingface.Tokenizer.from_str(json.dumps(content))
 
 
 _TRAINERS: dict[str, Any] = {"bpe": _bpe, "wordpiece": _wordpiece, "unigram": _unigram}
