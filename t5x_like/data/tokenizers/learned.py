@@ -43,11 +43,12 @@ class LearnedTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` library. tokenizer.json is its own format.
 
     Byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2, Radford et al. 2019) is lossless, and so are unigram pieces
-    but for spaces at a text's start and a text such as "<0xF0>", which names a byte; WordPiece loses white space and, lower-cased, case and accents.
+    but for spaces at a text's start and a text such as "<0xF0>", which names a byte; WordPiece loses white space and,
+    lower-cased, case and accents. A text that spells a special token's name gets ordinary tokens.
     """
 
     def __init__(self, model: huggingface.Tokenizer):
-        model.encode_special_tokens = True  # a text that spells a special token's name gets ordinary tokens
+        model.encode_special_tokens = True
         self._model = model
         vocabulary = model.get_vocab(with_added_tokens=True)
         names = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -61,6 +62,11 @@ class LearnedTokenizer(Tokenizer):
         spell = _speller(json.loads(model.to_str()))
         by_id = {index: b"" if name in special else spell(name) for name, index in vocabulary.items()}
         super().__init__([by_id.get(i, b"") for i in range(vocabulary[names[-1]] + 1)], specials, sentinels)
+        self._spelt = {
+            vocabulary[name]: [vocabulary[f"<0x{byte:02X}>"] for byte in name.encode()]
+            for name in special
+            if "<0x00>" in vocabulary
+        }
         self._continues = np.array([n.startswith("##") for n in names]) if _is(model, "WordPiece") else None
 
     @property
@@ -77,7 +83,13 @@ class LearnedTokenizer(Tokenizer):
         for start in range(0, len(texts), 64):  # the library's records are many times larger than the tokens
             with _threads():
                 encodings = self._model.encode_batch_fast(list(texts[start : start + 64]), add_special_tokens=False)
-            yield from (np.array(encoding.ids, self.dtype) for encoding in encodings)
+            yield from (np.array(self._ordinary(encoding.ids), self.dtype) for encoding in encodings)
+
+    def _ordinary(self, ids: list[int]) -> list[int]:
+        """Unigram models know special tokens as pieces of text: where one was found, its name in bytes."""
+        if not self._spelt or self._spelt.keys().isdisjoint(ids):
+            return ids
+        return [token for found in ids for token in self._spelt.get(found, (found,))]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         write_text(path, self._model.to_str(pretty=True) + "\n")
