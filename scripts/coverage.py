@@ -23,11 +23,11 @@ from rich.progress import Progress
 from t5x_like.command_line import Parser
 from t5x_like.errors import exit_with, unknown_name
 from t5x_like.files import write_text
-from t5x_like.scaling.catalogue import CHINCHILLA
-from t5x_like.scaling.coverage import NOISES, simulate
-from t5x_like.scaling.fit import HUBER_DELTA
-from t5x_like.scaling.intervals import METHODS
-from t5x_like.scaling.surface import Surface
+from t5x_like.scaling.fitting.fit import HUBER_DELTA
+from t5x_like.scaling.fitting.surface import Surface
+from t5x_like.scaling.laws.catalogue import CHINCHILLA
+from t5x_like.scaling.uncertainty.coverage import NOISES, simulate
+from t5x_like.scaling.uncertainty.intervals import METHODS
 
 TRUTH = {"E": 3.0, "A": 20.0, "B": 800.0, "alpha": 0.34, "beta": 0.40}
 PARAMS, TOKENS = (5e3, 5e5), (2.5e5, 4e6)  # like a laptop's sweep

@@ -24,12 +24,13 @@ from rich.table import Table
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
-from t5x_like.scaling import design, design_summary
-from t5x_like.scaling.design_cells import PARAMS, TOKENS, Cells, levels, number, place, read_cells
-from t5x_like.scaling.design_prior import NOISE, Belief, belief_from, prior_over
-from t5x_like.scaling.design_question import At, question
-from t5x_like.scaling.design_search import Limits
-from t5x_like.scaling.fit import HUBER_DELTA
+from t5x_like.scaling.design import design
+from t5x_like.scaling.design import summary as design_summary
+from t5x_like.scaling.design.cells import PARAMS, TOKENS, Cells, levels, number, place, read_cells
+from t5x_like.scaling.design.prior import NOISE, Belief, belief_from, prior_over
+from t5x_like.scaling.design.question import At, question
+from t5x_like.scaling.design.search import Limits
+from t5x_like.scaling.fitting.fit import HUBER_DELTA
 
 PATIENCE = 2.0  # seconds before a progress bar is worth its place
 

@@ -22,15 +22,16 @@ from rich.table import Table
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
-from t5x_like.scaling import analyses, summary, tables
-from t5x_like.scaling.catalogue import LAWS, get_law
-from t5x_like.scaling.fit import BOOTSTRAP, HUBER_DELTA, Fit, check_options, fit_scaling_law
-from t5x_like.scaling.intervals import METHODS
-from t5x_like.scaling.leaderboard import leaderboard
-from t5x_like.scaling.painter import Painter
-from t5x_like.scaling.points import Points, read_points
-from t5x_like.scaling.report import prepare_folder, start_pictures, write_report
-from t5x_like.scaling.weights import WEIGHTS
+from t5x_like.scaling.analysis import analyses
+from t5x_like.scaling.analysis.leaderboard import leaderboard
+from t5x_like.scaling.fitting.fit import BOOTSTRAP, HUBER_DELTA, Fit, check_options, fit_scaling_law
+from t5x_like.scaling.fitting.points import Points, read_points
+from t5x_like.scaling.fitting.weights import WEIGHTS
+from t5x_like.scaling.laws.catalogue import LAWS, get_law
+from t5x_like.scaling.report import summary, tables
+from t5x_like.scaling.report.painter import Painter
+from t5x_like.scaling.report.report import prepare_folder, start_pictures, write_report
+from t5x_like.scaling.uncertainty.intervals import METHODS
 
 SIMULATIONS = 200
 
@@ -95,7 +96,7 @@ def _arms(flags: argparse.Namespace, points: Points) -> tuple[Points, Points | N
         return points, read_points(flags.against, flags.params_column), ("A", "B")
     if not flags.by_family:
         return points, None, ("A", "B")
-    from t5x_like.scaling.compare import by_family  # brings a part of SciPy that few runs need
+    from t5x_like.scaling.analysis.compare import by_family  # brings a part of SciPy that few runs need
 
     arms = by_family(points)
     if len(arms) != 2:

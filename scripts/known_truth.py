@@ -19,12 +19,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: on 5 x 5 mat
 
 from rich.console import Console
 from rich.progress import Progress
+from truth import page as known_truth_page
+from truth import plot as known_truth_plot
+from truth import truth as known_truth
+from truth.judged_sweeps import BOOTSTRAP, judge_sweep
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import exit_with
 from t5x_like.files import make_folder, read_json, write_bytes, write_text
-from t5x_like.scaling import known_truth, known_truth_page, known_truth_plot
-from t5x_like.scaling.judged_sweeps import BOOTSTRAP, judge_sweep
 from t5x_like.strict import to_dict
 from t5x_like.sweeps.design import load_sweep
 

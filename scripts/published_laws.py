@@ -16,11 +16,11 @@ import numpy as np
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
 from t5x_like.files import write_text
-from t5x_like.scaling.fit import HUBER_DELTA
-from t5x_like.scaling.frontier import can_share, frontier
-from t5x_like.scaling.points import Points, read_points
-from t5x_like.scaling.published import PUBLISHED, Published
-from t5x_like.scaling.solver import huber
+from t5x_like.scaling.fitting.fit import HUBER_DELTA
+from t5x_like.scaling.fitting.points import Points, read_points
+from t5x_like.scaling.fitting.solver import huber
+from t5x_like.scaling.laws.frontier import can_share, frontier
+from t5x_like.scaling.laws.published import PUBLISHED, Published
 from t5x_like.scaling.wording import count, figure
 
 BUDGETS = (1e20, 5.76e23, 1e26)  # FLOPs; the middle one is Chinchilla's and Gopher's
@@ -30,7 +30,7 @@ REPEATED = ((6.34e9, 242e9, 25e9), (8.67e9, 178e9, 25e9))
 HEAD = """# Published scaling laws
 
 Written by `python scripts/published_laws.py --out=docs/published_laws.md --points=chinchilla_points.csv`; do not edit.
-The constants are in `t5x_like/scaling/published.py`, the laws in `t5x_like/scaling/catalogue.py`. Losses are nats per
+The constants are in `t5x_like/scaling/laws/published.py`, the laws in `catalogue.py` beside it. Losses are nats per
 token of each paper's own tokenizer and text: compare exponents across papers, not losses.
 """
 

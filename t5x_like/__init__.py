@@ -7,9 +7,10 @@ The package is lazy: importing it, or `t5x_like.scaling`, does not import JAX.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t5x_like.scaling.fit import fit_scaling_law as fit_scaling_law
+    from t5x_like.scaling.fitting.fit import fit_scaling_law as fit_scaling_law
+    from t5x_like.scaling.report.plots import plot_fit as plot_fit
 
-_LAZY = {"fit_scaling_law": "t5x_like.scaling.fit"}
+_LAZY = {"fit_scaling_law": "t5x_like.scaling.fitting.fit", "plot_fit": "t5x_like.scaling.report.plots"}
 
 __version__ = "0.1.0"
 

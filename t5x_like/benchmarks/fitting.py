@@ -29,11 +29,11 @@ def _points(sides: tuple[int, int] = (16, 15)) -> dict[str, np.ndarray]:
 def ours(*, bootstrap: int = 0) -> tuple[Callable[[int], None], int]:
     """Returns `work(calls)`: the global search, or `bootstrap` wild refits from its minimum."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from t5x_like.scaling.bootstrap import wild_bootstrap
-    from t5x_like.scaling.catalogue import CHINCHILLA
-    from t5x_like.scaling.points import read_points
-    from t5x_like.scaling.solver import find_minimum
-    from t5x_like.scaling.surface import surface_of
+    from t5x_like.scaling.fitting.points import read_points
+    from t5x_like.scaling.fitting.solver import find_minimum
+    from t5x_like.scaling.fitting.surface import surface_of
+    from t5x_like.scaling.laws.catalogue import CHINCHILLA
+    from t5x_like.scaling.uncertainty.bootstrap import wild_bootstrap
 
     points = read_points(_points())
     surface = surface_of(CHINCHILLA, points)

@@ -13,11 +13,11 @@ import pytest
 from scipy import optimize
 
 from t5x_like.errors import UserError
-from t5x_like.scaling.catalogue import LAWS
-from t5x_like.scaling.compare import by_family, compare
-from t5x_like.scaling.fit import fit_scaling_law
-from t5x_like.scaling.paired import paired
-from t5x_like.scaling.points import Points, read_points
+from t5x_like.scaling.analysis.compare import by_family, compare
+from t5x_like.scaling.fitting.fit import fit_scaling_law
+from t5x_like.scaling.fitting.points import Points, read_points
+from t5x_like.scaling.laws.catalogue import LAWS
+from t5x_like.scaling.uncertainty.paired import paired
 
 LAW = LAWS["chinchilla"]
 TRUTH = np.array([3.0, 20.0, 800.0, 0.34, 0.40])  # E, A, B, alpha, beta

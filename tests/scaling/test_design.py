@@ -10,15 +10,15 @@ from scipy import special, stats
 
 from t5x_like.errors import UserError
 from t5x_like.files import write_json
-from t5x_like.scaling import design
-from t5x_like.scaling.bootstrap import LEAST_SQUARES, refit
-from t5x_like.scaling.catalogue import CHINCHILLA, LAWS
-from t5x_like.scaling.design_cells import Cells, levels, place, plain_grid, read_cells
-from t5x_like.scaling.design_prior import SMALL, Belief, belief_from, law_for_design, prior_over
-from t5x_like.scaling.design_question import At, names, question
-from t5x_like.scaling.design_search import Limits
-from t5x_like.scaling.fit import fit_scaling_law
-from t5x_like.scaling.surface import Surface
+from t5x_like.scaling.design import design
+from t5x_like.scaling.design.cells import Cells, levels, place, plain_grid, read_cells
+from t5x_like.scaling.design.prior import SMALL, Belief, belief_from, law_for_design, prior_over
+from t5x_like.scaling.design.question import At, names, question
+from t5x_like.scaling.design.search import Limits
+from t5x_like.scaling.fitting.fit import fit_scaling_law
+from t5x_like.scaling.fitting.surface import Surface
+from t5x_like.scaling.laws.catalogue import CHINCHILLA, LAWS
+from t5x_like.scaling.uncertainty.bootstrap import LEAST_SQUARES, refit
 
 PARAMS, TOKENS = levels("params", "1e4:1e6"), levels("tokens", "2e5:4e6")
 BUDGET = 3e13

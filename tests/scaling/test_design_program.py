@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5x_like.scaling import design
-from t5x_like.scaling.catalogue import CHINCHILLA
-from t5x_like.scaling.design_cells import Cells
-from t5x_like.scaling.design_plot import design_chart
-from t5x_like.scaling.design_prior import Belief, prior_over
-from t5x_like.scaling.design_question import At, question
+from t5x_like.scaling.design import design
+from t5x_like.scaling.design.cells import Cells
+from t5x_like.scaling.design.plot import design_chart
+from t5x_like.scaling.design.prior import Belief, prior_over
+from t5x_like.scaling.design.question import At, question
+from t5x_like.scaling.laws.catalogue import CHINCHILLA
 
 PROGRAM = Path(__file__).parents[2] / "scripts/design.py"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from t5x_like.scaling.design_search import CAUTION, Candidates, Limits, _State, enough, search
+from t5x_like.scaling.design.search import CAUTION, Candidates, Limits, _State, enough, search
 
 
 def problem(sizes, budgets, priors=2, parameters=3, seed=0):

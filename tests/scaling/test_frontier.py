@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from t5x_like.scaling.catalogue import CHINCHILLA, TIED
-from t5x_like.scaling.frontier import BEYOND, budgets, compute_optimal, frontier
+from t5x_like.scaling.laws.catalogue import CHINCHILLA, TIED
+from t5x_like.scaling.laws.frontier import BEYOND, budgets, compute_optimal, frontier
 
 
 @pytest.mark.parametrize("law", [CHINCHILLA, TIED], ids=lambda law: law.name)

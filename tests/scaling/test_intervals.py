@@ -6,13 +6,13 @@ import pytest
 from scipy import optimize, stats
 
 from t5x_like import fit_scaling_law
-from t5x_like.scaling import bootstrap, coverage
-from t5x_like.scaling.bootstrap import refit, wild_bootstrap
-from t5x_like.scaling.catalogue import CHINCHILLA
-from t5x_like.scaling.frontier import frontier
-from t5x_like.scaling.intervals import METHODS, Delta, interval
+from t5x_like.scaling.fitting.surface import Surface
+from t5x_like.scaling.laws.catalogue import CHINCHILLA
+from t5x_like.scaling.laws.frontier import frontier
 from t5x_like.scaling.pairs import pair
-from t5x_like.scaling.surface import Surface
+from t5x_like.scaling.uncertainty import bootstrap, coverage
+from t5x_like.scaling.uncertainty.bootstrap import refit, wild_bootstrap
+from t5x_like.scaling.uncertainty.intervals import METHODS, Delta, interval
 
 DELTA = 1e-3
 QUANTITIES = ("E", "A", "B", "alpha", "beta", "a", "log N*", "log D*", "L*", "L(1M, 10M)")

@@ -9,10 +9,10 @@ import pytest
 from scipy import optimize
 
 from t5x_like.errors import UserError
-from t5x_like.scaling.catalogue import LAWS
-from t5x_like.scaling.isoflop import analyse
-from t5x_like.scaling.points import read_points
-from t5x_like.scaling.valleys import FORMS, Valley, _lines
+from t5x_like.scaling.analysis.isoflop import analyse
+from t5x_like.scaling.analysis.valleys import FORMS, Valley, _lines
+from t5x_like.scaling.fitting.points import read_points
+from t5x_like.scaling.laws.catalogue import LAWS
 
 HOFFMANN = {"E": 1.6934, "A": 406.4, "B": 410.7, "alpha": 0.3392, "beta": 0.2849}
 A_TRUE = HOFFMANN["beta"] / (HOFFMANN["alpha"] + HOFFMANN["beta"])

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from truth.judged_sweeps import judge_sweep
+from truth.page import findings
+from truth.truth import CASES, bend, cases, choose, data_sets, study, true_optimum
 
 from t5x_like import fit_scaling_law
 from t5x_like.errors import UserError
-from t5x_like.scaling.judged_sweeps import judge_sweep
-from t5x_like.scaling.known_truth import CASES, bend, cases, choose, data_sets, study, true_optimum
-from t5x_like.scaling.known_truth_page import findings
-from t5x_like.scaling.leaderboard import entrants, leaderboard
-from t5x_like.scaling.points import read_points
+from t5x_like.scaling.analysis.leaderboard import entrants, leaderboard
+from t5x_like.scaling.fitting.points import read_points
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "known_truth.md"

@@ -9,9 +9,9 @@ import pytest
 import t5x_like
 from t5x_like import fit_scaling_law
 from t5x_like.errors import UserError
-from t5x_like.scaling.fit import ExtrapolationWarning
-from t5x_like.scaling.holdout import held_out
-from t5x_like.scaling.points import read_points
+from t5x_like.scaling.fitting.fit import ExtrapolationWarning
+from t5x_like.scaling.fitting.points import read_points
+from t5x_like.scaling.uncertainty.holdout import held_out
 
 CHINCHILLA_MINIMUM = {"A": 477.826, "B": 2143.42, "E": 1.817218, "alpha": 0.347311, "beta": 0.367172}
 

@@ -6,11 +6,11 @@ import pytest
 
 from t5x_like import fit_scaling_law
 from t5x_like.errors import UserError
-from t5x_like.scaling.catalogue import LAWS, get_law
-from t5x_like.scaling.laws import Law
-from t5x_like.scaling.report import write_report
-from t5x_like.scaling.solver import find_minimum
-from t5x_like.scaling.surface import Surface
+from t5x_like.scaling.fitting.solver import find_minimum
+from t5x_like.scaling.fitting.surface import Surface
+from t5x_like.scaling.laws.catalogue import LAWS, get_law
+from t5x_like.scaling.laws.laws import Law
+from t5x_like.scaling.report.report import write_report
 
 # E + A (N^-alpha + R D^-beta): one coefficient, three exponents; not in the package.
 SUMMED = Law(

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from t5x_like import fit_scaling_law
-from t5x_like.scaling.catalogue import LAWS
-from t5x_like.scaling.leaderboard import entrants, folds, leaderboard, leave_out
-from t5x_like.scaling.points import read_points
-from t5x_like.scaling.solver import find_minimum
-from t5x_like.scaling.surface import surface_of
+from t5x_like.scaling.analysis.leaderboard import entrants, folds, leaderboard, leave_out
+from t5x_like.scaling.fitting.points import read_points
+from t5x_like.scaling.fitting.solver import find_minimum
+from t5x_like.scaling.fitting.surface import surface_of
+from t5x_like.scaling.laws.catalogue import LAWS
 
 
 def test_leave_one_out_is_what_fits_of_the_other_points_predict(grid):

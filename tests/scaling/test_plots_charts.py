@@ -4,11 +4,11 @@
 import numpy as np
 import pytest
 
-from t5x_like import fit_scaling_law
+from t5x_like import fit_scaling_law, plot_fit
 from t5x_like.errors import UserError
-from t5x_like.scaling import plots
-from t5x_like.scaling.charts import Axis, Band, Chart, Line, Marks, Panel, Rule, Scale, spread_apart
-from t5x_like.scaling.ticks import ticks
+from t5x_like.scaling.report import plots
+from t5x_like.scaling.report.charts import Axis, Band, Chart, Line, Marks, Panel, Rule, Scale, spread_apart
+from t5x_like.scaling.report.ticks import ticks
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_labels_at_the_ends_follow_the_curves(grid):
 def test_a_picture_of_another_kind_is_refused(grid, tmp_path):
     fit = fit_scaling_law(grid(), bootstrap=0)
     with pytest.raises(UserError, match=r"\.png, \.svg, \.pdf"):
-        fit.plot(tmp_path / "loss.jpg")
-    fit.plot(tmp_path / "loss.png")
+        plot_fit(fit, tmp_path / "loss.jpg")
+    plot_fit(fit, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from t5x_like import fit_scaling_law
 from t5x_like.errors import UserError
-from t5x_like.scaling.points import read_points
-from t5x_like.scaling.runs import read_curves, read_sample
+from t5x_like.scaling.fitting.points import read_points
+from t5x_like.scaling.fitting.runs import read_curves, read_sample
 
 GOOD = "params,tokens,loss\n1000,20000,4.5\n2000,20000,4.25\n"
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from t5x_like import fit_scaling_law
-from t5x_like.scaling import analysis_charts, draw_plotly, latex, page, provenance, sections
-from t5x_like.scaling.analysis_sections import BUILDERS
-from t5x_like.scaling.catalogue import LAWS
-from t5x_like.scaling.charts import Line, Marks
-from t5x_like.scaling.report import write_report
-from t5x_like.scaling.section import Section, Table
+from t5x_like.scaling.laws.catalogue import LAWS
+from t5x_like.scaling.report import analysis_charts, draw_plotly, latex, page, provenance, sections
+from t5x_like.scaling.report.analysis_sections import BUILDERS
+from t5x_like.scaling.report.charts import Line, Marks
+from t5x_like.scaling.report.report import write_report
+from t5x_like.scaling.report.section import Section, Table
 
 
 @pytest.fixture(scope="module")
@@ -324,5 +324,6 @@ def test_charts_come_alive_in_a_browser_without_a_network(fit, tmp_path, width):
 
 
 def test_report_imports_neither_matplotlib_nor_jax():
-    code = "import sys, t5x_like.scaling.report; print({'matplotlib', 'jax'} & {m.split('.')[0] for m in sys.modules})"
+    code = "import sys, t5x_like.scaling.report.report\n"
+    code += "print({'matplotlib', 'jax'} & {m.split('.')[0] for m in sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

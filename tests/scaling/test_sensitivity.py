@@ -6,9 +6,9 @@ import pytest
 
 from t5x_like import fit_scaling_law
 from t5x_like.errors import UserError
-from t5x_like.scaling.points import read_points
-from t5x_like.scaling.sensitivity import by_threshold, by_window, influence
-from t5x_like.scaling.weights import EFFICIENT, own_delta, robust_scale
+from t5x_like.scaling.fitting.points import read_points
+from t5x_like.scaling.fitting.weights import EFFICIENT, own_delta, robust_scale
+from t5x_like.scaling.uncertainty.sensitivity import by_threshold, by_window, influence
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from t5x_like.scaling.catalogue import CHINCHILLA
-from t5x_like.scaling.solver import (
+from t5x_like.scaling.fitting.solver import (
     anneal,
     exponent_grid,
     find_minimum,
@@ -15,7 +14,8 @@ from t5x_like.scaling.solver import (
     nonnegative_least_squares,
     profile,
 )
-from t5x_like.scaling.surface import Surface
+from t5x_like.scaling.fitting.surface import Surface
+from t5x_like.scaling.laws.catalogue import CHINCHILLA
 
 LEAST_SQUARES = 1e6
 

@@ -4,11 +4,11 @@
 import numpy as np
 import pytest
 from scipy import special
+from truth import spectral
+from truth.spectral import HEAD, MODES, QuantaModel, RandomFeatureModel, sweep
 
 from t5x_like.errors import UserError
-from t5x_like.scaling import spectral
-from t5x_like.scaling.points import read_points
-from t5x_like.scaling.spectral import HEAD, MODES, QuantaModel, RandomFeatureModel, sweep
+from t5x_like.scaling.fitting.points import read_points
 
 
 def slope(function, at):

@@ -21,7 +21,7 @@ from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config_files import run_from_json
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
-from t5x_like.scaling.runs import read_curves
+from t5x_like.scaling.fitting.runs import read_curves
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.loop import _Loop, train
 from t5x_like.training.program import program_for

@@ -6,20 +6,20 @@ import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import tokenizers as huggingface
 
-from t5x_like.config.data.tokenizers import ByteTokenizerConfig, FileTokenizerConfig, TokenizerConfig
 from t5x_like.data.tokenizers.learned import LearnedTokenizer, SentencePieceTokenizer, train
 from t5x_like.data.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 from t5x_like.errors import UserError
 
 
-def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """Returns the configured tokenizer, trained on `texts` where it has something to learn."""
-    if isinstance(config, ByteTokenizerConfig):
+def build_tokenizer(config: Any, texts: Iterable[str]) -> Tokenizer:
+    """Returns the tokenizer of a config (of `config.data.tokenizers`), trained on `texts` where it has what to learn."""
+    if config.kind == "byte":
         return ByteTokenizer(config.specials, config.sentinels)
-    if isinstance(config, FileTokenizerConfig):
+    if config.kind == "file":
         return load_tokenizer(config.path)
     return train(config, texts)
 

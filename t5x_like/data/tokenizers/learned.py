@@ -13,11 +13,6 @@ from typing import Any
 import numpy as np
 import tokenizers as huggingface
 
-from t5x_like.config.data.tokenizers import (
-    BPETokenizerConfig,
-    UnigramTokenizerConfig,
-    WordPieceTokenizerConfig,
-)
 from t5x_like.data.tokenizers.tokenizer import Tokenizer, utf8
 from t5x_like.errors import UserError
 from t5x_like.files import write_text
@@ -141,7 +136,7 @@ def _specials(config: Any, *names: str) -> list[str]:
     return [*names, *(SPELT[role] for role in config.specials)]
 
 
-def _bpe(config: BPETokenizerConfig) -> Any:
+def _bpe(config: Any) -> Any:
     """Text is first cut by GPT-2's pattern (words with their leading space, numbers, punctuation, white space); merges
     never cross a cut. Always the most frequent pair next, ties by the older tokens."""
     model = huggingface.Tokenizer(huggingface.models.BPE())
@@ -156,7 +151,7 @@ def _bpe(config: BPETokenizerConfig) -> Any:
     return model, trainer, 257 + len(config.specials) + config.sentinels
 
 
-def _wordpiece(config: WordPieceTokenizerConfig) -> Any:
+def _wordpiece(config: Any) -> Any:
     model = huggingface.Tokenizer(huggingface.models.WordPiece(unk_token="[UNK]"))
     model.normalizer = huggingface.normalizers.BertNormalizer(lowercase=config.lowercase)
     model.pre_tokenizer = huggingface.pre_tokenizers.BertPreTokenizer()
@@ -169,7 +164,7 @@ def _wordpiece(config: WordPieceTokenizerConfig) -> Any:
     return model, trainer, 6
 
 
-def _unigram(config: UnigramTokenizerConfig) -> Any:
+def _unigram(config: Any) -> Any:
     names = _specials(config, "<pad>", "</s>", "<unk>") + [f"<0x{byte:02X}>" for byte in range(256)]
     model = huggingface.Tokenizer(huggingface.models.Unigram(byte_fallback=True))
     model.pre_tokenizer = huggingface.pre_tokenizers.Metaspace()

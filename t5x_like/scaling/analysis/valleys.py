@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The valley of loss over log params at one compute: parabola and cubic, their minima, and power laws through them.
+
+Intervals are a parametric bootstrap: noise is taken as normal, of one size relative to the loss in all budgets; its
+variance is pooled over them (sum of squares over the degrees of freedom), and every replicate draws that variance from
+its own chi-squared distribution and then all coefficients. So what is linear in the losses has exactly Student's
+intervals, and minima, exponents and predictions, which are not, need no linearisation.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.polynomial import polynomial
+from scipy import special
+
+from t5x_like.scaling.fitting.points import Points
+from t5x_like.scaling.pairs import Pair, pair
+from t5x_like.scaling.uncertainty.intervals import interval
+from t5x_like.scaling.wording import percent
+
+Array = np.ndarray
+
+QUANTITIES = ("params", "tokens", "loss")
+FORMS = {"parabola": 3, "cubic": 4}  # coefficients
+FEWEST_BUDGETS = 3  # for an exponent
+SAME = 0.01  # sizes closer than this in log params count as one
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A polynomial of loss in log params over one budget's runs.
+
+    Attributes:
+      center, coefficients: loss = sum_i coefficients[i] x^i, x = log params - center.
+      left_out_error: root mean square error at each run when it is left out, relative to the budget's mean loss.
+      problem: why the runs bracket no minimum, or None.
+      params, tokens, loss: the minimum.
+      intervals: 95 %, of the three, by name.
+    """
+
+    center: float
+    coefficients: list[float]
+    left_out_error: float
+    problem: str | None
+    params: float | None = None
+    tokens: float | None = None
+    loss: float | None = None
+    intervals: dict[str, Pair] = field(default_factory=dict)
+
+
+def sizes(params: Array) -> list[float]:
+    logs = np.sort(np.log(params))
+    return np.exp(logs[np.diff(logs, prepend=-np.inf) > SAME]).tolist()
+
+
+@dataclass(frozen=True)
+class Valley:
+    """Least squares of one budget's losses on powers of x = log params - center: V c = loss, V = Q R."""
+
+    center: float
+    x: Array  # [n]
+    mean_loss: float
+    coefficients: Array  # [p]
+    root: Array  # inverse of R; its square is the coefficients' covariance under unit noise
+    residuals: Array  # [n], relative to mean_loss
+    left_out: Array  # [n], each run's residual when it is left out, relative to mean_loss
+    tokens: Array  # log tokens = tokens[0] + tokens[1] x; exact, with slope -1, at constant 6 params tokens
+
+    @classmethod
+    def over(cls, points: Points, rows: Array, form: str) -> "Valley | None":
+        """Returns None without one size more than the form has coefficients: nothing would be left to judge it by."""
+        if len(sizes(points.params[rows])) <= FORMS[form]:
+            return None
+        loss, logs = points.loss[rows], np.log(points.params[rows])
+        x = logs - logs.mean()
+        q, r = np.linalg.qr(np.vander(x, FORMS[form], increasing=True))
+        root, residuals = np.linalg.inv(r), (loss - q @ (q.T @ loss)) / loss.mean()
+        left_out = residuals / (1 - (q**2).sum(1))
+        tokens = polynomial.polyfit(x, np.log(points.tokens[rows]), 1)
+        return cls(float(logs.mean()), x, float(loss.mean()), root @ (q.T @ loss), root, residuals, left_out, tokens)
+
+    def minima(self, coefficients: Array) -> Array:
+        """Returns log params, log tokens, log loss [R, 3] at the local minima of curves [R, p]; NaN without one."""
+        x = _lowest(coefficients)
+        with np.errstate(invalid="ignore"):
+            loss = np.log(polynomial.polyval(x, coefficients.T, tensor=False))
+        return np.stack([self.center + x, self.tokens[0] + self.tokens[1] * x, loss], -1)
+
+    def bracketed(self, coefficients: Array) -> Array:
+        """Returns whether the minima of curves [R, p] are the lowest between smallest and largest size, [R]."""
+        x, low, high = _lowest(coefficients), self.x.min(), self.x.max()
+        inside, left, right = (
+            polynomial.polyval(np.broadcast_to(at, x.shape), coefficients.T, tensor=False) for at in (x, low, high)
+        )
+        return np.asarray((low < x) & (x < high) & (inside <= np.minimum(left, right)))
+
+    def spread(self) -> float:
+        """Standard deviation of log params at the minimum for noise of 1 relative to the loss, to first order."""
+        x, powers = _lowest(self.coefficients[None])[0], np.arange(len(self.coefficients))
+        slopes = powers * np.where(powers > 0, x ** np.maximum(powers - 1, 0), 0.0)
+        curvature = polynomial.polyval(x, polynomial.polyder(self.coefficients, 2))
+        return float(np.linalg.norm(self.mean_loss * (slopes @ self.root)) / curvature)
+
+
+def _lowest(coefficients: Array) -> Array:
+    """Returns where parabolas or cubics [R, p] have their local minimum, [R]; NaN where they have none."""
+    c1, c2, c3 = (*coefficients.T[1:], np.zeros(len(coefficients)))[:3]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.sqrt(c2**2 - 3 * c1 * c3)  # half the curvature there
+        # One root of c1 + 2 c2 x + 3 c3 x^2 in the two forms that do not cancel; a parabola needs c2 > 0.
+        return np.where(c2 > 0, -c1 / (c2 + slope), np.where(c3 == 0, np.nan, (slope - c2) / (3 * c3)))
+
+
+def problem_of(valley: Valley | None, form: str) -> str | None:
+    """Returns why a curve has no minimum that the runs bracket, or None."""
+    if valley is None:
+        return f"a {form} needs runs of at least {FORMS[form] + 1} sizes"
+    if valley.bracketed(valley.coefficients[None])[0]:
+        return None
+    left, right = polynomial.polyval(valley.x[[valley.x.argmin(), valley.x.argmax()]], valley.coefficients)
+    where, wanted = ("largest", "larger") if right < left else ("smallest", "smaller")
+    return f"the {form} is lowest at the {where} size, so the minimum is not bracketed; train {wanted} models there"
+
+
+def choose(valleys: dict[str, list[Valley | None]]) -> tuple[str, str]:
+    """Returns one form for all budgets (chosen apart, noise would choose, and bend the exponent) and why, in words."""
+    both = [(p, c) for p, c in zip(valleys["parabola"], valleys["cubic"], strict=True) if p and c]
+    if not both:
+        return "parabola", "No budget has the sizes to judge a cubic by."
+    errors = [_rms(np.concatenate([pair[i].left_out for pair in both])) for i in range(2)]
+    minima = [sum(problem_of(valley, form) is None for valley in valleys[form]) for form in FORMS]
+    lost = minima[1] < min(minima[0], FEWEST_BUDGETS)
+    said = (
+        f"Leaving out one run at a time, the parabola misses by {percent(errors[0])}, the cubic by {percent(errors[1])}"
+    )
+    if lost and errors[1] < errors[0]:
+        return "parabola", f"{said}; but the cubic has too few bracketed minima."
+    form = "cubic" if errors[1] < errors[0] else "parabola"
+    return form, f"{said}: the {form} is used in all budgets."
+
+
+@dataclass(frozen=True)
+class Minima:
+    """One form's minima over b budgets, as logarithms of `QUANTITIES`; NaN wherever the sizes do not bracket one.
+
+    Attributes:
+      curves: of each budget.
+      best: [b, 3].
+      samples: replicates, [b, R, 3], by the same rule: a replicate takes only minima that are bracketed in it.
+      spread: standard deviation of log params for noise of 1 relative to the loss, [b], by linearisation.
+      noise: the estimate of that noise, with this many degrees of freedom.
+    """
+
+    curves: list[Curve | None]
+    best: Array
+    samples: Array
+    spread: Array
+    noise: float
+    freedom: int
+
+
+def bootstrap(valleys: list[Valley | None], form: str, replicates: int, rng: np.random.Generator) -> Minima:
+    """Returns the minima of all budgets with replicates; see the top of the file."""
+    fitted = [valley for valley in valleys if valley]
+    freedom = max(1, sum(len(valley.x) - FORMS[form] for valley in fitted))
+    squares = sum(float((valley.residuals**2).sum()) for valley in fitted)
+    noise = np.sqrt(squares / rng.chisquare(freedom, replicates))
+    curves: list[Curve | None] = []
+    best, spread = np.full((len(valleys), 3), np.nan), np.full(len(valleys), np.nan)
+    samples = np.full((len(valleys), replicates, 3), np.nan)
+    for i, valley in enumerate(valleys):
+        if valley is None:
+            curves.append(None)
+            continue
+        normal = rng.normal(size=(replicates, FORMS[form])) @ valley.root.T
+        drawn = valley.coefficients + valley.mean_loss * noise[:, None] * normal
+        minima = valley.minima(drawn)
+        curve = Curve(valley.center, valley.coefficients.tolist(), _rms(valley.left_out), problem_of(valley, form))
+        if not curve.problem:
+            best[i], spread[i] = valley.minima(valley.coefficients[None])[0], valley.spread()
+            samples[i] = np.where(valley.bracketed(drawn)[:, None], minima, np.nan)
+            with np.errstate(over="ignore"):
+                around = {name: pair(*interval(np.exp(minima[:, j]))) for j, name in enumerate(QUANTITIES)}
+            values = dict(zip(QUANTITIES, np.exp(best[i]).tolist(), strict=True))
+            curve = replace(curve, **values, intervals=around)
+        curves.append(curve)
+    return Minima(curves, best, samples, spread, float(np.sqrt(squares / freedom)), freedom)
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """quantity = coefficient C^exponent through the minima, C in FLOPs.
+
+    By least squares in logarithms; minima of params and tokens weigh by their variance under equal noise, so a valley
+    that is flat, or bracketed narrowly, says little. For the loss the law holds within the budgets only: it has no
+    irreducible loss to level off at. `draws` [R, 2] are replicates of (log coefficient, exponent).
+    """
+
+    quantity: str
+    coefficient: float
+    exponent: float
+    exponent_interval: Pair
+    draws: Array
+
+    def at(self, flops: Any) -> Array:
+        return np.asarray(self.coefficient * np.asarray(flops, float) ** self.exponent)
+
+    def interval(self, flops: float) -> Pair:
+        with np.errstate(over="ignore"):
+            return pair(*interval(np.exp(self.draws[:, 0] + self.draws[:, 1] * np.log(flops))))
+
+
+def power_laws(flops: Array, minima: Minima) -> tuple[dict[str, PowerLaw], list[str]]:
+    """Returns the power laws through the minima at these computes, by quantity, and sentences; none below three."""
+    kept = np.isfinite(minima.spread)
+    if kept.sum() < FEWEST_BUDGETS:
+        have = f"{kept.sum()} of {len(kept)} budgets have a minimum"
+        return {}, [f"{have}; an exponent needs at least {FEWEST_BUDGETS} of them."]
+    x, spread = np.log(flops[kept]), minima.spread[kept]
+    weights = {"params": spread**-2, "tokens": spread**-2, "loss": np.ones(len(x))}
+    laws = {}
+    for j, name in enumerate(QUANTITIES):
+        ((start, slope),) = _lines(x, minima.best[kept, None, j], weights[name])
+        draws = _lines(x, minima.samples[kept, :, j], weights[name])
+        laws[name] = PowerLaw(name, float(np.exp(start)), float(slope), pair(*interval(draws[:, 1])), draws)
+    off = minima.best[kept, 0] - np.log(laws["params"].at(flops[kept]))
+    freedom = len(x) - 2
+    ratio = float(((off / spread) ** 2).sum()) / freedom / max(minima.noise, 1e-12) ** 2
+    if ratio <= special.fdtri(freedom, minima.freedom, 0.99):
+        return laws, []
+    return laws, [
+        f"The minima scatter {np.sqrt(ratio):.1f} times as far about the power law of params as the noise within "
+        "budgets explains: the intervals are too narrow (untuned runs, or a curve that does not fit, do this)."
+    ]
+
+
+def _lines(x: Array, y: Array, weights: Array) -> Array:
+    """Weighted least squares of y [b, R] on x [b]: (value at 0, slope) [R, 2]; NaN are left out, three must stay."""
+    known = np.isfinite(y)
+    w, y, middle = weights[:, None] * known, np.where(known, y, 0.0), x.mean()
+    u = (x - middle)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = w.sum(0)
+        mean_u, mean_y = (w * u).sum(0) / total, (w * y).sum(0) / total
+        slope = (w * (u - mean_u) * y).sum(0) / (w * (u - mean_u) ** 2).sum(0)
+        lines = np.stack([mean_y - slope * (mean_u + middle), slope], -1)
+    return np.where((known.sum(0) >= FEWEST_BUDGETS)[:, None], lines, np.nan)
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fits a scaling law to points: the minimum, the evidence for it, 95 % intervals, and what follows for the next run.
+
+The objective is Hoffmann et al. 2022's (approach 3): the sum over points of Huber(delta) of log predicted minus log
+measured.
+"""
+
+import dataclasses
+import hashlib
+import platform
+import warnings as python_warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy
+
+import t5x_like
+from t5x_like.errors import UserError, unknown_name
+from t5x_like.scaling.analysis.diagnosis import concerns
+from t5x_like.scaling.fitting.certificate import certify, second_opinion
+from t5x_like.scaling.fitting.points import Points, read_points
+from t5x_like.scaling.fitting.solver import find_minimum, huber, minimise
+from t5x_like.scaling.fitting.surface import Surface, surface_of
+from t5x_like.scaling.fitting.weights import WEIGHTS, emphasis, own_delta
+from t5x_like.scaling.laws import quantities
+from t5x_like.scaling.laws.catalogue import get_law
+from t5x_like.scaling.laws.frontier import BEYOND, compute_optimal
+from t5x_like.scaling.laws.laws import Law, complete
+from t5x_like.scaling.pairs import Pair, pair
+from t5x_like.scaling.uncertainty.holdout import held_out, predict_largest
+from t5x_like.scaling.uncertainty.intervals import LEVEL, METHODS, Intervals, replicate, spread_by
+
+if TYPE_CHECKING:
+    from t5x_like.scaling.analysis.compare import Comparison
+
+Array = np.ndarray
+
+HUBER_DELTA = 1e-3
+BOOTSTRAP = 1000
+FEWEST_REPLICATES = 100
+_DESCRIBED = {
+    "wild": "95 % percentiles of a wild bootstrap of HC3 least-squares residuals, full refits",
+    "pairs": "95 % percentiles of a bootstrap of points, full refits",
+    "delta": "the delta method with 95 % quantiles of Student's t",
+    "profile": "profile likelihood with 95 % quantiles of Student's t",
+}
+
+
+class ExtrapolationWarning(UserWarning):
+    """A law was asked for losses far beyond the compute it was fitted to."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law.
+
+    Attributes:
+      law, points, huber_delta, seed: what was fitted, to what, and how.
+      interval_method, weights: as given, of `intervals.METHODS` and `weights.WEIGHTS`.
+      surface, theta: the law on the points, and the minimum in the solver's coordinates.
+      vector: parameters [P] in the order of `law.parameters`, in the law's own units.
+      draws: bootstrap replicates of them, [R, P]; R is 0 when no replicates were asked for.
+      objective: the sum of Huber losses at the minimum.
+      residuals: log measured - log predicted, [n] (measured - predicted of an accuracy).
+      certificate: see `certificate.certify`.
+      holdout: see `holdout.predict_largest`, or None.
+      compute_optimal: see `frontier.compute_optimal`, or None.
+      warnings: plain sentences.
+      analyses: further results by name, each ready for JSON: leaderboard, influence, sensitivity, isoflop, coverage.
+    """
+
+    law: Law
+    points: Points
+    huber_delta: float
+    seed: int
+    interval_method: str
+    weights: str
+    surface: Surface
+    theta: Array
+    vector: Array
+    draws: Array
+    objective: float
+    residuals: Array
+    certificate: dict[str, Any]
+    holdout: dict[str, Any] | None
+    compute_optimal: dict[str, Any] | None
+    warnings: list[str]
+    analyses: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        return {name: float(value) for name, value in zip(self.law.parameters, self.vector, strict=True)}
+
+    @property
+    def target(self) -> Array:
+        """Responses [n]: what the surface was fitted to."""
+        return self.surface.response(self.points.measured(self.law.target))
+
+    @cached_property
+    def intervals(self) -> dict[str, Pair]:
+        """95 % interval of each parameter; empty without replicates."""
+        return self.intervals_by(self.interval_method)
+
+    def intervals_by(self, method: str) -> dict[str, Pair]:
+        """As `intervals`, by another method: "delta" and "profile" need no replicates."""
+        return _named(self.law, self.spread_by(method))
+
+    @property
+    def spread(self) -> Intervals | None:
+        """Makes the 95 % interval of anything that follows from the parameters; None without replicates."""
+        return self.spread_by(self.interval_method)
+
+    def spread_by(self, method: str) -> Intervals | None:
+        """As `spread`, by another method: "delta" and "profile" need no replicates."""
+        return spread_by(method, self.surface, self.target, self.theta, self.huber_delta, self.draws)
+
+    @property
+    def joint_intervals(self) -> dict[str, Pair]:
+        """Percentile intervals, wider than one parameter's own, that hold all at once in 95 % of the replicates.
+
+        Empty without replicates, whatever the method of `intervals`.
+        """
+        if not len(self.draws):
+            return {}
+        ranks = self.draws.argsort(0).argsort(0)  # how deep a replicate lies in the tails decides, not how far out
+        depth = np.minimum(ranks, len(ranks) - 1 - ranks).min(1)
+        inside = self.draws[depth >= np.quantile(depth, 1 - LEVEL, method="lower")]
+        ends = zip(inside.min(0), inside.max(0), strict=True)
+        return {name: pair(low, high) for name, (low, high) in zip(self.law.parameters, ends, strict=True)}
+
+    @property
+    def covariance(self) -> Array | None:
+        """Covariance [P, P] of the replicates; A and B are skewed, so trust their intervals rather than it."""
+        return np.atleast_2d(np.cov(self.draws.T)) if len(self.draws) else None
+
+    @property
+    def residual_rms(self) -> float:
+        """Root mean square of the log-loss residuals: .01 is 1 % of the loss."""
+        return float(np.sqrt(np.mean(self.residuals**2)))
+
+    @property
+    def held_out(self) -> Array:
+        """Mask [n] of the points that `holdout` predicted from the others."""
+        return held_out(self.points) if self.holdout else np.zeros(len(self.points), bool)
+
+    def predict(self, params: Any = None, tokens: Any = None, **others: Any) -> Array:
+        """Returns the loss in nats per token at these params and tokens (scalars or arrays, broadcast).
+
+        A law that reads other variables is given them by name: `fit.predict(compute=1e20)`. Warns
+        (`ExtrapolationWarning`) beyond 30 times the largest compute of the points.
+        """
+        variables = self._variables(params, tokens, others)
+        return self.law.predict(self.parameters, variables)
+
+    def predict_interval(self, params: Any = None, tokens: Any = None, **others: Any) -> tuple[Array, Array]:
+        """Returns the 95 % interval of the law's loss there: of the surface, not of one more noisy run."""
+        if self.spread is None:
+            raise UserError("predict_interval: this fit has no replicates; fit with bootstrap=1000, or delta intervals")
+        variables = self._variables(params, tokens, others)
+        shape = np.broadcast_shapes(*(np.shape(value) for value in variables.values()))
+        flat = {name: np.broadcast_to(value, shape).ravel() for name, value in variables.items()}
+        low, high = self.spread.of(quantities.prediction(self.law, flat).of)
+        return low.reshape(shape), high.reshape(shape)
+
+    def _variables(self, params: Any, tokens: Any, others: Mapping[str, Any]) -> dict[str, Array]:
+        given = {"params": params, "tokens": tokens, **others}
+        known = complete({name: np.asarray(value, float) for name, value in given.items() if value is not None})
+        for name in self.law.variables:
+            if name not in known:
+                raise UserError(f"law {self.law.name!r} needs {name}; given: {', '.join(known) or 'nothing'}")
+            if not (known[name] > 0).all():
+                raise UserError(f"{name}: {given.get(name)!r}; it must be positive")
+        if "compute" in known:
+            self._warn_beyond(float(np.max(known["compute"])))
+        return {name: known[name] for name in self.law.variables}
+
+    def _warn_beyond(self, flops: float) -> None:
+        times = flops / float(self.points.compute.max())
+        if times > BEYOND * (1 + 1e-9):
+            python_warnings.warn(
+                f"{times:.3g} times the largest compute of the points: beyond {BEYOND:g} the intervals say little",
+                ExtrapolationWarning,
+                stacklevel=4,
+            )
+
+    def frontier(self, flops: Any) -> list[dict[str, Any]]:
+        """Returns the compute-optimal params, tokens and loss at budgets in FLOPs, with intervals, one row each.
+
+        Raises:
+          UserError: the law cannot share compute between params and tokens.
+        """
+        budgets = np.atleast_1d(np.asarray(flops, float))
+        if not (np.isfinite(budgets) & (budgets > 0)).all():
+            raise UserError(f"flops: {flops!r}; budgets must be positive numbers")
+        self._warn_beyond(float(budgets.max()))
+        largest = float(self.points.compute.max())
+        found = compute_optimal(self.law, self.vector, self._spread_of, budgets, largest)
+        if found is None:
+            raise UserError(f"law {self.law.name!r} has no compute-optimal sizes here: {self.law.formula}")
+        return list(found["rows"])
+
+    @property
+    def _spread_of(self) -> Callable[..., tuple[Array, Array]] | None:
+        return self.spread.of if self.spread else None
+
+    def compare(self, other: "Fit", **options: Any) -> "Comparison":
+        """Compares this arm with another: the compute multiplier at equal loss, with intervals.
+
+        See `compare.compare`, which takes the options `losses` or `flops`, `names` and `seed`.
+        """
+        from t5x_like.scaling.analysis.compare import compare
+
+        return compare(self, other, **options)
+
+    def with_analyses(self, **analyses: Any) -> "Fit":
+        """Returns the fit with further results beside those it has."""
+        return dataclasses.replace(self, analyses={**self.analyses, **analyses})
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of fit.json: strict JSON, null where a value does not exist."""
+        points = self.points
+        return {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "parameters": self.parameters,
+            "covariance": None if self.covariance is None else self.covariance.tolist(),
+            "covariance_order": list(self.law.parameters),
+            "intervals": self.intervals,
+            "joint_intervals": self.joint_intervals,
+            "objective": self.objective,
+            "huber_delta": self.huber_delta,
+            "residual_rms": self.residual_rms,
+            "certificate": self.certificate,
+            "compute_optimal": self.compute_optimal,
+            "holdout": self.holdout,
+            "exact_entropy": points.exact_entropy,
+            "params_column": points.params_column,
+            "num_points": len(points),
+            "largest_flops": float(points.compute.max()),
+            "warnings": self.warnings,
+            **self.analyses,
+            "provenance": self._provenance(),
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        points = self.points
+        known = complete({**points.variables, "loss": points.loss})
+        read = sorted({"params", "tokens", "loss", *self.law.variables, self.law.target})
+        if self.weights == "loss_stderr":
+            read.append("loss_stderr")
+        used = np.stack([np.asarray(known[name], float) for name in read])
+        return {
+            "points": points.source,
+            "points_used_sha256": hashlib.sha256(used.tobytes()).hexdigest(),
+            "data_fingerprints": list(points.fingerprints),
+            "bootstrap": len(self.draws),
+            "points_used_columns": read,
+            "weights": self.weights,
+            "interval_method": _DESCRIBED[self.interval_method],
+            "seed": self.seed,
+            "versions": {
+                "t5x_like": t5x_like.__version__,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "scipy": scipy.__version__,
+            },
+        }
+
+
+def fit_scaling_law(
+    points: Any,
+    law: str | Law = "chinchilla",
+    *,
+    huber_delta: float | str = HUBER_DELTA,
+    bootstrap: int = BOOTSTRAP,
+    interval_method: str = "wild",
+    weights: str = "equal",
+    seed: int = 0,
+    params_column: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fit:
+    """Fits a law to points and says how far it can be trusted.
+
+    Args:
+      points: a points.csv, a sweep folder, a mapping of columns, a list of row mappings, an array [n, 3] of
+        params, tokens, loss, or `Points`; see `points.read_points`.
+      law: a name in `catalogue.LAWS`, or a `Law` of your own.
+      huber_delta: the threshold of the Huber loss on log residuals; a large one (1e6) is least squares; "auto" takes
+        1.345 robust standard deviations of the residuals themselves.
+      bootstrap: replicates for the intervals, at least 100, or 0 for the point fit only.
+      interval_method: how intervals are made: "wild" or "pairs" bootstrap, "delta" or "profile".
+      weights: "equal", or "loss_stderr": by the inverse of each point's squared error plus what the law misses by.
+      seed: of the bootstrap.
+      params_column: which column of the points counts the parameters, instead of `params`.
+      progress: called with (replicates done, all replicates).
+
+    Raises:
+      UserError: unreadable points, an unknown law, a value out of range, or points that cannot determine the law.
+
+    Example:
+      >>> fit = fit_scaling_law("points.csv")
+      >>> fit.parameters["alpha"], fit.intervals["alpha"], fit.predict(params=7e9, tokens=1.4e11)
+    """
+    chosen = get_law(law)
+    check_options(huber_delta, bootstrap, interval_method, weights, seed)
+    points = read_points(points, params_column)
+    surface = surface_of(chosen, points)
+    if weights == "loss_stderr":
+        surface = surface_of(chosen, points, emphasis(surface, points))
+    target = surface.response(points.measured(chosen.target))
+    delta = own_delta(surface, target) if huber_delta == "auto" else float(huber_delta)
+    theta, values, second = _minimum(surface, target, delta)
+    rng = np.random.default_rng(seed)
+    draws = replicate(interval_method, surface, target, theta, delta, bootstrap, rng, progress)
+    vector = surface.natural(theta[None])[0]
+    spread = spread_by(interval_method, surface, target, theta, delta, draws)
+    misses = target - surface.predict(theta[None])[0]
+    residuals = misses / surface.emphasis
+    certificate = certify(surface, target, theta, delta, values, second)
+    holdout, no_holdout = predict_largest(chosen, points, delta)
+    optimal = compute_optimal(chosen, vector, spread.of if spread else None, points.compute)
+    parameters = {name: float(value) for name, value in zip(chosen.parameters, vector, strict=True)}
+    found = concerns(chosen, points, parameters, _named(chosen, spread), residuals, certificate, optimal, holdout)
+    return Fit(
+        law=chosen,
+        points=points,
+        huber_delta=delta,
+        seed=seed,
+        interval_method=interval_method,
+        weights=weights,
+        surface=surface,
+        theta=theta,
+        vector=vector,
+        draws=draws,
+        objective=float(huber(misses, delta).sum()),
+        residuals=residuals,
+        certificate=certificate,
+        holdout=holdout,
+        compute_optimal=optimal,
+        warnings=[*found, *([no_holdout] if no_holdout else [])],
+    )
+
+
+def _minimum(surface: Surface, target: Array, delta: float) -> tuple[Array, Array, float]:
+    """Returns the minimum [P], the objectives that descents reached, and the lowest that a second method found.
+
+    Where the second method found a lower one, it is polished and taken.
+    """
+    theta, starts, values = find_minimum(surface, target, delta)
+    second, place = second_opinion(surface, target, delta, starts[:3], good_enough=float(values.min()))
+    if second < values.min():
+        polished, value = minimise(surface, target, place[None], delta)
+        if value[0] < values.min():
+            theta, values = polished[0], np.append(values, value)
+    return theta, values, second
+
+
+def check_options(huber_delta: float | str, bootstrap: int, interval_method: str, weights: str, seed: int) -> None:
+    """Refuses values that `fit_scaling_law` does not take.
+
+    Raises:
+      UserError: in one line.
+    """
+    number = isinstance(huber_delta, int | float) and np.isfinite(huber_delta) and huber_delta > 0
+    if not number and huber_delta != "auto":
+        raise UserError(
+            f"huber_delta: {huber_delta!r}; it must be a positive number (Hoffmann et al. use 1e-3), or auto"
+        )
+    if bootstrap != 0 and bootstrap < FEWEST_REPLICATES:
+        raise UserError(f"bootstrap: {bootstrap}; it must be 0, for no intervals, or at least {FEWEST_REPLICATES}")
+    if interval_method not in METHODS:
+        raise unknown_name("interval_method", interval_method, METHODS)
+    if weights not in WEIGHTS:
+        raise unknown_name("weights", weights, WEIGHTS)
+    if seed < 0:
+        raise UserError(f"seed: {seed}; it must be 0 or more")
+
+
+def _named(law: Law, spread: Intervals | None) -> dict[str, Pair]:
+    if spread is None:
+        return {}
+    names, of = quantities.parameters(law).names, quantities.parameters(law).of
+    ends = zip(names, *spread.of(of), strict=True)
+    return {name: pair(low if name in law.signed else max(low, 0.0), high) for name, low, high in ends}

@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The laws this package knows. See `laws.Law` for what a declaration says, and add yours to `LAWS`.
+
+Where a law is a power of a sum, (A N^-alpha + B D^-beta)^k, the search writes it S (w n^-alpha + (1 - w) d^-beta)^k
+with n and d in units of their geometric means: S is linear, and the balance ln(w / (1 - w)) is of order one in any
+data.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from t5x_like.errors import unknown_name
+from t5x_like.scaling.laws.laws import Coordinates, Law, Values
+
+EXPONENT = (0.01, 3.0)
+BALANCE = (-8.0, 8.0)  # one term is between .03 % and 99.97 % of the sum in the middle of the points
+LN10 = float(np.log(10.0))
+
+
+def chinchilla_allocation(p: Values) -> tuple[Any, Any]:
+    """Hoffmann et al. 2022, equation 4: G = (alpha A / (beta B))^(1 / (alpha + beta)), a = beta / (alpha + beta)."""
+    total = p["alpha"] + p["beta"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / total), p["beta"] / total
+
+
+CHINCHILLA = Law(
+    name="chinchilla",
+    formula="E + A / params^alpha + B / tokens^beta",
+    variables=("params", "tokens"),
+    linear=("E", "A", "B"),
+    nonlinear={"alpha": EXPONENT, "beta": EXPONENT},
+    columns=lambda v, x: (1.0, v["params"] ** -x["alpha"], v["tokens"] ** -x["beta"]),
+    allocation=chinchilla_allocation,
+    source="Hoffmann et al. 2022, approach 3",
+)
+
+TIED = Law(
+    name="chinchilla_tied",
+    formula="E + A / params^alpha + B / tokens^alpha",
+    variables=("params", "tokens"),
+    linear=("E", "A", "B"),
+    nonlinear={"alpha": EXPONENT},
+    columns=lambda v, x: (1.0, v["params"] ** -x["alpha"], v["tokens"] ** -x["alpha"]),
+    allocation=lambda p: chinchilla_allocation({**p, "beta": p["alpha"]}),
+    source="Muennighoff et al. 2023, which ties the exponents",
+)
+
+MULTIPLICATIVE = Law(
+    name="multiplicative",
+    formula="E + A / (params^alpha * tokens^beta)",
+    variables=("params", "tokens"),
+    linear=("E", "A"),
+    nonlinear={"alpha": EXPONENT, "beta": EXPONENT},
+    columns=lambda v, x: (1.0, v["params"] ** -x["alpha"] * v["tokens"] ** -x["beta"]),
+    source="Zhang et al. 2024, When Scaling Meets LLM Finetuning",
+)
+
+OVERTRAINING = Law(
+    name="overtraining",
+    formula="E + (a * M^eta + b / M^eta) / C^eta, M = tokens / params, C = 6 * params * tokens",
+    variables=("params", "tokens"),
+    linear=("E", "a", "b"),
+    nonlinear={"eta": (0.005, 1.5)},
+    # C^-eta M^eta = 6^-eta params^(-2 eta), C^-eta M^-eta = 6^-eta tokens^(-2 eta): chinchilla_tied in other letters
+    columns=lambda v, x: (
+        1.0,
+        6.0 ** -x["eta"] * v["params"] ** (-2 * x["eta"]),
+        6.0 ** -x["eta"] * v["tokens"] ** (-2 * x["eta"]),
+    ),
+    allocation=lambda p: (_ratio_power(p["a"], p["b"], 1 / (4 * p["eta"])), 0.5 + 0 * p["eta"]),
+    source="Gadre et al. 2024, Language models scale reliably with over-training",
+)
+
+
+def _ratio_power(top: Any, bottom: Any, power: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (top / bottom) ** power
+
+
+# --- Powers of a sum ------------------------------------------------------------------------------------------------
+
+
+def _log_weights(balance: Any) -> tuple[Any, Any]:
+    """Returns ln w and ln(1 - w) for balance = ln(w / (1 - w))."""
+    return -np.log1p(np.exp(-balance)), -np.log1p(np.exp(balance))
+
+
+def _log_sum(left: Any, right: Any) -> Any:
+    """ln(e^left + e^right), also of complex numbers, without overflow."""
+    top = np.where(np.real(left) > np.real(right), left, right)
+    with np.errstate(invalid="ignore"):
+        total = top + np.log(np.exp(left - top) + np.exp(right - top))
+    return np.where(np.isfinite(np.real(top)), total, top)
+
+
+def _sum_to_power(v: Values, alpha: Any, beta: Any, balance: Any, k: Any) -> Any:
+    """(w params^-alpha + (1 - w) tokens^-beta)^k."""
+    by_params, by_tokens = _log_weights(balance)
+    return np.exp(k * _log_sum(by_params - alpha * np.log(v["params"]), by_tokens - beta * np.log(v["tokens"])))
+
+
+def _to_balance(log_a: Any, log_b: Any, alpha: Any, beta: Any, k: Any, units: Values) -> dict[str, Any]:
+    """S and the balance of (A N^-alpha + B D^-beta)^k in the given units."""
+    left, right = log_a - alpha * np.log(units["params"]), log_b - beta * np.log(units["tokens"])
+    return {"S": np.exp(k * _log_sum(left, right)), "balance": left - right}
+
+
+def _from_balance(x: Values, alpha: Any, beta: Any, k: Any, units: Values) -> tuple[Any, Any]:
+    """ln A and ln B; the inverse of `_to_balance`."""
+    by_params, by_tokens = _log_weights(x["balance"])
+    with np.errstate(divide="ignore"):
+        size = np.log(x["S"]) / k
+    return by_params + size + alpha * np.log(units["params"]), by_tokens + size + beta * np.log(units["tokens"])
+
+
+def _power_to_search(p: Values, units: Values) -> dict[str, Any]:
+    with np.errstate(divide="ignore"):
+        logs = np.log(p["A"]), np.log(p["B"])
+    return {**p, **_to_balance(*logs, p["alpha"], p["beta"], p["k"], units)}
+
+
+def _power_from_search(x: Values, units: Values) -> dict[str, Any]:
+    log_a, log_b = _from_balance(x, x["alpha"], x["beta"], x["k"], units)
+    return {**x, "A": np.exp(log_a), "B": np.exp(log_b)}
+
+
+POWER = Law(
+    name="power_of_sum",
+    formula="E + (A / params^alpha + B / tokens^beta)^k",
+    variables=("params", "tokens"),
+    linear=("E", "S"),
+    nonlinear={"alpha": EXPONENT, "beta": EXPONENT, "k": (0.05, 3.0), "balance": BALANCE},
+    columns=lambda v, x: (1.0, _sum_to_power(v, x["alpha"], x["beta"], x["balance"], x["k"])),
+    allocation=chinchilla_allocation,  # where the sum is least, its power is
+    coordinates=Coordinates(("E", "A", "B", "alpha", "beta", "k"), _power_to_search, _power_from_search),
+    source="Kaplan et al. 2020 and Hoffmann et al. 2022 are its cases beta = 1 / k and k = 1",
+)
+
+
+def _kaplan_exponents(p: Values) -> tuple[Any, Any, Any]:
+    """(alpha, beta, k) of ((Nc / N)^(alpha_N / alpha_D) + Dc / D)^alpha_D as a power of a sum."""
+    return p["alpha_N"] / p["alpha_D"], 1.0, p["alpha_D"]
+
+
+def _kaplan_to_search(p: Values, units: Values) -> dict[str, Any]:
+    alpha, beta, k = _kaplan_exponents(p)
+    with np.errstate(divide="ignore"):
+        logs = alpha * np.log(p["Nc"]), np.log(p["Dc"])
+    return {**p, **_to_balance(*logs, alpha, beta, k, units)}
+
+
+def _kaplan_from_search(x: Values, units: Values) -> dict[str, Any]:
+    alpha, beta, k = _kaplan_exponents(x)
+    log_a, log_b = _from_balance(x, alpha, beta, k, units)
+    return {**x, "Nc": np.exp(log_a / alpha), "Dc": np.exp(log_b)}
+
+
+def _kaplan_column(v: Values, x: Values) -> Any:
+    alpha, beta, k = _kaplan_exponents(x)
+    return _sum_to_power(v, alpha, beta, x["balance"], k)
+
+
+def _kaplan_allocation(p: Values) -> tuple[Any, Any]:
+    alpha, _, _ = _kaplan_exponents(p)
+    # G of the sum (Nc/N)^alpha + Dc/D, without the overflow of Nc^alpha
+    scale = np.exp((np.log(alpha) + alpha * np.log(p["Nc"]) - np.log(p["Dc"])) / (alpha + 1))
+    return scale, 1 / (alpha + 1)
+
+
+_KAPLAN_SEARCH = {"alpha_N": (0.01, 1.5), "alpha_D": (0.02, 1.5), "balance": BALANCE}
+
+KAPLAN = Law(
+    name="kaplan",
+    formula="((Nc / params)^(alpha_N / alpha_D) + Dc / tokens)^alpha_D",
+    variables=("params", "tokens"),
+    linear=("S",),
+    nonlinear=_KAPLAN_SEARCH,
+    columns=lambda v, x: (_kaplan_column(v, x),),
+    allocation=_kaplan_allocation,
+    coordinates=Coordinates(("Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_to_search, _kaplan_from_search),
+    source="Kaplan et al. 2020, equation 1.5",
+)
+
+KAPLAN_E = Law(
+    name="kaplan_e",
+    formula="E + ((Nc / params)^(alpha_N / alpha_D) + Dc / tokens)^alpha_D",
+    variables=("params", "tokens"),
+    linear=("E", "S"),
+    nonlinear=_KAPLAN_SEARCH,
+    columns=lambda v, x: (1.0, _kaplan_column(v, x)),
+    allocation=_kaplan_allocation,
+    coordinates=Coordinates(("E", "Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_to_search, _kaplan_from_search),
+    source="Kaplan et al. 2020, equation 1.5, with an irreducible loss",
+)
+
+
+# --- Repeated data --------------------------------------------------------------------------------------------------
+
+
+def effective(value: Any, unique: Any, decay: Any) -> Any:
+    """U + U R* (1 - e^(-R / R*)), R = value / U - 1: what repeats are worth (Muennighoff et al. 2023, equation 5)."""
+    unique = np.minimum(unique, value)
+    repeats = value / unique - 1
+    return unique + unique * decay * (1 - np.exp(-repeats / decay))
+
+
+def _data_constrained_column(v: Values, x: Values) -> Any:
+    unique = np.minimum(v["unique_tokens"], v["tokens"])
+    with np.errstate(over="ignore"):
+        base = np.exp(x["balance"] / x["alpha"]) * unique  # G^2 U_D, the params that are compute-optimal for U_D
+    params = effective(v["params"], base, x["R_N"])
+    tokens = effective(v["tokens"], unique, x["R_D"])
+    return _sum_to_power({"params": params, "tokens": tokens}, x["alpha"], x["alpha"], x["balance"], 1.0)
+
+
+def _repeated_to_search(p: Values, units: Values) -> dict[str, Any]:
+    with np.errstate(divide="ignore"):
+        logs = np.log(p["A"]), np.log(p["B"])
+    return {**p, **_to_balance(*logs, p["alpha"], p["alpha"], 1.0, units)}
+
+
+def _repeated_from_search(x: Values, units: Values) -> dict[str, Any]:
+    log_a, log_b = _from_balance(x, x["alpha"], x["alpha"], 1.0, units)
+    return {**x, "A": np.exp(log_a), "B": np.exp(log_b)}
+
+
+def _repeats(variables: Mapping[str, np.ndarray]) -> str | None:
+    passes = variables["tokens"] / variables["unique_tokens"]
+    return None if passes.max() > 1.5 else "none of them saw its data more than 1.5 times, so R_D and R_N are unknown"
+
+
+DATA_CONSTRAINED = Law(
+    name="data_constrained",
+    formula="E + A / N'^alpha + B / D'^alpha, N' and D' being params and tokens, repeats of unique_tokens discounted "
+    "by R_N and R_D",
+    variables=("params", "tokens", "unique_tokens"),
+    linear=("E", "S"),
+    nonlinear={"alpha": (0.05, 2.0), "balance": BALANCE, "R_D": (0.3, 1000.0), "R_N": (0.3, 1000.0)},
+    columns=lambda v, x: (1.0, _data_constrained_column(v, x)),
+    allocation=lambda p: chinchilla_allocation({**p, "beta": p["alpha"]}),  # of fresh data
+    coordinates=Coordinates(
+        ("E", "A", "B", "alpha", "R_D", "R_N"),
+        _repeated_to_search,
+        _repeated_from_search,
+        shared={"unique_tokens": "tokens"},
+    ),
+    distinct={"unique_tokens": 1},
+    check=_repeats,
+    source="Muennighoff et al. 2023, Scaling Data-Constrained Language Models",
+)
+
+
+# --- Experts --------------------------------------------------------------------------------------------------------
+
+
+def _experts_to_search(p: Values, units: Values) -> dict[str, Any]:
+    n, e = np.log10(units["params"]), np.log10(units["experts"])
+    size = LN10 * (p["d"] + p["a"] * n + p["b"] * e + p["c"] * n * e)
+    return {"S": np.exp(size), "a": p["a"] + p["c"] * e, "b": p["b"] + p["c"] * n, "c": p["c"]}
+
+
+def _experts_from_search(x: Values, units: Values) -> dict[str, Any]:
+    n, e = np.log10(units["params"]), np.log10(units["experts"])
+    a, b, c = x["a"] - x["c"] * e, x["b"] - x["c"] * n, x["c"]
+    return {"a": a, "b": b, "c": c, "d": np.log(x["S"]) / LN10 - a * n - b * e - c * n * e}
+
+
+EXPERTS = Law(
+    name="experts",
+    formula="10^(a log N + b log X + c log N log X + d), N = params of the dense model, X = experts, log to base 10",
+    variables=("params", "experts"),
+    linear=("S",),
+    nonlinear={"a": (-1.0, 0.2), "b": (-1.0, 0.2), "c": (-0.15, 0.15)},
+    columns=lambda v, x: (
+        np.exp(
+            x["a"] * np.log(v["params"])
+            + x["b"] * np.log(v["experts"])
+            + x["c"] * np.log(v["params"]) * np.log(v["experts"]) / LN10
+        ),
+    ),
+    coordinates=Coordinates(
+        ("a", "b", "c", "d"), _experts_to_search, _experts_from_search, signed=("a", "b", "c", "d")
+    ),
+    distinct={"experts": 2},
+    source="Clark et al. 2022, Unified Scaling Laws for Routed Language Models, equation 2",
+)
+
+
+# --- One variable ---------------------------------------------------------------------------------------------------
+
+
+def single(variable: str, symbol: str, irreducible: bool) -> Law:
+    """Returns L = E + A / variable^alpha, or the same without E."""
+    return Law(
+        name=f"{variable}_only" if irreducible else f"{variable}_only_pure",
+        formula=f"{'E + ' if irreducible else ''}A / {variable}^alpha",
+        variables=(variable,),
+        linear=("E", "A") if irreducible else ("A",),
+        nonlinear={"alpha": EXPONENT},
+        columns=lambda v, x: (1.0, v[variable] ** -x["alpha"]) if irreducible else (v[variable] ** -x["alpha"],),
+        source=f"L({symbol}): Hestness et al. 2017"
+        + (", Henighan et al. 2020" if irreducible else ", Kaplan et al. 2020"),
+    )
+
+
+def _shifted_to_search(p: Values, units: Values) -> dict[str, Any]:
+    unit = units["compute"]
+    return {**p, "C0": p["C0"] / unit, "K": p["K"] * unit ** -p["c"]}
+
+
+def _shifted_from_search(x: Values, units: Values) -> dict[str, Any]:
+    unit = units["compute"]
+    return {**x, "C0": x["C0"] * unit, "K": x["K"] * unit ** x["c"]}
+
+
+SHIFTED = Law(
+    name="shifted_compute",
+    formula="E + K / (compute + C0)^c",
+    variables=("compute",),
+    linear=("E", "K"),
+    nonlinear={"c": EXPONENT, "C0": (1e-6, 1e3)},
+    columns=lambda v, x: (1.0, (v["compute"] + x["C0"]) ** -x["c"]),
+    coordinates=Coordinates(("E", "K", "c", "C0"), _shifted_to_search, _shifted_from_search),
+    source="Zhai et al. 2022, Scaling Vision Transformers",
+)
+
+
+def _emergence_to_search(p: Values, units: Values) -> dict[str, Any]:
+    return {**p, "midpoint": p["midpoint"] - np.log10(units["compute"])}
+
+
+def _emergence_from_search(x: Values, units: Values) -> dict[str, Any]:
+    return {**x, "midpoint": x["midpoint"] + np.log10(units["compute"])}
+
+
+EMERGENCE = Law(
+    name="emergence",
+    formula="floor + height / (1 + exp((midpoint - log10 compute) / width))",
+    variables=("compute",),
+    linear=("floor", "height"),
+    nonlinear={"midpoint": (-6.0, 6.0), "width": (0.02, 4.0)},
+    columns=lambda v, x: (1.0, 1 / (1 + np.exp((x["midpoint"] - np.log10(v["compute"])) / x["width"]))),
+    coordinates=Coordinates(
+        ("floor", "height", "midpoint", "width"),
+        _emergence_to_search,
+        _emergence_from_search,
+        signed=("midpoint",),
+    ),
+    target="accuracy",
+    source="a sigmoid in log compute, as in the Llama 3 report (Dubey et al. 2024) and Ruan et al. 2024",
+)
+
+LAWS = {
+    law.name: law
+    for law in (
+        CHINCHILLA,
+        TIED,
+        POWER,
+        KAPLAN,
+        KAPLAN_E,
+        MULTIPLICATIVE,
+        OVERTRAINING,
+        DATA_CONSTRAINED,
+        EXPERTS,
+        *(
+            single(variable, symbol, irreducible)
+            for variable, symbol in (("params", "N"), ("tokens", "D"), ("compute", "C"))
+            for irreducible in (True, False)
+        ),
+        SHIFTED,
+        EMERGENCE,
+    )
+}
+
+
+def get_law(law: str | Law) -> Law:
+    """Returns a law by name, or the law itself.
+
+    Raises:
+      UserError: no law has that name.
+    """
+    if isinstance(law, Law):
+        return law
+    if law not in LAWS:
+        raise unknown_name("law", law, LAWS)
+    return LAWS[law]

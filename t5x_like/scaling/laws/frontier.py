@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compute-optimal sizes: the parameters and tokens that a law says lower the loss most for C = 6 params tokens FLOPs.
+
+For L = E + A/N^alpha + B/D^beta the minimum is a power law (Hoffmann et al. 2022, equation 4):
+
+    N* = G (C/6)^a,  D* = (C/6)^b / G,  G = (alpha A / (beta B))^(1/(alpha+beta)),  a = beta/(alpha+beta),  b = 1 - a
+
+A law without such a closed form is searched along each budget, and `a` is its slope d ln N* / d ln C there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from t5x_like.scaling.laws.laws import Law
+from t5x_like.scaling.pairs import Pair, pair
+
+Array = np.ndarray
+Function = Callable[[Array], Array]
+
+FRESH = {"unique_tokens": np.inf}  # what a law that discounts repeats reads when there are none
+OUTPUTS = ("params", "tokens", "loss", "tokens_per_param")
+_GOLDEN, _HALVINGS, _SLOPE = (np.sqrt(5) - 1) / 2, 70, 1.05
+BEYOND = 30.0  # rows go this far beyond the largest budget used; further out the intervals say little
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Optimal allocations of parameter vectors [..., P] at budgets [c]: params, tokens, loss [..., c]; a, b [...]."""
+
+    flops: Array
+    params: Array
+    tokens: Array
+    loss: Array
+    a: Array
+    b: Array
+
+
+def can_share(law: Law) -> bool:
+    """Whether the law can be asked how to share compute between params and tokens, all data being fresh."""
+    return law.target == "loss" and {"params", "tokens"} <= set(law.variables) <= {"params", "tokens", *FRESH}
+
+
+def frontier(law: Law, parameters: Array, flops: Array) -> Frontier:
+    """Returns the compute-optimal params, tokens and loss; NaN or infinite where a replicate has no optimum.
+
+    Args:
+      law: one that `can_share`.
+      parameters: vectors [..., P] in the order of `law.parameters`.
+      flops: budgets [c].
+    """
+    assert can_share(law)
+    named = {name: value[..., None] for name, value in law.named(parameters).items()}
+    with np.errstate(all="ignore"):
+        if law.allocation is not None:
+            scale, a = law.allocation(law.named(parameters))
+            params = scale[..., None] * (flops / 6) ** a[..., None]
+        else:
+            middle = np.exp(np.log(flops).mean(keepdims=True))
+            low, high = (_search(law, named, middle * step)[..., 0] for step in (1 / _SLOPE, _SLOPE))
+            a = np.log(high / low) / (2 * np.log(_SLOPE))
+            params = _search(law, named, flops)
+        tokens = flops / 6 / params
+        loss = _loss(law, named, params, flops)
+    return Frontier(flops, params, tokens, loss, a, 1 - a)
+
+
+def _loss(law: Law, named: dict[str, Array], params: Array, flops: Array) -> Array:
+    return law.predict(named, {**FRESH, "params": params, "tokens": flops / 6 / params})
+
+
+def _search(law: Law, named: dict[str, Array], flops: Array) -> Array:
+    """Golden-section search over ln params at each budget; NaN where the loss falls all the way to an end."""
+    shape = np.broadcast_shapes(*(value.shape for value in named.values()), flops.shape)
+    low, high = np.zeros(shape), np.broadcast_to(np.log(flops / 6), shape).copy()
+    for _ in range(_HALVINGS):
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        falls = _loss(law, named, np.exp(left), flops) > _loss(law, named, np.exp(right), flops)
+        low, high = np.where(falls, left, low), np.where(falls, high, right)
+    found = (low + high) / 2
+    inside = (found > 0.01) & (found < np.log(flops / 6) - 0.01)
+    return np.where(inside, np.exp(found), np.nan)
+
+
+def budgets(compute: Array, rows: int = 13) -> Array:
+    """Returns budgets [rows] from the smallest compute used to `BEYOND` times the largest, which is among them."""
+    low, high = float(compute.min()), float(compute.max())
+    beyond = max(2, round((rows - 1) * np.log(BEYOND) / np.log(BEYOND * high / low)))
+    within = np.geomspace(low, high, max(2, rows - beyond)) if high > low else np.array([high])
+    return np.concatenate([within, np.geomspace(high, BEYOND * high, beyond + 1)[1:]])
+
+
+def compute_optimal(
+    law: Law,
+    estimate: Array,
+    spread: Callable[[Function], tuple[Array, Array]] | None,
+    compute: Array,
+    largest: float | None = None,
+) -> dict[str, Any] | None:
+    """Returns fit.json's `compute_optimal`: a, b, and rows of flops, params, tokens, loss, with intervals.
+
+    Args:
+      law: the law.
+      estimate: parameters [P].
+      spread: 95 % intervals of functions of parameters, as `intervals.Intervals.of`; without it, no intervals.
+      compute: the FLOPs of the points, [n].
+      largest: the largest compute of the points, if `compute` is budgets to give rows for, rather than the points'.
+
+    Returns:
+      None for a law that does not share compute, or a fit whose optimum does not exist (A or B at zero).
+    """
+    if not can_share(law):
+        return None
+    flops = budgets(compute) if largest is None else compute
+    most = float(compute.max()) if largest is None else largest
+    best = frontier(law, estimate, flops)
+    if not (np.isfinite(best.params).all() and np.isfinite(best.loss).all() and (best.params > 0).all()):
+        return None
+    names, of = optimum(law, flops)
+    ends = dict(zip(names, zip(*spread(of), strict=True), strict=True)) if spread else {}
+    rows = []
+    for i, budget in enumerate(flops):
+        row: dict[str, Any] = {"flops": float(budget), "times_largest": float(budget / most)}
+        row |= {name: float(getattr(best, name)[i]) for name in ("params", "tokens", "loss")}
+        row["tokens_per_param"] = row["tokens"] / row["params"]
+        if ends:
+            row["intervals"] = {name: pair(*ends[name, i]) for name in OUTPUTS}
+        rows.append(row)
+    intervals: dict[str, Pair] = {}
+    if ends:
+        low, high = ends["a", 0]
+        intervals = {"a": pair(low, high), "b": pair(1 - high, 1 - low)}
+    return {"a": float(best.a), "b": float(best.b), "intervals": intervals, "rows": rows}
+
+
+def optimum(law: Law, flops: Array) -> tuple[list[tuple[str, int]], Function]:
+    """The exponent a, then each of `OUTPUTS` at each budget [c], as names and a function of parameters [..., P]."""
+
+    def of(vectors: Array) -> Array:
+        best = frontier(law, vectors, flops)
+        with np.errstate(all="ignore"):
+            columns = [best.params, best.tokens, best.loss, best.tokens / best.params]
+        return np.concatenate([best.a[..., None], *columns], -1)
+
+    return [("a", 0), *((name, i) for name in OUTPUTS for i in range(len(flops)))], of

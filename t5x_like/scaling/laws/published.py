@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Constants that papers have printed for the laws of `catalogue`, to evaluate and to compare a fit with.
+
+They describe the tokenizer, the text and the parameter count of those papers. Losses of other tokenizers are not
+comparable with theirs; exponents are, with care.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from t5x_like.scaling.laws.catalogue import LAWS
+from t5x_like.scaling.laws.laws import Law
+
+
+@dataclass(frozen=True)
+class Published:
+    """One printed law.
+
+    Attributes:
+      name: for people.
+      law: a name in `catalogue.LAWS`.
+      parameters: as printed.
+      source: paper and place.
+      errors: printed standard errors, where there are any.
+      note: what to know before using it.
+    """
+
+    name: str
+    law: str
+    parameters: dict[str, float]
+    source: str
+    errors: dict[str, float] | None = None
+    note: str = ""
+
+    @property
+    def declared(self) -> Law:
+        return LAWS[self.law]
+
+    def loss(self, **variables: Any) -> np.ndarray:
+        """Returns the loss it predicts for its law's variables, in nats per token of its own tokenizer."""
+        return self.declared.predict(self.parameters, variables)
+
+
+PUBLISHED = (
+    Published(
+        "Hoffmann 2022, as printed",
+        "chinchilla",
+        {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28},
+        "Hoffmann et al. 2022, equation 10",
+        note="Rounded: its objective on the digitised points is three times that of the unrounded constants.",
+    ),
+    Published(
+        "Hoffmann 2022, unrounded",
+        "chinchilla",
+        {
+            "E": float(np.exp(0.5267228)),
+            "A": float(np.exp(6.0073404)),
+            "B": float(np.exp(6.0179186)),
+            "alpha": 0.33917084,
+            "beta": 0.2849083,
+        },
+        "the TeX source of Hoffmann et al. 2022, as reported by Besiroglu et al. 2024",
+        note="Not the minimum of the paper's own objective on the points of its figure 4.",
+    ),
+    Published(
+        "Besiroglu 2024, as printed",
+        "chinchilla",
+        {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
+        "Besiroglu et al. 2024, table 1",
+        errors={"E": 0.03, "A": 124.58, "B": 1293.23, "alpha": 0.02, "beta": 0.02},
+        note="Half a percent above the minimum of its own objective.",
+    ),
+    Published(
+        "240 digitised points, the minimum",
+        "chinchilla",
+        {"E": 1.817218, "A": 477.826, "B": 2143.42, "alpha": 0.347311, "beta": 0.367172},
+        "the objective of Besiroglu et al. 2024 at its minimum, on which two independent solvers agree to 8 digits",
+    ),
+    Published(
+        "Kaplan 2020, joint law",
+        "kaplan",
+        {"Nc": 6.4e13, "Dc": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103},
+        "Kaplan et al. 2020, equation 1.5 and table 2",
+        note="N without embeddings; no irreducible loss, so it cannot hold for ever.",
+    ),
+    Published(
+        "Muennighoff 2023",
+        "data_constrained",
+        {
+            "E": float(np.exp(0.6254804)),
+            "A": float(np.exp(6.255414)),
+            "B": float(np.exp(7.3049974)),
+            "alpha": 0.3526596,
+            "R_D": 15.387756,
+            "R_N": 5.309743,
+        },
+        "Muennighoff et al. 2023, section 5 and its code",
+        note="Repeats decay with R_D: four passes are worth nearly as much as fresh data, forty almost nothing more.",
+    ),
+)

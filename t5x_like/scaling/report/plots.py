@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The charts of a fit: loss by tokens and by compute, optimal sizes, residuals, training curves.
+
+A law of params and tokens gets all of them. Any other law, of one variable or of an accuracy, gets its response
+against each variable, and residuals. Open rings are the points that were held out to test the extrapolation; lines are
+dashed beyond the largest compute used.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t5x_like.errors import UserError
+from t5x_like.scaling.fitting import runs
+from t5x_like.scaling.fitting.fit import Fit
+from t5x_like.scaling.laws.frontier import BEYOND, FRESH, Frontier, can_share, frontier
+from t5x_like.scaling.laws.laws import complete
+from t5x_like.scaling.report.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale
+from t5x_like.scaling.report.ticks import Kind
+from t5x_like.scaling.uncertainty.intervals import interval
+from t5x_like.scaling.wording import count, figure, percent
+
+Array = np.ndarray
+
+LOSS = "held-out loss, nats per token"
+LABELS: dict[str, tuple[str, Kind]] = {
+    "params": ("params", "count"),
+    "tokens": ("training tokens", "count"),
+    "compute": ("training compute, 6 × params × tokens FLOPs", "power"),
+    "flops": ("training compute, FLOPs", "power"),
+    "unique_tokens": ("unique tokens", "count"),
+}
+MOST_LABELLED = 9  # curves that still find room for a label each
+_SAMPLES = 60  # points of a curve
+
+
+def charts(fit: Fit) -> list[Chart]:
+    """Returns the charts that the fit has something to show in."""
+    if not can_share(fit.law):
+        return [*(_by_variable(fit, name) for name in fit.law.variables), _residuals(fit)]
+    drawn = [_loss_by_tokens(fit)]
+    if fit.compute_optimal:
+        flops = _budgets(fit)
+        best = frontier(fit.law, fit.vector, flops)
+        draws = frontier(fit.law, fit.draws, flops) if len(fit.draws) else None
+        drawn += [_loss_by_compute(fit, best, draws), _optimal_sizes(fit, best, draws)]
+    drawn.append(_residuals(fit))
+    if curves := training_curves(fit):
+        drawn.append(_curves(fit, curves))
+    return drawn
+
+
+def main_chart(fit: Fit) -> Chart:
+    """Returns the first of `charts`."""
+    return _loss_by_tokens(fit) if can_share(fit.law) else _by_variable(fit, fit.law.variables[0])
+
+
+def plot_fit(fit: Fit, path: str | Path | None = None) -> Any:
+    """Draws the response against the points, as a matplotlib figure; into a .png, .svg or .pdf file if named.
+
+    Raises:
+      UserError: the path has another ending.
+    """
+    from t5x_like.scaling.report import draw_matplotlib
+    from t5x_like.scaling.report.painter import FORMATS
+
+    if path is not None and Path(path).suffix.lstrip(".") not in FORMATS:
+        raise UserError(f"{path}: a picture's name ends in {', '.join('.' + kind for kind in FORMATS)}")
+    return draw_matplotlib.write(main_chart(fit), path)
+
+
+def training_curves(fit: Fit) -> list[runs.Curve]:
+    """Returns the loss curves of the runs that were fitted, where their folders are at hand."""
+    names = fit.points.columns.get("run")
+    if fit.points.folder is None or names is None:
+        return []
+    return runs.read_curves(fit.points.folder, names, fit.points.params)
+
+
+def size_scale(params: Array) -> Scale:
+    """Returns the colour scale of model sizes."""
+    low, high = float(params.min()), float(params.max())
+    return Scale("params", low, high, tuple((float(size), count(size)) for size in _representative(params)))
+
+
+def measured(fit: Fit) -> Array:
+    """Returns what the law predicts as it was measured, [n]: losses or accuracies."""
+    return fit.points.loss if fit.law.target == "loss" else np.asarray(fit.points.columns[fit.law.target], float)
+
+
+def predicted(fit: Fit) -> Array:
+    """Returns the law at each point, [n]."""
+    values = measured(fit)
+    return values * np.exp(-fit.residuals) if fit.law.target == "loss" else values - fit.residuals
+
+
+def hover(fit: Fit) -> tuple[str, ...]:
+    """Returns a text per point: run, sizes, measurement, prediction and residual."""
+    points, law = fit.points, predicted(fit)
+    names = points.columns.get("run", np.full(len(points), ""))
+    stderr = points.columns.get("loss_stderr", np.full(len(points), np.nan))
+    texts = []
+    for i, value in enumerate(measured(fit)):
+        error = f" ± {figure(float(stderr[i]), 2)}" if np.isfinite(stderr[i]) and fit.law.target == "loss" else ""
+        lines = [
+            str(names[i]),
+            f"{count(float(points.params[i]))} params, {count(float(points.tokens[i]))} tokens",
+            f"{fit.law.target} {figure(float(value), 4)}{error}; law {figure(float(law[i]), 4)}",
+            f"residual {percent(float(_relative(fit)[i]) / 100, signed=True)}",
+            "held out as a test" if fit.held_out[i] else "",
+        ]
+        texts.append("\n".join(line for line in lines if line))
+    return tuple(texts)
+
+
+def _relative(fit: Fit) -> Array:
+    """Residuals in percent of the law's loss, or in percentage points of an accuracy."""
+    return 100 * (np.expm1(fit.residuals) if fit.law.target == "loss" else fit.residuals)
+
+
+def _loss_by_tokens(fit: Fit) -> Chart:
+    points, scale = fit.points, size_scale(fit.points.params)
+    few = len(np.unique(points.params)) <= MOST_LABELLED
+    lines = []
+    for size in _representative(points.params):
+        own = points.tokens[points.params == size] if few else points.tokens
+        tokens = np.geomspace(own.min(), points.tokens.max(), _SAMPLES)
+        name = f"{count(size)} params"
+        end = count(size) if few else ""
+        lines.append(Line(tokens, _surface(fit, size, tokens), float(scale.place(size)), end=end, hover=name))
+    panel = Panel(
+        Axis("training tokens", log=True, kind="count"),
+        Axis(LOSS, log=True),
+        (*_floor(fit), *lines, *_runs(fit, points.tokens, points.loss, scale, points.columns.get("loss_stderr"))),
+    )
+    caption = "Each point is a run, each curve the fitted law at one model size" + _fresh(fit)
+    title = "Loss by training tokens"
+    return Chart("loss_by_tokens", title, caption, (panel,), None if few else scale, "params" if few else "")
+
+
+def _loss_by_compute(fit: Fit, best: Frontier, draws: Frontier | None) -> Chart:
+    points, scale = fit.points, size_scale(fit.points.params)
+    thin = []
+    for size in _representative(points.params):
+        tokens = np.geomspace(points.tokens.min(), points.tokens.max(), _SAMPLES)
+        place, name = float(scale.place(size)), f"{count(size)} params"
+        loss = _surface(fit, size, tokens)
+        thin.append(Line(6 * size * tokens, loss, place, width=0.9, opacity=0.55, hover=name))
+    layers: list[Layer] = [_largest(fit), *_floor(fit), *thin]
+    layers += _runs(fit, points.compute, points.loss, scale, points.columns.get("loss_stderr"))
+    layers += _line_and_band(
+        fit, best.flops, best.loss, draws.loss if draws else None, "accent", "compute-optimal loss"
+    )
+    caption = (
+        "The lowest loss the law allows at each compute, with its 95 % band, "
+        f"to {BEYOND:g} times the largest compute used; thin curves are single model sizes" + _fresh(fit)
+    )
+    panel = Panel(Axis(LABELS["compute"][0], log=True, kind="power"), Axis(LOSS, log=True), tuple(layers))
+    return Chart("loss_by_compute", "Loss by training compute", caption, (panel,), scale)
+
+
+def _optimal_sizes(fit: Fit, best: Frontier, draws: Frontier | None) -> Chart:
+    points = fit.points
+    layers: list[Layer] = [_largest(fit, below=True)]
+    for name, colour, shape in (("tokens", "second", "square"), ("params", "accent", "circle")):
+        power = figure(float(getattr(best, "a" if name == "params" else "b")))
+        label = f"optimal {name}, as C^{power}"
+        replicates = np.asarray(getattr(draws, name)) if draws else None
+        marks: dict[str, Any] = {"area": 16.0, "shape": shape, "opacity": 0.4, "hover": hover(fit)}
+        layers.append(Marks(points.compute, getattr(points, name), colour, **marks))
+        layers += _line_and_band(fit, best.flops, getattr(best, name), replicates, colour, label)
+    panel = Panel(
+        Axis(LABELS["compute"][0], log=True, kind="power"),
+        Axis("params or tokens", log=True, kind="count"),
+        tuple(layers),
+    )
+    caption = "Params and tokens that lower the loss most at each compute, with 95 % bands; faint marks are the runs."
+    return Chart("optimal_sizes", "Compute-optimal sizes", caption, (panel,))
+
+
+def _residuals(fit: Fit) -> Chart:
+    points, scale = fit.points, size_scale(fit.points.params)
+    relative = _relative(fit)
+    errors = points.columns.get("loss_stderr") if fit.law.target == "loss" else None
+    errors = None if errors is None else 100 * errors / points.loss
+    reach = 1.15 * max(float(np.abs(relative).max()), 1e-6)
+    y = Axis("measured minus law, %", limits=(-reach, reach))
+    names = ("params", "tokens") if can_share(fit.law) else fit.law.variables[:2]
+    panels = []
+    for name in names:
+        x = _column(fit, name)
+        text, kind = LABELS.get(name, (name, "number"))
+        axis = Axis(text.split(",")[0], log=bool((x > 0).all()), kind=kind)
+        panels.append(Panel(axis, y, (Rule(0.0, dash="solid"), *_runs(fit, x, relative, scale, errors))))
+    caption = "Trends here, rather than scatter, mean that the law bends where the runs do not, or the other way round."
+    return Chart("residuals", "Residuals", caption, tuple(panels), scale)
+
+
+def _curves(fit: Fit, curves: list[runs.Curve]) -> Chart:
+    points, scale = fit.points, size_scale(fit.points.params)
+    lines = [
+        Line(curve.tokens, curve.loss, float(scale.place(curve.params)), hover=curve.run, width=1.0, opacity=0.8)
+        for curve in curves
+    ]
+    dots = Marks(points.tokens, points.loss, scale.place(points.params), hover=hover(fit), area=16.0)
+    x = Axis("tokens seen", log=True, kind="count")
+    panel = Panel(x, Axis("loss, nats per token", log=True), (*_floor(fit), *lines, dots))
+    caption = "Loss as each run trained; dots are the held-out losses that were fitted."
+    return Chart("training_curves", "Training curves", caption, (panel,), scale)
+
+
+def _by_variable(fit: Fit, name: str) -> Chart:
+    """The response against one variable, with the law's curve where all others have their middle value."""
+    x, y, scale = _column(fit, name), measured(fit), size_scale(fit.points.params)
+    log = bool((x > 0).all())
+    along = np.geomspace(x.min(), x.max(), _SAMPLES) if log else np.linspace(x.min(), x.max(), _SAMPLES)
+    others = {other: np.median(_column(fit, other)) for other in fit.law.variables if other != name}
+    variables = complete({**others, name: along})
+    curve = np.broadcast_to(fit.law.predict(fit.parameters, variables), along.shape)
+    text, kind = LABELS.get(name, (name, "number"))
+    target = fit.law.target
+    loss = target == "loss"
+    errors = fit.points.columns.get("loss_stderr") if loss else None
+    panel = Panel(
+        Axis(text, log=log, kind=kind),
+        Axis(LOSS if loss else target, log=loss),
+        (
+            *(_floor(fit) if loss else ()),
+            Line(along, curve, "accent", name="fitted law", width=2.0, hover="law"),
+            *_runs(fit, x, y, scale, errors),
+        ),
+    )
+    middle = ", ".join(f"{other} {figure(float(value))}" for other, value in others.items())
+    caption = f"Each point is a run, the curve is the fitted law{f' at {middle} (the medians)' if middle else ''}."
+    word = "compute" if name == "flops" else name.replace("_", " ")
+    return Chart(f"{target}_by_{name}", f"{target.capitalize()} by {word}", caption, (panel,), scale)
+
+
+def _column(fit: Fit, name: str) -> Array:
+    return np.asarray(complete(fit.points.variables)[name], float)
+
+
+def _surface(fit: Fit, params: Any, tokens: Any) -> Array:
+    variables = {**FRESH, "params": np.asarray(params, float), "tokens": np.asarray(tokens, float)}
+    return np.broadcast_to(fit.law.predict(fit.parameters, variables), np.shape(tokens))
+
+
+def _fresh(fit: Fit) -> str:
+    return ", all data being fresh." if "unique_tokens" in fit.law.variables else "."
+
+
+def _budgets(fit: Fit) -> Array:
+    compute = fit.points.compute
+    return np.geomspace(compute.min(), BEYOND * compute.max(), _SAMPLES)
+
+
+def _representative(params: Array) -> Array:
+    """Returns all model sizes, or, of many, some evenly spaced in the logarithm."""
+    sizes = np.unique(params)
+    return sizes if len(sizes) <= MOST_LABELLED else np.geomspace(sizes[0], sizes[-1], 7)
+
+
+def _runs(fit: Fit, x: Array, y: Array, scale: Scale, errors: Array | None = None) -> list[Layer]:
+    """Runs as dots, held-out ones as rings, with standard errors where they are known."""
+    area, out, texts = 34.0 if len(x) <= 60 else 14.0, fit.held_out, np.array(hover(fit))
+    places = scale.place(fit.points.params)
+    layers: list[Layer] = []
+    for chosen, hollow, name in ((~out, False, ""), (out, True, "held out as a test")):
+        if chosen.any():
+            bars = None if errors is None or not np.isfinite(errors).any() else errors[chosen]
+            look: dict[str, Any] = {
+                "hover": tuple(texts[chosen]),
+                "name": name,
+                "area": area,
+                "hollow": hollow,
+                "error": bars,
+            }
+            layers.append(Marks(x[chosen], y[chosen], places[chosen], **look))
+    return layers
+
+
+def _line_and_band(fit: Fit, x: Array, line: Array, draws: Array | None, colour: str, label: str) -> list[Layer]:
+    """The line, dashed beyond the largest compute used, over the 95 % band of the replicates."""
+    largest = fit.points.compute.max() * (1 + 1e-9)
+    inside = x <= largest
+    beyond = ~inside
+    beyond[max(0, int(inside.sum()) - 1)] = True  # begins where the other ends
+    layers: list[Layer] = [Band(x, *interval(draws), colour)] if draws is not None else []
+    layers.append(Line(x[inside], line[inside], colour, name=label, hover=label, width=2.0))
+    layers.append(Line(x[beyond], line[beyond], colour, hover=f"{label}, beyond the runs", width=2.0, dash="dash"))
+    return layers
+
+
+def _largest(fit: Fit, below: bool = False) -> Rule:
+    return Rule(float(fit.points.compute.max()), vertical=True, label="largest run", dash="dot", below=below)
+
+
+def _floor(fit: Fit) -> list[Layer]:
+    """Marks E and the exact entropy, when they are near enough to the points not to squeeze them."""
+    low, high = np.log(fit.points.loss.min()), np.log(fit.points.loss.max())
+    marks = [(fit.parameters.get("E"), "E", "dash"), (fit.points.exact_entropy, "exact entropy", "dot")]
+    near = sorted((v, name, dash) for v, name, dash in marks if v and np.log(v) > low - 0.8 * (high - low))
+    # The lower one's name goes below it, so that the two cannot collide.
+    return [
+        Rule(float(value), label=f"{name} = {figure(value, 4)}", dash=dash, below=i == 0 and len(near) == 2)  # type: ignore[arg-type]
+        for i, (value, name, dash) in enumerate(near)
+    ]

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a fit to a folder: fit.json, every chart as PNG, SVG and PDF, parameters.tex, and one report.html.
+
+The page needs no other file and no network: plotly.js is inside it, once (4.8 MB of script, 2 MB as it is packed).
+Without JavaScript, and in print, the charts are the PNGs.
+"""
+
+import html
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from t5x_like.errors import UserError
+from t5x_like.files import write_json, write_text
+from t5x_like.scaling.fitting.fit import Fit
+from t5x_like.scaling.report import analysis_sections, draw_plotly, latex, page, plots, provenance, sections
+from t5x_like.scaling.report.painter import Painter
+from t5x_like.scaling.report.section import Section
+from t5x_like.scaling.report.summary import equation, findings
+from t5x_like.scaling.wording import figure, percent, span
+
+
+def prepare_folder(out: str | os.PathLike[str]) -> Path:
+    """Creates the output folder, before any work is spent.
+
+    Raises:
+      UserError: it cannot be created, or is a file.
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out}: not a folder that can be written ({error.strerror})") from None
+    return folder
+
+
+def start_pictures(fit: Fit, painter: Painter) -> None:
+    """Hands over the charts of the fit and of the analyses it has, to be drawn while it is being analysed further."""
+    charts = [chart for section in analysis_sections.of_analyses(fit) for chart in section.charts]
+    painter.paint(charts or plots.charts(fit), provenance.stamp(fit.to_json()["provenance"]))
+
+
+def write_report(
+    fit: Fit,
+    out: str | os.PathLike[str],
+    command: str = "",
+    *,
+    painter: Painter | None = None,
+    extra: Sequence[Section] = (),
+) -> Path:
+    """Writes fit.json, the charts, parameters.tex and report.html into `out`, each file whole or not at all.
+
+    Args:
+      fit: the fit.
+      out: a folder, created when missing.
+      command: the command line that made the fit, for the record.
+      painter: what draws the charts; by default, this process. It must write into `out`.
+      extra: sections of your own.
+
+    Returns:
+      The path of report.html.
+    """
+    folder = prepare_folder(out)
+    content = fit.to_json()
+    content["provenance"]["command"] = command
+    content["provenance"]["versions"] |= provenance.drawn_with()
+    content["provenance"]["runs"] = [
+        {name: value for name, value in each.items() if name not in ("config", "packages")}
+        for each in provenance.of_runs(fit)
+    ]
+    report = sections.of_fit(fit, content, extra)
+    painter = painter or Painter(folder)
+    painter.paint(report.charts, provenance.stamp(content["provenance"]))
+    write_json(folder / "fit.json", content)
+    write_text(folder / "parameters.tex", latex.parameters_table(fit, content["provenance"]))
+    library = draw_plotly.library()
+    painter.finish()
+    pngs = {chart.name: (folder / f"{chart.name}.png").read_bytes() for chart in report.charts}
+    write_text(folder / "report.html", render(fit, report.sections, pngs, library))
+    return folder / "report.html"
+
+
+def render(fit: Fit, parts: Sequence[Section], pngs: dict[str, bytes], library: str | None) -> str:
+    """Returns the report as one HTML document: the answer first, then the sections."""
+    title = f"Scaling law of {len(fit.points)} runs"
+    answer = [_header(fit, title), _findings(fit), _warnings(fit.warnings)]
+    return page.document(title, [*answer, *(page.section(part, pngs) for part in parts)], library)
+
+
+def _header(fit: Fit, title: str) -> str:
+    text = html.escape(equation(fit)).replace(" / ", " ∕ ")
+    law = re.sub(r"\^\(([^()]*)\)|\^([^\s)]+)", lambda m: f"<sup>{m[1] or m[2]}</sup>", text)
+    source = f" ({html.escape(fit.law.source)})" if fit.law.source else ""
+    tiles = "".join(f"<div><b>{value}</b><span>{html.escape(name)}</span></div>" for name, value in _tiles(fit))
+    lead = f'<p class="lead">{title}{source}</p>'
+    return f'<header>{lead}<h1>{fit.law.target} = {law}</h1><div class="tiles">{tiles}</div></header>\n'
+
+
+def _tiles(fit: Fit) -> Iterable[tuple[str, str]]:
+    """The figures that people ask for first, each with what it is."""
+    if "E" in fit.parameters and "E" in fit.intervals:
+        exact = fit.points.exact_entropy
+        known = "" if exact is None else f"; exact entropy {figure(exact, 4)}"
+        name = f"E: loss that no size or data removes, {span(fit.intervals['E'])}{known}"
+        yield name, figure(fit.parameters["E"], 4)
+    if fit.compute_optimal:
+        a = fit.compute_optimal["intervals"].get("a")
+        yield f"a: optimal params grow as C^a{', ' + span(a) if a else ''}", figure(fit.compute_optimal["a"])
+        row = next(row for row in fit.compute_optimal["rows"] if row["times_largest"] >= 0.999)
+        spread = row.get("intervals", {}).get("tokens_per_param")
+        name = "optimal tokens per param at the largest compute"
+        yield f"{name}{', ' + span(spread) if spread else ''}", figure(row["tokens_per_param"])
+    if fit.holdout:
+        name = f"rms error on the {fit.holdout['points']} largest runs, predicted from the others"
+        yield name, percent(fit.holdout["rms_relative_error"])
+    yield "rms residual of the fit", percent(fit.residual_rms)
+
+
+def _findings(fit: Fit) -> str:
+    return f"<section><h2>What the fit says</h2>{page.items(findings(fit))}</section>\n"
+
+
+def _warnings(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return (
+            '<section class="fine"><p>No warnings: nothing about the points or the fit looks unusual.</p></section>\n'
+        )
+    title = "1 warning" if len(sentences) == 1 else f"{len(sentences)} warnings"
+    return f'<section class="warnings"><h2>{title}</h2>{page.items(sentences)}</section>\n'

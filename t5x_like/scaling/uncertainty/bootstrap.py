@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replicates of a fit: a wild bootstrap of rescaled residuals, and the bootstrap of pairs; every one refitted in full.
+
+Each replicate of the wild bootstrap keeps the design, adds to the fitted log losses the residuals with random signs
+(Wu 1986; such signs are also the valid choice for fits close to least absolute deviations, Feng, He and Hu 2011) and
+is fitted again with the same Huber threshold. Intervals are percentiles of the replicates, so they respect bounds,
+skewness, and any transformation: the exponent a, N*(C) and a predicted loss need no formula of their own.
+
+Three things decide whether that covers in small sweeps, and all concern the residuals:
+- They come from the least-squares fit of the same law, not from the Huber fit. With residuals far above delta a Huber
+  fit passes through about as many points as the law has parameters; residuals of zero there would claim no noise.
+- Each is divided by 1 - leverage (HC3, MacKinnon and White 1985): a surface with 5 parameters and 16 points follows
+  every point part of the way, and hides that part of its error.
+- In every replicate half of the points, drawn anew, take the residual of any point instead of their own, divided by
+  sqrt(1 - leverage), which makes them alike in size. One residual says little about its point: at a corner of the
+  design, one that happens to be small would claim that the law is known there.
+On a 4x4 design with normal noise of .3 % nominal 95 % covers 94 to 96 %; the textbook's raw residuals, 65 to 75 %.
+The pairs bootstrap (Efron 1979), which draws whole points, is far too wide there: many resamples lose rows of the
+design. With a hundred points or more it needs no assumption about the residuals, and is what the literature reports.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from t5x_like.scaling.fitting.solver import minimise
+from t5x_like.scaling.fitting.surface import Surface
+
+Array = np.ndarray
+Progress = Callable[[int, int], None]
+
+LEAST_SQUARES = 1e6  # a Huber threshold that no residual reaches
+POOLED = 0.5  # share of points that take another's residual
+_BATCH = 60_000  # replicates times points refitted at once: some 30 MB of derivatives
+
+
+def rescaled_residuals(surface: Surface, target: Array, estimate: Array) -> tuple[Array, Array]:
+    """Returns least-squares residuals over 1 - leverage, and over its square root.
+
+    Args:
+      surface: the law on its points.
+      target: responses [S, n].
+      estimate: theta [S, P] to start from.
+
+    Returns:
+      Two arrays [S, n].
+    """
+    theta, _ = minimise(surface, target, estimate, LEAST_SQUARES)
+    predicted, jacobian = surface.jacobian(theta)
+    gram = jacobian @ jacobian.transpose(0, 2, 1)
+    inverse = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
+    leverage = np.einsum("rpn,rpq,rqn->rn", jacobian, inverse, jacobian)
+    left = np.maximum(1 - leverage, 1e-3)
+    return (target - predicted) / left, (target - predicted) / np.sqrt(left)
+
+
+def wild_bootstrap(
+    surface: Surface,
+    target: Array,
+    estimate: Array,
+    delta: float,
+    replicates: int,
+    rng: np.random.Generator,
+    progress: Progress | None = None,
+) -> Array:
+    """Refits random-sign replicates of S data sets over the same points.
+
+    Args:
+      surface: the law on its points.
+      target: targets [S, n]; S is 1 for a fit, hundreds in a simulation of coverage.
+      estimate: the fits theta [S, P].
+      delta: the Huber threshold.
+      replicates: how many, R, per data set.
+      rng: draws the signs.
+      progress: called with (replicates done, all replicates).
+
+    Returns:
+      theta [R, S, P].
+    """
+    own, alike = rescaled_residuals(surface, target, estimate)
+    fitted = surface.predict(estimate)
+    per_batch = max(1, _BATCH // own.size)
+    out = []
+    for done in range(0, replicates, per_batch):
+        shape = (min(per_batch, replicates - done), *own.shape)
+        others = np.take_along_axis(alike[None], rng.integers(own.shape[1], size=shape), 2)
+        noise = np.where(rng.random(shape) < POOLED, others, own)
+        targets = (fitted + rng.choice([-1.0, 1.0], size=shape) * noise).reshape(-1, shape[2])
+        out.append(refit(surface, targets, np.tile(estimate, (shape[0], 1)), delta).reshape(*shape[:2], -1))
+        if progress:
+            progress(done + shape[0], replicates)
+    return np.concatenate(out)
+
+
+def pairs_bootstrap(
+    surface: Surface,
+    target: Array,
+    estimate: Array,
+    delta: float,
+    replicates: int,
+    rng: np.random.Generator,
+    progress: Progress | None = None,
+) -> Array:
+    """Refits resamples of the points themselves, with replacement.
+
+    Args:
+      surface: the law on its points.
+      target: responses [n].
+      estimate: the fit theta [P].
+      delta, replicates, rng, progress: as for `wild_bootstrap`.
+
+    Returns:
+      theta [R, P].
+    """
+    n = len(target)
+    per_batch = max(1, _BATCH // n)
+    out = []
+    for done in range(0, replicates, per_batch):
+        rows = min(per_batch, replicates - done)
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=rows).astype(float)
+        out.append(refit(surface, np.tile(target, (rows, 1)), np.tile(estimate, (rows, 1)), delta, counts))
+        if progress:
+            progress(done + rows, replicates)
+    return np.concatenate(out)
+
+
+def refit(surface: Surface, target: Array, start: Array, delta: float, weights: Array | None = None) -> Array:
+    """Fits [R, n] targets from starts nearby, far more finely than they scatter; a wider threshold goes first."""
+    scatter = float(np.sqrt(np.mean((surface.predict(start) - target) ** 2)))
+    if scatter > delta:
+        start, _ = minimise(surface, target, start, 10 * delta, weights, steps=20, tolerance=1e-3)
+    return minimise(surface, target, start, delta, weights, steps=60, tolerance=1e-6)[0]

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two arms on the same cells: the mean log ratio of their losses, paired by (params, tokens, seed), without a law.
+
+A seed that fixes the order of the data and the initial values moves both arms' losses alike, and cancels in a pair.
+Only the conversion into compute needs the fits: along params and tokens growing alike, a loss lower by a share d is
+worth d / (-d log loss / d log compute) in log compute. The slope is the mean of both arms' at the same cell: each arm's
+own would be wrong by the bend of the curve between the two losses, their mean is not (the trapezoidal rule).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from scipy import special
+
+from t5x_like.scaling.fitting.points import Points
+from t5x_like.scaling.pairs import Pair, pair
+from t5x_like.scaling.uncertainty.intervals import interval
+
+Array = np.ndarray
+
+SAME = 0.01  # params or tokens this close in logarithm are one cell: shapes and whole steps round a little
+FEWEST_PAIRS = 3
+_STEP = 1e-3  # in log compute, of the central difference for a slope
+_SAMPLES = 4000
+
+
+class Fitted(Protocol):
+    """What is needed of a `fit.Fit`."""
+
+    @property
+    def law(self) -> Any: ...
+    @property
+    def points(self) -> Points: ...
+    @property
+    def vector(self) -> Array: ...
+    @property
+    def draws(self) -> Array: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Arm B against arm A on the cells that both ran.
+
+    Attributes:
+      pairs, cells: pairs of runs, and distinct (params, tokens) among them.
+      log_ratio: mean of log(loss of A / loss of B); above 0, B is better.
+      interval: its 95 % t interval.
+      scatter: what the interval measures: "seeds", the scatter of pairs within cells, where there are two pairs a cell
+        on average; or "cells", the scatter of all pairs, to which true differences between cells add.
+      slope: -d log loss / d log compute, the mean over the pairs and both fits.
+      multiplier: exp(log_ratio / slope); None where the fitted loss does not fall.
+      multiplier_interval: 95 %, with the slope's uncertainty where the fits have draws.
+    """
+
+    pairs: int
+    cells: int
+    log_ratio: float
+    interval: Pair
+    scatter: str
+    slope: float
+    multiplier: float | None
+    multiplier_interval: Pair | None
+
+
+def paired(a: Fitted, b: Fitted, *, seed: int = 0) -> Paired | None:
+    """Returns the paired comparison, or None with fewer than three pairs.
+
+    Runs of one arm that agree in params, tokens and seed are averaged first (in log loss). Without seeds in both arms,
+    all runs of a cell are.
+    """
+    ratio, cell, rows = _pairs(a.points, b.points)
+    if len(ratio) < FEWEST_PAIRS:
+        return None
+    _, label, pairs = np.unique(cell, return_inverse=True, return_counts=True)
+    mean, n, cells = float(ratio.mean()), len(ratio), len(pairs)
+    within = n >= 2 * cells
+    centre = (np.bincount(label, ratio) / pairs)[label] if within else mean
+    freedom = n - cells if within else n - 1
+    error = float(np.sqrt(((ratio - centre) ** 2).sum() / freedom / n))
+    half = float(special.stdtrit(freedom, 0.975)) * error
+    slope = float(np.mean([_slopes(fit, a.points, rows, fit.vector[None]) for fit in (a, b)]))
+    multiplier, spread = None, None
+    if slope > 0:
+        multiplier = float(np.exp(mean / slope))
+        rng = np.random.default_rng(seed)
+        slopes = np.full(_SAMPLES, slope)
+        if len(a.draws) and len(b.draws):
+            draws = [_slopes(fit, a.points, rows, fit.draws) for fit in (a, b)]
+            slopes = np.mean([rng.choice(values, _SAMPLES) for values in draws], 0)
+        with np.errstate(all="ignore"):
+            worth = (mean + error * rng.standard_t(freedom, _SAMPLES)) / np.where(slopes > 0, slopes, np.nan)
+            spread = pair(*interval(np.exp(worth)))
+    scatter = "seeds" if within else "cells"
+    return Paired(n, cells, mean, [mean - half, mean + half], scatter, slope, multiplier, spread)
+
+
+def _pairs(a: Points, b: Points) -> tuple[Array, Array, Array]:
+    """Returns log(loss A / loss B), a number for the cell, and a row of A, of each pair."""
+    sizes = np.log(np.concatenate([np.stack([p.params, p.tokens], 1) for p in (a, b)]))
+    near = (np.abs(sizes[:, None] - sizes[None]) < SAME).all(2)
+    cell = near.argmax(1)  # the first row of the same size names the cell
+    seeds = [points.columns.get("seed", np.full(len(points), np.nan)) for points in (a, b)]
+    known = all(np.isfinite(column).all() for column in seeds)
+    keys = list(zip(cell.tolist(), np.concatenate(seeds).tolist() if known else [0.0] * len(cell), strict=True))
+    runs: tuple[dict[Any, list[int]], dict[Any, list[int]]] = ({}, {})
+    for i, key in enumerate(keys):
+        runs[i >= len(a)].setdefault(key, []).append(i)
+    log_loss = np.log(np.concatenate([a.loss, b.loss]))
+    both = [key for key in runs[0] if key in runs[1]]
+    ratio = np.array([log_loss[runs[0][key]].mean() - log_loss[runs[1][key]].mean() for key in both])
+    return ratio, np.array([key[0] for key in both], int), np.array([runs[0][key][0] for key in both], int)
+
+
+def _slopes(fit: Fitted, points: Points, rows: Array, vectors: Array) -> Array:
+    """Returns -d log loss / d log compute of parameters [R, P], averaged over the given rows, [R]."""
+    named = {name: column[:, None] for name, column in fit.law.named(vectors).items()}
+    ends = []
+    for step in (-_STEP / 2, _STEP / 2):
+        grown = {name: points.variables[name][rows] * np.exp(step / 2) for name in ("params", "tokens")}
+        values = {name: column[rows] for name, column in points.variables.items()} | grown
+        with np.errstate(all="ignore"):
+            ends.append(np.log(np.broadcast_to(fit.law.predict(named, values), (len(vectors), len(rows)))))
+    return np.asarray(((ends[0] - ends[1]) / _STEP).mean(1))
