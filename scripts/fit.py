@@ -61,6 +61,9 @@ def _flags() -> argparse.Namespace:
     add("--by_family", action="store_true", help="compare the two families in the points' column family as arms")
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     add("--params_column", metavar="NAME", help="the column that counts the parameters, if not params")
+    add("--columns", metavar="A=B,...", help="what the points call their columns: params=N,tokens=D,loss=val_loss")
+    add("--units", metavar="U", help="of params and tokens: k, M, B or T (default: they are counts)")
+    add("--strict", action="store_true", help="refuse rows with a missing number instead of leaving them out")
     flags = parser.read()
     if flags.coverage < 0 or 0 < flags.coverage < 20:
         parser.error(f"--coverage={flags.coverage}: expected at least 20 simulations")
@@ -74,7 +77,7 @@ def main() -> None:
     if flags.law != "best":  # mistakes are told before anything is written
         get_law(flags.law)
     check_options(**_options(flags, flags.interval_method or "wild"))
-    points = read_points(flags.points, flags.params_column)
+    points = _read(flags, flags.points)
     points, other, names = _arms(flags, points)
     out = prepare_folder(flags.out)
     quiet = not sys.stderr.isatty()
@@ -90,10 +93,18 @@ def main() -> None:
     console.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)
 
 
+def _read(flags: argparse.Namespace, path: str) -> Points:
+    pairs = [pair.partition("=") for pair in (flags.columns or "").split(",") if pair]
+    if wrong := [name for name, sign, _ in pairs if not sign]:
+        raise UserError(f"--columns={flags.columns}: {wrong[0]!r} names no column; expected params=N,tokens=D,...")
+    named = {name.strip(): column.strip() for name, _, column in pairs}
+    return read_points(path, flags.params_column, columns=named, units=flags.units, strict=flags.strict)
+
+
 def _arms(flags: argparse.Namespace, points: Points) -> tuple[Points, Points | None, tuple[str, str]]:
     """Returns the points to fit, those of the arm to compare with, if any, and what the two are called."""
     if flags.against:
-        return points, read_points(flags.against, flags.params_column), ("A", "B")
+        return points, _read(flags, flags.against), ("A", "B")
     if not flags.by_family:
         return points, None, ("A", "B")
     from t5x_like.scaling.analysis.compare import by_family  # brings a part of SciPy that few runs need
@@ -166,6 +177,8 @@ def _print(console: Console, fit: Fit) -> None:
     if "coverage" in fit.analyses:
         for sentence in analyses.coverage_sentences(fit.analyses["coverage"]):
             console.print(sentence, highlight=False, markup=False)
+    for sentence in fit.points.notes:
+        console.print(f"note: {sentence}", highlight=False, markup=False)
     for sentence in fit.warnings:
         console.print(f"warning: {sentence}", highlight=False, markup=False, style="yellow")
 

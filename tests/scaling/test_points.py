@@ -25,7 +25,7 @@ def rows(**columns):
         ("params,tokens,loss\n", "no rows"),
         ("params,tokens,los\n1,2,3\n", "no column 'loss'; its columns are params, tokens, los; did you mean 'los'?"),
         (GOOD + "3000,many,4.1\n", "points.csv line 4: column 'tokens' is 'many'; it must be a number"),
-        (GOOD + "\n3000,,4.1\n", "points.csv line 5: column 'tokens' is ''"),
+        ("params,tokens,loss\n\n3000,,4.1\n", "1 row was left out because a number is missing: "),
         (GOOD + "-3000,1,4.1\n", "points.csv line 4: params is -3000; it must be a positive number"),
         (GOOD + "3000,inf,4.1\n", "tokens is inf"),
         (GOOD + "3000,1\n", "points.csv line 4: 2 cells where the header has 3"),
@@ -80,9 +80,10 @@ def test_unusable_rows_are_left_out_and_told(write_points):
     points = read_points(path)
     assert points.params.tolist() == [1, 2]
     assert points.warnings == (
+        f"1 row was left out because a number is missing: {path} line 4 (no loss).",
         "1 row was left out because the run was diverged.",
         "1 row was left out because the run was interrupted.",
-        "2 rows were left out because the loss is not a positive finite number.",
+        "1 row was left out because the loss is not a positive finite number.",
     )
 
 
@@ -175,7 +176,7 @@ def test_schedules_that_did_not_end_are_told(sweep):
         ([(1e4, 1e6, 3.0)] * 2, "1 row was left out as an exact copy of another row"),
         ([(1e5, 1e6, float("inf"))], "1 row was left out because the loss is not a positive finite number"),
         ([(1e5, 1e6, -2.0)], "1 row was left out because the loss is not a positive finite number"),
-        ([(1e5, 1e6, float("nan"))], "1 row was left out because the loss is not a positive finite number"),
+        ([(1e5, 1e6, float("nan"))], "1 row was left out because a number is missing: points row 16 (no loss)"),
     ],
 )
 def test_bad_rows_are_left_out_by_name_and_the_rest_is_fitted(grid, rows, says):

@@ -16,7 +16,7 @@ from t5x_like.errors import UserError
 
 
 def build_tokenizer(config: Any, texts: Iterable[str]) -> Tokenizer:
-    """Returns the tokenizer of a config (of `config.data.tokenizers`), trained on `texts` where it has what to learn."""
+    """Returns the tokenizer of a config of `config.data.tokenizers`, trained on `texts` where it has what to learn."""
     if config.kind == "byte":
         return ByteTokenizer(config.specials, config.sentinels)
     if config.kind == "file":

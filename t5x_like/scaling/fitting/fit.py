@@ -280,6 +280,9 @@ def fit_scaling_law(
     weights: str = "equal",
     seed: int = 0,
     params_column: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    units: str | None = None,
+    strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
     """Fits a law to points and says how far it can be trusted.
@@ -295,6 +298,7 @@ def fit_scaling_law(
       weights: "equal", or "loss_stderr": by the inverse of each point's squared error plus what the law misses by.
       seed: of the bootstrap.
       params_column: which column of the points counts the parameters, instead of `params`.
+      columns, units, strict: how the points are read, see `points.read_points`.
       progress: called with (replicates done, all replicates).
 
     Raises:
@@ -306,7 +310,7 @@ def fit_scaling_law(
     """
     chosen = get_law(law)
     check_options(huber_delta, bootstrap, interval_method, weights, seed)
-    points = read_points(points, params_column)
+    points = read_points(points, params_column, columns=columns, units=units, strict=strict)
     surface = surface_of(chosen, points)
     if weights == "loss_stderr":
         surface = surface_of(chosen, points, emphasis(surface, points))

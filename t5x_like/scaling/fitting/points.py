@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The points a law is fitted to: one row per finished run, from points.csv, a sweep folder, or memory."""
 
-import csv
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from t5x_like.errors import UserError, nearest
+from t5x_like.scaling.fitting import columns as tables
 from t5x_like.scaling.fitting import runs
+from t5x_like.scaling.fitting.columns import Table
 
 Array = np.ndarray
 
@@ -45,6 +46,7 @@ class Points:
       folder: the sweep folder with the run folders, or None.
       fingerprints: the distinct data fingerprints of the runs.
       warnings: plain sentences about what was dropped or looks odd.
+      notes: plain sentences about how the table was read.
     """
 
     params: Array
@@ -57,6 +59,7 @@ class Points:
     folder: Path | None = None
     fingerprints: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -88,13 +91,25 @@ class Points:
         )
 
 
-def read_points(source: Any, params_column: str | None = None) -> Points:
+def read_points(
+    source: Any,
+    params_column: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    units: str | None = None,
+    strict: bool = False,
+) -> Points:
     """Reads points and leaves out all but the best learning rate, and unusable rows, which `warnings` names.
+
+    Tables as people have them are understood (see `columns`): other separators, `6.8B`, `N` and `D`, perplexities.
 
     Args:
       source: a points.csv; a sweep folder (its points.csv, with sweep.json and one run folder per cell beside it); a
         mapping of columns; a sequence of row mappings; an array [n, 3] of params, tokens, loss; or `Points`, as is.
       params_column: read the parameter count from this column instead of `params`.
+      columns: what the table calls its columns, such as {"loss": "val_loss"}.
+      units: of params and tokens: "M" for millions, "B" for billions; None: they are counts.
+      strict: whether a row with a missing number is refused rather than left out.
 
     Raises:
       UserError: a missing file or column, text in a number's place, no rows, sizes that are not positive.
@@ -103,12 +118,13 @@ def read_points(source: Any, params_column: str | None = None) -> Points:
         if params_column not in (None, source.params_column):
             raise UserError(f"params_column: these points count {source.params_column} already; read them again")
         return source
+    how: dict[str, Any] = {"params_column": params_column, "given": columns or {}, "units": units, "strict": strict}
     if isinstance(source, str | os.PathLike):
-        return _read_path(Path(source), params_column)
-    return _usable(_from_table(_memory_table(source), "points", params_column))
+        return _read_path(Path(source), how)
+    return _usable(_from_table(Table(*_memory_table(source)), "points", **how))
 
 
-def _read_path(path: Path, params_column: str | None) -> Points:
+def _read_path(path: Path, how: dict[str, Any]) -> Points:
     """Reads a points.csv; sweep.json and run folders beside it add what they know."""
     if path.is_dir():
         if not (path / "points.csv").is_file():
@@ -117,7 +133,7 @@ def _read_path(path: Path, params_column: str | None) -> Points:
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a points.csv or a finished sweep's folder")
     design = runs.read_object(path.parent / "sweep.json")
-    points = _from_table(_csv_table(path), str(path), params_column)
+    points = _from_table(tables.read_csv(path), str(path), **how)
     folder = path.parent if design else None
     names = points.columns.get("run", np.array([], str))
     planned = design.get("cells", [])
@@ -133,7 +149,7 @@ def _read_path(path: Path, params_column: str | None) -> Points:
     return _usable(
         dataclasses.replace(
             points,
-            params_column=params_column or str(design.get("params_column", "params")),
+            params_column=how["params_column"] or str(design.get("params_column", "params")),
             exact_entropy=_entropy(design.get("exact_entropy"), path.parent / "sweep.json"),
             folder=folder,
             fingerprints=runs.fingerprints(folder, names) if folder else (),
@@ -149,29 +165,8 @@ def _entropy(value: Any, path: Path) -> float | None:
     return float(value)
 
 
-def _csv_table(path: Path) -> tuple[dict[str, list[Any]], list[str]]:
-    """Returns columns of text by name, and what to call each row in an error."""
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.reader(file)
-        header = [name.strip() for name in next(reader, [])]
-        if not any(header):
-            raise UserError(f"{path}: the file is empty; its first line must name the columns {', '.join(REQUIRED)}")
-        repeated = sorted({name for name in header if header.count(name) > 1})
-        if repeated:
-            raise UserError(f"{path}: column {repeated[0]!r} is named twice in the header")
-        rows, labels = [], []
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) != len(header):
-                raise UserError(f"{path} line {reader.line_num}: {len(row)} cells where the header has {len(header)}")
-            rows.append(row)
-            labels.append(f"{path} line {reader.line_num}")
-    return {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}, labels
-
-
 def _memory_table(source: Any) -> tuple[dict[str, Any], list[str]]:
-    """As `_csv_table`, from a mapping of columns (a DataFrame is one), row mappings, or an array [n, 3]."""
+    """Columns and what rows are called, from a mapping of columns (a DataFrame is one), row mappings, or an array."""
     if hasattr(source, "keys") and hasattr(source, "__getitem__"):
         table = {str(name): list(source[name]) for name in source.keys()}  # noqa: SIM118  a DataFrame iterates otherwise
     elif isinstance(source, Sequence) and source and all(isinstance(row, Mapping) for row in source):
@@ -194,17 +189,26 @@ def _memory_table(source: Any) -> tuple[dict[str, Any], list[str]]:
     return table, [f"points row {i}" for i in range(max(lengths.values(), default=0))]
 
 
-def _from_table(table: tuple[dict[str, Any], list[str]], name: str, params_column: str | None) -> Points:
+def _from_table(
+    table: Table, name: str, params_column: str | None, given: Mapping[str, str], units: str | None, strict: bool
+) -> Points:
     """Checks the columns and turns text into numbers."""
-    columns, labels = table
     count = params_column or "params"
+    tables.recognise(table, name, (count, *REQUIRED[1:]), given)
+    columns = table.columns
     for wanted in (count, *REQUIRED[1:]):
         if wanted not in columns:
             hint = nearest(wanted, columns)
             raise UserError(f"{name}: no column {wanted!r}; its columns are {', '.join(columns)}{hint}")
-    if not labels:
+    if not table.labels:
         raise UserError(f"{name}: the header is there, but no rows of numbers below it")
-    params, tokens, loss = (_numbers(columns[c], c, labels, empty_is=None) for c in (count, *REQUIRED[1:]))
+    tables.scaled(table, (count, "tokens"), units)
+    tables.without_holes(table, (count, *REQUIRED[1:]), strict, UNUSABLE)
+    columns, labels = table.columns, table.labels
+    if not labels:
+        raise UserError(f"{name}: none of its rows is usable: {table.warnings[-1]}")
+    params, tokens = (_numbers(columns[c], c, labels, empty_is=None) for c in (count, "tokens"))
+    loss = _numbers(columns["loss"], "loss", labels, empty_is=np.nan)
     for column, values in ((count, params), ("tokens", tokens)):
         for value, label in zip(values, labels, strict=True):
             if not (np.isfinite(value) and value > 0):
@@ -213,17 +217,18 @@ def _from_table(table: tuple[dict[str, Any], list[str]], name: str, params_colum
     optional |= {c: np.array([_text(cell) for cell in columns[c]], str) for c in TEXTS if c in columns}
     known = (count, *REQUIRED, *NUMBERS, *TEXTS)
     optional |= {c: _numbers_or_text(columns[c]) for c in columns if c not in known}
-    return Points(params, tokens, loss, columns=optional, params_column=count, source=name)
+    said: Any = {"warnings": tuple(table.warnings), "notes": tuple(table.notes)}
+    return Points(params, tokens, loss, columns=optional, params_column=count, source=name, **said)
 
 
 def _numbers(cells: Sequence[Any], column: str, labels: list[str], empty_is: float | None) -> Array:
     values = []
     for cell, label in zip(cells, labels, strict=True):
-        if empty_is is not None and (cell is None or cell == ""):
+        if empty_is is not None and tables.is_missing(cell):
             values.append(empty_is)
             continue
         try:
-            values.append(float(cell))
+            values.append(tables.number(cell))
         except (TypeError, ValueError):
             raise UserError(f"{label}: column {column!r} is {cell!r}; it must be a number") from None
     return np.array(values, float)
