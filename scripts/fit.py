@@ -47,6 +47,14 @@ def _flags() -> argparse.Namespace:
     add(
         "--interval_method", metavar="NAME", help=f"{', '.join(METHODS)} (default: wild, or what --coverage finds best)"
     )
+    add("--residual", default="log", metavar="NAME", help="of losses: log, or raw for nats (default: %(default)s)")
+    add(
+        "--overestimate_penalty",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how many times a run below the law counts; 10 where some runs are badly tuned (default: 1)",
+    )
     add("--weights", default="equal", metavar="NAME", help=f"{' or '.join(WEIGHTS)} (default: %(default)s)")
     add(
         "--coverage",
@@ -133,6 +141,8 @@ def _options(flags: argparse.Namespace, method: str) -> dict[str, Any]:
         "bootstrap": flags.bootstrap,
         "interval_method": method,
         "weights": flags.weights,
+        "residual": flags.residual,
+        "overestimate_penalty": flags.overestimate_penalty,
         "seed": flags.seed,
     }
 

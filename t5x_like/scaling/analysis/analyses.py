@@ -78,7 +78,7 @@ def coverage(fit: Fit, simulations: int, progress: Progress | None = None) -> tu
     """Simulates the fit's own design, and returns the fit with `coverage`, and the method that covers best there."""
     told = (lambda done, total: progress("coverage", done, total)) if progress else None
     degrees = max(1, len(fit.points) - len(fit.theta))
-    noise = float(np.sqrt(((fit.residuals * fit.surface.emphasis) ** 2).sum() / degrees))
+    noise = float(np.sqrt(((fit.target - fit.surface.predict(fit.theta[None])[0]) ** 2).sum() / degrees))
     result = simulate(
         fit.surface, fit.theta, noise, fit.huber_delta, simulations=simulations, seed=fit.seed, progress=told
     )

@@ -2,7 +2,7 @@
 """Fits a scaling law to points: the minimum, the evidence for it, 95 % intervals, and what follows for the next run.
 
 The objective is Hoffmann et al. 2022's (approach 3): the sum over points of Huber(delta) of log predicted minus log
-measured.
+measured, or of predicted minus measured where the residual is "raw" (Gadre et al. 2024).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from t5x_like.scaling.fitting.certificate import certify, second_opinion
 from t5x_like.scaling.fitting.points import Points, read_points
 from t5x_like.scaling.fitting.solver import find_minimum, huber, minimise
 from t5x_like.scaling.fitting.surface import Surface, surface_of
-from t5x_like.scaling.fitting.weights import WEIGHTS, emphasis, own_delta
+from t5x_like.scaling.fitting.weights import WEIGHTS, emphasis, leaning, own_delta
 from t5x_like.scaling.laws import quantities
 from t5x_like.scaling.laws.catalogue import get_law
 from t5x_like.scaling.laws.frontier import BEYOND, compute_optimal
@@ -41,6 +41,7 @@ Array = np.ndarray
 HUBER_DELTA = 1e-3
 BOOTSTRAP = 1000
 FEWEST_REPLICATES = 100
+RESIDUALS = ("log", "raw")
 _DESCRIBED = {
     "wild": "95 % percentiles of a wild bootstrap of HC3 least-squares residuals, full refits",
     "pairs": "95 % percentiles of a bootstrap of points, full refits",
@@ -64,7 +65,7 @@ class Fit:
       vector: parameters [P] in the order of `law.parameters`, in the law's own units.
       draws: bootstrap replicates of them, [R, P]; R is 0 when no replicates were asked for.
       objective: the sum of Huber losses at the minimum.
-      residuals: log measured - log predicted, [n] (measured - predicted of an accuracy).
+      residuals: log measured - log predicted, [n] (measured - predicted of an accuracy), whatever was fitted.
       certificate: see `certificate.certify`.
       holdout: see `holdout.predict_largest`, or None.
       compute_optimal: see `frontier.compute_optimal`, or None.
@@ -232,6 +233,7 @@ class Fit:
             "joint_intervals": self.joint_intervals,
             "objective": self.objective,
             "huber_delta": self.huber_delta,
+            "residual": self.law.residual,
             "residual_rms": self.residual_rms,
             "certificate": self.certificate,
             "compute_optimal": self.compute_optimal,
@@ -278,6 +280,8 @@ def fit_scaling_law(
     bootstrap: int = BOOTSTRAP,
     interval_method: str = "wild",
     weights: str = "equal",
+    residual: str | None = None,
+    overestimate_penalty: float = 1.0,
     seed: int = 0,
     params_column: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -291,11 +295,14 @@ def fit_scaling_law(
       points: a points.csv, a sweep folder, a mapping of columns, a list of row mappings, an array [n, 3] of
         params, tokens, loss, or `Points`; see `points.read_points`.
       law: a name in `catalogue.LAWS`, or a `Law` of your own.
-      huber_delta: the threshold of the Huber loss on log residuals; a large one (1e6) is least squares; "auto" takes
+      huber_delta: the threshold of the Huber loss on residuals; a large one (1e6) is least squares; "auto" takes
         1.345 robust standard deviations of the residuals themselves.
       bootstrap: replicates for the intervals, at least 100, or 0 for the point fit only.
       interval_method: how intervals are made: "wild" or "pairs" bootstrap, "delta" or "profile".
       weights: "equal", or "loss_stderr": by the inverse of each point's squared error plus what the law misses by.
+      residual: what is minimised: differences of "log" losses, or of "raw" ones in nats; by default the law's own.
+      overestimate_penalty: how many times a squared residual counts where the law lies above the run; 1 is even.
+        Intervals take which runs those are as given. `analyses["overestimates"]` says what it changed.
       seed: of the bootstrap.
       params_column: which column of the points counts the parameters, instead of `params`.
       columns, units, strict: how the points are read, see `points.read_points`.
@@ -309,20 +316,26 @@ def fit_scaling_law(
       >>> fit.parameters["alpha"], fit.intervals["alpha"], fit.predict(params=7e9, tokens=1.4e11)
     """
     chosen = get_law(law)
-    check_options(huber_delta, bootstrap, interval_method, weights, seed)
+    chosen = dataclasses.replace(chosen, residual=residual or chosen.residual)
+    check_options(huber_delta, bootstrap, interval_method, weights, seed, chosen.residual, overestimate_penalty)
     points = read_points(points, params_column, columns=columns, units=units, strict=strict)
     surface = surface_of(chosen, points)
     if weights == "loss_stderr":
         surface = surface_of(chosen, points, emphasis(surface, points))
-    target = surface.response(points.measured(chosen.target))
+    measured = points.measured(chosen.target)
+    target = surface.response(measured)
     delta = own_delta(surface, target) if huber_delta == "auto" else float(huber_delta)
+    even = surface
+    if overestimate_penalty > 1:
+        surface = leaning(even, measured, delta, overestimate_penalty)
+        target = surface.response(measured)
     theta, values, second = _minimum(surface, target, delta)
     rng = np.random.default_rng(seed)
     draws = replicate(interval_method, surface, target, theta, delta, bootstrap, rng, progress)
     vector = surface.natural(theta[None])[0]
     spread = spread_by(interval_method, surface, target, theta, delta, draws)
     misses = target - surface.predict(theta[None])[0]
-    residuals = misses / surface.emphasis
+    residuals = surface.misses(theta, target)
     certificate = certify(surface, target, theta, delta, values, second)
     holdout, no_holdout = predict_largest(chosen, points, delta)
     optimal = compute_optimal(chosen, vector, spread.of if spread else None, points.compute)
@@ -345,7 +358,18 @@ def fit_scaling_law(
         holdout=holdout,
         compute_optimal=optimal,
         warnings=[*found, *([no_holdout] if no_holdout else [])],
+        analyses={} if surface is even else {"overestimates": _what_leaning_changed(even, measured, delta, residuals)},
     )
+
+
+def _what_leaning_changed(even: Surface, measured: Array, delta: float, residuals: Array) -> dict[str, Any]:
+    """Returns fit.json's `overestimates`: how many points lie above the law, and the parameters of the even fit."""
+    theta, _, _ = find_minimum(even, even.response(measured), delta)
+    return {
+        "points_above": int((residuals > 0).sum()),
+        "points_above_evenly": int((even.misses(theta, even.response(measured)) > 0).sum()),
+        "parameters_evenly": dict(zip(even.law.parameters, map(float, even.natural(theta[None])[0]), strict=True)),
+    }
 
 
 def _minimum(surface: Surface, target: Array, delta: float) -> tuple[Array, Array, float]:
@@ -362,7 +386,15 @@ def _minimum(surface: Surface, target: Array, delta: float) -> tuple[Array, Arra
     return theta, values, second
 
 
-def check_options(huber_delta: float | str, bootstrap: int, interval_method: str, weights: str, seed: int) -> None:
+def check_options(
+    huber_delta: float | str,
+    bootstrap: int,
+    interval_method: str,
+    weights: str,
+    seed: int,
+    residual: str = "log",
+    overestimate_penalty: float = 1.0,
+) -> None:
     """Refuses values that `fit_scaling_law` does not take.
 
     Raises:
@@ -381,6 +413,12 @@ def check_options(huber_delta: float | str, bootstrap: int, interval_method: str
         raise unknown_name("weights", weights, WEIGHTS)
     if seed < 0:
         raise UserError(f"seed: {seed}; it must be 0 or more")
+    if residual not in RESIDUALS:
+        raise unknown_name("residual", residual, RESIDUALS)
+    if not (np.isfinite(overestimate_penalty) and overestimate_penalty >= 1):
+        raise UserError(
+            f"overestimate_penalty: {overestimate_penalty}; it must be 1, for none, or more (OLMo's laws use 10)"
+        )
 
 
 def _named(law: Law, spread: Intervals | None) -> dict[str, Pair]:

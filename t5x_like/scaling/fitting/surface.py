@@ -27,13 +27,14 @@ class Surface:
     the points and divided by the geometric mean of the losses, then the exponents. So coefficients are shares of a
     typical loss, and a change of exponent tilts a column about its middle instead of moving it by orders of magnitude.
 
-    What is predicted and compared, the response, is the logarithm of a loss, or an accuracy as it is, times `emphasis`.
+    What is predicted and compared, the response, is the logarithm of a loss, or an accuracy or, where the law says so,
+    a loss as it is, times `emphasis`.
 
     Attributes:
       law: the law.
       variables: what it reads, each [n], divided by `units`.
       units: geometric means for a law with coordinates of its own, else 1.
-      log_unit: logarithm of the geometric mean of the losses; 0 for an accuracy.
+      log_unit: logarithm of the geometric mean of the losses; 0 where they are compared as they are.
       emphasis: [n], square roots of the points' weights.
     """
 
@@ -51,12 +52,12 @@ class Surface:
             units = {name: float(np.exp(np.mean(np.log(variables[name])))) for name in law.variables}
             units |= {name: units[other] for name, other in law.coordinates.shared.items()}
         centred = {name: np.asarray(variables[name], float) / units[name] for name in law.variables}
-        log_unit = float(np.mean(np.log(target))) if law.target == "loss" else 0.0
+        log_unit = float(np.mean(np.log(target))) if _logarithmic(law) else 0.0
         return cls(law, centred, units, log_unit, np.ones(len(target)) if emphasis is None else emphasis)
 
     @property
     def logarithmic(self) -> bool:
-        return self.law.target == "loss"
+        return _logarithmic(self.law)
 
     @property
     def lower(self) -> Array:
@@ -107,6 +108,13 @@ class Surface:
         """Returns responses [R, n]; -inf where every coefficient is zero."""
         return self._respond(self._sum(theta)[1])
 
+    def misses(self, theta: Array, response: Array) -> Array:
+        """Returns log measured - log predicted [n] (measured - predicted of an accuracy) at theta [P]."""
+        measured, predicted = response / self.emphasis, self.predict(theta[None])[0] / self.emphasis
+        if self.law.target == "loss" and not self.logarithmic:
+            return np.asarray(np.log(measured) - np.log(predicted))
+        return np.asarray(measured - predicted)
+
     def jacobian(self, theta: Array) -> tuple[Array, Array]:
         """Returns responses [R, n] and their derivatives [R, P, n] by theta."""
         k = len(self.law.linear)
@@ -148,6 +156,10 @@ class Surface:
             parameters = np.stack([searched[name] for name in self.law.searched], 1)
         _, means = self.columns(parameters[:, k:])
         return np.concatenate([parameters[:, :k] * np.exp(means - self.log_unit), parameters[:, k:]], 1)
+
+
+def _logarithmic(law: Law) -> bool:
+    return law.target == "loss" and law.residual == "log"
 
 
 def surface_of(law: Law, points: Points, emphasis: Array | None = None) -> Surface:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much each point and each residual counts: weights from standard errors, a Huber threshold from the residuals."""
 
+import dataclasses
+
 import numpy as np
 
 from t5x_like.errors import UserError
@@ -36,8 +38,9 @@ def own_delta(surface: Surface, target: Array) -> float:
 def emphasis(surface: Surface, points: Points) -> Array:
     """Returns square roots of weights [n], of mean square 1: 1 / (tau^2 + s^2).
 
-    s is a point's relative standard error, tau what the law misses by beyond those errors, from the least-squares
-    residuals of equal weights: without it, one very precise run would decide alone what the others are for.
+    s is a point's standard error, relative where logarithms are compared, tau what the law misses by beyond those
+    errors, from the least-squares residuals of equal weights: without it, one very precise run would decide alone
+    what the others are for.
 
     Raises:
       UserError: `loss_stderr` is missing somewhere, or not positive.
@@ -45,11 +48,35 @@ def emphasis(surface: Surface, points: Points) -> Array:
     stderr = points.columns.get("loss_stderr")
     if stderr is None or not (np.isfinite(stderr) & (stderr > 0)).all():
         raise UserError(f"weights: loss_stderr needs a positive loss_stderr in every row of {points.source}")
-    if not surface.logarithmic:
+    if surface.law.target != "loss":
         raise UserError(f"weights: loss_stderr weighs losses, and law {surface.law.name!r} predicts an accuracy")
-    own = (stderr / points.loss) ** 2
+    own = (stderr / points.loss if surface.logarithmic else stderr) ** 2
     target = surface.response(points.loss)
     theta, _, _ = find_minimum(surface, target, LEAST_SQUARES)
     missed = ((target - surface.predict(theta[None])[0]) ** 2).sum() / (len(target) - len(theta))
     weights = 1 / (max(0.0, missed - own.mean()) + own)
     return np.asarray(np.sqrt(weights / weights.mean()))
+
+
+def leaning(surface: Surface, target: Array, delta: float, penalty: float) -> Surface:
+    """Returns the surface with an emphasis under which a law above a measured loss counts `penalty` times.
+
+    A run can be tuned badly, but not better than well: its loss may lie above the law for reasons that the law is not
+    about, hardly below it. So squared residuals of points below the law weigh `penalty` times those of points above
+    it. Which are which follows from the fit, and is found in turns.
+
+    Args:
+      surface: the law on its points.
+      target: losses or accuracies [n].
+      delta: the Huber threshold.
+      penalty: at least 1, which changes nothing.
+    """
+    leant, seen = surface, set()
+    while True:
+        theta, _, _ = find_minimum(leant, leant.response(target), delta)
+        below = leant.misses(theta, leant.response(target)) < 0
+        if below.tobytes() in seen:  # stable; or, for a point on the law, either way
+            return leant
+        seen.add(below.tobytes())
+        weights = np.where(below, penalty, 1.0)
+        leant = dataclasses.replace(surface, emphasis=surface.emphasis * np.sqrt(weights / weights.mean()))

@@ -72,7 +72,8 @@ class Law:
       allocation: parameters -> (G, a) such that params = G (C/6)^a minimises the loss under C = 6 params tokens; None
         where the law has no such closed form.
       coordinates: how it is searched, if not in its printed parameters.
-      target: the column it predicts. A loss is fitted in its logarithm, an accuracy as it is.
+      target: the column it predicts: a loss, or an accuracy, which is always fitted as it is.
+      residual: how losses are compared, "log" (Hoffmann et al. 2022) or "raw" (Gadre et al. 2024).
       distinct: variable -> how many values of it the points must have, where that is not three.
       check: variables -> a sentence on why these points cannot determine the law, or None.
       source: the paper.
@@ -87,6 +88,7 @@ class Law:
     allocation: Allocation | None = None
     coordinates: Coordinates | None = None
     target: Literal["loss", "accuracy"] = "loss"
+    residual: str = "log"
     distinct: Mapping[str, int] = field(default_factory=dict)
     check: Callable[[Mapping[str, Array]], str | None] | None = None
     source: str = ""

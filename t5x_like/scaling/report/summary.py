@@ -32,7 +32,7 @@ def parameter_rows(fit: Fit) -> list[tuple[str, str, str]]:
 
 def findings(fit: Fit) -> list[str]:
     """Returns what the fit says, a sentence each, most important first."""
-    return [*_allocation(fit), *_holdout(fit), _residuals(fit), *_entropy(fit)]
+    return [*_allocation(fit), *_holdout(fit), _residuals(fit), *_entropy(fit), *_overestimates(fit)]
 
 
 def _allocation(fit: Fit) -> list[str]:
@@ -82,3 +82,16 @@ def _entropy(fit: Fit) -> list[str]:
     ours = fit.parameters["E"]
     estimate = f"E is {figure(ours, 4)}{_brackets(fit.intervals.get('E'), 4)}"
     return [f"{estimate}; the exact entropy of the source is {figure(exact, 4)} nats per token ({ours - exact:+.3f})."]
+
+
+def _overestimates(fit: Fit) -> list[str]:
+    found = fit.analyses.get("overestimates")
+    if not found:
+        return []
+    moved = ", ".join(
+        f"{name} {figure(was)} to {figure(fit.parameters[name])}" for name, was in found["parameters_evenly"].items()
+    )
+    return [
+        f"The penalty on overestimates leaves {found['points_above']} of {len(fit.points)} points above the law "
+        f"(even weights: {found['points_above_evenly']}) and moves {moved}."
+    ]

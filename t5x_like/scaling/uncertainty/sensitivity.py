@@ -63,7 +63,7 @@ def by_window(fit: Fit) -> list[dict[str, Any]]:
 
 
 def _row(fit: Fit, name: str, theta: Array, inside: Array) -> dict[str, Any]:
-    misses = ((fit.target - fit.surface.predict(theta[None])[0]) / fit.surface.emphasis)[inside]
+    misses = fit.surface.misses(theta, fit.target)[inside]
     named = zip(fit.law.parameters, map(float, fit.surface.natural(theta[None])[0]), strict=True)
     return {
         "setting": name,
