@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan: what a run's training step takes on a slice. Plain nested dicts, as plan.json has them."""
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from t5x_like.accounting.parameters import count_parameters
@@ -12,6 +11,7 @@ from t5x_like.planning.collectives import by_kind_and_axes, on_links
 from t5x_like.planning.lower import CompiledStep
 from t5x_like.planning.roofline import Assumptions, Links, cost, mesh_sizes, named, places_of, roofline
 from t5x_like.planning.topology import Slice
+from t5x_like.versions import package_version
 
 _DTYPES = {"f32": "f32", "bf16": "bf16", "fp16": "fp16"}
 
@@ -129,7 +129,7 @@ def make_plan(
         "assumptions": named(assumed)
         | {"chip_power": assumed.chip_power or slice_.chip.power}
         | {"chip_power_source": "given" if assumed.chip_power else slice_.chip.power_source},
-        "versions": {name: _version(name) for name in ("t5x_like", "jax", "libtpu")},
+        "versions": {name: package_version(name) for name in ("t5x_like", "jax", "libtpu")},
     }
 
 
@@ -172,10 +172,3 @@ def _compile(compiled: CompiledStep | None) -> dict[str, float] | None:
     if compiled is None:
         return None
     return {"lower_seconds": compiled.lower_seconds, "compile_seconds": compiled.compile_seconds}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

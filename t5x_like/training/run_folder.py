@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from t5x_like.data.dataset import Dataset
 from t5x_like.errors import UserError
 from t5x_like.files import make_folder, read_json, write_json, write_text
 from t5x_like.strict import to_dict
+from t5x_like.versions import package_version
 
 PACKAGES = ("t5x_like", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
@@ -129,7 +129,7 @@ def write_environment(folder: Path, mesh: Any, peak: float | None, data: Dataset
     write_json(
         folder / "environment.json",
         {
-            "packages": {name: version(name) for name in PACKAGES},
+            "packages": {name: package_version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "device_kind": jax.devices()[0].device_kind,
             "device_count": jax.device_count(),
