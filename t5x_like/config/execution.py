@@ -46,8 +46,11 @@ class ExecutionConfig:
     )
     attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # auto: by length and device
     steps_per_call: int = 1  # training steps in one compiled call; tiny models want many
+    data_workers: int = 0  # processes that make batches ahead; 0: the training process does, between calls
     pipeline_rounds: int = 1  # how often a microbatch goes round the stages of mesh.pipe; above 1: circular
 
     def __post_init__(self) -> None:
         positive(self, "steps_per_call")
+        if self.data_workers < 0:
+            raise FieldError("data_workers", f"{self.data_workers} is below 0")
         positive(self, "pipeline_rounds")

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,8 @@ def tokenised(
                 f"{root}: the cache for tokenised text cannot be written ({error.strerror}); set T5X_LIKE_CACHE to a "
                 "folder that can"
             ) from None
-    return _load(folder)
+    found = _load(folder)
+    return replace(found, meta=found.meta | examples.what_was_skipped)
 
 
 def _key(config: TextTaskConfig, examples: Examples, how: Mapping[str, Any], tokenizer: Tokenizer | None) -> str:
@@ -155,8 +156,6 @@ def _write(tokenizer: Tokenizer, examples: Examples, encode: Encode, folder: Pat
         meta[f"{split}_tokens"] = total
         meta[f"{split}_columns"] = columns
     meta["fingerprint"] = fingerprint.hexdigest()[:16]
-    if examples.skipped[0]:
-        meta["skipped"], meta["first_skipped"] = examples.skipped
     write_json(folder / "meta.json", meta)
 
 

@@ -12,7 +12,7 @@ import itertools
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class Dataset(ABC):
       held_out_bytes_per_token: UTF-8 bytes per held-out token, separators counted as tokens of no bytes, so that
         bits per byte = loss in nats / (ln 2 * held_out_bytes_per_token). None where tokens are not text.
       description: counts and fingerprints for environment.json.
+      ahead: does what `make_block` does, in other processes: see `made_ahead`.
     """
 
     vocab_size: int
@@ -53,6 +54,7 @@ class Dataset(ABC):
     epoch_rows: float = math.inf
     held_out_bytes_per_token: float | None = None
     description: dict[str, Any]
+    ahead: Callable[[int, int], Batch] | None = None
 
     @abstractmethod
     def _training_rows(self, first: int, count: int) -> Batch:
@@ -70,6 +72,10 @@ class Dataset(ABC):
     def _score_features(self, batch: Batch) -> Batch:
         """Returns the features that evaluation batches carry besides."""
         return {}
+
+    def make_block(self, index: int, size: int) -> Batch:
+        """Returns training rows [index * size, (index + 1) * size)."""
+        return self._training_rows(index * size, size)
 
     def training_batch(self, index: int, batch_size: int, *, host_index: int = 0, host_count: int = 1) -> Batch:
         """Returns host `host_index`'s rows of training batch `index`: features [batch_size / host_count, T].
@@ -164,7 +170,7 @@ class Dataset(ABC):
     def _block(self) -> Any:
         @functools.lru_cache(maxsize=2)
         def block(index: int, size: int) -> Batch:
-            rows = self._training_rows(index * size, size)
+            rows = self.make_block(index, size) if self.ahead is None else self.ahead(index, size)
             rows = {name: np.ascontiguousarray(value) for name, value in rows.items()}
             for value in rows.values():
                 value.flags.writeable = False

@@ -62,6 +62,11 @@ class Examples:
         return sum(entry.size for entry in self.all)
 
     @property
+    def what_was_skipped(self) -> dict[str, Any]:
+        """For environment.json and the log; empty where nothing was."""
+        return dict(zip(("skipped", "first_skipped"), self.skipped, strict=True)) if self.skipped[0] else {}
+
+    @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits: the SHA-256 over the sorted digests."""
         digests = sorted(entry.digest for entry in self.all)

@@ -13,8 +13,7 @@ others.
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from t5x_like.data.examples import load_examples
 from t5x_like.data.sources import build_source
 from t5x_like.errors import UserError
 from t5x_like.files import make_folder, read_json, write_json
+from t5x_like.worker_processes import worker_processes
 
 VERSION = "1.0.0"
 _EXAMPLES_IN_A_SHARD = 4096
@@ -59,7 +59,7 @@ def prepare(
     plan = {"fingerprint": examples.fingerprint, "columns": list(columns), "shards": counts}
     _same_plan(place / "plan.json", plan)
     total, done, sizes = len(examples.all), 0, {split: [0] * count for split, count in counts.items()}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_processes(workers) as pool:
         jobs = {}
         for split, entries in splits.items():
             for shard in range(counts[split]):

@@ -17,6 +17,7 @@ import numpy as np
 from t5x_like.accounting.mfu import peak_of_mesh
 from t5x_like.accounting.summary import accounting
 from t5x_like.config import RunConfig
+from t5x_like.data.ahead import made_ahead
 from t5x_like.data.cache import cache_root
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.packing import count_targets
@@ -102,8 +103,12 @@ def _train(
         dataset = dataset or build_dataset(config.data, config.seed)
         check_data(folder, dataset.fingerprint)
         check_same({"the data": dataset.fingerprint})
+        if skipped := dataset.description.get("skipped"):
+            reporter.note(f"skipped {skipped:,} examples that cannot be read; {dataset.description['first_skipped']}")
         sets = build_sets(config, dataset.tokenizer)
-        with stop_on_signals() as stop:  # until all is on disk: a second signal does not lose what the first one saves
+        ahead = made_ahead(dataset, config.data, config.seed, config.execution.data_workers)
+        # Until all is on disk: a second signal does not lose what the first one saves.
+        with ahead, stop_on_signals() as stop:
             loop = _Loop(config, place, dataset, sets, reporter, started)
             try:
                 summary = loop.summary(loop.run(stop))

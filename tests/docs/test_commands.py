@@ -18,6 +18,12 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SMALL_RUN = ["--config.training.tokens=32768", "--config.training.eval_tokens=4096", "--config.training.log_every=2"]
+SMALL_PAIRS = [
+    "--config.training.epochs=0.05",
+    "--config.schedule.warmup_steps=2",
+    "--config.training.eval_tokens=1024",
+    "--config.model.d_model=32",
+]
 SMALL_SWEEP = [
     "--config.sizes=({'model.d_model':8,'model.num_heads':2},{'model.d_model':12,'model.num_heads':2},"
     "{'model.d_model':16,'model.num_heads':2})",
@@ -30,6 +36,9 @@ SMALLER = {
     "scripts/test.sh": ["tests/test_strict.py"],
     "python scripts/train.py --config=configs/python_small.py --workdir=runs/pipe": SMALL_RUN,  # has stages
     "python scripts/train.py --config=configs/python_small.py": [*SMALL_RUN, "--config.model.num_layers=1"],
+    "python scripts/train.py --config=configs/transformer_functions.py": SMALL_PAIRS,
+    "python scripts/train.py --config=configs/recurrent_functions.py": SMALL_PAIRS,
+    "python scripts/prepare.py": [],
     "python scripts/train.py": SMALL_RUN,
     "python scripts/sweep.py": SMALL_SWEEP,
     "python scripts/fit.py": ["--bootstrap=100"],

@@ -30,7 +30,7 @@ class ImageClassification(FiniteDataset):
             "task": config.kind,
             "fingerprint": self.fingerprint,
             **{f"{split}_examples": len(entries) for split, entries in self.entries.items()},
-            "skipped": examples.skipped[0],
+            **examples.what_was_skipped,
         }
         super().__init__(len(examples.train), len(examples.held_out), seed)
 
