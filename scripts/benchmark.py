@@ -25,8 +25,8 @@ def main() -> None:
     add("--steps", type=int, default=1000, help="of the loop section's runs (default: %(default)s)")
     flags = parser.read()
 
-    from t5x_like.benchmarks.report import write_report
-    from t5x_like.benchmarks.sections import SECTIONS, SHAPES, Settings
+    from contenders.report import write_report
+    from contenders.sections import SECTIONS, SHAPES, Settings
 
     sections = _chosen("sections", flags.sections, SECTIONS) or tuple(SECTIONS)
     shapes = _chosen("shapes", flags.shapes, SHAPES)

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
+from published_constants import PUBLISHED, Published
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
@@ -20,7 +21,6 @@ from t5x_like.scaling.fitting.fit import HUBER_DELTA
 from t5x_like.scaling.fitting.points import Points, read_points
 from t5x_like.scaling.fitting.solver import huber
 from t5x_like.scaling.laws.frontier import can_share, frontier
-from t5x_like.scaling.laws.published import PUBLISHED, Published
 from t5x_like.scaling.wording import count, figure
 
 BUDGETS = (1e20, 5.76e23, 1e26)  # FLOPs; the middle one is Chinchilla's and Gopher's
@@ -30,8 +30,8 @@ REPEATED = ((6.34e9, 242e9, 25e9), (8.67e9, 178e9, 25e9))
 HEAD = """# Published scaling laws
 
 Written by `python scripts/published_laws.py --out=docs/published_laws.md --points=chinchilla_points.csv`; do not edit.
-The constants are in `t5x_like/scaling/laws/published.py`, the laws in `catalogue.py` beside it. Losses are nats per
-token of each paper's own tokenizer and text: compare exponents across papers, not losses.
+The constants are in `scripts/published_constants.py`, the laws in `t5x_like/scaling/laws/catalogue.py`. Losses are
+nats per token of each paper's own tokenizer and text: compare exponents across papers, not losses.
 """
 
 MISPRINT = """## A misprint to know

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contenders.attention import temporaries
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5x_like.benchmarks.attention import temporaries
 from t5x_like.config import CausalLMConfig, MeshConfig
 from t5x_like.models import build_model
 from t5x_like.models.context import Context, Marks, MaskSpec

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PUBLIC
+from published_constants import PUBLISHED
 
 from t5x_like.scaling.fitting.solver import huber
 from t5x_like.scaling.laws.frontier import frontier
-from t5x_like.scaling.laws.published import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {law.name: law for law in PUBLISHED}

@@ -2,9 +2,9 @@
 """The fits that the benchmark times beside each other end at the same minimum."""
 
 import pytest
+from contenders import fitting
 
 from t5x_like import fit_scaling_law
-from t5x_like.benchmarks import fitting
 
 
 def test_both_contenders_minimise_the_same_objective():

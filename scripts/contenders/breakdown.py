@@ -33,7 +33,7 @@ def shares(steps: int = 5, **shape: Any) -> dict[str, float]:
 
 
 def _shares(steps: int, shape: dict[str, Any]) -> dict[str, float]:
-    from t5x_like.benchmarks.ours import compiled_step
+    from contenders.ours import compiled_step
 
     work, step, _ = compiled_step(**shape)
     work(3)  # until it has settled

@@ -24,7 +24,7 @@ def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None]
     configure_jax()
     import jax
 
-    from t5x_like.benchmarks.ours import run_config
+    from contenders.ours import run_config
     from t5x_like.inference.beam import BeamSearch
     from t5x_like.inference.generate import generate
     from t5x_like.models.model import Decodes, able

@@ -2,10 +2,9 @@
 """Timing in turns: who is timed, in which order, with what environment, and what a contender that fails leaves."""
 
 import pytest
-
-from t5x_like.benchmarks.report import table
-from t5x_like.benchmarks.sections import Row
-from t5x_like.benchmarks.turns import Contender, Result, measure
+from contenders.report import table
+from contenders.sections import Row
+from contenders.turns import Contender, Result, measure
 
 CONTENDERS = """
 import os, time

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from t5x_like.benchmarks.sections import SECTIONS, Row, Settings
+from contenders.sections import SECTIONS, Row, Settings
 from t5x_like.files import make_folder, write_json, write_text
 
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers")

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from contenders.breakdown import shares
+from contenders.ours import content_of, run_config, text_data
+from contenders.turns import Contender, Result, measure
+from contenders.whole_runs import second_start
 from t5x_like.accounting.flops import flops_per_token
-from t5x_like.benchmarks.breakdown import shares
-from t5x_like.benchmarks.ours import content_of, run_config, text_data
-from t5x_like.benchmarks.turns import Contender, Result, measure
-from t5x_like.benchmarks.whole_runs import second_start
 from t5x_like.errors import UserError
 
 _PAIRS = {"kind": "transformer", "num_layers": 2, "d_model": 128, "num_heads": 4, "max_length": 256}
@@ -38,7 +38,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"width": 128, "layers": 4, "heads": 4, "length": 256, "batch": 16, "vocab": 4096},
     "small": {"width": 384, "layers": 6, "heads": 6, "length": 256, "batch": 8, "vocab": 8192},
 }
-_HERE = "t5x_like.benchmarks"
+_HERE = "contenders"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ def decoding(settings: Settings) -> Iterator[Row]:
 
 def attention(settings: Settings) -> Iterator[Row]:
     """Causal attention forward and backward, 8 heads of 64: naive and blockwise, with the compiler's temporaries."""
-    from t5x_like.benchmarks.attention import temporaries  # imports JAX
+    from contenders.attention import temporaries  # imports JAX
 
     for length in settings.lengths:
         kinds = ("naive", "blockwise")

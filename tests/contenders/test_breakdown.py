@@ -2,8 +2,7 @@
 """What a step's time goes to: found in a program whose parts are known, and in steps that are nearly all one part."""
 
 import pytest
-
-from t5x_like.benchmarks.breakdown import PARTS, REST, operations, part_of, shares
+from contenders.breakdown import PARTS, REST, operations, part_of, shares
 
 PROGRAM = """
 %body (p: f32[2]) -> f32[2] {
