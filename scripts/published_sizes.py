@@ -42,7 +42,8 @@ def main() -> None:
     folder, out = parser.local_folder("plans", flags.plans), Path(flags.out)
     make_folder(folder)
     make_folder(out.parent)
-    from t5x_like.planning.page import page
+    from published_sizes_page import page
+
     from t5x_like.planning.plan import make_plan
 
     plans = {}

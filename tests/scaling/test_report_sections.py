@@ -21,6 +21,7 @@ from t5x_like.scaling.laws.catalogue import LAWS
 from t5x_like.scaling.report import analysis_charts, draw_plotly, latex, page, provenance, sections
 from t5x_like.scaling.report.analysis_sections import BUILDERS
 from t5x_like.scaling.report.charts import Line, Marks
+from t5x_like.scaling.report.palette import DARK
 from t5x_like.scaling.report.report import write_report
 from t5x_like.scaling.report.section import Section, Table
 
@@ -211,9 +212,19 @@ def test_coverage_and_intervals_show_each_method(fit):
 def test_page_escapes_everything():
     nasty = '<script>alert("&")</script>'
     part = Section(nasty, [nasty], (), (Table((nasty,), [((nasty, nasty),)], title=nasty, folded=nasty),), [nasty])
-    made = page.section(dataclasses.replace(part, facts=((nasty, nasty),), text=nasty), {})
+    made = page.document(
+        nasty,
+        [dataclasses.replace(part, facts=((nasty, nasty),), text=nasty)],
+        {},
+        None,
+        source=nasty,
+        law="E",
+        tiles=[(nasty, nasty)],
+        findings=[nasty],
+        warnings=[nasty],
+    )
     assert "<script" not in made
-    assert made.count("&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;") == 11
+    assert made.count("&lt;script&gt;alert(&#34;&amp;&#34;)&lt;/script&gt;") == 11 + 7
 
 
 def test_report_holds_the_library_once_and_without_it_stays_still(fit, tmp_path, monkeypatch):
@@ -233,6 +244,7 @@ def test_report_holds_the_library_once_and_without_it_stays_still(fit, tmp_path,
         "params",
     ]
     assert "prefers-color-scheme: dark" in html
+    assert json.loads(re.search(r"const COLOURS = (.*);", html)[1])["dark"]["accent"] == DARK["accent"]
     monkeypatch.setattr(draw_plotly, "library", lambda: None)
     still = write_report(fit, tmp_path / "still").read_text()
     assert "DecompressionStream" not in still

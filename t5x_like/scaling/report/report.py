@@ -83,18 +83,22 @@ def write_report(
 
 def render(fit: Fit, parts: Sequence[Section], pngs: dict[str, bytes], library: str | None) -> str:
     """Returns the report as one HTML document: the answer first, then the sections."""
-    title = f"Scaling law of {len(fit.points)} runs"
-    answer = [_header(fit, title), _findings(fit), _warnings(fit.warnings)]
-    return page.document(title, [*answer, *(page.section(part, pngs) for part in parts)], library)
+    return page.document(
+        f"Scaling law of {len(fit.points)} runs",
+        parts,
+        pngs,
+        library,
+        source=fit.law.source,
+        law=_law(fit),
+        tiles=list(_tiles(fit)),
+        findings=findings(fit),
+        warnings=fit.warnings,
+    )
 
 
-def _header(fit: Fit, title: str) -> str:
+def _law(fit: Fit) -> str:
     text = html.escape(equation(fit)).replace(" / ", " ∕ ")
-    law = re.sub(r"\^\(([^()]*)\)|\^([^\s)]+)", lambda m: f"<sup>{m[1] or m[2]}</sup>", text)
-    source = f" ({html.escape(fit.law.source)})" if fit.law.source else ""
-    tiles = "".join(f"<div><b>{value}</b><span>{html.escape(name)}</span></div>" for name, value in _tiles(fit))
-    lead = f'<p class="lead">{title}{source}</p>'
-    return f'<header>{lead}<h1>{fit.law.target} = {law}</h1><div class="tiles">{tiles}</div></header>\n'
+    return f"{fit.law.target} = " + re.sub(r"\^\(([^()]*)\)|\^([^\s)]+)", lambda m: f"<sup>{m[1] or m[2]}</sup>", text)
 
 
 def _tiles(fit: Fit) -> Iterable[tuple[str, str]]:
@@ -115,16 +119,3 @@ def _tiles(fit: Fit) -> Iterable[tuple[str, str]]:
         name = f"rms error on the {fit.holdout['points']} largest runs, predicted from the others"
         yield name, percent(fit.holdout["rms_relative_error"])
     yield "rms residual of the fit", percent(fit.residual_rms)
-
-
-def _findings(fit: Fit) -> str:
-    return f"<section><h2>What the fit says</h2>{page.items(findings(fit))}</section>\n"
-
-
-def _warnings(sentences: Sequence[str]) -> str:
-    if not sentences:
-        return (
-            '<section class="fine"><p>No warnings: nothing about the points or the fit looks unusual.</p></section>\n'
-        )
-    title = "1 warning" if len(sentences) == 1 else f"{len(sentences)} warnings"
-    return f'<section class="warnings"><h2>{title}</h2>{page.items(sentences)}</section>\n'

@@ -1,19 +1,6 @@
-# SPDX-License-Identifier: Apache-2.0
-"""What makes the report's charts live: unpacks plotly.js, fills in colours, and redraws for phones and in the dark.
-
-Every chart is on the page as a PNG first. Where there is no JavaScript, or a browser cannot unpack gzip, it stays one;
-and it is what is printed.
-"""
-
-import json
-
-from t5x_like.scaling.report.palette import DARK, LIGHT, SIZES_DARK, SIZES_LIGHT
-
-_COLOURS = json.dumps({"light": {**LIGHT, "scale": SIZES_LIGHT}, "dark": {**DARK, "scale": SIZES_DARK}})
-
-SCRIPT = (
-    f"const COLOURS = {_COLOURS};"
-    + """
+// Makes the report's charts live: unpacks plotly.js, fills in colours, and redraws for phones and in the dark. Every chart
+// is on the page as a PNG first. Where there is no JavaScript, or a browser cannot unpack gzip, it stays one; and it is
+// what is printed.
 const NARROW = 460;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -125,5 +112,3 @@ async function wake() {
   boxes.forEach(box => watch.observe(box));
 }
 addEventListener("load", () => setTimeout(wake, 0));
-"""
-)
