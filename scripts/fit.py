@@ -28,7 +28,8 @@ from t5x_like.scaling.fitting.fit import BOOTSTRAP, HUBER_DELTA, Fit, check_opti
 from t5x_like.scaling.fitting.points import Points, read_points
 from t5x_like.scaling.fitting.weights import WEIGHTS
 from t5x_like.scaling.laws.catalogue import LAWS, get_law
-from t5x_like.scaling.report import summary, tables
+from t5x_like.scaling.report import summary
+from t5x_like.scaling.report.analysis_sections import tables_for_terminal
 from t5x_like.scaling.report.painter import Painter
 from t5x_like.scaling.report.report import prepare_folder, start_pictures, write_report
 from t5x_like.scaling.uncertainty.intervals import METHODS
@@ -181,9 +182,9 @@ def _print(console: Console, fit: Fit) -> None:
     _print_table(console, ("parameter", "estimate", "95 % interval"), summary.parameter_rows(fit))
     for sentence in summary.findings(fit):
         console.print(sentence, highlight=False, markup=False)
-    for title, head, rows in tables.for_terminal(fit):
-        console.print(f"\n{title}", style="bold", highlight=False, markup=False)
-        _print_table(console, head, rows)
+    for table in tables_for_terminal(fit):
+        console.print(f"\n{table.title}", style="bold", highlight=False, markup=False)
+        _print_table(console, table.head, table.rows)
     if "coverage" in fit.analyses:
         for sentence in analyses.coverage_sentences(fit.analyses["coverage"]):
             console.print(sentence, highlight=False, markup=False)

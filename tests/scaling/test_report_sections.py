@@ -21,9 +21,9 @@ from t5x_like.scaling.laws.catalogue import LAWS
 from t5x_like.scaling.report import analysis_charts, draw_plotly, latex, page, provenance, sections
 from t5x_like.scaling.report.analysis_sections import BUILDERS
 from t5x_like.scaling.report.charts import Line, Marks
+from t5x_like.scaling.report.page import Section, Table
 from t5x_like.scaling.report.palette import DARK
 from t5x_like.scaling.report.report import write_report
-from t5x_like.scaling.report.section import Section, Table
 
 
 @pytest.fixture(scope="module")

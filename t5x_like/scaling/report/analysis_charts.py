@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Charts of the analyses that hang on a fit, from their plain data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from t5x_like.scaling.report.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale, Shape
 from t5x_like.scaling.report.palette import SERIES
-from t5x_like.scaling.report.plots import LABELS, LOSS, size_scale
+from t5x_like.scaling.report.plots import LABELS, LOSS, PARAMS, TOKENS, lines_of, size_scale
 from t5x_like.scaling.report.ticks import Tick, ticks
 from t5x_like.scaling.wording import count, figure, percent, span
 
@@ -22,53 +22,76 @@ _SHAPES: tuple[Shape, ...] = ("circle", "square", "diamond", "circle")
 
 def leaderboard(found: Found) -> Chart:
     """Errors on runs left out, a law a line, the best on top."""
-    rows = found["rows"]
-    tests = (("leave_one_out_rms", "leave one out"), ("rolling_origin_rms", "larger runs from smaller"))
-    layers: list[Layer] = []
-    for (key, name), colour, shape in zip(tests, SERIES, _SHAPES, strict=False):
-        known = [i for i, row in enumerate(rows) if row[key] is not None]
-        if known:
-            errors = np.array([100 * rows[i][key] for i in known])
-            told = tuple(f"{rows[i]['law']}\n{name}: {percent(rows[i][key])}" for i in known)
-            layers.append(Marks(errors, -np.array(known, float), colour, hover=told, name=name, shape=shape))
-    axis = _named([row["law"] for row in rows])
+    tests = {"leave one out": "leave_one_out_rms", "larger runs from smaller": "rolling_origin_rms"}
+    errors = {name: [row[key] for row in found["rows"]] for name, key in tests.items()}
+    y, layers = _by_row(
+        [row["law"] for row in found["rows"]], errors, lambda name, v: f"{name}: {percent(v / 100)}", 100
+    )
     caption = "Root mean square error of each law on runs that its fit did not see; the best law is on top."
-    panel = Panel(Axis("error on runs left out, %", log=True), axis, tuple(layers))
+    panel = Panel(Axis("error on runs left out, %", log=True), y, layers)
     return Chart("leaderboard", "Laws compared", caption, (panel,))
+
+
+def sensitivity(rows: Sequence[Found], names: Sequence[str], name: str, title: str, caption: str) -> Chart | None:
+    """Parameters by setting; `names` are those to show, each in a colour. None where no setting has them."""
+    known = [row for row in rows if row["parameters"]]
+    names = [each for each in names if known and each in known[0]["parameters"]][:_MOST_EXPONENTS]
+    if not names:
+        return None
+    values = {each: [row["parameters"][each] for row in known] for each in names}
+    y, layers = _by_row([row["setting"] for row in known], values, lambda each, v: f"{each} {figure(v)}")
+    return Chart(name, title, caption, (Panel(Axis("value"), y, layers),))
+
+
+def coverage(found: Found) -> Chart:
+    """The share of simulations in which each method's interval holds the truth, a quantity a line."""
+    shares = {method: result["coverage"] for method, result in found["methods"].items()}
+    y, layers = _by_row(found["quantities"], shares, lambda method, v: f"{method}: {v:.1f} %", 100)
+    nominal = Rule(95.0, vertical=True, label="nominal", dash="dash", below=True)
+    caption = f"How often nominal 95 % intervals held the truth in {found['simulations']} simulations of this design."
+    return Chart("coverage", "Coverage of the intervals", caption, (Panel(Axis("coverage, %"), y, (nominal, *layers)),))
+
+
+def _by_row(
+    rows: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    show: Callable[[str, float], str],
+    unit: float = 1,
+) -> tuple[Axis, tuple[Layer, ...]]:
+    """An axis of names from top to bottom, at 0, -1, -2, ..., and each series as marks of one look, times `unit`."""
+    layers = []
+    for (name, values), colour, shape in zip(series.items(), SERIES, _SHAPES, strict=False):
+        x = unit * np.array(values, float)
+        known = np.flatnonzero(np.isfinite(x))
+        told = tuple(f"{rows[i]}\n{show(name, float(x[i]))}" for i in known)
+        if known.size:
+            layers.append(Marks(x[known], -known.astype(float), colour, hover=told, name=name, shape=shape))
+    marks = tuple((-float(i), row) for i, row in enumerate(rows))
+    return Axis("", limits=(0.6 - len(rows), 0.6), marks=marks), tuple(layers)
 
 
 def influence(found: Found, quantity: str | None = None) -> Chart:
     """Points by params and tokens, their area the largest shift that leaving them out causes, or that of a quantity."""
-    rows = found["rows"]
-    params, tokens = (np.array([row[name] for row in rows]) for name in ("params", "tokens"))
-    shifts = np.array([row["largest"] if quantity is None else row["shifts"][quantity] for row in rows])
-    told = tuple(_moved(row, quantity) for row in rows)
-    scale = size_scale(params)
-    area = 8.0 + 420.0 * np.abs(shifts) / max(float(np.abs(shifts).max()), 1e-12)
-    order = np.argsort(-area)  # small ones last, so that none is hidden
-    marks = Marks(
-        params[order],
-        tokens[order],
-        scale.place(params)[order],
-        hover=tuple(told[i] for i in order),
-        area=area[order],
-        opacity=0.75,
-    )
-    what = "any quantity" if quantity is None else quantity
-    caption = f"A point's area is how far leaving it out moves {what}, in standard errors of the whole fit."
-    panel = Panel(Axis("params", log=True, kind="count"), Axis("training tokens", log=True, kind="count"), (marks,))
-    return Chart("influence", "Influence of single points", caption, (panel,), scale)
-
-
-def _moved(row: Found, quantity: str | None) -> str:
-    name = row["moves"] if quantity is None else quantity
-    lines = [
-        row.get("run", ""),
-        f"{count(row['params'])} params, {count(row['tokens'])} tokens",
-        f"loss {figure(row['loss'], 4)}, residual {percent(row['residual'], signed=True)}",
-        f"without it, {name} moves by {row['shifts'][name]:+.2f} standard errors",
+    rows = [
+        {**row, "moves": quantity, "largest": row["shifts"][quantity]} if quantity else row for row in found["rows"]
     ]
-    return "\n".join(line for line in lines if line)
+    rows = sorted(rows, key=lambda row: -abs(row["largest"]))  # small ones last, so that none is hidden
+    area = 8.0 + 420.0 * np.array([abs(row["largest"]) for row in rows]) / max(abs(rows[0]["largest"]), 1e-12)
+    params, tokens = (np.array([row[name] for row in rows]) for name in ("params", "tokens"))
+    scale = size_scale(params)
+    told = tuple(
+        lines_of(
+            row.get("run", ""),
+            f"{count(row['params'])} params, {count(row['tokens'])} tokens",
+            f"loss {figure(row['loss'], 4)}, residual {percent(row['residual'], signed=True)}",
+            f"without it, {row['moves']} moves by {row['shifts'][row['moves']]:+.2f} standard errors",
+        )
+        for row in rows
+    )
+    marks = Marks(params, tokens, scale.place(params), hover=told, area=area, opacity=0.75)
+    caption = f"A point's area is how far leaving it out moves {quantity or 'any quantity'}, in standard errors of the "
+    panel = Panel(PARAMS, TOKENS, (marks,))
+    return Chart("influence", "Influence of single points", f"{caption}whole fit.", (panel,), scale)
 
 
 def isoflop_valleys(found: Found, params: Array, loss: Array) -> Chart:
@@ -79,8 +102,9 @@ def isoflop_valleys(found: Found, params: Array, loss: Array) -> Chart:
     minima: list[Layer] = []
     for budget in found["budgets"]:
         rows, place = np.array(budget["rows"], int), float(scale.place(budget["flops"]))
+        name = f"{figure(budget['flops'])} FLOPs"
         told = tuple(
-            f"{figure(budget['flops'])} FLOPs\n{count(n)} params\nloss {figure(float(y), 4)}"
+            f"{name}\n{count(n)} params\nloss {figure(float(y), 4)}"
             for n, y in zip(params[rows].tolist(), loss[rows], strict=True)
         )
         runs.append(Marks(params[rows], loss[rows], np.full(len(rows), place), hover=told, area=16.0))
@@ -89,14 +113,12 @@ def isoflop_valleys(found: Found, params: Array, loss: Array) -> Chart:
             continue
         sizes = np.geomspace(params[rows].min(), params[rows].max(), _SAMPLES)
         fitted = np.polynomial.polynomial.polyval(np.log(sizes) - curve["center"], curve["coefficients"])
-        dashed = "solid" if not curve["problem"] else "dot"
-        name = f"{figure(budget['flops'])} FLOPs"
-        lines.append(Line(sizes, fitted, place, hover=name, dash=dashed, width=1.2))  # type: ignore[arg-type]
+        lines.append(Line(sizes, fitted, place, hover=name, dash="dot" if curve["problem"] else "solid", width=1.2))
         if not curve["problem"]:
             best = f"{name}\nbest {count(curve['params'])} params\nloss {figure(curve['loss'], 4)}"
             at = (np.array([curve["params"]]), np.array([curve["loss"]]))
             minima.append(Marks(*at, "accent", hover=(best,), shape="diamond", name="minimum" if not minima else ""))
-    panel = Panel(Axis("params", log=True, kind="count"), Axis(LOSS, log=True), (*lines, *runs, *minima))
+    panel = Panel(PARAMS, Axis(LOSS, log=True), (*lines, *runs, *minima))
     caption = f"Runs of equal compute, a {found['form']} through each budget; dotted where it has no minimum inside."
     return Chart("isoflop", "Loss by size at equal compute", caption, (panel,), scale)
 
@@ -106,8 +128,7 @@ def _budget_scale(found: Found) -> Scale:
     low, high = min(flops), max(flops)
     if high < low * 1.2:
         return Scale("FLOPs", low, high, ((low, figure(low, 2)),))
-    placed = ticks(low, high, log=True, kind="power", most=6)
-    return Scale("FLOPs", low, high, tuple(placed))
+    return Scale("FLOPs", low, high, tuple(ticks(low, high, log=True, kind="power", most=6)))
 
 
 def isoflop_sizes(found: Found) -> Chart:
@@ -116,65 +137,28 @@ def isoflop_sizes(found: Found) -> Chart:
     good = [(b["flops"], b["curves"][form]) for b in found["budgets"] if b["curves"][form]]
     good = [(flops, curve) for flops, curve in good if not curve["problem"]]
     flops, best = np.array([f for f, _ in good]), np.array([curve["params"] for _, curve in good])
-    ends = np.array([[_or_nan(end) for end in curve["intervals"]["params"]] for _, curve in good], float)
-    error = np.abs(ends.T - best) if len(good) else np.zeros((2, 0))
+    error = np.abs(_ends([curve["intervals"]["params"] for _, curve in good]) - best)
     told = tuple(
-        f"{figure(float(f))} FLOPs\nbest {count(float(n))} params\n95 %: {span(curve['intervals']['params'], count)}"
-        for f, n, (_, curve) in zip(flops, best, good, strict=True)
+        f"{figure(f)} FLOPs\nbest {count(curve['params'])} params\n95 %: {span(curve['intervals']['params'], count)}"
+        for f, curve in good
     )
     layers: list[Layer] = []
     law = found["laws"].get(form, {}).get("params")
     if law and len(flops) > 1:
         along = np.geomspace(flops.min(), flops.max(), 2)
         name = f"through the minima: C^{figure(law['exponent'])}"
-        layers.append(
-            Line(along, law["coefficient"] * along ** law["exponent"], "accent", name=name, hover=name, width=2)
-        )
+        power = law["coefficient"] * along ** law["exponent"]
+        layers.append(Line(along, power, "accent", name=name, hover=name, width=2))
     against = found.get("against_surface")
     if against and against["rows"]:
         x, y = (np.array([row[key] for row in against["rows"]]) for key in ("flops", "surface_params"))
         name = f"the fitted law: C^{figure(against['surface_a'])}"
         layers.append(Line(x, y, "second", name=name, hover=name, width=2, dash="dash"))
-    layers.append(
-        Marks(flops, best, "accent", hover=told, shape="diamond", error=np.where(np.isfinite(error), error, 0))
-    )
+    bars = np.where(np.isfinite(error), error, 0)
+    layers.append(Marks(flops, best, "accent", hover=told, shape="diamond", error=bars))
     caption = "Diamonds: the best size read off each budget alone, with 95 % intervals where they are bounded."
-    panel = Panel(
-        Axis(LABELS["flops"][0], log=True, kind="power"), Axis("params", log=True, kind="count"), tuple(layers)
-    )
+    panel = Panel(Axis(LABELS["flops"][0], log=True, kind="power"), PARAMS, tuple(layers))
     return Chart("isoflop_sizes", "Best size by budget", caption, (panel,))
-
-
-def _or_nan(value: float | None) -> float:
-    return np.nan if value is None else value
-
-
-def sensitivity(rows: Sequence[Found], names: Sequence[str], name: str, title: str, caption: str) -> Chart | None:
-    """Parameters by setting; `names` are those to show, each in a colour. None where no setting has them."""
-    known = [row for row in rows if row["parameters"]]
-    names = [each for each in names if known and each in known[0]["parameters"]][:_MOST_EXPONENTS]
-    if not names:
-        return None
-    layers: list[Layer] = []
-    for each, colour, shape in zip(names, SERIES, _SHAPES, strict=False):
-        values = np.array([row["parameters"][each] for row in known])
-        told = tuple(f"{row['setting']}\n{each} {figure(v)}" for row, v in zip(known, values.tolist(), strict=True))
-        layers.append(Marks(values, -np.arange(len(known), dtype=float), colour, hover=told, name=each, shape=shape))
-    panel = Panel(Axis("value"), _named([row["setting"] for row in known]), tuple(layers))
-    return Chart(name, title, caption, (panel,))
-
-
-def coverage(found: Found) -> Chart:
-    """The share of simulations in which each method's interval holds the truth, a quantity a line."""
-    names = found["quantities"]
-    layers: list[Layer] = [Rule(95.0, vertical=True, label="nominal", dash="dash", below=True)]
-    for (method, result), colour, shape in zip(found["methods"].items(), SERIES, _SHAPES, strict=False):
-        shares = 100 * np.array(result["coverage"])
-        told = tuple(f"{name}\n{method}: {share:.1f} %" for name, share in zip(names, shares.tolist(), strict=True))
-        layers.append(Marks(shares, -np.arange(len(names), dtype=float), colour, hover=told, name=method, shape=shape))
-    caption = f"How often nominal 95 % intervals held the truth in {found['simulations']} simulations of this design."
-    panel = Panel(Axis("coverage, %"), _named(names), tuple(layers))
-    return Chart("coverage", "Coverage of the intervals", caption, (panel,))
 
 
 def comparison(found: Found) -> Chart:
@@ -182,20 +166,20 @@ def comparison(found: Found) -> Chart:
     a, b = found["names"]
     rows = [row for row in found["rows"] if row["multiplier"] is not None]
     loss, worth = (np.array([row[key] for row in rows], float) for key in ("loss", "multiplier"))
-    spreads = [row["interval"] or [None, None] for row in rows]
-    low, high = np.array([[_or_nan(end) for end in pair] for pair in spreads], float).reshape(-1, 2).T
-    told = tuple(
-        f"loss {figure(row['loss'], 4)}\n{b} is worth {figure(row['multiplier'])} times its compute\n"
-        f"95 %: {span(row['interval'])}{', extrapolated' if row['extrapolated'] else ''}"
-        for row in rows
+    told = np.array(
+        [
+            f"loss {figure(row['loss'], 4)}\n{b} is worth {figure(row['multiplier'])} times its compute\n"
+            f"95 %: {span(row['interval'])}{', extrapolated' if row['extrapolated'] else ''}"
+            for row in rows
+        ]
     )
     beyond = np.array([row["extrapolated"] for row in rows], bool)
-    layers: list[Layer] = [Rule(1.0, label="equal", dash="dash"), Band(loss, low, high, "accent")]
-    layers.append(Line(loss, worth, "accent", width=2.0))
+    band = Band(loss, *_ends([row["interval"] or [None, None] for row in rows]), "accent")
+    layers: list[Layer] = [Rule(1.0, label="equal", dash="dash"), band, Line(loss, worth, "accent", width=2.0)]
     for chosen, hollow, name in ((~beyond, False, ""), (beyond, True, "extrapolated")):
         if chosen.any():
-            texts = tuple(text for text, use in zip(told, chosen, strict=True) if use)
-            layers.append(Marks(loss[chosen], worth[chosen], "accent", hover=texts, hollow=hollow, name=name))
+            at = (loss[chosen], worth[chosen])
+            layers.append(Marks(*at, "accent", hover=tuple(told[chosen]), hollow=hollow, name=name))
     caption = (
         f"Compute that {a} needs for a loss over what {b} needs for it, with its 95 % band; above 1, {b} is better."
     )
@@ -204,31 +188,28 @@ def comparison(found: Found) -> Chart:
 
 
 def intervals(found: dict[str, dict[str, Any]], estimates: dict[str, float]) -> Chart:
-    """Intervals by method, relative to the estimate, a parameter a group."""
-    methods, names = list(found), [name for name, value in estimates.items() if value > 0]
+    """Intervals by method, relative to the estimate, a parameter a group; unbounded ones are in the table only."""
+    names = [name for name, value in estimates.items() if value > 0]
     layers: list[Layer] = [Rule(1.0, vertical=True, label="estimate", dash="dash")]
-    marks: list[Tick] = []
-    named: set[str] = set()
-    for j, name in enumerate(names):
-        centre = -float(j)
-        marks.append((centre, name))
-        for i, (method, colour) in enumerate(zip(methods, SERIES, strict=False)):
-            pair = found[method].get(name)
-            if pair is None or None in pair:  # an unbounded one is in the table only
+    marks: tuple[Tick, ...] = tuple((-float(j), name) for j, name in enumerate(names))
+    for i, ((method, by_name), colour) in enumerate(zip(found.items(), SERIES, strict=False)):
+        shown = method
+        for centre, name in marks:
+            pair = by_name.get(name)
+            if pair is None or None in pair:
                 continue
-            at = centre + 0.14 * ((len(methods) - 1) / 2 - i)
-            told = f"{name}, {method}: {span(pair)}"
-            shown = "" if method in named else method
-            named.add(method)
+            at = centre + 0.14 * ((len(found) - 1) / 2 - i)
             ends = np.array(pair, float) / estimates[name]
+            told = f"{name}, {method}: {span(pair)}"
             layers.append(Line(ends, np.array([at, at]), colour, name=shown, hover=told, width=3.0))
-    y = Axis("", limits=(marks[-1][0] - 0.6, 0.6), marks=tuple(marks))
-    panel = Panel(Axis("interval over estimate", log=False), y, tuple(layers))
+            shown = ""  # once is enough in the legend
+    y = Axis("", limits=(0.4 - len(names), 0.6), marks=marks)
     caption = "95 % intervals of each parameter by method, as multiples of the estimate, where they have two ends."
-    return Chart("intervals", "Intervals by method", caption, (panel,))
+    return Chart(
+        "intervals", "Intervals by method", caption, (Panel(Axis("interval over estimate"), y, tuple(layers)),)
+    )
 
 
-def _named(names: Sequence[str]) -> Axis:
-    """An axis of names from top to bottom, at 0, -1, -2, ..."""
-    marks = tuple((-float(i), name) for i, name in enumerate(names))
-    return Axis("", limits=(0.6 - len(names), 0.6), marks=marks)
+def _ends(pairs: Sequence[Sequence[float | None]]) -> Array:
+    """Lows and highs [2, n], NaN where an interval is unbounded."""
+    return np.array(pairs, float).reshape(-1, 2).T

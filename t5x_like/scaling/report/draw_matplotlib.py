@@ -2,21 +2,17 @@
 """Charts for papers and for print: PNG, SVG and PDF by matplotlib, the same bytes for the same chart.
 
 Fonts travel with the files: outlines in SVG, TrueType (type 42) in PDF, as camera-ready instructions ask. Margins are
-set by hand and ticks are given, because measuring text is most of what matplotlib spends on a picture; and the font is
-cut down to a few hundred letters once, because cutting it down for every PDF is most of the rest.
+set by hand and ticks are given, because measuring text is most of what matplotlib spends on a picture.
 """
 
-import functools
 import io
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from fontTools import subset
-from matplotlib import font_manager, ticker
+from matplotlib import ticker
 from matplotlib.axes import Axes as Frame
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
@@ -32,6 +28,7 @@ _SHAPES = {"circle": "o", "square": "s", "diamond": "D"}
 _DASHES: dict[Dash, Any] = {"solid": "-", "dash": (0, (4, 2.5)), "dot": ":"}
 _SIZES = LinearSegmentedColormap.from_list("sizes", SIZES_LIGHT, N=256)
 _STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so pictures are alike on every machine
     "font.size": 10,
     "axes.edgecolor": "#aab2b9",
     "axes.labelcolor": LIGHT["ink"],
@@ -50,43 +47,11 @@ _STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "svg.fonttype": "path",
 }
-_FONT = "DejaVu Sans"  # comes with matplotlib, so pictures are alike on every machine
-_SHORT = "T5XLikeSans"
-_LETTERS = (*range(0x20, 0x7F), *range(0xA0, 0x180), *range(0x391, 0x3CA), *range(0x2010, 0x2090), 0x2212)
-
-
-@functools.cache
-def _short_font() -> tempfile.TemporaryDirectory[str]:
-    """Tells matplotlib of a copy of the font with only the letters that charts use; it lives as long as the program."""
-    options = subset.Options(layout_features=[], drop_tables=["GPOS", "GSUB", "GDEF", "FFTM"], glyph_names=True)
-    options.recalc_timestamp = False
-    font = subset.load_font(font_manager.findfont(_FONT), options)
-    cut = subset.Subsetter(options)
-    cut.populate(unicodes=_LETTERS)
-    cut.subset(font)
-    for record in font["name"].names:
-        if record.nameID in (1, 4, 6, 16):
-            record.string = _SHORT
-    folder = tempfile.TemporaryDirectory(prefix="t5x_like_font")
-    path = Path(folder.name) / f"{_SHORT}.ttf"
-    font.save(path)
-    font_manager.fontManager.addfont(path)
-    return folder
-
-
-def warm() -> None:
-    """Does what the first chart would wait for."""
-    _short_font()
-
-
-def _style() -> dict[Any, Any]:
-    warm()
-    return {**_STYLE, "font.family": [_SHORT, _FONT]}
 
 
 def draw(chart: Chart) -> Figure:
     """Returns the chart as a matplotlib figure."""
-    with mpl.rc_context(_style()):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT))
         frames = _frames(figure, chart)
         for i, (frame, panel) in enumerate(zip(frames, chart.panels, strict=True)):
@@ -119,7 +84,7 @@ def save(figure: Figure, kind: str, name: str, about: str = "") -> bytes:
     out = io.BytesIO()
     # Level 4 takes half the time of the default; the files are as large.
     packing: dict[str, Any] = {"pil_kwargs": {"compress_level": 4}} if kind == "png" else {}
-    with mpl.rc_context({**_style(), "svg.hashsalt": name}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(out, format=kind, dpi=150, metadata=metadata[kind], **packing)
     return out.getvalue()
 

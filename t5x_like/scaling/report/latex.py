@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """parameters.tex: the fitted parameters as a booktabs table, with where they come from in the caption."""
 
+import functools
 import math
 import re
+from pathlib import Path
 from typing import Any
+
+import jinja2
 
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.pairs import Pair
@@ -34,35 +38,20 @@ def parameters_table(fit: Fit, provenance: dict[str, Any]) -> str:
     optimal = fit.compute_optimal
     derived = [(name, optimal[name], optimal["intervals"].get(name)) for name in ("a", "b")] if optimal else []
     target = "L" if fit.law.target == "loss" else rf"\mathrm{{{fit.law.target}}}"
-    intervals = f" Intervals: {escape(provenance['interval_method'])}." if fit.intervals else ""
-    exponents = " $a$ and $b$: compute-optimal params and tokens grow as $C^a$ and $C^b$." if derived else ""
-    caption = (
-        f"Law ${target} =$ {formula(fit.law.formula)} (\\texttt{{{escape(fit.law.name)}}}) fitted to {len(fit.points)} "
-        f"points; $N$ counts \\texttt{{{escape(fit.points.params_column)}}}. Huber loss of the residuals, "
-        f"$\\delta = {number(fit.huber_delta, 1)}$; root mean square residual {number(fit.residual_rms, 3)}."
-        f"{intervals}{exponents} Source: {escape(stamp(provenance))}."
+    written = {"number": number, "escape": escape, "formula": formula, "interval": _interval}
+    return _template().render(
+        fit=fit, rows=rows, derived=derived, target=target, provenance=provenance, source=stamp(provenance), **written
     )
-    lines = [
-        "% Needs \\usepackage{booktabs}.",
-        r"\begin{table}",
-        r"  \centering",
-        f"  \\caption{{{caption}}}",
-        r"  \label{tab:scaling-law}",
-        r"  \begin{tabular}{lrr}",
-        r"    \toprule",
-        r"    parameter & estimate & 95\,\% interval \\",
-        r"    \midrule",
-        *(_row(*row) for row in rows),
-        *([r"    \midrule", *(_row(*row) for row in derived)] if derived else []),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
 
 
-def _row(name: str, value: float, spread: Pair | None) -> str:
-    return f"    ${name}$ & ${number(value)}$ & {_interval(spread)} \\\\"
+@functools.cache
+def _template() -> jinja2.Template:
+    """With brackets instead of braces, which LaTeX has enough of."""
+    marks: dict[str, Any] = {"variable_start_string": "[[", "variable_end_string": "]]", "block_start_string": "[%"}
+    marks |= {"block_end_string": "%]", "comment_start_string": "[#", "comment_end_string": "#]"}
+    marks |= {"loader": jinja2.FileSystemLoader(Path(__file__).parent), "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(keep_trailing_newline=True, **marks)
+    return environment.get_template("parameters.tex.jinja")
 
 
 def _interval(spread: Pair | None) -> str:

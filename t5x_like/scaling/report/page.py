@@ -1,22 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTML of a report, from report.html.jinja, report.css and report.js beside this file."""
+"""Sections as data, and the page that is made of them from report.html.jinja, report.css and report.js beside this."""
 
 import functools
 import json
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from t5x_like.scaling.report import draw_plotly
+from t5x_like.scaling.report.charts import Chart
 from t5x_like.scaling.report.palette import DARK, LIGHT, SIZES_DARK, SIZES_LIGHT
-from t5x_like.scaling.report.section import Section
 
 _HERE = Path(__file__).parent
 _LIGHT = "--back: #f3f4f6; --warn: #fff8eb; --warn-edge: #d97706; --fine: #f2faf5;"
 _DARK = "--back: #0e1013; --warn: #2b2216; --warn-edge: #d97706; --fine: #14241b;"
+
+Cell = str | tuple[str, str]  # the text of a table's cell, or that and a smaller line below it
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+      head, rows: text; the first column reads from the left, the others from the right.
+      title: above it.
+      marked: rows that are set back, in italics.
+      folded: if given, the line behind which the table can be folded away; it starts so where `shut`.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    title: str = ""
+    marked: Sequence[bool] = ()
+    folded: str = ""
+    shut: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: sentences, then charts, then facts (name, value), tables, preformatted text, notes in small type."""
+
+    title: str
+    sentences: Sequence[str] = ()
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    text: str = ""
 
 
 @functools.cache

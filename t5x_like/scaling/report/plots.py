@@ -31,6 +31,7 @@ LABELS: dict[str, tuple[str, Kind]] = {
     "flops": ("training compute, FLOPs", "power"),
     "unique_tokens": ("unique tokens", "count"),
 }
+PARAMS, TOKENS, COMPUTE = (Axis(LABELS[name][0], True, LABELS[name][1]) for name in ("params", "tokens", "compute"))
 MOST_LABELLED = 9  # curves that still find room for a label each
 _SAMPLES = 60  # points of a curve
 
@@ -41,7 +42,8 @@ def charts(fit: Fit) -> list[Chart]:
         return [*(_by_variable(fit, name) for name in fit.law.variables), _residuals(fit)]
     drawn = [_loss_by_tokens(fit)]
     if fit.compute_optimal:
-        flops = _budgets(fit)
+        compute = fit.points.compute
+        flops = np.geomspace(compute.min(), BEYOND * compute.max(), _SAMPLES)
         best = frontier(fit.law, fit.vector, flops)
         draws = frontier(fit.law, fit.draws, flops) if len(fit.draws) else None
         drawn += [_loss_by_compute(fit, best, draws), _optimal_sizes(fit, best, draws)]
@@ -86,7 +88,7 @@ def size_scale(params: Array) -> Scale:
 
 def measured(fit: Fit) -> Array:
     """Returns what the law predicts as it was measured, [n]: losses or accuracies."""
-    return fit.points.loss if fit.law.target == "loss" else np.asarray(fit.points.columns[fit.law.target], float)
+    return fit.points.measured(fit.law.target)
 
 
 def predicted(fit: Fit) -> Array:
@@ -95,28 +97,54 @@ def predicted(fit: Fit) -> Array:
     return values * np.exp(-fit.residuals) if fit.law.target == "loss" else values - fit.residuals
 
 
+def relative(fit: Fit) -> Array:
+    """Residuals as shares of the law's loss, or as differences of accuracy, [n]."""
+    return np.expm1(fit.residuals) if fit.law.target == "loss" else fit.residuals
+
+
+def in_words(fit: Fit) -> list[dict[str, str]]:
+    """Returns what there is to say about each point: run, params, tokens, measured, law, residual."""
+    points, law = fit.points, predicted(fit)
+    names, stderr = points.columns.get("run", np.full(len(points), "")), _stderr(fit)
+    words = []
+    for i, value in enumerate(measured(fit)):
+        error = "" if stderr is None or not np.isfinite(stderr[i]) else f" ± {figure(float(stderr[i]), 2)}"
+        words.append(
+            {
+                "run": str(names[i]),
+                "params": count(float(points.params[i])),
+                "tokens": count(float(points.tokens[i])),
+                "measured": f"{figure(float(value), 4)}{error}",
+                "law": figure(float(law[i]), 4),
+                "residual": percent(float(relative(fit)[i]), signed=True),
+            }
+        )
+    return words
+
+
 def hover(fit: Fit) -> tuple[str, ...]:
     """Returns a text per point: run, sizes, measurement, prediction and residual."""
-    points, law = fit.points, predicted(fit)
-    names = points.columns.get("run", np.full(len(points), ""))
-    stderr = points.columns.get("loss_stderr", np.full(len(points), np.nan))
-    texts = []
-    for i, value in enumerate(measured(fit)):
-        error = f" ± {figure(float(stderr[i]), 2)}" if np.isfinite(stderr[i]) and fit.law.target == "loss" else ""
-        lines = [
-            str(names[i]),
-            f"{count(float(points.params[i]))} params, {count(float(points.tokens[i]))} tokens",
-            f"{fit.law.target} {figure(float(value), 4)}{error}; law {figure(float(law[i]), 4)}",
-            f"residual {percent(float(_relative(fit)[i]) / 100, signed=True)}",
-            "held out as a test" if fit.held_out[i] else "",
-        ]
-        texts.append("\n".join(line for line in lines if line))
-    return tuple(texts)
+    return tuple(
+        lines_of(
+            told["run"],
+            f"{told['params']} params, {told['tokens']} tokens",
+            f"{fit.law.target} {told['measured']}; law {told['law']}",
+            f"residual {told['residual']}",
+            "held out as a test" if held else "",
+        )
+        for told, held in zip(in_words(fit), fit.held_out, strict=True)
+    )
 
 
-def _relative(fit: Fit) -> Array:
-    """Residuals in percent of the law's loss, or in percentage points of an accuracy."""
-    return 100 * (np.expm1(fit.residuals) if fit.law.target == "loss" else fit.residuals)
+def lines_of(*lines: str) -> str:
+    """Joins the lines that are not empty."""
+    return "\n".join(filter(None, lines))
+
+
+def _stderr(fit: Fit) -> Array | None:
+    """Standard errors of the losses, [n]; None where none is known, or the law is not one of losses."""
+    errors = fit.points.columns.get("loss_stderr") if fit.law.target == "loss" else None
+    return errors if errors is not None and np.isfinite(errors).any() else None
 
 
 def _loss_by_tokens(fit: Fit) -> Chart:
@@ -126,73 +154,56 @@ def _loss_by_tokens(fit: Fit) -> Chart:
     for size in _representative(points.params):
         own = points.tokens[points.params == size] if few else points.tokens
         tokens = np.geomspace(own.min(), points.tokens.max(), _SAMPLES)
-        name = f"{count(size)} params"
-        end = count(size) if few else ""
-        lines.append(Line(tokens, _surface(fit, size, tokens), float(scale.place(size)), end=end, hover=name))
-    panel = Panel(
-        Axis("training tokens", log=True, kind="count"),
-        Axis(LOSS, log=True),
-        (*_floor(fit), *lines, *_runs(fit, points.tokens, points.loss, scale, points.columns.get("loss_stderr"))),
-    )
-    caption = "Each point is a run, each curve the fitted law at one model size" + _fresh(fit)
-    title = "Loss by training tokens"
-    return Chart("loss_by_tokens", title, caption, (panel,), None if few else scale, "params" if few else "")
+        look: dict[str, Any] = {"end": count(size) if few else "", "hover": f"{count(size)} params"}
+        lines.append(Line(tokens, _surface(fit, size, tokens), float(scale.place(size)), **look))
+    layers = (*_floor(fit), *lines, *_runs(fit, points.tokens, points.loss, scale, _stderr(fit)))
+    caption = f"Each point is a run, each curve the fitted law at one model size{_fresh(fit)}"
+    panels = (Panel(TOKENS, Axis(LOSS, log=True), layers),)
+    return Chart("loss_by_tokens", "Loss by training tokens", caption, panels, *((None, "params") if few else (scale,)))
 
 
 def _loss_by_compute(fit: Fit, best: Frontier, draws: Frontier | None) -> Chart:
     points, scale = fit.points, size_scale(fit.points.params)
-    thin = []
+    layers: list[Layer] = [_largest(fit), *_floor(fit)]
+    tokens = np.geomspace(points.tokens.min(), points.tokens.max(), _SAMPLES)
     for size in _representative(points.params):
-        tokens = np.geomspace(points.tokens.min(), points.tokens.max(), _SAMPLES)
-        place, name = float(scale.place(size)), f"{count(size)} params"
-        loss = _surface(fit, size, tokens)
-        thin.append(Line(6 * size * tokens, loss, place, width=0.9, opacity=0.55, hover=name))
-    layers: list[Layer] = [_largest(fit), *_floor(fit), *thin]
-    layers += _runs(fit, points.compute, points.loss, scale, points.columns.get("loss_stderr"))
-    layers += _line_and_band(
-        fit, best.flops, best.loss, draws.loss if draws else None, "accent", "compute-optimal loss"
-    )
+        thin: dict[str, Any] = {"width": 0.9, "opacity": 0.55, "hover": f"{count(size)} params"}
+        layers.append(Line(6 * size * tokens, _surface(fit, size, tokens), float(scale.place(size)), **thin))
+    layers += _runs(fit, points.compute, points.loss, scale, _stderr(fit))
+    band = draws.loss if draws else None
+    layers += _line_and_band(fit, best.flops, best.loss, band, "accent", "compute-optimal loss")
     caption = (
         "The lowest loss the law allows at each compute, with its 95 % band, "
-        f"to {BEYOND:g} times the largest compute used; thin curves are single model sizes" + _fresh(fit)
+        f"to {BEYOND:g} times the largest compute used; thin curves are single model sizes{_fresh(fit)}"
     )
-    panel = Panel(Axis(LABELS["compute"][0], log=True, kind="power"), Axis(LOSS, log=True), tuple(layers))
+    panel = Panel(COMPUTE, Axis(LOSS, log=True), tuple(layers))
     return Chart("loss_by_compute", "Loss by training compute", caption, (panel,), scale)
 
 
 def _optimal_sizes(fit: Fit, best: Frontier, draws: Frontier | None) -> Chart:
     points = fit.points
     layers: list[Layer] = [_largest(fit, below=True)]
-    for name, colour, shape in (("tokens", "second", "square"), ("params", "accent", "circle")):
-        power = figure(float(getattr(best, "a" if name == "params" else "b")))
-        label = f"optimal {name}, as C^{power}"
+    for name, colour, shape, power in (("tokens", "second", "square", best.b), ("params", "accent", "circle", best.a)):
+        label = f"optimal {name}, as C^{figure(float(power))}"
         replicates = np.asarray(getattr(draws, name)) if draws else None
         marks: dict[str, Any] = {"area": 16.0, "shape": shape, "opacity": 0.4, "hover": hover(fit)}
         layers.append(Marks(points.compute, getattr(points, name), colour, **marks))
         layers += _line_and_band(fit, best.flops, getattr(best, name), replicates, colour, label)
-    panel = Panel(
-        Axis(LABELS["compute"][0], log=True, kind="power"),
-        Axis("params or tokens", log=True, kind="count"),
-        tuple(layers),
-    )
+    panel = Panel(COMPUTE, Axis("params or tokens", log=True, kind="count"), tuple(layers))
     caption = "Params and tokens that lower the loss most at each compute, with 95 % bands; faint marks are the runs."
     return Chart("optimal_sizes", "Compute-optimal sizes", caption, (panel,))
 
 
 def _residuals(fit: Fit) -> Chart:
-    points, scale = fit.points, size_scale(fit.points.params)
-    relative = _relative(fit)
-    errors = points.columns.get("loss_stderr") if fit.law.target == "loss" else None
-    errors = None if errors is None else 100 * errors / points.loss
-    reach = 1.15 * max(float(np.abs(relative).max()), 1e-6)
+    scale, share, stderr = size_scale(fit.points.params), 100 * relative(fit), _stderr(fit)
+    errors = None if stderr is None else 100 * stderr / fit.points.loss
+    reach = 1.15 * max(float(np.abs(share).max()), 1e-6)
     y = Axis("measured minus law, %", limits=(-reach, reach))
-    names = ("params", "tokens") if can_share(fit.law) else fit.law.variables[:2]
     panels = []
-    for name in names:
+    for name in ("params", "tokens") if can_share(fit.law) else fit.law.variables[:2]:
         x = _column(fit, name)
-        text, kind = LABELS.get(name, (name, "number"))
-        axis = Axis(text.split(",")[0], log=bool((x > 0).all()), kind=kind)
-        panels.append(Panel(axis, y, (Rule(0.0, dash="solid"), *_runs(fit, x, relative, scale, errors))))
+        axis = _axis(name, x, short=True)
+        panels.append(Panel(axis, y, (Rule(0.0, dash="solid"), *_runs(fit, x, share, scale, errors))))
     caption = "Trends here, rather than scatter, mean that the law bends where the runs do not, or the other way round."
     return Chart("residuals", "Residuals", caption, tuple(panels), scale)
 
@@ -212,29 +223,27 @@ def _curves(fit: Fit, curves: list[runs.Curve]) -> Chart:
 
 def _by_variable(fit: Fit, name: str) -> Chart:
     """The response against one variable, with the law's curve where all others have their middle value."""
-    x, y, scale = _column(fit, name), measured(fit), size_scale(fit.points.params)
-    log = bool((x > 0).all())
-    along = np.geomspace(x.min(), x.max(), _SAMPLES) if log else np.linspace(x.min(), x.max(), _SAMPLES)
+    x, target = _column(fit, name), fit.law.target
+    axis, loss = _axis(name, x), target == "loss"
+    along = (np.geomspace if axis.log else np.linspace)(x.min(), x.max(), _SAMPLES)
     others = {other: np.median(_column(fit, other)) for other in fit.law.variables if other != name}
-    variables = complete({**others, name: along})
-    curve = np.broadcast_to(fit.law.predict(fit.parameters, variables), along.shape)
-    text, kind = LABELS.get(name, (name, "number"))
-    target = fit.law.target
-    loss = target == "loss"
-    errors = fit.points.columns.get("loss_stderr") if loss else None
-    panel = Panel(
-        Axis(text, log=log, kind=kind),
-        Axis(LOSS if loss else target, log=loss),
-        (
-            *(_floor(fit) if loss else ()),
-            Line(along, curve, "accent", name="fitted law", width=2.0, hover="law"),
-            *_runs(fit, x, y, scale, errors),
-        ),
+    curve = np.broadcast_to(fit.law.predict(fit.parameters, complete({**others, name: along})), along.shape)
+    scale = size_scale(fit.points.params)
+    layers = (
+        *(_floor(fit) if loss else ()),
+        Line(along, curve, "accent", name="fitted law", width=2.0, hover="law"),
+        *_runs(fit, x, measured(fit), scale, _stderr(fit)),
     )
     middle = ", ".join(f"{other} {figure(float(value))}" for other, value in others.items())
     caption = f"Each point is a run, the curve is the fitted law{f' at {middle} (the medians)' if middle else ''}."
     word = "compute" if name == "flops" else name.replace("_", " ")
+    panel = Panel(axis, Axis(LOSS if loss else target, log=loss), layers)
     return Chart(f"{target}_by_{name}", f"{target.capitalize()} by {word}", caption, (panel,), scale)
+
+
+def _axis(name: str, values: Array, short: bool = False) -> Axis:
+    text, kind = LABELS.get(name, (name, "number"))
+    return Axis(text.split(",")[0] if short else text, log=bool((values > 0).all()), kind=kind)
 
 
 def _column(fit: Fit, name: str) -> Array:
@@ -250,40 +259,28 @@ def _fresh(fit: Fit) -> str:
     return ", all data being fresh." if "unique_tokens" in fit.law.variables else "."
 
 
-def _budgets(fit: Fit) -> Array:
-    compute = fit.points.compute
-    return np.geomspace(compute.min(), BEYOND * compute.max(), _SAMPLES)
-
-
 def _representative(params: Array) -> Array:
     """Returns all model sizes, or, of many, some evenly spaced in the logarithm."""
     sizes = np.unique(params)
     return sizes if len(sizes) <= MOST_LABELLED else np.geomspace(sizes[0], sizes[-1], 7)
 
 
-def _runs(fit: Fit, x: Array, y: Array, scale: Scale, errors: Array | None = None) -> list[Layer]:
+def _runs(fit: Fit, x: Array, y: Array, scale: Scale, errors: Array | None) -> list[Layer]:
     """Runs as dots, held-out ones as rings, with standard errors where they are known."""
     area, out, texts = 34.0 if len(x) <= 60 else 14.0, fit.held_out, np.array(hover(fit))
     places = scale.place(fit.points.params)
     layers: list[Layer] = []
     for chosen, hollow, name in ((~out, False, ""), (out, True, "held out as a test")):
         if chosen.any():
-            bars = None if errors is None or not np.isfinite(errors).any() else errors[chosen]
-            look: dict[str, Any] = {
-                "hover": tuple(texts[chosen]),
-                "name": name,
-                "area": area,
-                "hollow": hollow,
-                "error": bars,
-            }
-            layers.append(Marks(x[chosen], y[chosen], places[chosen], **look))
+            look: dict[str, Any] = {"hover": tuple(texts[chosen]), "name": name, "area": area, "hollow": hollow}
+            bars = None if errors is None else errors[chosen]
+            layers.append(Marks(x[chosen], y[chosen], places[chosen], **look, error=bars))
     return layers
 
 
 def _line_and_band(fit: Fit, x: Array, line: Array, draws: Array | None, colour: str, label: str) -> list[Layer]:
     """The line, dashed beyond the largest compute used, over the 95 % band of the replicates."""
-    largest = fit.points.compute.max() * (1 + 1e-9)
-    inside = x <= largest
+    inside = x <= fit.points.compute.max() * (1 + 1e-9)
     beyond = ~inside
     beyond[max(0, int(inside.sum()) - 1)] = True  # begins where the other ends
     layers: list[Layer] = [Band(x, *interval(draws), colour)] if draws is not None else []

@@ -15,8 +15,8 @@ from t5x_like.errors import UserError
 from t5x_like.files import write_json, write_text
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.report import analysis_sections, draw_plotly, latex, page, plots, provenance, sections
+from t5x_like.scaling.report.page import Section
 from t5x_like.scaling.report.painter import Painter
-from t5x_like.scaling.report.section import Section
 from t5x_like.scaling.report.summary import equation, findings
 from t5x_like.scaling.wording import figure, percent, span
 

@@ -15,9 +15,9 @@ from t5x_like.scaling.fitting import runs
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.report import analysis_sections, plots, provenance
 from t5x_like.scaling.report.charts import Chart
-from t5x_like.scaling.report.section import Section, Table
+from t5x_like.scaling.report.page import Section, Table
 from t5x_like.scaling.report.summary import parameter_rows
-from t5x_like.scaling.wording import count, figure, percent, span
+from t5x_like.scaling.wording import count, figure, span
 
 PARAMETER_HEAD = ("parameter", "estimate", "95 % interval")
 _UNSCREENED = 40  # rows from which a table starts folded
@@ -102,25 +102,18 @@ def optimal_sizes(fit: Fit, charts: Sequence[Chart]) -> Section | None:
 
 def points(fit: Fit) -> Section:
     """Every point with the law's value and its residual."""
-    at, law, values = fit.points, plots.predicted(fit), plots.measured(fit)
-    relative = np.expm1(fit.residuals) if fit.law.target == "loss" else fit.residuals
-    names = at.columns.get("run", np.full(len(at), ""))
-    stderr = at.columns.get("loss_stderr", np.full(len(at), np.nan))
-    rows = []
-    for i in np.argsort(-at.compute, kind="stable"):
-        known = np.isfinite(stderr[i]) and fit.law.target == "loss"
-        rows.append(
-            (
-                f"{names[i]}{' (held out)' if fit.held_out[i] else ''}".strip(),
-                count(float(at.params[i])),
-                count(float(at.tokens[i])),
-                figure(float(at.tokens[i] / at.params[i])),
-                figure(float(at.compute[i])),
-                f"{figure(float(values[i]), 4)}{f' ± {figure(float(stderr[i]), 2)}' if known else ''}",
-                figure(float(law[i]), 4),
-                percent(float(relative[i]), signed=True),
-            )
+    at, words = fit.points, plots.in_words(fit)
+    rows = [
+        (
+            f"{words[i]['run']}{' (held out)' if fit.held_out[i] else ''}".strip(),
+            words[i]["params"],
+            words[i]["tokens"],
+            figure(float(at.tokens[i] / at.params[i])),
+            figure(float(at.compute[i])),
+            *(words[i][name] for name in ("measured", "law", "residual")),
         )
+        for i in np.argsort(-at.compute, kind="stable")
+    ]
     head = ("run", "params", "tokens", "tokens per param", "FLOPs", fit.law.target, "law", "residual")
     table = Table(head, rows, folded=f"{len(rows)} points, largest first", shut=len(rows) > _UNSCREENED)
     return Section("Points", tables=(table,))
