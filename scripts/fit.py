@@ -194,7 +194,7 @@ def _print(console: Console, fit: Fit) -> None:
         console.print(f"warning: {sentence}", highlight=False, markup=False, style="yellow")
 
 
-def _print_table(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(console: Console, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(box=None, pad_edge=False)
     for title in head:
         table.add_column(title, justify="left" if title == head[0] else "right")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
-from t5x_like.scaling.fitting.solver import free_parameters, huber
+from t5x_like.scaling.fitting.solver import Minimum, free_parameters, huber
 from t5x_like.scaling.fitting.surface import Surface
 
 Array = np.ndarray
@@ -15,16 +15,11 @@ AGREE = 1e-6  # relative difference of objectives below which two methods found 
 FLAT = 500.0  # condition number from which a direction is barely determined; a good 4 x 4 design has about 100
 
 
-def certify(
-    surface: Surface, log_loss: Array, theta: Array, delta: float, values: Array, second: float
-) -> dict[str, Any]:
-    """Returns what speaks for theta [P] being the global minimum.
+def certify(minimum: Minimum, values: Array, second: float) -> dict[str, Any]:
+    """Returns what speaks for a minimum being the global one.
 
     Args:
-      surface: the law on its points.
-      log_loss: targets [n].
-      theta: the fit.
-      delta: the Huber threshold.
+      minimum: the fit.
       values: the objectives that the descents of the fit reached, [S].
       second: the lowest objective that `second_opinion` found.
 
@@ -36,11 +31,10 @@ def certify(
       `condition_number`, `flattest_direction`: of the derivative of log losses by log coefficients and exponents.
       `active_bounds`: parameters at a bound, in words.
     """
-    objective = float(huber(surface.predict(theta[None])[0] - log_loss, delta).sum())
-    condition, direction = _flatness(surface, theta)
-    names = surface.law.searched
+    surface, objective = minimum.surface, minimum.objective
+    condition, direction = _flatness(surface, minimum.theta)
     return {
-        "gradient_norm": _gradient_norm(surface, log_loss, theta, delta),
+        "gradient_norm": _gradient_norm(minimum),
         "second_method": {
             "name": "scipy L-BFGS-B, log-parametrised",
             "objective": second,
@@ -49,17 +43,23 @@ def certify(
         "starts": len(values),
         "starts_at_minimum": int((values <= objective * (1 + AGREE) + 1e-15).sum()),
         "condition_number": condition,
-        "flattest_direction": dict(zip(names, direction, strict=True)),
-        "active_bounds": _active_bounds(surface, theta),
+        "flattest_direction": dict(zip(surface.law.searched, direction, strict=True)),
+        "active_bounds": [
+            f"{name} = {bound:g}"
+            for bounds in (surface.lower, surface.upper)
+            for name, at, bound in zip(surface.law.searched, minimum.theta, bounds, strict=True)
+            if at == bound
+        ],
     }
 
 
-def _gradient_norm(surface: Surface, log_loss: Array, theta: Array, delta: float) -> float:
-    predicted, jacobian = surface.jacobian(theta[None])
-    pull = np.clip(predicted[0] - log_loss, -delta, delta)
-    gradient = jacobian[0] @ pull
-    free = free_parameters(surface, theta[None], gradient[None])[0]
-    uncancelled = float(np.linalg.norm(np.abs(jacobian[0]) @ (np.abs(pull) + 1e-12)))  # or rounding of exact points
+def _gradient_norm(minimum: Minimum) -> float:
+    theta, delta = minimum.theta[None], minimum.huber_delta
+    jacobian = minimum.surface.jacobian(theta)[1][0]
+    pull = np.clip(minimum.misses, -delta, delta)
+    gradient = jacobian @ pull
+    free = free_parameters(minimum.surface, theta, gradient[None])[0]
+    uncancelled = float(np.linalg.norm(np.abs(jacobian) @ (np.abs(pull) + 1e-12)))  # or rounding of exact points
     return float(np.linalg.norm(gradient[free])) / max(uncancelled, 1e-300)
 
 
@@ -115,11 +115,3 @@ def _flatness(surface: Surface, theta: Array) -> tuple[float, list[float]]:
     direction = np.zeros(len(theta))
     direction[inside] = vectors[:, -1]
     return float(sizes[0] / max(sizes[-1], 1e-12 * sizes[0])), [float(v) for v in direction]
-
-
-def _active_bounds(surface: Surface, theta: Array) -> list[str]:
-    low, high = theta <= surface.lower, theta >= surface.upper
-    names = surface.law.searched
-    return [f"{n} = {b:g}" for n, at, b in zip(names, low, surface.lower, strict=True) if at] + [
-        f"{n} = {b:g}" for n, at, b in zip(names, high, surface.upper, strict=True) if at
-    ]

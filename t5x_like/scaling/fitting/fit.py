@@ -5,6 +5,7 @@ The objective is Hoffmann et al. 2022's (approach 3): the sum over points of Hub
 measured, or of predicted minus measured where the residual is "raw" (Gadre et al. 2024).
 """
 
+import copy
 import dataclasses
 import hashlib
 import platform
@@ -22,7 +23,7 @@ from t5x_like.errors import UserError, unknown_name
 from t5x_like.scaling.analysis.diagnosis import concerns
 from t5x_like.scaling.fitting.certificate import certify, second_opinion
 from t5x_like.scaling.fitting.points import Points, read_points
-from t5x_like.scaling.fitting.solver import find_minimum, huber, minimise
+from t5x_like.scaling.fitting.solver import Minimum, find_minimum, minimise
 from t5x_like.scaling.fitting.surface import Surface, surface_of
 from t5x_like.scaling.fitting.weights import WEIGHTS, emphasis, leaning, own_delta
 from t5x_like.scaling.laws import quantities
@@ -55,50 +56,52 @@ class ExtrapolationWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A fitted law.
+class Fit(Minimum):
+    """A fitted law: the minimum, and what follows from it.
 
     Attributes:
-      law, points, huber_delta, seed: what was fitted, to what, and how.
-      interval_method, weights: as given, of `intervals.METHODS` and `weights.WEIGHTS`.
-      surface, theta: the law on the points, and the minimum in the solver's coordinates.
-      vector: parameters [P] in the order of `law.parameters`, in the law's own units.
-      draws: bootstrap replicates of them, [R, P]; R is 0 when no replicates were asked for.
-      objective: the sum of Huber losses at the minimum.
-      residuals: log measured - log predicted, [n] (measured - predicted of an accuracy), whatever was fitted.
+      surface, target, theta, huber_delta: the law on the points, and its minimum in the solver's coordinates.
+      points: what it was fitted to.
+      seed, interval_method, weights: as given, of `intervals.METHODS` and `weights.WEIGHTS`.
+      draws: bootstrap replicates of the parameters, [R, P]; R is 0 when no replicates were asked for.
       certificate: see `certificate.certify`.
       holdout: see `holdout.predict_largest`, or None.
-      compute_optimal: see `frontier.compute_optimal`, or None.
       warnings: plain sentences.
       analyses: further results by name, each ready for JSON: leaderboard, influence, sensitivity, isoflop, coverage.
     """
 
-    law: Law
     points: Points
-    huber_delta: float
     seed: int
     interval_method: str
     weights: str
-    surface: Surface
-    theta: Array
-    vector: Array
     draws: Array
-    objective: float
-    residuals: Array
     certificate: dict[str, Any]
     holdout: dict[str, Any] | None
-    compute_optimal: dict[str, Any] | None
     warnings: list[str]
     analyses: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def parameters(self) -> dict[str, float]:
-        return {name: float(value) for name, value in zip(self.law.parameters, self.vector, strict=True)}
+    def law(self) -> Law:
+        return self.surface.law
+
+    @cached_property
+    def vector(self) -> Array:
+        """Parameters [P] in the order of `law.parameters`, in the law's own units."""
+        return self.surface.natural(self.theta[None])[0]
 
     @property
-    def target(self) -> Array:
-        """Responses [n]: what the surface was fitted to."""
-        return self.surface.response(self.points.measured(self.law.target))
+    def parameters(self) -> dict[str, float]:
+        return dict(zip(self.law.parameters, map(float, self.vector), strict=True))
+
+    @cached_property
+    def residuals(self) -> Array:
+        """Log measured - log predicted, [n] (measured - predicted of an accuracy), whatever was fitted."""
+        return self.surface.misses(self.theta, self.target)
+
+    @cached_property
+    def compute_optimal(self) -> dict[str, Any] | None:
+        """See `frontier.compute_optimal`."""
+        return compute_optimal(self.law, self.vector, self._spread_of, self.points.compute)
 
     @cached_property
     def intervals(self) -> dict[str, Pair]:
@@ -107,7 +110,11 @@ class Fit:
 
     def intervals_by(self, method: str) -> dict[str, Pair]:
         """As `intervals`, by another method: "delta" and "profile" need no replicates."""
-        return _named(self.law, self.spread_by(method))
+        spread = self.spread_by(method)
+        if spread is None:
+            return {}
+        ends = zip(self.law.parameters, *spread.of(quantities.parameters(self.law).of), strict=True)
+        return {name: pair(low if name in self.law.signed else max(low, 0.0), high) for name, low, high in ends}
 
     @property
     def spread(self) -> Intervals | None:
@@ -116,7 +123,7 @@ class Fit:
 
     def spread_by(self, method: str) -> Intervals | None:
         """As `spread`, by another method: "delta" and "profile" need no replicates."""
-        return spread_by(method, self.surface, self.target, self.theta, self.huber_delta, self.draws)
+        return spread_by(method, self, self.draws)
 
     @property
     def joint_intervals(self) -> dict[str, Pair]:
@@ -218,7 +225,9 @@ class Fit:
 
     def with_analyses(self, **analyses: Any) -> "Fit":
         """Returns the fit with further results beside those it has."""
-        return dataclasses.replace(self, analyses={**self.analyses, **analyses})
+        fit = copy.copy(self)  # with whatever was computed already
+        object.__setattr__(fit, "analyses", {**self.analyses, **analyses})
+        return fit
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of fit.json: strict JSON, null where a value does not exist."""
@@ -329,37 +338,27 @@ def fit_scaling_law(
     if overestimate_penalty > 1:
         surface = leaning(even, measured, delta, overestimate_penalty)
         target = surface.response(measured)
-    theta, values, second = _minimum(surface, target, delta)
-    rng = np.random.default_rng(seed)
-    draws = replicate(interval_method, surface, target, theta, delta, bootstrap, rng, progress)
-    vector = surface.natural(theta[None])[0]
-    spread = spread_by(interval_method, surface, target, theta, delta, draws)
-    misses = target - surface.predict(theta[None])[0]
-    residuals = surface.misses(theta, target)
-    certificate = certify(surface, target, theta, delta, values, second)
+    minimum, values, second = _minimum(surface, target, delta)
     holdout, no_holdout = predict_largest(chosen, points, delta)
-    optimal = compute_optimal(chosen, vector, spread.of if spread else None, points.compute)
-    parameters = {name: float(value) for name, value in zip(chosen.parameters, vector, strict=True)}
-    found = concerns(chosen, points, parameters, _named(chosen, spread), residuals, certificate, optimal, holdout)
-    return Fit(
-        law=chosen,
+    rng = np.random.default_rng(seed)
+    fit = Fit(
+        **vars(minimum),
         points=points,
-        huber_delta=delta,
         seed=seed,
         interval_method=interval_method,
         weights=weights,
-        surface=surface,
-        theta=theta,
-        vector=vector,
-        draws=draws,
-        objective=float(huber(misses, delta).sum()),
-        residuals=residuals,
-        certificate=certificate,
+        draws=replicate(interval_method, minimum, bootstrap, rng, progress),
+        certificate=certify(minimum, values, second),
         holdout=holdout,
-        compute_optimal=optimal,
-        warnings=[*found, *([no_holdout] if no_holdout else [])],
-        analyses={} if surface is even else {"overestimates": _what_leaning_changed(even, measured, delta, residuals)},
+        warnings=[no_holdout] if no_holdout else [],
     )
+    found = concerns(
+        chosen, points, fit.parameters, fit.intervals, fit.residuals, fit.certificate, fit.compute_optimal, holdout
+    )
+    fit.warnings[:0] = found
+    if surface is even:
+        return fit
+    return fit.with_analyses(overestimates=_what_leaning_changed(even, measured, delta, fit.residuals))
 
 
 def _what_leaning_changed(even: Surface, measured: Array, delta: float, residuals: Array) -> dict[str, Any]:
@@ -372,8 +371,8 @@ def _what_leaning_changed(even: Surface, measured: Array, delta: float, residual
     }
 
 
-def _minimum(surface: Surface, target: Array, delta: float) -> tuple[Array, Array, float]:
-    """Returns the minimum [P], the objectives that descents reached, and the lowest that a second method found.
+def _minimum(surface: Surface, target: Array, delta: float) -> tuple[Minimum, Array, float]:
+    """Returns the minimum, the objectives that descents reached, and the lowest that a second method found.
 
     Where the second method found a lower one, it is polished and taken.
     """
@@ -383,7 +382,7 @@ def _minimum(surface: Surface, target: Array, delta: float) -> tuple[Array, Arra
         polished, value = minimise(surface, target, place[None], delta)
         if value[0] < values.min():
             theta, values = polished[0], np.append(values, value)
-    return theta, values, second
+    return Minimum(surface, target, theta, delta), values, second
 
 
 def check_options(
@@ -419,11 +418,3 @@ def check_options(
         raise UserError(
             f"overestimate_penalty: {overestimate_penalty}; it must be 1, for none, or more (OLMo's laws use 10)"
         )
-
-
-def _named(law: Law, spread: Intervals | None) -> dict[str, Pair]:
-    if spread is None:
-        return {}
-    names, of = quantities.parameters(law).names, quantities.parameters(law).of
-    ends = zip(names, *spread.of(of), strict=True)
-    return {name: pair(low if name in law.signed else max(low, 0.0), high) for name, low, high in ends}

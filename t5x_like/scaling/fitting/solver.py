@@ -11,6 +11,7 @@ Legend: R data sets or starts, n points, P parameters, K linear coefficients, Q 
 """
 
 import itertools
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,26 @@ class Responses(Protocol):
     def predict(self, theta: Array) -> Array: ...
 
     def jacobian(self, theta: Array) -> tuple[Array, Array]: ...
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A law's minimum on points: theta [P] for responses [n] under a Huber threshold."""
+
+    surface: Surface
+    target: Array
+    theta: Array
+    huber_delta: float
+
+    @property
+    def misses(self) -> Array:
+        """Predicted minus given responses, [n]."""
+        return np.asarray(self.surface.predict(self.theta[None])[0] - self.target)
+
+    @property
+    def objective(self) -> float:
+        """The sum of Huber losses."""
+        return float(huber(self.misses, self.huber_delta).sum())
 
 
 FEWEST_PER_AXIS, MOST_PER_AXIS = 6, 60  # cells of the grid over one exponent

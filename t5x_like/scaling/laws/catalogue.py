@@ -6,7 +6,7 @@ with n and d in units of their geometric means: S is linear, and the balance ln(
 data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,29 +102,40 @@ def _sum_to_power(v: Values, alpha: Any, beta: Any, balance: Any, k: Any) -> Any
     return np.exp(k * _log_sum(by_params - alpha * np.log(v["params"]), by_tokens - beta * np.log(v["tokens"])))
 
 
-def _to_balance(log_a: Any, log_b: Any, alpha: Any, beta: Any, k: Any, units: Values) -> dict[str, Any]:
-    """S and the balance of (A N^-alpha + B D^-beta)^k in the given units."""
-    left, right = log_a - alpha * np.log(units["params"]), log_b - beta * np.log(units["tokens"])
-    return {"S": np.exp(k * _log_sum(left, right)), "balance": left - right}
+def _balanced(
+    parameters: tuple[str, ...],
+    exponents: Callable[[Values], tuple[Any, Any, Any]],
+    sizes: tuple[str, str] = ("A", "B"),
+    root: bool = False,
+    shared: Mapping[str, str] | None = None,
+) -> Coordinates:
+    """(A N^-alpha + B D^-beta)^k searched by its size S, in the middle of the points, and the balance of its terms.
 
+    Args:
+      parameters: the printed ones.
+      exponents: parameters -> (alpha, beta, k).
+      sizes: what A and B are called.
+      root: whether A^(1 / alpha) is printed, as Kaplan's Nc is, rather than A.
+      shared: as in `Coordinates`.
+    """
 
-def _from_balance(x: Values, alpha: Any, beta: Any, k: Any, units: Values) -> tuple[Any, Any]:
-    """ln A and ln B; the inverse of `_to_balance`."""
-    by_params, by_tokens = _log_weights(x["balance"])
-    with np.errstate(divide="ignore"):
-        size = np.log(x["S"]) / k
-    return by_params + size + alpha * np.log(units["params"]), by_tokens + size + beta * np.log(units["tokens"])
+    def to_search(p: Values, units: Values) -> dict[str, Any]:
+        alpha, beta, k = exponents(p)
+        with np.errstate(divide="ignore"):
+            log_a, log_b = np.log(p[sizes[0]]) * (alpha if root else 1), np.log(p[sizes[1]])
+        left, right = log_a - alpha * np.log(units["params"]), log_b - beta * np.log(units["tokens"])
+        return {**p, "S": np.exp(k * _log_sum(left, right)), "balance": left - right}
 
+    def from_search(x: Values, units: Values) -> dict[str, Any]:
+        alpha, beta, k = exponents(x)
+        by_params, by_tokens = _log_weights(x["balance"])
+        with np.errstate(divide="ignore"):
+            size = np.log(x["S"]) / k
+        log_a = by_params + size + alpha * np.log(units["params"])
+        log_b = by_tokens + size + beta * np.log(units["tokens"])
+        return {**x, sizes[0]: np.exp(log_a / (alpha if root else 1)), sizes[1]: np.exp(log_b)}
 
-def _power_to_search(p: Values, units: Values) -> dict[str, Any]:
-    with np.errstate(divide="ignore"):
-        logs = np.log(p["A"]), np.log(p["B"])
-    return {**p, **_to_balance(*logs, p["alpha"], p["beta"], p["k"], units)}
-
-
-def _power_from_search(x: Values, units: Values) -> dict[str, Any]:
-    log_a, log_b = _from_balance(x, x["alpha"], x["beta"], x["k"], units)
-    return {**x, "A": np.exp(log_a), "B": np.exp(log_b)}
+    return Coordinates(parameters, to_search, from_search, shared or {})
 
 
 POWER = Law(
@@ -135,7 +146,7 @@ POWER = Law(
     nonlinear={"alpha": EXPONENT, "beta": EXPONENT, "k": (0.05, 3.0), "balance": BALANCE},
     columns=lambda v, x: (1.0, _sum_to_power(v, x["alpha"], x["beta"], x["balance"], x["k"])),
     allocation=chinchilla_allocation,  # where the sum is least, its power is
-    coordinates=Coordinates(("E", "A", "B", "alpha", "beta", "k"), _power_to_search, _power_from_search),
+    coordinates=_balanced(("E", "A", "B", "alpha", "beta", "k"), lambda p: (p["alpha"], p["beta"], p["k"])),
     source="Kaplan et al. 2020 and Hoffmann et al. 2022 are its cases beta = 1 / k and k = 1",
 )
 
@@ -143,19 +154,6 @@ POWER = Law(
 def _kaplan_exponents(p: Values) -> tuple[Any, Any, Any]:
     """(alpha, beta, k) of ((Nc / N)^(alpha_N / alpha_D) + Dc / D)^alpha_D as a power of a sum."""
     return p["alpha_N"] / p["alpha_D"], 1.0, p["alpha_D"]
-
-
-def _kaplan_to_search(p: Values, units: Values) -> dict[str, Any]:
-    alpha, beta, k = _kaplan_exponents(p)
-    with np.errstate(divide="ignore"):
-        logs = alpha * np.log(p["Nc"]), np.log(p["Dc"])
-    return {**p, **_to_balance(*logs, alpha, beta, k, units)}
-
-
-def _kaplan_from_search(x: Values, units: Values) -> dict[str, Any]:
-    alpha, beta, k = _kaplan_exponents(x)
-    log_a, log_b = _from_balance(x, alpha, beta, k, units)
-    return {**x, "Nc": np.exp(log_a / alpha), "Dc": np.exp(log_b)}
 
 
 def _kaplan_column(v: Values, x: Values) -> Any:
@@ -180,7 +178,7 @@ KAPLAN = Law(
     nonlinear=_KAPLAN_SEARCH,
     columns=lambda v, x: (_kaplan_column(v, x),),
     allocation=_kaplan_allocation,
-    coordinates=Coordinates(("Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_to_search, _kaplan_from_search),
+    coordinates=_balanced(("Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
     source="Kaplan et al. 2020, equation 1.5",
 )
 
@@ -192,7 +190,7 @@ KAPLAN_E = Law(
     nonlinear=_KAPLAN_SEARCH,
     columns=lambda v, x: (1.0, _kaplan_column(v, x)),
     allocation=_kaplan_allocation,
-    coordinates=Coordinates(("E", "Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_to_search, _kaplan_from_search),
+    coordinates=_balanced(("E", "Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
     source="Kaplan et al. 2020, equation 1.5, with an irreducible loss",
 )
 
@@ -216,17 +214,6 @@ def _data_constrained_column(v: Values, x: Values) -> Any:
     return _sum_to_power({"params": params, "tokens": tokens}, x["alpha"], x["alpha"], x["balance"], 1.0)
 
 
-def _repeated_to_search(p: Values, units: Values) -> dict[str, Any]:
-    with np.errstate(divide="ignore"):
-        logs = np.log(p["A"]), np.log(p["B"])
-    return {**p, **_to_balance(*logs, p["alpha"], p["alpha"], 1.0, units)}
-
-
-def _repeated_from_search(x: Values, units: Values) -> dict[str, Any]:
-    log_a, log_b = _from_balance(x, x["alpha"], x["alpha"], 1.0, units)
-    return {**x, "A": np.exp(log_a), "B": np.exp(log_b)}
-
-
 def _repeats(variables: Mapping[str, np.ndarray]) -> str | None:
     passes = variables["tokens"] / variables["unique_tokens"]
     return None if passes.max() > 1.5 else "none of them saw its data more than 1.5 times, so R_D and R_N are unknown"
@@ -241,10 +228,9 @@ DATA_CONSTRAINED = Law(
     nonlinear={"alpha": (0.05, 2.0), "balance": BALANCE, "R_D": (0.3, 1000.0), "R_N": (0.3, 1000.0)},
     columns=lambda v, x: (1.0, _data_constrained_column(v, x)),
     allocation=lambda p: chinchilla_allocation({**p, "beta": p["alpha"]}),  # of fresh data
-    coordinates=Coordinates(
+    coordinates=_balanced(
         ("E", "A", "B", "alpha", "R_D", "R_N"),
-        _repeated_to_search,
-        _repeated_from_search,
+        lambda p: (p["alpha"], p["alpha"], 1.0),
         shared={"unique_tokens": "tokens"},
     ),
     distinct={"unique_tokens": 1},
@@ -306,16 +292,6 @@ def single(variable: str, symbol: str, irreducible: bool) -> Law:
     )
 
 
-def _shifted_to_search(p: Values, units: Values) -> dict[str, Any]:
-    unit = units["compute"]
-    return {**p, "C0": p["C0"] / unit, "K": p["K"] * unit ** -p["c"]}
-
-
-def _shifted_from_search(x: Values, units: Values) -> dict[str, Any]:
-    unit = units["compute"]
-    return {**x, "C0": x["C0"] * unit, "K": x["K"] * unit ** x["c"]}
-
-
 SHIFTED = Law(
     name="shifted_compute",
     formula="E + K / (compute + C0)^c",
@@ -323,17 +299,13 @@ SHIFTED = Law(
     linear=("E", "K"),
     nonlinear={"c": EXPONENT, "C0": (1e-6, 1e3)},
     columns=lambda v, x: (1.0, (v["compute"] + x["C0"]) ** -x["c"]),
-    coordinates=Coordinates(("E", "K", "c", "C0"), _shifted_to_search, _shifted_from_search),
+    coordinates=Coordinates(
+        ("E", "K", "c", "C0"),
+        lambda p, units: {**p, "C0": p["C0"] / units["compute"], "K": p["K"] * units["compute"] ** -p["c"]},
+        lambda x, units: {**x, "C0": x["C0"] * units["compute"], "K": x["K"] * units["compute"] ** x["c"]},
+    ),
     source="Zhai et al. 2022, Scaling Vision Transformers",
 )
-
-
-def _emergence_to_search(p: Values, units: Values) -> dict[str, Any]:
-    return {**p, "midpoint": p["midpoint"] - np.log10(units["compute"])}
-
-
-def _emergence_from_search(x: Values, units: Values) -> dict[str, Any]:
-    return {**x, "midpoint": x["midpoint"] + np.log10(units["compute"])}
 
 
 EMERGENCE = Law(
@@ -345,8 +317,8 @@ EMERGENCE = Law(
     columns=lambda v, x: (1.0, 1 / (1 + np.exp((x["midpoint"] - np.log10(v["compute"])) / x["width"]))),
     coordinates=Coordinates(
         ("floor", "height", "midpoint", "width"),
-        _emergence_to_search,
-        _emergence_from_search,
+        lambda p, units: {**p, "midpoint": p["midpoint"] - np.log10(units["compute"])},
+        lambda x, units: {**x, "midpoint": x["midpoint"] + np.log10(units["compute"])},
         signed=("midpoint",),
     ),
     target="accuracy",

@@ -63,7 +63,7 @@ def _by_row(
     for (name, values), colour, shape in zip(series.items(), SERIES, _SHAPES, strict=False):
         x = unit * np.array(values, float)
         known = np.flatnonzero(np.isfinite(x))
-        told = tuple(f"{rows[i]}\n{show(name, float(x[i]))}" for i in known)
+        told = tuple(f"{rows[i]}\n{show(name, float(x[i]))}" for i in known.tolist())
         if known.size:
             layers.append(Marks(x[known], -known.astype(float), colour, hover=told, name=name, shape=shape))
     marks = tuple((-float(i), row) for i, row in enumerate(rows))
@@ -174,7 +174,8 @@ def comparison(found: Found) -> Chart:
         ]
     )
     beyond = np.array([row["extrapolated"] for row in rows], bool)
-    band = Band(loss, *_ends([row["interval"] or [None, None] for row in rows]), "accent")
+    low, high = _ends([row["interval"] or [None, None] for row in rows])
+    band = Band(loss, low, high, "accent")
     layers: list[Layer] = [Rule(1.0, label="equal", dash="dash"), band, Line(loss, worth, "accent", width=2.0)]
     for chosen, hollow, name in ((~beyond, False, ""), (beyond, True, "extrapolated")):
         if chosen.any():

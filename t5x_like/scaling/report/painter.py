@@ -39,9 +39,13 @@ class Painter:
           about: where the numbers come from, for the files' metadata.
         """
         for chart in charts:
-            if chart.name not in self._jobs:
-                job = (_paint, chart, about, self.folder)
-                self._jobs[chart.name] = self._pool.submit(*job) if self._pool else _paint(*job[1:])
+            if chart.name in self._jobs:
+                continue
+            if self._pool:
+                self._jobs[chart.name] = self._pool.submit(_paint, chart, about, self.folder)
+            else:
+                self._jobs[chart.name] = None
+                _paint(chart, about, self.folder)
 
     def finish(self) -> None:
         """Waits until everything is drawn.

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.scaling.fitting.solver import Minimum
 from t5x_like.scaling.fitting.surface import Surface
 from t5x_like.scaling.laws import quantities
 from t5x_like.scaling.uncertainty.bootstrap import refit
-from t5x_like.scaling.uncertainty.intervals import BOOTSTRAPS, METHODS, Function, replicate, spread_by
+from t5x_like.scaling.uncertainty.intervals import BOOTSTRAPS, METHODS, replicate, spread_by
 
 Array = np.ndarray
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Array]
@@ -67,10 +68,13 @@ def simulate(
     truth = asked.of(surface.natural(theta[None]))[0]
     found: dict[str, list[Array]] = {method: [] for method in methods}
     for i, (target, estimate) in enumerate(zip(targets, estimates, strict=True)):
+        fit = Minimum(surface, target, estimate, delta)
         for method in methods:
             with np.errstate(all="ignore"):
-                ends = _ends(method, surface, target, estimate, delta, replicates, rng, asked.of)
-                found[method].append(ends)
+                draws = replicate(method, fit, replicates if method in BOOTSTRAPS else 0, rng)
+                spread = spread_by(method, fit, draws)
+                assert spread is not None
+                found[method].append(np.stack(spread.of(asked.of)))
         if progress:
             progress(i + 1, simulations)
     with np.errstate(all="ignore"):
@@ -87,25 +91,6 @@ def simulate(
         "replicates": replicates,
         "seed": seed,
     }
-
-
-def _ends(
-    method: str,
-    surface: Surface,
-    target: Array,
-    theta: Array,
-    delta: float,
-    replicates: int,
-    rng: np.random.Generator,
-    of: Function,
-) -> Array:
-    """Intervals [2, m] of one data set."""
-    drawn = replicates if method in BOOTSTRAPS else 0
-    spread = spread_by(
-        method, surface, target, theta, delta, replicate(method, surface, target, theta, delta, drawn, rng)
-    )
-    assert spread is not None
-    return np.stack(spread.of(of))
 
 
 def _summary(ends: Array, truth: Array, middle: Array) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from scipy import special
 
-from t5x_like.scaling.fitting.solver import huber, minimise
+from t5x_like.scaling.fitting.solver import Minimum, huber, minimise
 from t5x_like.scaling.fitting.surface import Surface
 from t5x_like.scaling.uncertainty.bootstrap import LEAST_SQUARES, Progress, pairs_bootstrap, wild_bootstrap
 
@@ -58,20 +58,8 @@ class Replicates:
 
 
 @dataclass(frozen=True)
-class Delta:
-    """The delta method with quantiles of Student's t, on whichever scale is straighter: the value's or its logarithm's.
-
-    Attributes:
-      surface: the law on its points.
-      target: responses [n].
-      theta: the fit [P].
-      delta: its Huber threshold.
-    """
-
-    surface: Surface
-    target: Array
-    theta: Array
-    delta: float
+class Delta(Minimum):
+    """The delta method with quantiles of Student's t, as values or as logarithms, whichever is straighter."""
 
     @property
     def degrees(self) -> int:
@@ -86,7 +74,7 @@ class Delta:
     @cached_property
     def psi(self) -> tuple[float, float]:
         """E[psi^2] and E[psi'] of the Huber threshold under normal errors of standard deviation `spread`."""
-        c = min(self.delta / self.spread, 1e3)
+        c = min(self.huber_delta / self.spread, 1e3)
         inside = special.erf(c / np.sqrt(2))
         density = np.exp(-(c**2) / 2) / np.sqrt(2 * np.pi)
         squared = inside - 2 * c * density + c**2 * (1 - inside)
@@ -200,13 +188,11 @@ class Profile:
         target = np.concatenate([np.tile(start.target, (len(j), 1)), np.zeros((len(j), m))], 1)
         target[np.arange(len(j)), n + j] = forced.pull[j] * (forced.at(value)[j] + moves)
         weights = np.concatenate([np.ones((len(j), n)), j[:, None] == np.arange(m)], 1)
-        deltas = np.append(np.full(n, start.delta), np.full(m, np.inf))
+        deltas = np.append(np.full(n, start.huber_delta), np.full(m, np.inf))
         theta, _ = minimise(forced, target, theta, deltas, weights, steps=100, tolerance=1e-12)
-        least, risen = (
-            huber(start.surface.predict(at) - start.target, start.delta).sum(1) for at in (start.theta[None], theta)
-        )
+        risen = huber(start.surface.predict(theta) - start.target, start.huber_delta).sum(1) - start.objective
         ended = forced.at(forced.function(start.surface.natural(theta)))[np.arange(len(j)), j]
-        return ended, np.sqrt(np.maximum(risen - least, 0))
+        return ended, np.sqrt(np.maximum(risen, 0))
 
 
 def _enclosing(moved: Array, raised: Array, limit: float) -> tuple[Array, Array]:
@@ -268,29 +254,22 @@ class _Forced:
 
 
 def replicate(
-    method: str,
-    surface: Surface,
-    target: Array,
-    theta: Array,
-    delta: float,
-    replicates: int,
-    rng: np.random.Generator,
-    progress: Progress | None = None,
+    method: str, fit: Minimum, replicates: int, rng: np.random.Generator, progress: Progress | None = None
 ) -> Array:
     """Returns bootstrap fits as printed parameters, [replicates, P]; wild ones but for the method "pairs"."""
     if not replicates:
-        return np.empty((0, len(surface.law.parameters)))
+        return np.empty((0, len(fit.surface.law.parameters)))
     if method == "pairs":
-        return surface.natural(pairs_bootstrap(surface, target, theta, delta, replicates, rng, progress))
-    draws = wild_bootstrap(surface, target[None], theta[None], delta, replicates, rng, progress)
-    return surface.natural(draws[:, 0])
+        draws = pairs_bootstrap(fit.surface, fit.target, fit.theta, fit.huber_delta, replicates, rng, progress)
+    else:
+        one = fit.surface, fit.target[None], fit.theta[None], fit.huber_delta
+        draws = wild_bootstrap(*one, replicates, rng, progress)[:, 0]
+    return fit.surface.natural(draws)
 
 
-def spread_by(
-    method: str, surface: Surface, target: Array, theta: Array, delta: float, draws: Array
-) -> Intervals | None:
+def spread_by(method: str, fit: Minimum, draws: Array) -> Intervals | None:
     """Returns a method's intervals for one fit; None where it needs replicates [R, P] and there are none."""
     if method in BOOTSTRAPS:
         return Replicates(draws) if len(draws) else None
-    linear = Delta(surface, target, theta, delta)
+    linear = Delta(fit.surface, fit.target, fit.theta, fit.huber_delta)
     return Profile(linear) if method == "profile" else linear
