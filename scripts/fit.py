@@ -22,6 +22,7 @@ from rich.table import Table
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
+from t5x_like.reporting.painter import Painter
 from t5x_like.scaling.analysis import analyses
 from t5x_like.scaling.analysis.leaderboard import leaderboard
 from t5x_like.scaling.fitting.fit import BOOTSTRAP, HUBER_DELTA, Fit, check_options, fit_scaling_law
@@ -30,7 +31,6 @@ from t5x_like.scaling.fitting.weights import WEIGHTS
 from t5x_like.scaling.laws.catalogue import LAWS, get_law
 from t5x_like.scaling.report import summary
 from t5x_like.scaling.report.analysis_sections import tables_for_terminal
-from t5x_like.scaling.report.painter import Painter
 from t5x_like.scaling.report.report import prepare_folder, start_pictures, write_report
 from t5x_like.scaling.uncertainty.intervals import METHODS
 

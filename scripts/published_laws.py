@@ -17,11 +17,11 @@ from published_constants import PUBLISHED, Published
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
 from t5x_like.files import write_text
+from t5x_like.reporting.wording import count, figure
 from t5x_like.scaling.fitting.fit import HUBER_DELTA
 from t5x_like.scaling.fitting.points import Points, read_points
 from t5x_like.scaling.fitting.solver import huber
 from t5x_like.scaling.laws.frontier import can_share, frontier
-from t5x_like.scaling.wording import count, figure
 
 BUDGETS = (1e20, 5.76e23, 1e26)  # FLOPs; the middle one is Chinchilla's and Gopher's
 CELLS = ((70e9, 1.4e12, "Chinchilla"), (280e9, 300e9, "Gopher"), (8e9, 15e12, "a LLaMA-3 8B"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from t5x_like.scaling.wording import count, figure, percent, span
+from t5x_like.reporting.wording import count, figure, percent, span
 from truth.judged_sweeps import Judgement
 from truth.truth import BUDGETS, MULTIPLES, SIZES, Choice, Outcome, Study, bend, choose
 

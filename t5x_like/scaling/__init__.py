@@ -6,5 +6,5 @@
              analysis -> report             what follows; in words and pictures
     laws -> design                          which runs to make, before making any
 
-`wording` has numbers as people read them, `pairs` intervals as JSON has them.
+`pairs` has intervals as JSON has them.
 """

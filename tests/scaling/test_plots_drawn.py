@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from t5x_like.scaling.report import draw_plotly
-from t5x_like.scaling.report.charts import Axis, Band, Chart, Line, Marks, Panel, Rule, Scale
-from t5x_like.scaling.report.painter import FORMATS, Painter
-from t5x_like.scaling.report.palette import DARK, LIGHT
+from t5x_like.reporting import draw_plotly
+from t5x_like.reporting.charts import Axis, Band, Chart, Line, Marks, Panel, Rule, Scale
+from t5x_like.reporting.painter import FORMATS, Painter
+from t5x_like.reporting.palette import DARK, LIGHT
 
 X = np.array([1e6, 3e6, 2e7])
 
@@ -145,7 +145,8 @@ def test_every_open_colour_is_one_that_the_page_knows():
 
 def test_plotly_is_read_and_not_imported():
     code = (
-        "import sys; from t5x_like.scaling.report import report, draw_plotly; assert draw_plotly.library();"
+        "import sys, t5x_like.scaling.report.report; from t5x_like.reporting import draw_plotly;"
+        "assert draw_plotly.library();"
         "print([m for m in sys.modules if m.split('.')[0] in ('plotly', 'matplotlib', 'pandas', 'narwhals')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from t5x_like import fit_scaling_law
+from t5x_like.reporting import draw_plotly, page
+from t5x_like.reporting.charts import Line, Marks
+from t5x_like.reporting.page import Section, Table
+from t5x_like.reporting.palette import DARK
 from t5x_like.scaling.laws.catalogue import LAWS
-from t5x_like.scaling.report import analysis_charts, draw_plotly, latex, page, provenance, sections
+from t5x_like.scaling.report import analysis_charts, latex, provenance, sections
 from t5x_like.scaling.report.analysis_sections import BUILDERS
-from t5x_like.scaling.report.charts import Line, Marks
-from t5x_like.scaling.report.page import Section, Table
-from t5x_like.scaling.report.palette import DARK
 from t5x_like.scaling.report.report import write_report
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from t5x_like.errors import UserError
+from t5x_like.reporting.wording import percent
 from t5x_like.scaling.analysis import isoflop
 from t5x_like.scaling.analysis.leaderboard import leaderboard
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.pairs import Pair
 from t5x_like.scaling.uncertainty.coverage import best_method, simulate
 from t5x_like.scaling.uncertainty.sensitivity import by_threshold, by_window, influence
-from t5x_like.scaling.wording import percent
 
 Progress = Callable[[str, int, int], None]
 

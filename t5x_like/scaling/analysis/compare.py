@@ -19,12 +19,12 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from t5x_like.errors import UserError
+from t5x_like.reporting.wording import figure
 from t5x_like.scaling.fitting.points import Points
 from t5x_like.scaling.laws.frontier import can_share, frontier
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.uncertainty.intervals import interval
 from t5x_like.scaling.uncertainty.paired import SAME, Fitted, Paired, paired
-from t5x_like.scaling.wording import figure
 
 Array = np.ndarray
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.reporting.wording import count, figure, percent
 from t5x_like.scaling.fitting.certificate import FLAT
 from t5x_like.scaling.fitting.points import Points
 from t5x_like.scaling.fitting.weights import robust_scale
 from t5x_like.scaling.laws.frontier import BEYOND, can_share
 from t5x_like.scaling.laws.laws import Law
 from t5x_like.scaling.pairs import Pair
-from t5x_like.scaling.wording import count, figure, percent
 
 Array = np.ndarray
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like.errors import UserError
+from t5x_like.reporting.wording import count, figure
 from t5x_like.scaling.analysis.valleys import (
     FORMS,
     Curve,
@@ -35,7 +36,6 @@ from t5x_like.scaling.laws.frontier import can_share, frontier
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.uncertainty.intervals import interval
 from t5x_like.scaling.uncertainty.paired import Fitted
-from t5x_like.scaling.wording import count, figure
 
 Array = np.ndarray
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.polynomial import polynomial
 from scipy import special
 
+from t5x_like.reporting.wording import percent
 from t5x_like.scaling.fitting.points import Points
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.uncertainty.intervals import interval
-from t5x_like.scaling.wording import percent
 
 Array = np.ndarray
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import special
 
 from t5x_like.errors import UserError
+from t5x_like.reporting.wording import figure
 from t5x_like.scaling.design.cells import Cells, plain_grid
 from t5x_like.scaling.design.prior import Prior, described
 from t5x_like.scaling.design.question import At, Expectation, Question, names, question
@@ -26,7 +27,6 @@ from t5x_like.scaling.laws.frontier import BEYOND
 from t5x_like.scaling.laws.quantities import Quantities
 from t5x_like.scaling.uncertainty import coverage
 from t5x_like.scaling.uncertainty.intervals import LEVEL, Delta
-from t5x_like.scaling.wording import figure
 
 Array = np.ndarray
 Progress = Callable[[str, int, int], None]

@@ -3,11 +3,11 @@
 
 import numpy as np
 
+from t5x_like.reporting.charts import Axis, Chart, Layer, Line, Marks, Panel
+from t5x_like.reporting.wording import count, figure, power_of_ten
 from t5x_like.scaling.design.cells import Cells
 from t5x_like.scaling.design.design import Plan
 from t5x_like.scaling.laws.frontier import can_share, frontier
-from t5x_like.scaling.report.charts import Axis, Chart, Layer, Line, Marks, Panel
-from t5x_like.scaling.wording import count, figure, power_of_ten
 
 Array = np.ndarray
 Window = tuple[float, float]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from t5x_like.errors import UserError, unknown_name
+from t5x_like.reporting.wording import figure
 from t5x_like.scaling.laws import frontier, quantities
 from t5x_like.scaling.laws.laws import Law
-from t5x_like.scaling.wording import figure
 
 Array = np.ndarray
 

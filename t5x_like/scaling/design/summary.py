@@ -11,9 +11,9 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.files import write_bytes, write_json, write_text
+from t5x_like.reporting.wording import count, figure, percent
 from t5x_like.scaling.design.design import Plan
 from t5x_like.scaling.design.question import At, Expectation
-from t5x_like.scaling.wording import count, figure, percent
 
 Array = np.ndarray
 Rows = list[tuple[str, ...]]
@@ -131,8 +131,8 @@ def write(plan: Plan, path: Path, ranges: tuple[Array, Array] | None, command: s
       command: the command line, for the record.
       more: further results for design.json.
     """
+    from t5x_like.reporting.draw_matplotlib import draw, save  # matplotlib takes longer to load than a search
     from t5x_like.scaling.design.plot import design_chart
-    from t5x_like.scaling.report.draw_matplotlib import draw, save  # matplotlib takes longer to load than a search
 
     write_json(path, {**plan.to_json(), **more, "command": command})
     picture = path.with_name("design.png")

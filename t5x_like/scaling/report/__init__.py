@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fit in words and pictures: `summary` and `tables` for a terminal, `plots` and `analysis_charts` (pictures described
-once as `charts`, drawn by `draw_matplotlib` and `draw_plotly`), `sections` of a `page`, `report` that writes the
-folder.
+"""A fit in words and pictures: `summary` for a terminal, `plots`, `analysis_charts`, `sections` of a page, `latex`, and
+`report` that writes the folder. What draws them is the room `reporting`.
 """

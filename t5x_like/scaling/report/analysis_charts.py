@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.scaling.report.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale, Shape
-from t5x_like.scaling.report.palette import SERIES
+from t5x_like.reporting.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale, Shape
+from t5x_like.reporting.palette import SERIES
+from t5x_like.reporting.ticks import Tick, ticks
+from t5x_like.reporting.wording import count, figure, percent, span
 from t5x_like.scaling.report.plots import LABELS, LOSS, PARAMS, TOKENS, lines_of, size_scale
-from t5x_like.scaling.report.ticks import Tick, ticks
-from t5x_like.scaling.wording import count, figure, percent, span
 
 Array = np.ndarray
 Found = dict[str, Any]

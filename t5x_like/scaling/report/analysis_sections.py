@@ -4,11 +4,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from t5x_like.reporting.page import Section, Table
+from t5x_like.reporting.wording import count, figure, percent, span
 from t5x_like.scaling.analysis import analyses
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.report import analysis_charts as charts
-from t5x_like.scaling.report.page import Section, Table
-from t5x_like.scaling.wording import count, figure, percent, span
 
 Found = dict[str, Any]
 

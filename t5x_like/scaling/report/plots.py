@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from t5x_like.errors import UserError
+from t5x_like.reporting.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale
+from t5x_like.reporting.ticks import Kind
+from t5x_like.reporting.wording import count, figure, percent
 from t5x_like.scaling.fitting import runs
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.laws.frontier import BEYOND, FRESH, Frontier, can_share, frontier
 from t5x_like.scaling.laws.laws import complete
-from t5x_like.scaling.report.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale
-from t5x_like.scaling.report.ticks import Kind
 from t5x_like.scaling.uncertainty.intervals import interval
-from t5x_like.scaling.wording import count, figure, percent
 
 Array = np.ndarray
 
@@ -64,8 +64,8 @@ def plot_fit(fit: Fit, path: str | Path | None = None) -> Any:
     Raises:
       UserError: the path has another ending.
     """
-    from t5x_like.scaling.report import draw_matplotlib
-    from t5x_like.scaling.report.painter import FORMATS
+    from t5x_like.reporting import draw_matplotlib
+    from t5x_like.reporting.painter import FORMATS
 
     if path is not None and Path(path).suffix.lstrip(".") not in FORMATS:
         raise UserError(f"{path}: a picture's name ends in {', '.join('.' + kind for kind in FORMATS)}")

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from t5x_like.errors import UserError
 from t5x_like.files import write_json, write_text
+from t5x_like.reporting import draw_plotly, page
+from t5x_like.reporting.page import Section
+from t5x_like.reporting.painter import Painter
+from t5x_like.reporting.wording import figure, percent, span
 from t5x_like.scaling.fitting.fit import Fit
-from t5x_like.scaling.report import analysis_sections, draw_plotly, latex, page, plots, provenance, sections
-from t5x_like.scaling.report.page import Section
-from t5x_like.scaling.report.painter import Painter
+from t5x_like.scaling.report import analysis_sections, latex, plots, provenance, sections
 from t5x_like.scaling.report.summary import equation, findings
-from t5x_like.scaling.wording import figure, percent, span
 
 
 def prepare_folder(out: str | os.PathLike[str]) -> Path:

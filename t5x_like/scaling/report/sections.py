@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.reporting.charts import Chart
+from t5x_like.reporting.page import Section, Table
+from t5x_like.reporting.wording import count, figure, span
 from t5x_like.scaling.fitting import runs
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.report import analysis_sections, plots, provenance
-from t5x_like.scaling.report.charts import Chart
-from t5x_like.scaling.report.page import Section, Table
 from t5x_like.scaling.report.summary import parameter_rows
-from t5x_like.scaling.wording import count, figure, span
 
 PARAMETER_HEAD = ("parameter", "estimate", "95 % interval")
 _UNSCREENED = 40  # rows from which a table starts folded

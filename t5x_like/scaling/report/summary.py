@@ -4,9 +4,9 @@
 import re
 from typing import Any
 
+from t5x_like.reporting.wording import count, figure, percent, span
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.pairs import Pair
-from t5x_like.scaling.wording import count, figure, percent, span
 
 
 def equation(fit: Fit) -> str:

@@ -4,7 +4,7 @@
 import math
 from typing import Literal
 
-from t5x_like.scaling.wording import count, power_of_ten
+from t5x_like.reporting.wording import count, power_of_ten
 
 Kind = Literal["number", "count", "power"]  # 0.25; 2.1M; 10²²
 Tick = tuple[float, str]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections as data, and the page that is made of them from report.html.jinja, report.css and report.js beside this."""
+"""Sections as data, and the page that is made of them from page.html.jinja, page.css and page.js beside this."""
 
 import functools
 import json
@@ -11,9 +11,9 @@ from typing import Any
 
 import jinja2
 
-from t5x_like.scaling.report import draw_plotly
-from t5x_like.scaling.report.charts import Chart
-from t5x_like.scaling.report.palette import DARK, LIGHT, SIZES_DARK, SIZES_LIGHT
+from t5x_like.reporting import draw_plotly
+from t5x_like.reporting.charts import Chart
+from t5x_like.reporting.palette import DARK, LIGHT, SIZES_DARK, SIZES_LIGHT
 
 _HERE = Path(__file__).parent
 _LIGHT = "--back: #f3f4f6; --warn: #fff8eb; --warn-edge: #d97706; --fine: #f2faf5;"
@@ -59,7 +59,7 @@ def template() -> jinja2.Template:
     """The template of a whole page; everything that is filled in is escaped."""
     loader = jinja2.FileSystemLoader(_HERE)
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
-        "report.html.jinja"
+        "page.html.jinja"
     )
 
 
@@ -79,7 +79,7 @@ def document(title: str, parts: Sequence[Section], pngs: dict[str, bytes], libra
         for chart in part.charts
     }
     colours = {"light": {**LIGHT, "scale": SIZES_LIGHT}, "dark": {**DARK, "scale": SIZES_DARK}}
-    files = {"css": style_sheet(), "js": (_HERE / "report.js").read_text(), "colours": json.dumps(colours)}
+    files = {"css": style_sheet(), "js": (_HERE / "page.js").read_text(), "colours": json.dumps(colours)}
     return template().render(title=title, parts=parts, pictures=pictures, library=library, **files, **answer)
 
 
@@ -92,7 +92,7 @@ def style_sheet() -> str:
     """One column for reading, two for pictures where the screen has room; light, dark, print."""
     light, dark = _variables(LIGHT, _LIGHT), _variables(DARK, _DARK)
     roots = f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
-    return roots + (_HERE / "report.css").read_text()
+    return roots + (_HERE / "page.css").read_text()
 
 
 def _variables(colours: dict[str, str], more: str) -> str:

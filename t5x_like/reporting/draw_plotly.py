@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Charts to explore: what plotly.js needs, as plain JSON. The Python library is not imported, only its file is read.
 
-Colours are left open as `@role`, `@place on the scale`, with `/opacity` behind: `report.js` fills them in, in
+Colours are left open as `@role`, `@place on the scale`, with `/opacity` behind: `page.js` fills them in, in
 light or dark mode, and takes `narrow` over `layout` on a phone.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.scaling.report.charts import Axis, Chart, Colour, Layer, Line, Marks, Panel, Rule
-from t5x_like.scaling.report.ticks import label
+from t5x_like.reporting.charts import Axis, Chart, Colour, Layer, Line, Marks, Panel, Rule
+from t5x_like.reporting.ticks import label
 
 Array = np.ndarray
 
@@ -98,7 +98,7 @@ def _axis(axis: Axis, window: tuple[float, float]) -> dict[str, Any]:
 
 
 def _ticks(axis: Axis, window: tuple[float, float], most: int) -> dict[str, Any]:
-    """The ticks of the window that is shown first; `report.js` lets the library find its own when a reader zooms."""
+    """The ticks of the window that is shown first; `page.js` lets the library find its own when a reader zooms."""
     placed = axis.ticks(window, most)
     return {"tickvals": [value for value, _ in placed], "ticktext": [html.escape(text) for _, text in placed]}
 
@@ -224,7 +224,7 @@ def _beside(text: str, place: float, colour: str) -> dict[str, Any]:
 
 
 def _scale_bar(chart: Chart) -> dict[str, Any]:
-    """A trace with nothing in it that carries the colour bar; `report.js` lays the bar flat on a phone."""
+    """A trace with nothing in it that carries the colour bar; `page.js` lays the bar flat on a phone."""
     scale = chart.scale
     assert scale is not None
     bar = {

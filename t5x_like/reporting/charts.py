@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from t5x_like.scaling.report.ticks import Kind, Tick, ticks
+from t5x_like.reporting.ticks import Kind, Tick, ticks
 
 Array = np.ndarray
 Colour = str | float  # a role in `palette`, or a place from 0 to 1 on the scale of sizes

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes as Frame
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 
-from t5x_like.scaling.report.charts import Axis, Band, Chart, Colour, Dash, Line, Marks, Panel, Rule, Scale
-from t5x_like.scaling.report.palette import LIGHT, SIZES_LIGHT
+from t5x_like.reporting.charts import Axis, Band, Chart, Colour, Dash, Line, Marks, Panel, Rule, Scale
+from t5x_like.reporting.palette import LIGHT, SIZES_LIGHT
 
 Array = np.ndarray
 

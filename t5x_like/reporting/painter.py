@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t5x_like.files import write_bytes
-from t5x_like.scaling.report.charts import Chart
+from t5x_like.reporting.charts import Chart
 from t5x_like.worker_processes import worker_processes
 
 FORMATS = ("png", "svg", "pdf")
@@ -60,7 +60,7 @@ class Painter:
 
 
 def _paint(chart: Chart, about: str, folder: Path) -> None:
-    from t5x_like.scaling.report import draw_matplotlib
+    from t5x_like.reporting import draw_matplotlib
 
     figure = draw_matplotlib.draw(chart)
     for kind in FORMATS:
@@ -68,4 +68,4 @@ def _paint(chart: Chart, about: str, folder: Path) -> None:
 
 
 def _load() -> None:
-    import t5x_like.scaling.report.draw_matplotlib  # noqa: F401  this is what takes a second
+    import t5x_like.reporting.draw_matplotlib  # noqa: F401  this is what takes a second
