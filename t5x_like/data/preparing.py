@@ -142,8 +142,11 @@ def features_of(example: dict[str, Any]) -> Any:
 
 
 def _finish(place: Path, name: str, features: Any, sizes: dict[str, list[int]]) -> None:
-    """Writes what makes the files a dataset."""
+    """Writes what makes the files a dataset, and removes what killed processes have begun."""
     import tensorflow_datasets
+
+    for begun in place.glob(f".{name}-*"):
+        begun.unlink(missing_ok=True)
 
     template = tensorflow_datasets.core.ShardedFileTemplate(
         data_dir=place, dataset_name=name, filetype_suffix="array_record"

@@ -187,6 +187,29 @@ def test_what_was_interrupted_goes_on_and_comes_out_the_same(task, tmp_path):
         assert [str(example) for example in all_of(one)] == [str(example) for example in all_of(other)]
 
 
+def test_what_was_killed_at_work_goes_on_and_comes_out_the_same(tmp_path):
+    rows = [{"text": f"{n} " + "a long text " * 200, "label": n % 3} for n in range(20_000)]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    options = [f"--out={tmp_path / 'killed'}", "--name=mine", "--workers=1", "--config.source.kind=json_lines"]
+    command = [sys.executable, "scripts/prepare.py", *options, f"--config.source.pattern={tmp_path / 'rows.jsonl'}"]
+    place = tmp_path / "killed/mine/1.0.0"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        while not list(place.glob("mine-*")):  # a shard is there; the next one is at work
+            assert program.poll() is None, program.stderr.read()
+            time.sleep(0.01)
+        program.kill()
+    assert not (place / "dataset_info.json").exists()
+    there = {path: path.stat().st_mtime_ns for path in place.glob("mine-*")}
+    assert 0 < len(there) < 6
+    subprocess.run(command, check=True, capture_output=True)
+    assert all(path.stat().st_mtime_ns == when for path, when in there.items())
+    assert not list(place.glob(".*"))  # nothing half done is left
+    found = []
+    for split in ("train", "held_out"):
+        found += all_of(build_source(TFDSConfig(name="mine", data_dir=str(tmp_path / "killed"), split=split)))
+    assert sorted(found, key=lambda row: int(row["text"].split()[0])) == rows
+
+
 def test_another_dataset_of_that_name_is_not_touched(task, tmp_path):
     place = prepare(task, tmp_path / "sets", "mine")
     before = {path.name: path.read_bytes() for path in place.iterdir()}
