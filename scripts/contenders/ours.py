@@ -134,6 +134,20 @@ def fed_step(workers: int | None, content: dict[str, Any]) -> tuple[Callable[[in
     return work, size * config.data.sequence_length
 
 
+def rows_alone(content: dict[str, Any]) -> tuple[Callable[[int], None], int]:
+    """Returns `work(batches)` that makes the rows of `fed_step` and does nothing with them."""
+    from t5x_like.data.pipeline import build_dataset
+
+    config = convert(RunConfig, content | {"training": {"batch_size": 16, "steps": 1000}}).resolve()
+    dataset, size, numbers = build_dataset(config.data, config.seed), config.training.batch_size, itertools.count()
+
+    def work(batches: int) -> None:
+        for number in itertools.islice(numbers, batches):
+            dataset.training_batches(number, 1, size)
+
+    return work, size * config.data.sequence_length
+
+
 def matrix_products(size: int = 2048) -> tuple[Callable[[int], None], float]:
     """Returns `work(products)` of square float32 matrices and the floating-point operations of one."""
     import jax

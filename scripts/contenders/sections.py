@@ -145,11 +145,17 @@ def pipeline(settings: Settings) -> Iterator[Row]:
 
 
 def feeding(settings: Settings) -> Iterator[Row]:
-    """Training steps on rows made between them, or by a worker process, beside the same step on the same rows."""
+    """Training steps on rows made between them, or by a worker process, beside the same step on the same rows.
+
+    And the rows alone: how many times faster they are made than the step uses them.
+    """
     for subject, content in FED.items():
         contenders = [
-            Contender(name, f"{_HERE}.ours:fed_step", {"workers": workers, "content": content})
-            for name, workers in (("the same rows", None), ("no worker", 0), ("one worker", 1))
+            Contender("the rows alone", f"{_HERE}.ours:rows_alone", {"content": content}),
+            *(
+                Contender(name, f"{_HERE}.ours:fed_step", {"workers": workers, "content": content})
+                for name, workers in (("the same rows", None), ("no worker", 0), ("one worker", 1))
+            ),
         ]
         results = settings.measure(contenders)
         yield from _rows(subject, "tokens/s", results, ("the same rows",), lambda _: "")

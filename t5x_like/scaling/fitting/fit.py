@@ -43,6 +43,7 @@ HUBER_DELTA = 1e-3
 BOOTSTRAP = 1000
 FEWEST_REPLICATES = 100
 RESIDUALS = ("log", "raw")
+_REPLICATES = f"0, for no intervals, or at least {FEWEST_REPLICATES}"
 _DESCRIBED = {
     "wild": "95 % percentiles of a wild bootstrap of HC3 least-squares residuals, full refits",
     "pairs": "95 % percentiles of a bootstrap of points, full refits",
@@ -400,21 +401,18 @@ def check_options(
       UserError: in one line.
     """
     number = isinstance(huber_delta, int | float) and np.isfinite(huber_delta) and huber_delta > 0
-    if not number and huber_delta != "auto":
-        raise UserError(
-            f"huber_delta: {huber_delta!r}; it must be a positive number (Hoffmann et al. use 1e-3), or auto"
-        )
-    if bootstrap != 0 and bootstrap < FEWEST_REPLICATES:
-        raise UserError(f"bootstrap: {bootstrap}; it must be 0, for no intervals, or at least {FEWEST_REPLICATES}")
-    if interval_method not in METHODS:
-        raise unknown_name("interval_method", interval_method, METHODS)
-    if weights not in WEIGHTS:
-        raise unknown_name("weights", weights, WEIGHTS)
-    if seed < 0:
-        raise UserError(f"seed: {seed}; it must be 0 or more")
-    if residual not in RESIDUALS:
-        raise unknown_name("residual", residual, RESIDUALS)
-    if not (np.isfinite(overestimate_penalty) and overestimate_penalty >= 1):
-        raise UserError(
-            f"overestimate_penalty: {overestimate_penalty}; it must be 1, for none, or more (OLMo's laws use 10)"
-        )
+    for name, value, fine, wanted in (
+        ("huber_delta", huber_delta, number or huber_delta == "auto", "a positive number, as 1e-3, or auto"),
+        ("bootstrap", bootstrap, bootstrap == 0 or bootstrap >= FEWEST_REPLICATES, _REPLICATES),
+        ("seed", seed, seed >= 0, "0 or more"),
+        ("overestimate_penalty", overestimate_penalty, 1 <= overestimate_penalty < np.inf, "1, for none, or more"),
+    ):
+        if not fine:
+            raise UserError(f"{name}: {value!r}; it must be {wanted}")
+    for name, word, known in (
+        ("interval_method", interval_method, METHODS),
+        ("weights", weights, WEIGHTS),
+        ("residual", residual, RESIDUALS),
+    ):
+        if word not in known:
+            raise unknown_name(name, word, known)

@@ -118,25 +118,24 @@ def compute_optimal(
     best = frontier(law, estimate, flops)
     if not (np.isfinite(best.params).all() and np.isfinite(best.loss).all() and (best.params > 0).all()):
         return None
-    names, of = optimum(law, flops)
-    ends = dict(zip(names, zip(*spread(of), strict=True), strict=True)) if spread else {}
+    low, high = spread(optimum(law, flops)) if spread else (None, None)
     rows = []
     for i, budget in enumerate(flops):
         row: dict[str, Any] = {"flops": float(budget), "times_largest": float(budget / most)}
         row |= {name: float(getattr(best, name)[i]) for name in ("params", "tokens", "loss")}
         row["tokens_per_param"] = row["tokens"] / row["params"]
-        if ends:
-            row["intervals"] = {name: pair(*ends[name, i]) for name in OUTPUTS}
+        if low is not None and high is not None:
+            places = {name: 1 + j * len(flops) + i for j, name in enumerate(OUTPUTS)}
+            row["intervals"] = {name: pair(low[at], high[at]) for name, at in places.items()}
         rows.append(row)
     intervals: dict[str, Pair] = {}
-    if ends:
-        low, high = ends["a", 0]
-        intervals = {"a": pair(low, high), "b": pair(1 - high, 1 - low)}
+    if low is not None and high is not None:
+        intervals = {"a": pair(low[0], high[0]), "b": pair(1 - high[0], 1 - low[0])}
     return {"a": float(best.a), "b": float(best.b), "intervals": intervals, "rows": rows}
 
 
-def optimum(law: Law, flops: Array) -> tuple[list[tuple[str, int]], Function]:
-    """The exponent a, then each of `OUTPUTS` at each budget [c], as names and a function of parameters [..., P]."""
+def optimum(law: Law, flops: Array) -> Function:
+    """A function, parameters [..., P] -> [..., 1 + 4c]: the exponent a, then each of `OUTPUTS` at each budget [c]."""
 
     def of(vectors: Array) -> Array:
         best = frontier(law, vectors, flops)
@@ -144,4 +143,4 @@ def optimum(law: Law, flops: Array) -> tuple[list[tuple[str, int]], Function]:
             columns = [best.params, best.tokens, best.loss, best.tokens / best.params]
         return np.concatenate([best.a[..., None], *columns], -1)
 
-    return [("a", 0), *((name, i) for name in OUTPUTS for i in range(len(flops)))], of
+    return of

@@ -45,17 +45,8 @@ def prediction(law: Law, variables: Mapping[str, Any]) -> Quantities:
 
 def optimum(law: Law, flops: Array) -> Quantities:
     """The exponent a, then params, tokens, loss and tokens per parameter at the optimum of each budget [c]."""
-    places, of = frontier.optimum(law, flops)
-    names = ("a", *(f"{name} at {flops[i]:.3g} FLOPs" for name, i in places[1:]))
-    return Quantities(names, of)
-
-
-def joined(*parts: Quantities) -> Quantities:
-    """Several sets of quantities as one."""
-    return Quantities(
-        tuple(name for part in parts for name in part.names),
-        lambda vectors: np.concatenate([part.of(vectors) for part in parts], -1),
-    )
+    names = (f"{name} at {budget:.3g} FLOPs" for name in frontier.OUTPUTS for budget in flops)
+    return Quantities(("a", *names), frontier.optimum(law, flops))
 
 
 def standard(law: Law, variables: Mapping[str, Array]) -> Quantities:
@@ -69,7 +60,9 @@ def standard(law: Law, variables: Mapping[str, Array]) -> Quantities:
     known = complete(variables)
     if frontier.can_share(law):
         parts.append(optimum(law, np.array([10 * known["compute"].max()])))
-    furthest = {name: np.array([known[name].max()]) for name in law.variables}
-    last = prediction(law, furthest)
+    last = prediction(law, {name: np.array([known[name].max()]) for name in law.variables})
     parts.append(Quantities(("loss at the largest " + " and ".join(law.variables),), last.of))
-    return joined(*parts)
+    return Quantities(
+        tuple(name for part in parts for name in part.names),
+        lambda vectors: np.concatenate([part.of(vectors) for part in parts], -1),
+    )
