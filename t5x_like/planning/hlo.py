@@ -41,7 +41,7 @@ class Instruction:
     is_root: bool
 
     def attribute(self, name: str) -> str | None:
-        """The name that an attribute such as `body=%name` gives."""
+        """What an attribute such as `body=%name` gives: a name, or a number."""
         found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
         return found and found.group(1)
 
@@ -106,24 +106,15 @@ class Module:
         if condition is None or body is None or condition.root.opcode != "compare":
             return None
         sides = [_value(condition, name) for name in condition.root.operands]
-        direction = re.search(r"direction=(\w+)", condition.root.attributes)
+        direction = condition.root.attribute("direction")
         if len(sides) != 2 or direction is None or not isinstance(sides[0], _Carried):
             return None
-        counter = sides[0].index
-        start = self._initial(loop, computation, counter)
-        end = self._initial(loop, computation, sides[1].index) if isinstance(sides[1], _Carried) else sides[1]
-        step = _increment(body, counter)
+        step = _increment(body, sides[0].index)
+        start, end = (_at_first(loop, computation, side) if isinstance(side, _Carried) else side for side in sides)
         if not (isinstance(start, int) and isinstance(end, int) and step):
             return None
-        distance = end - start + (step // abs(step) if direction.group(1) in ("LE", "GE") else 0)
+        distance = end - start + (step // abs(step) if direction in ("LE", "GE") else 0)
         return max(0, ceil(distance / step))
-
-    def _initial(self, loop: Instruction, computation: Computation, index: int) -> "int | None":
-        value = _through_copies(computation, loop.operands[0])
-        if value is None or value.opcode != "tuple" or index >= len(value.operands):
-            return None
-        found = _value(computation, value.operands[index])
-        return found if isinstance(found, int) else None
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,15 @@ class _Carried:
     index: int
 
 
-def _value(computation: Computation, name: str) -> "int | _Carried | None":
+def _at_first(loop: Instruction, computation: Computation, carried: _Carried) -> int | _Carried | None:
+    """What enters a loop in the place of an element that it carries round."""
+    value = _through_copies(computation, loop.operands[0])
+    if value is None or value.opcode != "tuple" or carried.index >= len(value.operands):
+        return None
+    return _value(computation, value.operands[carried.index])
+
+
+def _value(computation: Computation, name: str) -> int | _Carried | None:
     """A constant, or an element of the computation's parameter."""
     found = _through_copies(computation, name)
     if found is None:
@@ -142,9 +141,9 @@ def _value(computation: Computation, name: str) -> "int | _Carried | None":
         return int(found.arguments)
     if found.opcode == "get-tuple-element":
         source = computation.by_name.get(found.operands[0])
-        index = re.search(r"index=(\d+)", found.attributes)
+        index = found.attribute("index")
         if source is not None and source.opcode == "parameter" and index:
-            return _Carried(int(index.group(1)))
+            return _Carried(int(index))
     return None
 
 
@@ -159,11 +158,12 @@ def _increment(body: Computation, index: int) -> int | None:
             return None
         if found.opcode != "add":
             return total if _value(body, name) == _Carried(index) else None
-        constants = [value for value in (_value(body, operand) for operand in found.operands) if isinstance(value, int)]
-        others = [operand for operand in found.operands if not isinstance(_value(body, operand), int)]
+        values = {operand: _value(body, operand) for operand in found.operands}
+        constants = [value for value in values.values() if isinstance(value, int)]
         if len(constants) != 1:
             return None
-        total, name = total + constants[0], others[0]
+        total += constants[0]
+        name = next((operand for operand, value in values.items() if not isinstance(value, int)), "")
 
 
 def _through_copies(computation: Computation, name: str) -> Instruction | None:
@@ -230,14 +230,10 @@ def _closing(text: str, start: int) -> int:
 
 def arrays(shape: str) -> list[float]:
     """Bytes of every array of a shape: "bf16[8,128]{1,0}" or "(f32[4], u32[])". Layouts are not read."""
-    return [
-        _bits(kind) / 8 * prod(int(size) for size in sizes.split(",") if size)
-        for kind, sizes in _ARRAY.findall(re.sub(r"\{[^{}]*\}", "", shape))
-    ]
+    found = _ARRAY.findall(re.sub(r"\{[^{}]*\}", "", shape))
+    return [_BITS.get(kind, (numbers(kind) or [32])[0]) / 8 * prod(numbers(sizes)) for kind, sizes in found]
 
 
-def _bits(kind: str) -> int:
-    if kind in _BITS:
-        return _BITS[kind]
-    digits = re.search(r"\d+", kind)
-    return int(digits.group()) if digits else 32
+def numbers(text: str) -> list[int]:
+    """The whole numbers in a text."""
+    return [int(number) for number in re.findall(r"\d+", text)]

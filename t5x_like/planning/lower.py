@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lowers and compiles a run's real training step for devices that need not be there. Nothing is allocated or run."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from t5x_like.errors import UserError
 from t5x_like.planning.collectives import Collective, collectives
 from t5x_like.planning.hlo import parse
 from t5x_like.planning.products import product_flops
+from t5x_like.training.memory_fit import one_step
 from t5x_like.training.program import Program, program_config
 
 # What batches of packed text hold, of every stream and of the one whose tokens are targets; see data/packing.py.
@@ -50,23 +50,6 @@ class CompiledStep:
         return self.arguments + self.temporaries + self.outputs + self.code
 
 
-def one_step(config: RunConfig) -> RunConfig:
-    """The same run with one training step in a call."""
-    return dataclasses.replace(config, execution=dataclasses.replace(config.execution, steps_per_call=1))
-
-
-def lower_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> tuple[Program, jax.stages.Lowered]:
-    """Traces one training step of a resolved run and lowers it for `devices` (by default this machine's).
-
-    Raises:
-      UserError: a mesh or a batch that does not fit the devices or the model.
-    """
-    program = Program(program_config(one_step(config)), devices)
-    rows = config.training.batch_size
-    program.layout.check_batch(rows, config.training.parts)
-    return program, program.step.lower(*program.abstract_arguments(_features(config), rows))
-
-
 def _features(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Of one row."""
     *_, target = streams = config.model.streams
@@ -78,13 +61,18 @@ def _features(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def compile_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> CompiledStep:
-    """Compiles one training step of a resolved run; takes seconds on a small mesh of CPUs, minutes for a slice.
+    """Compiles one training step of a resolved run for `devices` (by default this machine's).
+
+    Takes seconds on a small mesh of CPUs, minutes for a slice.
 
     Raises:
-      UserError: see `lower_step`; or the compiler refuses the step, because it does not fit the memory.
+      UserError: a mesh or a batch that does not fit the devices or the model; or the compiler refuses the step, because
+        it does not fit the memory.
     """
     began = time.monotonic()
-    program, lowered = lower_step(config, devices)
+    program, rows = Program(program_config(one_step(config)), devices), config.training.batch_size
+    program.layout.check_batch(rows, config.training.parts)
+    lowered = program.step.lower(*program.abstract_arguments(_features(config), rows))
     lowered_at = time.monotonic()
     try:
         compiled = lowered.compile()

@@ -10,6 +10,7 @@ import re
 from math import prod
 
 from t5x_like.planning import hlo
+from t5x_like.planning.hlo import numbers
 
 
 def product_flops(program: hlo.Module) -> float:
@@ -18,16 +19,14 @@ def product_flops(program: hlo.Module) -> float:
     for run in program.runs():
         one = run.instruction
         if one.opcode in ("dot", "convolution"):
-            operands = [_dims(run.computation.by_name[name].shape) for name in one.operands[:2]]
-            count = _dot if one.opcode == "dot" else _convolution
-            total += 2.0 * run.times * count(one.attributes, operands[0], operands[1], _dims(one.shape))
+            left, right = (_dims(run.computation.by_name[name].shape) for name in one.operands[:2])
+            if one.opcode == "dot":
+                contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
+                depth = prod(left[i] for i in numbers(contracted.group(1) if contracted else ""))
+                total += 2.0 * run.times * prod(_dims(one.shape)) * depth
+            else:
+                total += 2.0 * run.times * _convolution(one.attributes, left, right, _dims(one.shape))
     return total
-
-
-def _dot(attributes: str, left: list[int], right: list[int], out: list[int]) -> int:
-    del right
-    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", attributes)
-    return prod(out) * prod(left[i] for i in _numbers(contracted.group(1) if contracted else ""))
 
 
 def _convolution(attributes: str, left: list[int], right: list[int], out: list[int]) -> int:
@@ -39,9 +38,9 @@ def _convolution(attributes: str, left: list[int], right: list[int], out: list[i
     window = re.search(r"window=\{([^}]*)\}", attributes)
     fields = dict(part.split("=") for part in window.group(1).split()) if window else {}
     taps = 1
-    for i, size in enumerate(_numbers(fields.get("size", ""), "x")):
+    for i, size in enumerate(numbers(fields.get("size", ""))):
         stride, spread, gap = (
-            _numbers(fields[name], "x")[i] if name in fields else 1 for name in ("stride", "lhs_dilate", "rhs_dilate")
+            numbers(fields[name])[i] if name in fields else 1 for name in ("stride", "lhs_dilate", "rhs_dilate")
         )
         before = int(fields["pad"].split("x")[i].split("_")[0]) if "pad" in fields else 0
         reach = (of_left[str(i)] - 1) * spread
@@ -53,8 +52,4 @@ def _convolution(attributes: str, left: list[int], right: list[int], out: list[i
 def _dims(shape: str) -> list[int]:
     found = re.match(r"[a-z]\w*\[([\d,]*)\]", shape)
     assert found is not None, shape
-    return _numbers(found.group(1))
-
-
-def _numbers(text: str, between: str = ",") -> list[int]:
-    return [int(number) for number in text.split(between) if number]
+    return numbers(found.group(1))

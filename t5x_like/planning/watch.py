@@ -3,8 +3,8 @@
 
 import os
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from t5x_like.config import RunConfig
@@ -19,21 +19,10 @@ def compile_for(config: RunConfig, slice_: Slice) -> Any:
     """
     from t5x_like.planning.lower import compile_step  # here: programs that only read flags need not wait for JAX
 
-    devices = devices_of(slice_)
-    result: dict[str, Any] = {}
-
-    def work() -> None:
-        try:
-            result["compiled"] = compile_step(config, devices)
-        except BaseException as error:
-            result["error"] = error
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    compiling = ThreadPoolExecutor(1).submit(compile_step, config, devices_of(slice_))
     began = time.monotonic()
     try:
-        while thread.is_alive():
-            thread.join(0.5)
+        while wait([compiling], 0.5).not_done:
             if sys.stderr.isatty():
                 print(f"\rcompiling for {slice_.name}: {time.monotonic() - began:.0f} s ", end="", file=sys.stderr)
     except KeyboardInterrupt:
@@ -41,6 +30,4 @@ def compile_for(config: RunConfig, slice_: Slice) -> Any:
         os._exit(130)  # the compiler cannot be stopped in any other way
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
-    if "error" in result:
-        raise result["error"]
-    return result["compiled"]
+    return compiling.result()
