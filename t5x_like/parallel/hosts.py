@@ -43,8 +43,12 @@ class Hosts:
 
     @property
     def address(self) -> str:
-        """host:port; an IPv6 address stands in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return _address(self.host, self.port)
+
+
+def _address(host: str, port: int) -> str:
+    """host:port; an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,11 @@ def find_hosts(
         return None
     flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
     given = [name for name, value in flags.items() if value is not None]
-    if len(given) == 3:
-        found = None
-    else:
+    found = None
+    if len(given) < 3:
         found = _open_mpi(environ) or _slurm(environ, given) or _cloud_tpu(environ, metadata)
-        if found is None and not given:
-            return None
+    if found is None and not given:
+        return None
     source = found or _Found("flags", None, None, None, {})
     coordinator = coordinator if coordinator is not None else source.coordinator
     processes = num_processes if num_processes is not None else source.processes
@@ -128,8 +131,7 @@ def _host_and_port(address: str, what: str) -> tuple[str, int]:
 
 def _number(environ: Mapping[str, str], name: str) -> int | None:
     """A variable that holds a whole number, or None where it is not set."""
-    text = environ.get(name)
-    if text is None:
+    if (text := environ.get(name)) is None:
         return None
     if not re.fullmatch(r"\d+", text.strip()):
         raise UserError(f"{name}={text!r} in the environment: expected a whole number")
@@ -152,7 +154,7 @@ def _open_mpi(environ: Mapping[str, str]) -> _Found | None:
     coordinator = None
     if uri and host:
         port = _port_of_job(int(uri["job"]) >> 12)  # the lower bits are the same for every job
-        coordinator = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        coordinator = _address(host, port)
     elif _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE") == size:  # all of them are on this machine
         job = sum(environ.get("PMIX_NAMESPACE", environ.get("OMPI_MCA_ess_base_jobid", "")).encode())
         coordinator = f"localhost:{_port_of_job(job)}"
@@ -161,10 +163,7 @@ def _open_mpi(environ: Mapping[str, str]) -> _Found | None:
         coordinator,
         size,
         _number(environ, "OMPI_COMM_WORLD_RANK"),
-        {
-            "--coordinator": "OMPI_MCA_orte_hnp_uri (Open MPI 5 has none)",
-            "--process_id": "OMPI_COMM_WORLD_RANK",
-        },
+        {"--coordinator": "OMPI_MCA_orte_hnp_uri (Open MPI 5 has none)", "--process_id": "OMPI_COMM_WORLD_RANK"},
         _gpus(environ, _number(environ, "OMPI_COMM_WORLD_LOCAL_RANK"), _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE")),
     )
 
@@ -185,7 +184,6 @@ def _slurm(environ: Mapping[str, str], given: list[str]) -> _Found | None:
         )
     first = _first_node(nodes) if nodes else None
     step = _number(environ, "SLURM_STEP_ID") or 0
-    on_node = _tasks_on_node(environ)
     return _Found(
         "Slurm",
         None if first is None else f"{first}:{_port_of_job(job + step)}",
@@ -196,7 +194,7 @@ def _slurm(environ: Mapping[str, str], given: list[str]) -> _Found | None:
             "--num_processes": "SLURM_STEP_NUM_TASKS",
             "--process_id": "SLURM_PROCID",
         },
-        _gpus(environ, _number(environ, "SLURM_LOCALID"), on_node),
+        _gpus(environ, _number(environ, "SLURM_LOCALID"), _tasks_on_node(environ)),
     )
 
 
@@ -221,9 +219,9 @@ def _tasks_on_node(environ: Mapping[str, str]) -> int | None:
 
 def _gpus(environ: Mapping[str, str], rank: int | None, tasks: int | None) -> tuple[int, ...] | None:
     """This task's part of its node's GPUs, where several tasks see them all; None: what it sees is its own."""
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    number = len([name for name in visible.split(",") if name]) if visible is not None else None
-    if number is None:
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        number: int | None = len([name for name in environ["CUDA_VISIBLE_DEVICES"].split(",") if name])
+    else:
         number = _number(environ, "SLURM_GPUS_ON_NODE")
     if rank is None or tasks is None or tasks == 1 or number is None or number == 1:
         return None
@@ -261,7 +259,7 @@ def _cloud_tpu(environ: Mapping[str, str], metadata: Callable[[str], str | None]
     host = first if first.count(":") > 1 else first.partition(":")[0]
     return _Found(
         "Cloud TPU",
-        f"[{host}]:{TPU_PORT}" if ":" in host else f"{host}:{TPU_PORT}",
+        _address(host, TPU_PORT),
         len(workers) * slices,
         None if number is None else (slice_id or 0) * len(workers) + number,
         {"--process_id": missing},

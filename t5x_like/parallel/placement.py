@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from t5x_like.errors import UserError
-from t5x_like.models.layers.parameters import Params, ParamSpec
+from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
 from t5x_like.parallel.rules import MeshLayout
 
 # Axes that promise to cut everything; `pipe` promises layers alone, `expert` experts, `data` and `seq` no parameters.
@@ -22,10 +22,8 @@ def placement(layout: MeshLayout, specs: Params) -> str:
     rows = []
     for name, spec, places in _placed(layout, specs):
         sizes = " ".join(f"{axis}={size}" for axis, size in zip(spec.axes, spec.shape, strict=True))
-        cut = ", ".join(
-            "-" if place is None else place if isinstance(place, str) else "+".join(place) for place in places
-        )
-        rows.append((name, sizes, cut))
+        cut = ["-" if place is None else place if isinstance(place, str) else "+".join(place) for place in places]
+        rows.append((name, sizes, ", ".join(cut)))
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     return "".join(f"{name:{widths[0]}}   {sizes:{widths[1]}}   {cut}\n" for name, sizes, cut in rows)
 
@@ -52,9 +50,5 @@ def check_cut(layout: MeshLayout, specs: Params, most: float) -> None:
 
 
 def _placed(layout: MeshLayout, specs: Params) -> list[tuple[str, ParamSpec, tuple[Any, ...]]]:
-    leaves = jax.tree_util.tree_flatten_with_path(specs, is_leaf=lambda node: isinstance(node, ParamSpec))[0]
     shardings = jax.tree.leaves(layout.parameters(specs))
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), spec, tuple(sharding.spec))
-        for (path, spec), sharding in zip(leaves, shardings, strict=True)
-    ]
+    return [(*named, tuple(at.spec)) for named, at in zip(named_specs(specs).items(), shardings, strict=True)]

@@ -12,16 +12,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
 
 from t5x_like.errors import UserError, unknown_name
-from t5x_like.models.context import MaskSpec
-from t5x_like.models.layers.biases import Bias
-from t5x_like.models.layers.blockwise import Blocks
 from t5x_like.models.layers.parameters import Params, ParamSpec
 from t5x_like.parallel.ring import ring_attention
 
@@ -80,8 +77,8 @@ def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh:
     for name, size in zip(axes, shape, strict=True):
         if name not in rules:
             raise unknown_name(f"{what}: logical axis", name, rules)
-        over = tuple(axis for axis in rules[name] if mesh.shape[axis] > 1)
-        parts = math.prod(mesh.shape[axis] for axis in over)
+        over = _cutting(mesh, rules[name])
+        parts = _parts(mesh, over)
         if size % parts:
             raise UserError(
                 f"{what}: {name}={size} does not divide over mesh axes {' x '.join(over)}={parts}; accepted: a "
@@ -91,14 +88,18 @@ def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh:
     return PartitionSpec(*entries)
 
 
+def _cutting(mesh: Mesh, axes: Sequence[str]) -> tuple[str, ...]:
+    """Those mesh axes that cut anything."""
+    return tuple(axis for axis in axes if mesh.shape[axis] > 1)
+
+
+def _parts(mesh: Mesh, axes: Sequence[str]) -> int:
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
 @dataclass(frozen=True)
 class MeshLayout:
-    """A mesh with its rules: where parameters and activations lie.
-
-    Attributes:
-      mesh: of devices.
-      rules: of activations.
-    """
+    """A mesh with its rules of activations: where parameters and activations lie."""
 
     mesh: Mesh
     rules: Rules = dataclasses.field(default_factory=lambda: ACTIVATION_RULES, hash=False)
@@ -120,8 +121,7 @@ class MeshLayout:
 
     def pin_groups(self, x: jax.Array, spec: PartitionSpec | None = None) -> jax.Array:
         """Pins a first dimension of one entry for every group; the others lie as `spec` says, or free."""
-        rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1) if spec is None else spec
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec("data", *rest)))
+        return self._pin_first(x, "data", spec)
 
     def _without(self, axis: str) -> "MeshLayout":
         rows = {name: tuple(each for each in self.rules[name] if each != axis) for name in _OF_ROWS}
@@ -145,13 +145,15 @@ class MeshLayout:
 
     def pin_parts(self, x: jax.Array) -> jax.Array:
         """Pins a first dimension of one entry for every part of batch and length; the compiler places the others."""
-        axes = (*self.mesh_axes("batch"), *self.mesh_axes("length"))
-        spec = PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+        return self._pin_first(x, (*self.mesh_axes("batch"), *self.mesh_axes("length")))
+
+    def _pin_first(self, x: jax.Array, axes: str | tuple[str, ...], others: PartitionSpec | None = None) -> jax.Array:
+        rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1) if others is None else others
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(axes, *rest)))
 
     def mesh_axes(self, name: str) -> tuple[str, ...]:
         """The mesh axes above size 1 over which an activation's dimension is cut, for `on_every_device`."""
-        return tuple(axis for axis in self.rules[name] if self.mesh.shape[axis] > 1)
+        return _cutting(self.mesh, self.rules[name])
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array:
         """Pins an activation by the logical names of its dimensions, e.g. "batch length embed"."""
@@ -203,38 +205,17 @@ class MeshLayout:
     @property
     def batch_parts(self) -> int:
         """In how many parts the mesh cuts a batch."""
-        return math.prod(self.mesh.shape[axis] for axis in self.rules["batch"])
+        return _parts(self.mesh, self.rules["batch"])
 
     @property
     def length_parts(self) -> int:
         """In how many parts the mesh cuts a sequence."""
-        return math.prod(self.mesh.shape[axis] for axis in self.rules["length"])
+        return _parts(self.mesh, self.rules["length"])
 
-    def ring(
-        self,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        *,
-        mask: MaskSpec,
-        bias: Bias | None = None,
-        soft_cap: float | None = None,
-        wide: DTypeLike,
-        blocks: Blocks,
-    ) -> jax.Array:
-        """Attention over a length that the mesh cuts; see `parallel.ring`."""
-        return ring_attention(
-            q,
-            k,
-            v,
-            mask=mask,
-            bias=bias,
-            soft_cap=soft_cap,
-            wide=wide,
-            blocks=blocks,
-            mesh=self.mesh,
-            place=self.activation,
-        )
+    @property
+    def ring(self) -> Callable[..., jax.Array]:
+        """Attention over a length that the mesh cuts: `parallel.ring.ring_attention` on it."""
+        return partial(ring_attention, mesh=self.mesh, place=self.activation)
 
     def features(self, batch: Mapping[str, Any], leading: int = 0) -> dict[str, NamedSharding]:
         """Returns the shardings of a batch's features, anything with a shape.
@@ -247,25 +228,20 @@ class MeshLayout:
             rows = self.batch(leading)
             if not name.startswith(_WITH_LENGTH) or len(shape) < leading + 2 or shape[leading + 1] % self.length_parts:
                 return rows
-            along = tuple(axis for axis in self.rules["length"] if self.mesh.shape[axis] > 1)
-            return NamedSharding(self.mesh, PartitionSpec(*rows.spec, along or None))
+            return NamedSharding(self.mesh, PartitionSpec(*rows.spec, self.mesh_axes("length") or None))
 
         return {name: place(name, tuple(value.shape)) for name, value in batch.items()}
 
     def batch(self, leading: int = 0) -> NamedSharding:
         """Returns the sharding of a batch array whose batch dimension follows `leading` others."""
-        over = tuple(axis for axis in _ROWS if self.mesh.shape[axis] > 1)
-        return NamedSharding(self.mesh, PartitionSpec(*[None] * leading, over or None))
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * leading, _cutting(self.mesh, _ROWS) or None))
 
     def check_batch(self, batch_size: int, microbatches: int) -> None:
         """Refuses a batch that does not divide into microbatches, and those over the mesh."""
-        over = [axis for axis in _ROWS if self.mesh.shape[axis] > 1]
-        parts = microbatches * math.prod(self.mesh.shape[axis] for axis in over)
+        parts = microbatches * _parts(self.mesh, _ROWS)
         if batch_size % parts:
-            cut = [
-                *([f"{microbatches} microbatches"] if microbatches > 1 else []),
-                *(f"mesh axis {axis}" for axis in over),
-            ]
+            cut = [f"{microbatches} microbatches"] if microbatches > 1 else []
+            cut += [f"mesh axis {axis}" for axis in _cutting(self.mesh, _ROWS)]
             raise UserError(
                 f"training.batch_size: {batch_size} does not divide over {' x '.join(cut)}: {parts} parts; accepted: a "
                 f"multiple of {parts} (nearest {max(1, round(batch_size / parts)) * parts})"
