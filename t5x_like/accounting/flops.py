@@ -5,8 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from t5x_like.accounting.parameters import count_parameters
-from t5x_like.accounting.parts import is_table, mean_keys, ordered, parameters, part_of, size
+from t5x_like.accounting.parameters import count_parameters, is_table, ordered, parameters, part_of, size
 from t5x_like.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -59,6 +58,18 @@ def _scores(query: "ParamSpec", length: int, kv_length: int, full_attention: boo
     assert query.attends is not None
     allowed = mean_keys(length, kv_length, query.attends.causal, query.attends.window)
     return 4.0 * channels * (kv_length if full_attention else allowed)
+
+
+def mean_keys(length: int, kv_length: int, causal: bool, window: int | None) -> float:
+    """Keys that a query attends to, averaged over T queries: the allowed area of the T x S rectangle, divided by T.
+
+    The diagonal counts half, so that a causal mask leaves exactly half of the square, and a window of W keys the band
+    below the diagonal: W - W^2 / 2T. Without causality a window has such a band on each side.
+    """
+    if window is None:
+        return length / 2 if causal else float(kv_length)
+    reach = min(window, length)
+    return (1 if causal else 2) * (reach - reach**2 / (2 * length))
 
 
 def flops_per_token(

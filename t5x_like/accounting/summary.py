@@ -4,8 +4,7 @@
 from typing import Any
 
 from t5x_like.accounting.flops import flops_per_token, flops_per_token_6n, forward_flops
-from t5x_like.accounting.parameters import count_parameters
-from t5x_like.accounting.parts import parameters, size
+from t5x_like.accounting.parameters import count_parameters, parameters, size
 from t5x_like.config import RunConfig
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_like.accounting.mfu import peak_of_mesh
+from t5x_like.accounting.hardware import peak_of_mesh
 from t5x_like.accounting.summary import accounting
 from t5x_like.config import RunConfig
 from t5x_like.data.ahead import made_ahead
