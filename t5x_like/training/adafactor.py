@@ -7,6 +7,7 @@ product contracts, the columns what it produces, and every layer of a stack is a
 the parameter's dimensions, [L, D] and [L, H, C], so they are cut over a mesh as it is.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,15 +51,8 @@ def scale_by_adafactor(config: AdafactorConfig, specs: Params) -> optax.Gradient
     def update(grads: Params, state: AdafactorState, params: Params | None = None) -> tuple[Params, AdafactorState]:
         step = optax.safe_increment(state.step)
         beta2 = 1 - step.astype(jnp.float32) ** -config.decay_exponent
-        structure: Any
-        leaves, structure = jax.tree.flatten(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
-        moved = [
-            _update_one(config, spec, beta2, *of_one)
-            for spec, *of_one in zip(
-                leaves, *(structure.flatten_up_to(tree) for tree in (grads, state.second, params)), strict=True
-            )
-        ]
-        updates, second = (structure.unflatten(part) for part in zip(*moved, strict=True))
+        moved = map_specs(partial(_update_one, config, beta2), specs, grads, state.second, params)
+        updates, second = (map_specs(lambda _, pair, i=i: pair[i], specs, moved) for i in range(2))
         return updates, AdafactorState(step, second)
 
     return optax.GradientTransformation(init, update)
@@ -75,7 +69,7 @@ def _no_moments(config: AdafactorConfig, spec: ParamSpec) -> Any:
 
 
 def _update_one(
-    config: AdafactorConfig, spec: ParamSpec, beta2: jax.Array, grad: jax.Array, second: Any, param: jax.Array
+    config: AdafactorConfig, beta2: jax.Array, spec: ParamSpec, grad: jax.Array, second: Any, param: jax.Array
 ) -> tuple[jax.Array, Any]:
     dims = dimensions(spec)
     grad = grad.astype(jnp.float32)

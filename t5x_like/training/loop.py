@@ -7,6 +7,7 @@ import resource
 import time
 from collections import deque
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -305,7 +306,7 @@ class _Loop:
     def _save(self) -> None:
         self._collect_all()
         self.push()  # metrics of all that a checkpoint holds are there before it is
-        self.checkpoints.save(self.program.to_disk(self.state), self.step, self.tally.to_json())
+        self.checkpoints.save(self.program.to_disk(self.state), self.step, asdict(self.tally))
 
     def summary(self, status: str) -> dict[str, Any]:
         """What summary.json holds; a run that did not finish has no final loss."""

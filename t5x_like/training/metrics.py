@@ -49,9 +49,6 @@ class Tally:
         self.interval = {}
         return means
 
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
 
 class Stopwatch:
     """Where the time of a session goes.

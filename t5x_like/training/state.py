@@ -14,9 +14,39 @@ from t5x_like.config import FullTuningConfig, PartialTuningConfig, TuningConfig
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Params
 from t5x_like.precision import LossScaling
-from t5x_like.training.loss_scale import LossScale
 
 _FULL = FullTuningConfig()
+
+
+class LossScale(flax.struct.PyTreeNode):
+    """Dynamic loss scaling (Micikevicius et al. 2018): the scale and what its rule counts.
+
+    Attributes:
+      value: float32 scalar, what the mean loss is multiplied by.
+      quiet_steps: int32 scalar, steps with finite gradients since the scale last changed.
+    """
+
+    value: jax.Array
+    quiet_steps: jax.Array
+
+    @classmethod
+    def start(cls, rule: LossScaling) -> "LossScale":
+        """Returns the scale of the first step."""
+        return cls(jnp.asarray(rule.initial, jnp.float32), jnp.zeros((), jnp.int32))
+
+    def after(self, finite: jax.Array, rule: LossScaling) -> "LossScale":
+        """Returns the next step's scale: halved unless this step's gradients were finite, doubled after a quiet time.
+
+        The scale stays between `rule.lowest` and `rule.highest`; a doubling or a halving starts the count anew.
+        """
+        quiet = self.quiet_steps + 1
+        grows = quiet >= rule.growth_interval
+        larger = jnp.where(grows, jnp.minimum(2 * self.value, rule.highest), self.value)
+        smaller = jnp.maximum(self.value / 2, rule.lowest)
+        return LossScale(
+            value=jnp.where(finite, larger, smaller),
+            quiet_steps=jnp.where(finite & ~grows, quiet, 0),
+        )
 
 
 class State(flax.struct.PyTreeNode):

@@ -15,8 +15,6 @@ from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.objectives.task import Batch, Sums, Task, objective_of
 from t5x_like.precision import LossScaling
-from t5x_like.training.average import update_average
-from t5x_like.training.loss_scale import all_finite
 from t5x_like.training.state import State, merge
 
 StepFunction = Callable[[State, Batch, dict[str, jax.Array]], tuple[State, Sums]]
@@ -68,7 +66,7 @@ def make_step(
             trainable = jax.tree.map(lambda p, d: p - learning_rate * d, state.trainable, directions)
         moved = state.replace(trainable=trainable, opt=opt)
         if ema_decay is not None:
-            moved = moved.replace(average=update_average(state.average, trainable, ema_decay, state.step))
+            moved = moved.replace(average=_update_average(state.average, trainable, ema_decay, state.step))
         once = jnp.ones((), jnp.float32)
         sums = {
             **sums,
@@ -77,7 +75,7 @@ def make_step(
             "param_norm": (optax.global_norm(state.trainable), once),
         }
         if scaling is not None:
-            moved, sums = _skip_overflow(all_finite(gradient), scaling, state, moved, sums)
+            moved, sums = _skip_overflow(_all_finite(gradient), scaling, state, moved, sums)
         return moved.replace(step=state.step + 1), sums
 
     def step(state: State, batches_K: Batch, knobs_K: dict[str, jax.Array]) -> tuple[State, Sums]:
@@ -183,6 +181,27 @@ def _gradient(
         return jax.tree.map(lambda g: g / weight, grads), sums
 
     return gradient
+
+
+def _update_average(average: Params, params: Params, decay: float, step: jax.Array) -> Params:
+    """The exponential moving average of the parameters (Polyak and Juditsky 1992, with exponential weights).
+
+    That is d * average + (1 - d) * params, leaf by leaf, in float32, with d = min(decay, (1 + step) / (10 + step));
+    `step` counts the steps taken before this one. The average starts at the initial parameters. The smaller decay of
+    the first steps lets it forget them: a short run's average would be mostly its initialisation otherwise. It is
+    `decay` from step (10 decay - 1) / (1 - decay) on: step 890 for .99.
+    """
+    t = step.astype(jnp.float32)
+    rest = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
+    return jax.tree.map(lambda a, p: a + rest * (p - a), average, params)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether no number of a tree is infinite or NaN.
+
+    By `isfinite` of every number: a maximum across the emulated devices of a CPU drops NaN.
+    """
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _skip_overflow(finite: jax.Array, rule: LossScaling, before: State, moved: State, sums: Sums) -> tuple[State, Sums]:
