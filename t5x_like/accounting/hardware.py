@@ -147,9 +147,7 @@ def chip(device_kind: str) -> Chip | None:
 def peak_flops(device_kind: str, dtype: str = "bf16") -> float | None:
     """Returns the peak FLOP/s of one JAX device, or None when it is not known (a CPU, say).
 
-    Args:
-      device_kind: `jax.Device.device_kind`.
-      dtype: of the products' operands: "f32", "bf16", "fp16", "int8" or "fp8".
+    `dtype` is that of the products' operands: "f32", "bf16", "fp16", "int8" or "fp8".
     """
     found = chip(device_kind)
     rate = None if found is None else found.peaks.get(dtype)
@@ -170,7 +168,7 @@ def peak_of_mesh(devices: Any, precision: str, folder: Path) -> float | None:
 
     Args:
       devices: NumPy array of jax.Device, such as `mesh.devices`.
-      precision: of the operands, as `peak_flops` takes it.
+      precision: as `peak_flops` takes it.
       folder: where `ceiling.matmul_ceiling` keeps its figure.
     """
     first = devices.flat[0]

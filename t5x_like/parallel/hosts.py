@@ -76,8 +76,6 @@ def find_hosts(
     Args:
       coordinator: HOST:PORT where process 0 listens; the port must be free there and reachable from the others.
       num_processes: how many processes; 1 leaves the environment out of it.
-      process_id: which one this is.
-      environ: the environment.
       metadata: reads an attribute of a Cloud TPU VM; None: asks its metadata server, on such a machine.
 
     Raises:

@@ -127,11 +127,7 @@ class Leaf:
 
 
 class Step:
-    """The arithmetic of one training step on a mesh.
-
-    Args:
-      config: resolved.
-      mesh: sizes of the six axes.
+    """The arithmetic of one training step of a resolved run on a mesh of such sizes.
 
     Raises:
       UserError: a size that the mesh does not divide, as at the start of a run.

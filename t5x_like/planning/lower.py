@@ -12,8 +12,7 @@ from jax.errors import JaxRuntimeError
 from t5x_like.config import RunConfig
 from t5x_like.errors import UserError
 from t5x_like.planning.collectives import Collective, collectives
-from t5x_like.planning.hlo import parse
-from t5x_like.planning.products import product_flops
+from t5x_like.planning.hlo import parse, product_flops
 from t5x_like.training.memory_fit import one_step
 from t5x_like.training.program import Program, program_config
 
@@ -30,7 +29,7 @@ class CompiledStep:
       mesh: sizes of the mesh's axes.
       arguments, temporaries, outputs, code: bytes; outputs without those that take an argument's place.
       collectives: see `planning.collectives`.
-      product_flops: see `planning.products`.
+      product_flops: see `planning.hlo`.
       lower_seconds, compile_seconds: wall time.
     """
 

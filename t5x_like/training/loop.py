@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_like.accounting.flops import accounting
 from t5x_like.accounting.hardware import peak_of_mesh
-from t5x_like.accounting.summary import accounting
 from t5x_like.config import RunConfig
 from t5x_like.data.ahead import made_ahead
 from t5x_like.data.cache import cache_root
@@ -59,7 +59,6 @@ def train(
       config: resolved; durations in epochs may be left, they are resolved here.
       workdir: the run folder, on a disk or gs://; made when missing.
       dataset: as `build_dataset(config.data, config.seed)` gives it, when the caller has it already.
-      reporter: told of progress.
       started: when the program was, on the clock of time.monotonic(), to tell how long the first step took to come.
 
     Returns:

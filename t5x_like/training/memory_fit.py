@@ -47,10 +47,9 @@ def settle(
     memory: float,
     note: Callable[[str], None] = lambda line: None,
 ) -> RunConfig:
-    """Replaces every "auto" of `execution.remat` and `training.microbatches`.
+    """Replaces every "auto" of `execution.remat` and `training.microbatches` of a resolved run.
 
     Args:
-      config: resolved.
       features: of one training row, without the dimension of rows.
       memory: bytes of a device, such as `device_memory` gives.
       note: told what is taken, and how much memory that takes.

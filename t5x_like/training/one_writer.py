@@ -29,10 +29,7 @@ def as_the_first(number: int) -> int:
 
 
 def check_same(texts: Mapping[str, str]) -> None:
-    """Makes sure that what all processes must have in common is the same everywhere.
-
-    Args:
-      texts: by what they are, such as "the config"; in the same order everywhere.
+    """Makes sure that what all processes must have in common is the same everywhere: texts by what they are.
 
     Raises:
       UserError: this process has another one than the first.

@@ -33,8 +33,7 @@ from t5x_like.objectives.task import Batch, Sums
 from t5x_like.parallel.local_rows import Share, put_rows, share_of
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.pipeline import Pipeline
-from t5x_like.parallel.placement import check_cut
-from t5x_like.parallel.rules import MeshLayout
+from t5x_like.parallel.rules import MeshLayout, check_cut
 from t5x_like.precision import policy
 from t5x_like.training.optimizers import build_optimizer, state_specs
 from t5x_like.training.state import State, init_state, merge, part_of, split
@@ -74,8 +73,7 @@ def program_config(config: RunConfig) -> ProgramConfig:
 class Program:
     """Jitted functions and the shardings of their arguments.
 
-    Args:
-      devices: of the mesh; by default this machine's. Those of a slice that is not there can be compiled for.
+    The mesh is of this machine's devices or of others: those of a slice that is not there can be compiled for.
 
     Attributes:
       model, objective, optimizer, layout, specs: as built from the config.
@@ -227,9 +225,7 @@ class Program:
     def abstract_arguments(self, features: Mapping[str, jax.ShapeDtypeStruct], rows: int) -> tuple[Any, ...]:
         """The arguments of `step` as jax.ShapeDtypeStruct, to lower it for.
 
-        Args:
-          features: of one row, without the dimension of rows.
-          rows: of a batch, over all hosts.
+        `features` are those of one row, without the dimension of rows; `rows` is a batch's number, over all hosts.
         """
         batches = {
             name: jax.ShapeDtypeStruct((self.steps_per_call, rows, *one.shape), one.dtype)

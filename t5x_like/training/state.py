@@ -9,11 +9,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_like.config import FullTuningConfig, PartialTuningConfig, TuningConfig
+from t5x_like.config import FullTuningConfig, PartialTuningConfig, RunConfig, TuningConfig
 from t5x_like.errors import UserError
-from t5x_like.models.layers.parameters import Params
-from t5x_like.precision import LossScaling
+from t5x_like.models import build_model
+from t5x_like.models.layers.parameters import Params, map_specs
+from t5x_like.precision import LossScaling, policy
+from t5x_like.training.optimizers import build_optimizer
 
 _FULL = FullTuningConfig()
 
@@ -88,23 +91,19 @@ def split(tree: Params, tuning: TuningConfig) -> tuple[Params, Params]:
     Raises:
       UserError: a pattern that matches no name.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: not isinstance(node, dict))
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    leaves = flatten_dict(tree, sep="/")
     if isinstance(tuning, PartialTuningConfig):
         for number, pattern in enumerate(tuning.train):
-            if not any(re.fullmatch(pattern, name) for name in names):
-                close = ", ".join(map(repr, difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)))
+            if not any(re.fullmatch(pattern, name) for name in leaves):
+                close = ", ".join(map(repr, difflib.get_close_matches(pattern, leaves, n=3, cutoff=0.0)))
                 raise UserError(
                     f"tuning.train[{number}]: pattern {pattern!r} matches the whole name of no parameter; accepted: "
                     f"e.g. {close}"
                 )
-    frozen: Params = {}
-    trainable: Params = {}
-    for name, (path, leaf) in zip(names, leaves, strict=True):
-        node = trainable if tuning.trains(name) else frozen
-        for entry in path[:-1]:
-            node = node.setdefault(entry.key, {})
-        node[path[-1].key] = leaf
+    frozen, trainable = (
+        unflatten_dict({name: leaf for name, leaf in leaves.items() if tuning.trains(name) == trains}, sep="/")
+        for trains in (False, True)
+    )
     return frozen, trainable
 
 
@@ -126,3 +125,27 @@ def init_state(
         loss_scale=None if loss_scaling is None else LossScale.start(loss_scaling),
         average=jax.tree.map(jnp.copy, trainable) if average else {},
     )
+
+
+def state_bytes(config: RunConfig) -> dict[str, int]:
+    """Bytes that training keeps from step to step, over all devices; activations are not among them.
+
+    They are of "parameters", "gradients" (one step's), the "optimizer"'s state and the parameters' "average", from
+    shapes alone, those of what is trained; counters of a few bytes are left out.
+    """
+    specs = build_model(config.model).specs()
+    _, trained = split(specs, config.tuning)
+    optimizer = build_optimizer(config.optimizer, trained)
+    dtype = policy(config.precision).params
+
+    def shapes(specs: Params) -> Any:
+        return map_specs(lambda spec: jax.ShapeDtypeStruct(spec.shape, dtype), specs)
+
+    state = {
+        "parameters": shapes(specs),
+        "gradients": shapes(trained),
+        "optimizer": jax.eval_shape(optimizer.init, shapes(trained)),
+        "average": {} if config.training.ema_decay is None else shapes(trained),
+    }
+    leaves = {name: [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim] for name, tree in state.items()}
+    return {name: sum(leaf.size * leaf.dtype.itemsize for leaf in each) for name, each in leaves.items()}

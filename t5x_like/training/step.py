@@ -47,7 +47,6 @@ def make_step(
     a skipped step's gradient and update have weight 0.
 
     Args:
-      model, objective, optimizer, ctx: what is trained and how it is carried out.
       microbatches: parts of a batch whose gradients are accumulated.
       ema_decay: of `State.average`; None when there is none.
       shardings: where trainable parameters, and so their gradients, lie; None leaves it to the compiler.
@@ -134,18 +133,13 @@ def _gradient(
         rows = objective.prepare(state, rows, keys)
         if groups == 1:
             return of_rows(state, rows, keys)
-        gradient, sums = jax.vmap(of_rows, (None, 0, 0), spmd_axis_name="data")(state, *_by_group((rows, keys)))
+        by_group = jax.tree.map(_of_group, (rows, keys))
+        gradient, sums = jax.vmap(of_rows, (None, 0, 0), spmd_axis_name="data")(state, *by_group)
         return _pinned(gradient), sums
 
-    def _by_group(rows: Any) -> Any:
-        assert ctx.layout is not None
-        pin = ctx.layout.pin_groups
-
-        def split(x: jax.Array) -> jax.Array:
-            x = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-            return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else pin(x)
-
-        return jax.tree.map(split, rows)
+    def _of_group(x: jax.Array) -> jax.Array:
+        x = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+        return x if ctx.layout is None or jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else ctx.layout.pin_groups(x)
 
     def _pinned(gradient: Params) -> Params:
         if groups == 1 or shardings is None or ctx.layout is None:

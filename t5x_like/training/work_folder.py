@@ -34,10 +34,7 @@ _LAST = "summary.json"  # says how the run ended, so it comes after all else
 
 
 class WorkFolder:
-    """A run folder.
-
-    Args:
-      place: a folder on a disk of this machine, or one in a bucket.
+    """A run folder, on a disk of this machine or in a bucket.
 
     Attributes:
       local: where this process reads and writes the folder's files.
