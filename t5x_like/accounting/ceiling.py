@@ -28,18 +28,11 @@ ATTEMPTS = 5  # measurements of a machine that is never quiet
 
 @dataclass(frozen=True)
 class Ceiling:
-    """A measured rate.
+    """A measured rate."""
 
-    Attributes:
-      flops_per_second: of the fastest repeat.
-      core_share: processor time of that repeat over its wall time and the cores. Well below 1 when other processes were
-        at work.
-      attempts: how many measurements this is the best of.
-    """
-
-    flops_per_second: float
-    core_share: float
-    attempts: int = 1
+    flops_per_second: float  # of the fastest repeat
+    core_share: float  # processor time over wall time and cores: well below 1 when other processes were at work
+    attempts: int = 1  # how many measurements this is the best of
 
     @property
     def peak(self) -> float:

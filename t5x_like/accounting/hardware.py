@@ -105,8 +105,8 @@ def _gpu(
     rates = {"f32": tf32, "bf16": half, "fp16": half, **dict(zip(("int8", "fp8"), eight_bits, strict=False))}
     peaks = {dtype: rate * TERA for dtype, rate in rates.items()}
     sizes = (memory * GIGA, bandwidth * GIGA, links * GIGA)
-    limit = "the data sheet's thermal design power"
-    return Chip(name, kinds, peaks, *sizes, source, 0, domain, 8, network * GIGA, power, limit)
+    power_source = "the data sheet's thermal design power"
+    return Chip(name, kinds, peaks, *sizes, source, 0, domain, 8, network * GIGA, power, power_source)
 
 
 _AMPERE = (156, 312, 624)  # SXM and PCIe alike

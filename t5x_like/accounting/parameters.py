@@ -70,19 +70,12 @@ def is_table(spec: "ParamSpec") -> bool:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters, counted as the literature does.
+    """Parameters, counted as the literature does."""
 
-    Attributes:
-      total: every element stored.
-      nonembedding: total minus token, position and unembedding tables (the N of Kaplan et al. 2020).
-      active: total minus what a token does not meet, such as experts that it is not sent to.
-      by_part: the total, part by part.
-    """
-
-    total: int
-    nonembedding: int
-    active: int
-    by_part: dict[str, int]
+    total: int  # every element stored
+    nonembedding: int  # without token, position and unembedding tables (the N of Kaplan et al. 2020)
+    active: int  # without what a token does not meet, such as experts that it is not sent to
+    by_part: dict[str, int]  # the total, part by part
 
 
 def count_parameters(config: ModelConfig) -> ParameterCount:

@@ -12,19 +12,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 @dataclass(frozen=True)
 class Product:
-    """One matrix product of a program.
+    """One matrix product of a program."""
 
-    Attributes:
-      flops: of all its runs: 2 * batch * m * n * k * times.
-      batched: whether it has batch dimensions, as attention's two products have.
-      shapes: of both operands.
-      times: how often it runs.
-    """
-
-    flops: int
-    batched: bool
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    times: int
+    flops: int  # of all its runs: 2 * batch * m * n * k * times
+    batched: bool  # whether it has batch dimensions, as attention's two products have
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]  # of both operands
+    times: int  # how often it runs
 
 
 def count_products(function: Callable[..., Any], *args: Any) -> list[Product]:

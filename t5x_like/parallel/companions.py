@@ -104,12 +104,7 @@ def _start_jax(hosts: Hosts, port: int) -> None:
 
 
 class Companions:
-    """This process's connections to the others of its run.
-
-    Attributes:
-      hosts: who they are.
-      jax_port: a port that was free on process 0's machine a moment ago.
-    """
+    """This process's connections to the others of its run; `jax_port` was free on process 0's machine a moment ago."""
 
     def __init__(self, hosts: Hosts, patience: float = PATIENCE):
         self.hosts = hosts

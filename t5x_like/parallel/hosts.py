@@ -24,22 +24,14 @@ METADATA_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Hosts:
-    """The processes of a run.
+    """The processes of a run."""
 
-    Attributes:
-      source: who said so: "flags", "Open MPI", "Slurm", "Cloud TPU".
-      host, port: where process 0 is met.
-      processes: how many there are.
-      process: which one this is, from 0.
-      gpus: numbers of the visible GPUs that are this process's; None: all of them.
-    """
-
-    source: str
-    host: str
+    source: str  # who said so: "flags", "Open MPI", "Slurm", "Cloud TPU"
+    host: str  # where process 0 is met, on `port`
     port: int
-    processes: int
-    process: int
-    gpus: tuple[int, ...] | None = None
+    processes: int  # how many there are
+    process: int  # which one this is, from 0
+    gpus: tuple[int, ...] | None = None  # numbers of the visible GPUs that are this process's; None: all of them
 
     @property
     def address(self) -> str:

@@ -83,21 +83,13 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Ring:
-    """What is known when the program is traced.
+    """What is known when the program is traced."""
 
-    Attributes:
-      mesh: with an axis `seq` of n devices.
-      specs: where each of the operands lies, `Arrays` of PartitionSpec.
-      sizes: of one piece of queries with one piece of keys.
-      pieces: of which a device's share consists: 1, or 2 when it holds halves.
-      hops: that keys make from device to device.
-    """
-
-    mesh: Mesh
-    specs: Any
-    sizes: Sizes
-    pieces: int
-    hops: int
+    mesh: Mesh  # with an axis `seq` of n devices
+    specs: Any  # where each of the operands lies, `Arrays` of PartitionSpec
+    sizes: Sizes  # of one piece of queries with one piece of keys
+    pieces: int  # of which a device's share consists: 1, or 2 when it holds halves
+    hops: int  # that keys make from device to device
 
     @property
     def size(self) -> int:

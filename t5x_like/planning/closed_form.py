@@ -50,22 +50,14 @@ FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Movement:
-    """One kind of transfer that a step is expected to make.
+    """One kind of transfer that a step is expected to make."""
 
-    Attributes:
-      what: in words.
-      kind, axes: as of a `collectives.Collective`.
-      devices: of a group.
-      payload: bytes at a device before the collective.
-      times: in a step.
-    """
-
-    what: str
-    kind: str
+    what: str  # in words
+    kind: str  # this and `axes` as of a `collectives.Collective`
     axes: tuple[str, ...]
-    devices: int
-    payload: float
-    times: float
+    devices: int  # of a group
+    payload: float  # bytes at a device before the collective
+    times: float  # in a step
 
     @property
     def bytes(self) -> float:
@@ -75,25 +67,15 @@ class Movement:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on a device.
+    """Bytes on a device."""
 
-    Attributes:
-      parameters, optimizer: kept from step to step; an average of the parameters counts among the parameters.
-      gradients: accumulated over microbatches, and those of one microbatch where there are several.
-      compute_copy: of the parameters, in the compute dtype, where that is another.
-      activations: what is kept for the backward pass.
-      tables: embeddings and the logits' matrix whole, as a device looks up in them, and their gradients before they
-        are added up, in float32.
-      workspace: of the layer, or the chunk of logits, that is being computed.
-    """
-
-    parameters: float
-    optimizer: float
-    gradients: float
-    compute_copy: float
-    activations: float
-    tables: float
-    workspace: float
+    parameters: float  # kept from step to step, an average of the parameters among them
+    optimizer: float  # kept from step to step
+    gradients: float  # accumulated over microbatches, and those of one microbatch where there are several
+    compute_copy: float  # of the parameters, in the compute dtype, where that is another
+    activations: float  # kept for the backward pass
+    tables: float  # looked up in: whole, and their gradients before they are added up, in float32
+    workspace: float  # of the layer, or the chunk of logits, that is being computed
 
     @property
     def state(self) -> float:
@@ -106,19 +88,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A parameter: where it lies, and how many elements a device has of it.
-
-    Attributes:
-      layers: how many of its leading dimension are on a device; 0 for a parameter outside the layers.
-      local: elements on a device.
-      gathered: of one layer (or of all, outside the layers), once gathered over fsdp.
-    """
+    """A parameter: where it lies, and how many elements a device has of it."""
 
     name: str
     axes: tuple[str, ...]
-    layers: int
-    local: int
-    gathered: int
+    layers: int  # of its leading dimension on a device; 0 for a parameter outside the layers
+    local: int  # elements on a device
+    gathered: int  # elements of one layer (or of all, outside the layers), once gathered over fsdp
 
     @property
     def is_gathered(self) -> bool:

@@ -33,28 +33,16 @@ _OPCODES = {
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective of a program.
+    """One collective of a program."""
 
-    Attributes:
-      kind: one of `KINDS`.
-      axes: mesh axes that it runs over, in the order of the mesh.
-      devices: of a group.
-      bytes_once: that a device sends in one run of it.
-      times: how often it runs in one run of the program.
-      counted: False where a loop around it goes round a number of times that the program does not say; `times` has one
-        round.
-      where: the operation of the model that it is for, as JAX names it.
-      downward: whether a permutation sends to lower places; the two directions of a ring do not share a link.
-    """
-
-    kind: str
-    axes: tuple[str, ...]
-    devices: int
-    bytes_once: float
-    times: int
-    counted: bool
-    where: str
-    downward: bool = False
+    kind: str  # one of `KINDS`
+    axes: tuple[str, ...]  # mesh axes that it runs over, in the order of the mesh
+    devices: int  # of a group
+    bytes_once: float  # that a device sends in one run of it
+    times: int  # how often it runs in one run of the program
+    counted: bool  # False where `times` has one round of a loop whose number the program does not say
+    where: str  # the operation of the model that it is for, as JAX names it
+    downward: bool = False  # whether a permutation sends to lower places: a link carries one direction
 
     @property
     def bytes(self) -> float:

@@ -24,20 +24,14 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0}
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
-
-    Attributes:
-      shape: as text: "bf16[8,128]{1,0}", or several in parentheses.
-      operands: names of instructions of the same computation.
-      attributes: the rest of the line.
-    """
+    """One line of a computation."""
 
     name: str
     opcode: str
-    shape: str
-    operands: tuple[str, ...]
+    shape: str  # as text: "bf16[8,128]{1,0}", or several in parentheses
+    operands: tuple[str, ...]  # names of instructions of the same computation
     arguments: str
-    attributes: str
+    attributes: str  # the rest of the line
     is_root: bool
 
     def attribute(self, name: str) -> str | None:
@@ -62,17 +56,12 @@ class Computation:
 
 @dataclass(frozen=True)
 class Run:
-    """An instruction and how often it runs in one run of the program.
-
-    Attributes:
-      counted: False where a loop around it goes round a number of times that is not in the program; `times` has one
-        round of that loop.
-    """
+    """An instruction and how often it runs in one run of the program."""
 
     instruction: Instruction
     computation: Computation
     times: int
-    counted: bool
+    counted: bool  # False where `times` has one round of a loop whose number is not in the program
 
 
 @dataclass(frozen=True)

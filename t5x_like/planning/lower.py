@@ -23,24 +23,16 @@ PREDICTED = {"target_tokens": jnp.int32, "loss_weights": jnp.float32}
 
 @dataclass(frozen=True)
 class CompiledStep:
-    """What the compiler says of one training step, for each device.
+    """What the compiler says of one training step, for each device."""
 
-    Attributes:
-      mesh: sizes of the mesh's axes.
-      arguments, temporaries, outputs, code: bytes; outputs without those that take an argument's place.
-      collectives: see `planning.collectives`.
-      product_flops: see `planning.hlo`.
-      lower_seconds, compile_seconds: wall time.
-    """
-
-    mesh: dict[str, int]
-    arguments: int
+    mesh: dict[str, int]  # sizes of the mesh's axes
+    arguments: int  # this and the next three in bytes
     temporaries: int
-    outputs: int
+    outputs: int  # without those that take an argument's place
     code: int
-    collectives: list[Collective]
-    product_flops: float
-    lower_seconds: float
+    collectives: list[Collective]  # see `planning.collectives`
+    product_flops: float  # see `planning.hlo`
+    lower_seconds: float  # wall time, as that of compiling
     compile_seconds: float
 
     @property

@@ -60,21 +60,14 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Roofline:
-    """The three times of a step, in seconds, and what follows.
-
-    Attributes:
-      interconnect_by_axes: {"fsdp x tensor": seconds}.
-      model_flops: of a step over all chips; recomputation is not among them.
-      peak: FLOP/s of all chips.
-      tokens: in a step.
-    """
+    """The three times of a step, in seconds, and what follows."""
 
     compute: float
     memory: float
-    interconnect_by_axes: dict[str, float]
-    model_flops: float
-    peak: float
-    tokens: int
+    interconnect_by_axes: dict[str, float]  # {"fsdp x tensor": seconds}
+    model_flops: float  # of a step over all chips; recomputation is not among them
+    peak: float  # FLOP/s of all chips
+    tokens: int  # in a step
 
     @property
     def interconnect(self) -> float:
@@ -106,19 +99,13 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a number of tokens takes.
-
-    Attributes:
-      days, chip_hours: of wall time, and of all chips together.
-      energy: kWh, the building's share included.
-      co2: tonnes of CO2 equivalent; making the machines is not in it.
-    """
+    """What a number of tokens takes."""
 
     tokens: float
-    days: float
-    chip_hours: float
-    energy: float
-    co2: float
+    days: float  # of wall time
+    chip_hours: float  # of all chips together
+    energy: float  # kWh, the building's share included
+    co2: float  # tonnes of CO2 equivalent; making the machines is not in it
 
 
 def roofline(

@@ -61,18 +61,12 @@ OVERHEAD = 5.5e5
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-      run: the name of its folder.
-      params: parameters by every count: {"params_total": ..., "params_nonembedding": ..., "params_active": ...}.
-      flops: of the whole run.
-    """
-
-    run: str
+    run: str  # the name of its folder
     config: RunConfig
-    params: dict[str, int]
-    flops: float
+    params: dict[str, int]  # by every count: {"params_total": ..., "params_nonembedding": ..., "params_active": ...}
+    flops: float  # of the whole run
 
     @property
     def size(self) -> str:

@@ -148,14 +148,10 @@ class _Execution:
 
 
 class _Pool:
-    """Worker processes with their pipes.
-
-    Attributes:
-      answers: (worker, answer) as they come; {"gone": why} when a worker dies.
-      logs: a file for each worker.
-    """
+    """Worker processes with their pipes."""
 
     def __init__(self, folder: Path, cores: list[int | None]):
+        # (worker, answer) as they come; {"gone": why} when a worker dies.
         self.answers: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
         self.logs = [folder / "workers" / f"{number}.log" for number in range(len(cores))]
         self._processes = [self._start(number, core) for number, core in enumerate(cores)]

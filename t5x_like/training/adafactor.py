@@ -20,22 +20,15 @@ from t5x_like.training.matrices import dimensions
 
 
 class Factored(NamedTuple):
-    """Second moments of one matrix, or of a stack.
+    """Second moments of one matrix, or of a stack."""
 
-    Attributes:
-      rows: the parameter's shape without the dimensions that a product produces.
-      columns: the parameter's shape without the dimensions that a product contracts.
-    """
-
-    rows: jax.Array
-    columns: jax.Array
+    rows: jax.Array  # the parameter's shape without the dimensions that a product produces
+    columns: jax.Array  # the parameter's shape without the dimensions that a product contracts
 
 
 class AdafactorState(NamedTuple):
-    """Attributes: `step`, the number taken; `second`, a `Factored` or an array for each parameter."""
-
-    step: jax.Array
-    second: Any
+    step: jax.Array  # the number taken
+    second: Any  # a `Factored` or an array for each parameter
 
 
 def scale_by_adafactor(config: AdafactorConfig, specs: Params) -> optax.GradientTransformation:

@@ -25,11 +25,7 @@ from t5x_like.training.state import State, merge
 
 
 class Checkpoints:
-    """The checkpoints of one run folder.
-
-    Attributes:
-      latest: step of the newest one, or None.
-    """
+    """The checkpoints of one run folder."""
 
     def __init__(self, folder: Path, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
@@ -41,6 +37,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
+        """The step of the newest one."""
         return self._manager.latest_step()
 
     def save(self, state: State, step: int, tally: dict[str, Any]) -> None:
@@ -105,7 +102,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and frees the manager's threads."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
 

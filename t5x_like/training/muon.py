@@ -28,9 +28,7 @@ def is_hidden(spec: ParamSpec) -> bool:
 
 
 class MuonState(NamedTuple):
-    """Attributes: `momentum`, the average of the gradients."""
-
-    momentum: Params
+    momentum: Params  # the average of the gradients
 
 
 def scale_by_muon(config: MuonConfig, specs: Params) -> optax.GradientTransformation:

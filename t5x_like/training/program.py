@@ -76,7 +76,6 @@ class Program:
     The mesh is of this machine's devices or of others: those of a slice that is not there can be compiled for.
 
     Attributes:
-      model, objective, optimizer, layout, specs: as built from the config.
       trained_specs: those of the parameters that are trained.
       pipeline: of a mesh with stages, else None.
       steps_per_call: the leading dimension of the batches that `step` takes.

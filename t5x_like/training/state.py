@@ -22,15 +22,10 @@ _FULL = FullTuningConfig()
 
 
 class LossScale(flax.struct.PyTreeNode):
-    """Dynamic loss scaling (Micikevicius et al. 2018): the scale and what its rule counts.
+    """Dynamic loss scaling (Micikevicius et al. 2018): the scale and what its rule counts."""
 
-    Attributes:
-      value: float32 scalar, what the mean loss is multiplied by.
-      quiet_steps: int32 scalar, steps with finite gradients since the scale last changed.
-    """
-
-    value: jax.Array
-    quiet_steps: jax.Array
+    value: jax.Array  # float32 scalar, what the mean loss is multiplied by
+    quiet_steps: jax.Array  # int32 scalar, steps with finite gradients since the scale last changed
 
     @classmethod
     def start(cls, rule: LossScaling) -> "LossScale":
@@ -46,29 +41,18 @@ class LossScale(flax.struct.PyTreeNode):
         grows = quiet >= rule.growth_interval
         larger = jnp.where(grows, jnp.minimum(2 * self.value, rule.highest), self.value)
         smaller = jnp.maximum(self.value / 2, rule.lowest)
-        return LossScale(
-            value=jnp.where(finite, larger, smaller),
-            quiet_steps=jnp.where(finite & ~grows, quiet, 0),
-        )
+        return LossScale(jnp.where(finite, larger, smaller), jnp.where(finite & ~grows, quiet, 0))
 
 
 class State(flax.struct.PyTreeNode):
-    """Parameters and what trains them.
+    """Parameters and what trains them."""
 
-    Attributes:
-      step: int32 scalar, number of steps taken.
-      trainable: parameters that the optimizer moves.
-      frozen: the others (empty when everything is trained).
-      opt: the optimizer's state.
-      loss_scale: of dynamic loss scaling; None where the precision needs none.
-      average: exponential moving average of `trainable`; empty when none is kept.
-    """
-
-    step: jax.Array
-    trainable: Params
-    frozen: Params
-    opt: Any
-    loss_scale: LossScale | None = None
+    step: jax.Array  # int32 scalar, number of steps taken
+    trainable: Params  # parameters that the optimizer moves
+    frozen: Params  # the others (empty when everything is trained)
+    opt: Any  # the optimizer's state
+    loss_scale: LossScale | None = None  # of dynamic loss scaling; None where the precision needs none
+    # The exponential moving one of `trainable`; empty when none is kept.
     average: Params = flax.struct.field(default_factory=dict)
 
 

@@ -36,9 +36,7 @@ _LAST = "summary.json"  # says how the run ended, so it comes after all else
 class WorkFolder:
     """A run folder, on a disk of this machine or in a bucket.
 
-    Attributes:
-      local: where this process reads and writes the folder's files.
-      checkpoints: where Orbax does.
+    This process reads and writes the folder's files in `local`, Orbax in `checkpoints`.
     """
 
     def __init__(self, place: str | Path):
