@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from t5x_like.errors import UserError
 
@@ -78,24 +79,21 @@ def find_hosts(
     if num_processes == 1 and (process_id or 0) == 0:
         return None
     flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
-    given = [name for name, value in flags.items() if value is not None]
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     found = None
     if len(given) < 3:
-        found = _open_mpi(environ) or _slurm(environ, given) or _cloud_tpu(environ, metadata)
+        found = _open_mpi(environ) or _slurm(environ, bool(given)) or _cloud_tpu(environ, metadata)
     if found is None and not given:
         return None
     source = found or _Found("flags", None, None, None, {})
-    coordinator = coordinator if coordinator is not None else source.coordinator
-    processes = num_processes if num_processes is not None else source.processes
-    process = process_id if process_id is not None else source.process
-    settings = {"--coordinator": coordinator, "--num_processes": processes, "--process_id": process}
-    if processes == 1 and not given:
+    if source.processes == 1 and not given:
         return None
-    absent = [name for name, value in settings.items() if value is None]
+    said = dict(zip(flags, (source.coordinator, source.processes, source.process), strict=True)) | given
+    absent = [name for name, value in said.items() if value is None]
     if absent:
-        raise UserError(_half_said(source, given, absent))
-    assert coordinator is not None and processes is not None and process is not None
-    host, port = _host_and_port(coordinator, "--coordinator" if "--coordinator" in given else source.source)
+        raise UserError(_half_said(source, [*given], absent))
+    address, processes, process = said.values()
+    host, port = _host_and_port(address, "--coordinator" if "--coordinator" in given else source.source)
     if not 0 <= process < processes:
         name = "--process_id" if "--process_id" in given else f"{source.source}: process"
         raise UserError(f"{name}={process}: expected 0 to {processes - 1}, for there are {processes} processes")
@@ -158,7 +156,7 @@ def _open_mpi(environ: Mapping[str, str]) -> _Found | None:
     )
 
 
-def _slurm(environ: Mapping[str, str], given: list[str]) -> _Found | None:
+def _slurm(environ: Mapping[str, str], has_flags: bool) -> _Found | None:
     """srun's variables. The batch script itself has those of the job, but none of a step."""
     job = _number(environ, "SLURM_JOB_ID")
     if job is None:
@@ -166,7 +164,7 @@ def _slurm(environ: Mapping[str, str], given: list[str]) -> _Found | None:
     nodes = environ.get("SLURM_STEP_NODELIST")
     tasks = _number(environ, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS")
     if nodes is None and "SLURM_STEP_ID" not in environ:
-        if given or (tasks or 1) == 1:
+        if has_flags or (tasks or 1) == 1:
             return None
         raise UserError(
             f"Slurm: the job has {tasks} tasks, and this process is none of them; start the program with srun, or "

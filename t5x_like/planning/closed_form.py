@@ -74,7 +74,7 @@ class Memory:
     gradients: float  # accumulated over microbatches, and those of one microbatch where there are several
     compute_copy: float  # of the parameters, in the compute dtype, where that is another
     activations: float  # kept for the backward pass
-    tables: float  # looked up in: whole, and their gradients before they are added up, in float32
+    tables: float  # embeddings and the logits' matrix whole, and their gradients before they are added up, in float32
     workspace: float  # of the layer, or the chunk of logits, that is being computed
 
     @property

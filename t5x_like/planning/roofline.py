@@ -126,7 +126,6 @@ def roofline(
       memory_bytes: that one device reads and writes.
       moved: (kind of collective, mesh axes, bytes that a device sends).
       bubble: share of the ticks of a pipeline in which a stage has nothing of its own to do.
-      tokens: in a step.
       dtype: of the products, "bf16" or "f32".
 
     Raises:
@@ -134,9 +133,8 @@ def roofline(
     """
     rate = slice_.chip.peaks.get(dtype)
     if rate is None:
-        raise UserError(
-            f"precision: {slice_.chip.name} has no {dtype} products; accepted: {', '.join(slice_.chip.peaks)}"
-        )
+        accepted = ", ".join(slice_.chip.peaks)
+        raise UserError(f"precision: {slice_.chip.name} has no {dtype} products; accepted: {accepted}")
     peak = rate * slice_.chips
     by_axes: dict[str, float] = {}
     for kind, axes, size in moved:

@@ -104,23 +104,19 @@ def slice_of(name: str) -> Slice:
 
 
 def _check(name: str, kind: str, chip: Chip, dims: tuple[int, ...]) -> None:
-    shapes = SLICES[kind]
+    shapes, chips = SLICES[kind], math.prod(dims)
     most = _count(shapes[-1])
-    whole_hosts = dims == (1, 1) or (dims[0] % 2 == 0 and dims[1] % 2 == 0)  # a host's chips are 2 x 2 (x 1)
-    if len(dims) != chip.torus or not whole_hosts or math.prod(dims) > most:
-        chips = math.prod(dims)
-        near = min(shapes, key=lambda shape: abs(math.log(_count(shape) / chips)))
-        reason = (
-            f"a slice has {chip.torus} dimensions"
-            if len(dims) != chip.torus
-            else f"the largest slice has {most} chips"
-            if math.prod(dims) > most
-            else "hosts have 2x2 chips"
-        )
-        raise UserError(
-            f"--topology={name}: {reason}; accepted: {', '.join(f'{kind}:{shape}' for shape in shapes)}; "
-            f"the nearest is {kind}:{near}"
-        )
+    if len(dims) != chip.torus:
+        reason = f"a slice has {chip.torus} dimensions"
+    elif chips > most:
+        reason = f"the largest slice has {most} chips"
+    elif dims != (1, 1) and (dims[0] % 2 or dims[1] % 2):
+        reason = "hosts have 2x2 chips"
+    else:
+        return
+    near = min(shapes, key=lambda shape: abs(math.log(_count(shape) / chips)))
+    accepted = ", ".join(f"{kind}:{shape}" for shape in shapes)
+    raise UserError(f"--topology={name}: {reason}; accepted: {accepted}; the nearest is {kind}:{near}")
 
 
 def _count(shape: str) -> int:

@@ -186,9 +186,9 @@ class _Pool:
     def close(self) -> None:
         """Closes the workers' input, upon which they save and end, and waits for them."""
         for process in self._processes:
-            if process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         for process in self._processes:
             try:
                 process.wait(timeout=60)

@@ -45,6 +45,7 @@ def scale_by_adafactor(config: AdafactorConfig, specs: Params) -> optax.Gradient
         step = optax.safe_increment(state.step)
         beta2 = 1 - step.astype(jnp.float32) ** -config.decay_exponent
         moved = map_specs(partial(_update_one, config, beta2), specs, grads, state.second, params)
+        # From a pair at every parameter to a pair of trees.
         updates, second = (map_specs(lambda _, pair, i=i: pair[i], specs, moved) for i in range(2))
         return updates, AdafactorState(step, second)
 

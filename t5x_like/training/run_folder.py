@@ -61,7 +61,7 @@ def check_folder(folder: Path, config: RunConfig) -> None:
         return
     if folder.is_file():
         raise UserError(f"{folder}: is a file; --workdir must name a folder")
-    if folder.is_dir() and any(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
+    if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise UserError(f"{folder}: is not empty and is no run folder; choose another --workdir")
 
 

@@ -59,11 +59,7 @@ def score_run(
     averaged = average and trained.training.ema_decay is not None
     with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
         step = checkpoints.latest
-    content = {
-        "step": step,
-        "parameters": "average" if averaged else "last",
-        "evaluations": evaluations,
-    }
+    content = {"step": step, "parameters": "average" if averaged else "last", "evaluations": evaluations}
     write_json(folder / "evaluation.json", content)
     return content
 
@@ -89,9 +85,8 @@ def _figure(value: float | None) -> str:
 def _with_sets(config: RunConfig, overrides: Sequence[str], tokens: int | None) -> RunConfig:
     for override in overrides:
         if not override.startswith("evaluation."):
-            raise UserError(
-                f"--config.{override}: only evaluation sets can be changed: --config.evaluation.NAME.field="
-            )
+            allowed = "--config.evaluation.NAME.field="
+            raise UserError(f"--config.{override}: only evaluation sets can be changed: {allowed}")
     if overrides:
         config = run_from_json(with_overrides(to_dict(config), overrides))
     if tokens is not None:

@@ -86,7 +86,6 @@ class WorkFolder:
         self._send()
 
     def _send(self) -> None:
-        assert self.remote is not None
         with self._sending, self._in_the_bucket():
             files = [path for path in self.local.rglob("*") if path.is_file() and not path.name.startswith(".")]
             for path in sorted(files, key=lambda path: path.name == _LAST):
