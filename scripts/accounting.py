@@ -7,13 +7,12 @@ python scripts/accounting.py --config=configs/python_small.py --config.model.d_m
 from rich.console import Console
 from rich.table import Table
 
-from t5x_like.accounting.flops import BACKWARD
-from t5x_like.accounting.summary import accounting
+from t5x_like.accounting.flops import BACKWARD, accounting
 from t5x_like.command_line import Parser
 from t5x_like.config import RunConfig
 from t5x_like.config_files import load_run
 from t5x_like.errors import exit_with
-from t5x_like.training.state_bytes import state_bytes
+from t5x_like.training.state import state_bytes
 
 
 def main() -> None:

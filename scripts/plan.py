@@ -24,8 +24,7 @@ from t5x_like.errors import UserError, exit_with
 from t5x_like.files import make_folder, write_json
 from t5x_like.planning.report import show
 from t5x_like.planning.roofline import Assumptions
-from t5x_like.planning.topology import can_compile, slice_of
-from t5x_like.planning.watch import compile_for
+from t5x_like.planning.topology import can_compile, compile_for, slice_of
 
 
 def _flags() -> tuple[argparse.Namespace, list[str]]:

@@ -17,8 +17,7 @@ from t5x_like.command_line import Parser
 from t5x_like.config_files import load_run
 from t5x_like.errors import exit_with
 from t5x_like.files import make_folder, read_json, write_json, write_text
-from t5x_like.planning.topology import can_compile, slice_of
-from t5x_like.planning.watch import compile_for
+from t5x_like.planning.topology import can_compile, compile_for, slice_of
 
 # {config: (slice, tokens)}, as their docstrings have them.
 MODELS = {

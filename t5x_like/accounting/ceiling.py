@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_json
@@ -29,18 +28,11 @@ ATTEMPTS = 5  # measurements of a machine that is never quiet
 
 @dataclass(frozen=True)
 class Ceiling:
-    """A measured rate.
+    """A measured rate."""
 
-    Attributes:
-      flops_per_second: of the fastest repeat.
-      core_share: processor time of that repeat over its wall time and the cores. Well below 1 when other processes were
-        at work.
-      attempts: how many measurements this is the best of.
-    """
-
-    flops_per_second: float
-    core_share: float
-    attempts: int = 1
+    flops_per_second: float  # of the fastest repeat
+    core_share: float  # processor time over wall time and cores: well below 1 when other processes were at work
+    attempts: int = 1  # how many measurements this is the best of
 
     @property
     def peak(self) -> float:
@@ -64,15 +56,14 @@ def matmul_ceiling(folder: Path) -> float | None:
     """FLOP/s of a float32 matrix product of this CPU, on the cores that this process may use.
 
     Takes under a second or two the first time and nothing afterwards. After a measurement on a busy machine the next
-    process tries again, a few times.
-
-    Args:
-      folder: where figures are kept; made when missing.
+    process tries again, a few times. Figures are kept in `folder`, which is made when missing.
 
     Returns:
       None when the figure cannot be kept, or another process has been measuring for too long.
     """
-    path = folder / f"matmul_ceiling-{_key()}.json"
+    machine = {"processor": _processor(), "cores": usable_cores(), "jax": version("jax")}  # what the figure depends on
+    key = hashlib.sha256(repr(sorted(machine.items())).encode()).hexdigest()[:12]
+    path = folder / f"matmul_ceiling-{key}.json"
     stored = _read(path)
     if stored is not None and stored.settled:
         return stored.peak
@@ -84,7 +75,7 @@ def matmul_ceiling(folder: Path) -> float | None:
             before, stored = stored, _read(path)
             if stored is None or stored == before:  # else it was measured while this process waited
                 stored = measure().better(stored)
-                write_json(path, asdict(stored) | _machine())
+                write_json(path, asdict(stored) | machine)
     except OSError:
         return None
     return stored.peak
@@ -141,15 +132,6 @@ def usable_cores() -> float:
         return cores if quota == "max" else min(cores, float(quota) / float(period))
     except (OSError, ValueError):  # no control groups here, or of the first version
         return cores
-
-
-def _machine() -> dict[str, Any]:
-    """What the figure depends on."""
-    return {"processor": _processor(), "cores": usable_cores(), "jax": version("jax")}
-
-
-def _key() -> str:
-    return hashlib.sha256(repr(sorted(_machine().items())).encode()).hexdigest()[:12]
 
 
 def _processor() -> str:

@@ -3,11 +3,10 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from t5x_like.accounting.parameters import count_parameters
-from t5x_like.accounting.parts import is_table, mean_keys, ordered, parameters, part_of, size
-from t5x_like.config import ModelConfig
+from t5x_like.accounting.parameters import count_parameters, is_table, ordered, parameters, part_of, size
+from t5x_like.config import ModelConfig, RunConfig
 
 if TYPE_CHECKING:
     from t5x_like.models.layers.parameters import ParamSpec
@@ -24,7 +23,7 @@ def forward_flops(
     full_attention: bool = False,
     counts: Callable[[str], bool] = lambda name: True,
 ) -> dict[str, float]:
-    """FLOPs of a forward pass, part by part, for each token of the stream whose tokens are targets.
+    """FLOPs of a forward pass of a resolved model, part by part, for each token of the stream whose tokens are targets.
 
     A product with a matrix of n elements takes 2 n FLOPs a token. Attention's two products, q k^T and weights v, take
     4 T H C together without a mask; a causal mask leaves half of that. Lookups, norms, rotary positions, the softmax
@@ -32,7 +31,6 @@ def forward_flops(
     Experts count as the networks that a token is sent to: slots that stay empty are computed, but on nothing.
 
     Args:
-      config: resolved.
       lengths: tokens of a sequence; an encoder's are added to the work of the decoder's tokens.
       full_attention: count masked pairs too, as PaLM's appendix B and Chinchilla's appendix F do.
       counts: whether the matrix of a name is counted.
@@ -61,6 +59,18 @@ def _scores(query: "ParamSpec", length: int, kv_length: int, full_attention: boo
     return 4.0 * channels * (kv_length if full_attention else allowed)
 
 
+def mean_keys(length: int, kv_length: int, causal: bool, window: int | None) -> float:
+    """Keys that a query attends to, averaged over T queries: the allowed area of the T x S rectangle, divided by T.
+
+    The diagonal counts half, so that a causal mask leaves exactly half of the square, and a window of W keys the band
+    below the diagonal: W - W^2 / 2T. Without causality a window has such a band on each side.
+    """
+    if window is None:
+        return length / 2 if causal else float(kv_length)
+    reach = min(window, length)
+    return (1 if causal else 2) * (reach - reach**2 / (2 * length))
+
+
 def flops_per_token(
     config: ModelConfig,
     lengths: Lengths,
@@ -82,3 +92,26 @@ def flops_per_token_6n(config: ModelConfig) -> float:
     """The usual estimate 6 N, with N the active parameters outside the tables (Kaplan et al. 2020)."""
     counts = count_parameters(config)
     return 6.0 * (counts.nonembedding - (counts.total - counts.active))
+
+
+def accounting(config: RunConfig) -> dict[str, Any]:
+    """Parameters and FLOPs of a resolved run, as accounting.json holds them.
+
+    The first five fields are fixed: other programs read them. `flops_per_token` is exact, forward and backward, with
+    causal attention counted half, for each token that is a target. `params` and `forward_flops_per_token` break the
+    totals down by part; `params_trainable` is there where not all are trained.
+    """
+    model, lengths, trained = config.model, config.data.lengths, config.tuning.trains
+    counts = count_parameters(model)
+    content = {
+        "params_total": counts.total,
+        "params_nonembedding": counts.nonembedding,
+        "params_active": counts.active,
+        "flops_per_token": flops_per_token(model, lengths, trained=trained),
+        "flops_per_token_6n": flops_per_token_6n(model),
+        "flops_per_token_full_attention": flops_per_token(model, lengths, full_attention=True, trained=trained),
+        "params": counts.by_part,
+        "forward_flops_per_token": forward_flops(model, lengths),
+    }
+    trainable = sum(size(spec) for name, spec in parameters(model) if trained(name))
+    return content if trainable == counts.total else content | {"params_trainable": trainable}

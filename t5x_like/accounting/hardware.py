@@ -9,6 +9,10 @@ as v5e. They are assumptions, and said to be wherever they are used.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t5x_like.accounting.ceiling import matmul_ceiling
 
 TERA, GIGA = 1e12, 1e9
 
@@ -101,8 +105,8 @@ def _gpu(
     rates = {"f32": tf32, "bf16": half, "fp16": half, **dict(zip(("int8", "fp8"), eight_bits, strict=False))}
     peaks = {dtype: rate * TERA for dtype, rate in rates.items()}
     sizes = (memory * GIGA, bandwidth * GIGA, links * GIGA)
-    limit = "the data sheet's thermal design power"
-    return Chip(name, kinds, peaks, *sizes, source, 0, domain, 8, network * GIGA, power, limit)
+    power_source = "the data sheet's thermal design power"
+    return Chip(name, kinds, peaks, *sizes, source, 0, domain, 8, network * GIGA, power, power_source)
 
 
 _AMPERE = (156, 312, 624)  # SXM and PCIe alike
@@ -143,10 +147,33 @@ def chip(device_kind: str) -> Chip | None:
 def peak_flops(device_kind: str, dtype: str = "bf16") -> float | None:
     """Returns the peak FLOP/s of one JAX device, or None when it is not known (a CPU, say).
 
-    Args:
-      device_kind: `jax.Device.device_kind`.
-      dtype: of the products' operands: "f32", "bf16", "fp16", "int8" or "fp8".
+    `dtype` is that of the products' operands: "f32", "bf16", "fp16", "int8" or "fp8".
     """
     found = chip(device_kind)
     rate = None if found is None else found.peaks.get(dtype)
     return None if found is None or rate is None else rate / found.devices
+
+
+def peak_of_mesh(devices: Any, precision: str, folder: Path) -> float | None:
+    """Peak FLOP/s of all devices together, or None when it is not known.
+
+    It is what model FLOPs utilisation (Chowdhery et al. 2022, appendix B) divides by:
+
+        mfu = tokens a second * FLOPs a token / peak
+
+    with the FLOPs of `flops.flops_per_token`: no recomputation, causal attention counted half.
+
+    Emulated CPU devices share the cores of their process, so a process has one measured ceiling, in float32 whatever
+    the precision, however many devices it shows.
+
+    Args:
+      devices: NumPy array of jax.Device, such as `mesh.devices`.
+      precision: as `peak_flops` takes it.
+      folder: where `ceiling.matmul_ceiling` keeps its figure.
+    """
+    first = devices.flat[0]
+    if first.platform == "cpu":
+        ceiling = matmul_ceiling(folder)
+        return None if ceiling is None else ceiling * len({device.process_index for device in devices.flat})
+    peak = peak_flops(first.device_kind, precision)
+    return None if peak is None else peak * devices.size

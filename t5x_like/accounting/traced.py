@@ -12,19 +12,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 @dataclass(frozen=True)
 class Product:
-    """One matrix product of a program.
+    """One matrix product of a program."""
 
-    Attributes:
-      flops: of all its runs: 2 * batch * m * n * k * times.
-      batched: whether it has batch dimensions, as attention's two products have.
-      shapes: of both operands.
-      times: how often it runs.
-    """
-
-    flops: int
-    batched: bool
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    times: int
+    flops: int  # of all its runs: 2 * batch * m * n * k * times
+    batched: bool  # whether it has batch dimensions, as attention's two products have
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]  # of both operands
+    times: int  # how often it runs
 
 
 def count_products(function: Callable[..., Any], *args: Any) -> list[Product]:
@@ -62,15 +55,9 @@ def _products(jaxpr: ClosedJaxpr | Jaxpr, times: int) -> Iterator[Product]:
             raise NotImplementedError(f"{name}: its products are not counted")
         else:
             inner = times * params["length"] if name == "scan" else times
-            for inside in _inside(params):
-                yield from _products(inside, inner)
-
-
-def _inside(params: dict[str, Any]) -> list[ClosedJaxpr | Jaxpr]:
-    """The programs that an equation calls."""
-    kinds = (ClosedJaxpr, Jaxpr)
-    leaves = jax.tree.leaves(params, is_leaf=lambda value: isinstance(value, kinds))
-    return [value for value in leaves if isinstance(value, kinds)]
+            for value in jax.tree.leaves(params, is_leaf=lambda value: isinstance(value, ClosedJaxpr | Jaxpr)):
+                if isinstance(value, ClosedJaxpr | Jaxpr):  # a program that the equation calls
+                    yield from _products(value, inner)
 
 
 def _product(equation: Any, times: int) -> Product:

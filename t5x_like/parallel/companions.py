@@ -26,6 +26,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from t5x_like.errors import UserError
@@ -55,9 +56,11 @@ def together(hosts: Hosts | None, patience: float = PATIENCE) -> Iterator[None]:
     _delay_aborts()
     companions = Companions(hosts, patience)
     try:
+        import jax
+
         _start_jax(hosts, companions.jax_port)
         yield
-        _stop_jax()
+        jax.distributed.shutdown()  # waits for all
         companions.part()
     except UserError as error:
         companions.leave(" ".join(str(error).split()), 2)
@@ -89,7 +92,7 @@ def _start_jax(hosts: Hosts, port: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which the loop handles
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
-        f"[{hosts.host}]:{port}" if ":" in hosts.host else f"{hosts.host}:{port}",
+        replace(hosts, port=port).address,
         hosts.processes,
         hosts.process,
         local_device_ids=hosts.gpus,
@@ -100,19 +103,8 @@ def _start_jax(hosts: Hosts, port: int) -> None:
     )
 
 
-def _stop_jax() -> None:
-    import jax
-
-    jax.distributed.shutdown()  # waits for all
-
-
 class Companions:
-    """This process's connections to the others of its run.
-
-    Attributes:
-      hosts: who they are.
-      jax_port: a port that was free on process 0's machine a moment ago.
-    """
+    """This process's connections to the others of its run; `jax_port` was free on process 0's machine a moment ago."""
 
     def __init__(self, hosts: Hosts, patience: float = PATIENCE):
         self.hosts = hosts
@@ -122,10 +114,7 @@ class Companions:
         self._parting = False
         self._names = {hosts.process: socket.gethostname()}
         self._lines: dict[int, _Lines] = {}
-        if hosts.process == 0:
-            self.jax_port = self._receive_all()
-        else:
-            self.jax_port = self._arrive()
+        self.jax_port = self._receive_all() if hosts.process == 0 else self._arrive()
         threading.Thread(target=self._watch, name="companions", daemon=True).start()
 
     def part(self) -> None:
@@ -168,9 +157,8 @@ class Companions:
             family = socket.AF_INET6 if both else socket.AF_INET
             server = socket.create_server(("", hosts.port), family=family, dualstack_ipv6=both, backlog=128)
         except OSError as error:
-            raise UserError(
-                f"{hosts.address}: process 0 cannot listen there: {os.strerror(error.errno or 0)}"
-            ) from None
+            why = os.strerror(error.errno or 0)
+            raise UserError(f"{hosts.address}: process 0 cannot listen there: {why}") from None
         with server:
             while len(self._lines) < hosts.processes - 1:
                 server.settimeout(max(0.01, self._until - time.monotonic()))
@@ -179,13 +167,14 @@ class Companions:
                 except TimeoutError:
                     absent = [str(p) for p in range(1, hosts.processes) if p not in self._lines]
                     line = (
-                        f"{_listed('process', absent)} of {hosts.processes} did not come to {hosts.address} within "
+                        f"{_listed(absent)} of {hosts.processes} did not come to {hosts.address} within "
                         f"{self._patience:.0f} s; the program must be started once for every process"
                     )
                     self._tell({"leave": line, "code": 2})
                     raise UserError(line) from None
                 self._welcome(connection)
-            port = _free_port()
+            with socket.create_server(("", 0)) as free:
+                port = int(free.getsockname()[1])
             self._tell({"jax": port})
         places = len(set(self._names.values()))
         print(
@@ -242,9 +231,9 @@ class Companions:
             if "leave" in said:
                 raise UserError(str(said["leave"]))
             port = int(said["jax"])
-        except (OSError, EOFError, ValueError, KeyError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except (OSError, EOFError, ValueError, KeyError):
             raise UserError(f"process 0 at {hosts.address} left before all processes were there") from None
         connection.settimeout(None)
         self._lines[0] = lines
@@ -268,10 +257,10 @@ class Companions:
         except (OSError, EOFError, ValueError):
             if self._parting:
                 return False
-            name = f" ({self._names[process]})" if process in self._names else f" ({self.hosts.host})"
+            who = f"process {process} of {self.hosts.processes} ({self._names.get(process, self.hosts.host)})"
             line = (
-                f"process {process} of {self.hosts.processes}{name} is gone without a word: killed, out of memory, or "
-                "its machine is; all leave, and the same command goes on from the last checkpoint"
+                f"{who} is gone without a word: killed, out of memory, or its machine is; all leave, and the same "
+                "command goes on from the last checkpoint"
             )
             self._end(line, 1, {"leave": line, "code": 1}, but=process)
         if "leave" in said:
@@ -319,11 +308,6 @@ class _Lines:
         return said
 
 
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def _listed(what: str, numbers: list[str]) -> str:
+def _listed(numbers: list[str]) -> str:
     some = ", ".join(numbers[:8]) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
-    return f"{what}{'es' if len(numbers) > 1 else ''} {some}"
+    return f"process{'es' if len(numbers) > 1 else ''} {some}"

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from t5x_like.errors import UserError
 
@@ -24,27 +25,23 @@ METADATA_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Hosts:
-    """The processes of a run.
+    """The processes of a run."""
 
-    Attributes:
-      source: who said so: "flags", "Open MPI", "Slurm", "Cloud TPU".
-      host, port: where process 0 is met.
-      processes: how many there are.
-      process: which one this is, from 0.
-      gpus: numbers of the visible GPUs that are this process's; None: all of them.
-    """
-
-    source: str
-    host: str
+    source: str  # who said so: "flags", "Open MPI", "Slurm", "Cloud TPU"
+    host: str  # where process 0 is met, on `port`
     port: int
-    processes: int
-    process: int
-    gpus: tuple[int, ...] | None = None
+    processes: int  # how many there are
+    process: int  # which one this is, from 0
+    gpus: tuple[int, ...] | None = None  # numbers of the visible GPUs that are this process's; None: all of them
 
     @property
     def address(self) -> str:
-        """host:port; an IPv6 address stands in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return _address(self.host, self.port)
+
+
+def _address(host: str, port: int) -> str:
+    """host:port; an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,6 @@ def find_hosts(
     Args:
       coordinator: HOST:PORT where process 0 listens; the port must be free there and reachable from the others.
       num_processes: how many processes; 1 leaves the environment out of it.
-      process_id: which one this is.
-      environ: the environment.
       metadata: reads an attribute of a Cloud TPU VM; None: asks its metadata server, on such a machine.
 
     Raises:
@@ -84,25 +79,21 @@ def find_hosts(
     if num_processes == 1 and (process_id or 0) == 0:
         return None
     flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
-    given = [name for name, value in flags.items() if value is not None]
-    if len(given) == 3:
-        found = None
-    else:
-        found = _open_mpi(environ) or _slurm(environ, given) or _cloud_tpu(environ, metadata)
-        if found is None and not given:
-            return None
-    source = found or _Found("flags", None, None, None, {})
-    coordinator = coordinator if coordinator is not None else source.coordinator
-    processes = num_processes if num_processes is not None else source.processes
-    process = process_id if process_id is not None else source.process
-    settings = {"--coordinator": coordinator, "--num_processes": processes, "--process_id": process}
-    if processes == 1 and not given:
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    found = None
+    if len(given) < 3:
+        found = _open_mpi(environ) or _slurm(environ, bool(given)) or _cloud_tpu(environ, metadata)
+    if found is None and not given:
         return None
-    absent = [name for name, value in settings.items() if value is None]
+    source = found or _Found("flags", None, None, None, {})
+    if source.processes == 1 and not given:
+        return None
+    said = dict(zip(flags, (source.coordinator, source.processes, source.process), strict=True)) | given
+    absent = [name for name, value in said.items() if value is None]
     if absent:
-        raise UserError(_half_said(source, given, absent))
-    assert coordinator is not None and processes is not None and process is not None
-    host, port = _host_and_port(coordinator, "--coordinator" if "--coordinator" in given else source.source)
+        raise UserError(_half_said(source, [*given], absent))
+    address, processes, process = said.values()
+    host, port = _host_and_port(address, "--coordinator" if "--coordinator" in given else source.source)
     if not 0 <= process < processes:
         name = "--process_id" if "--process_id" in given else f"{source.source}: process"
         raise UserError(f"{name}={process}: expected 0 to {processes - 1}, for there are {processes} processes")
@@ -128,8 +119,7 @@ def _host_and_port(address: str, what: str) -> tuple[str, int]:
 
 def _number(environ: Mapping[str, str], name: str) -> int | None:
     """A variable that holds a whole number, or None where it is not set."""
-    text = environ.get(name)
-    if text is None:
+    if (text := environ.get(name)) is None:
         return None
     if not re.fullmatch(r"\d+", text.strip()):
         raise UserError(f"{name}={text!r} in the environment: expected a whole number")
@@ -152,7 +142,7 @@ def _open_mpi(environ: Mapping[str, str]) -> _Found | None:
     coordinator = None
     if uri and host:
         port = _port_of_job(int(uri["job"]) >> 12)  # the lower bits are the same for every job
-        coordinator = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        coordinator = _address(host, port)
     elif _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE") == size:  # all of them are on this machine
         job = sum(environ.get("PMIX_NAMESPACE", environ.get("OMPI_MCA_ess_base_jobid", "")).encode())
         coordinator = f"localhost:{_port_of_job(job)}"
@@ -161,15 +151,12 @@ def _open_mpi(environ: Mapping[str, str]) -> _Found | None:
         coordinator,
         size,
         _number(environ, "OMPI_COMM_WORLD_RANK"),
-        {
-            "--coordinator": "OMPI_MCA_orte_hnp_uri (Open MPI 5 has none)",
-            "--process_id": "OMPI_COMM_WORLD_RANK",
-        },
+        {"--coordinator": "OMPI_MCA_orte_hnp_uri (Open MPI 5 has none)", "--process_id": "OMPI_COMM_WORLD_RANK"},
         _gpus(environ, _number(environ, "OMPI_COMM_WORLD_LOCAL_RANK"), _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE")),
     )
 
 
-def _slurm(environ: Mapping[str, str], given: list[str]) -> _Found | None:
+def _slurm(environ: Mapping[str, str], has_flags: bool) -> _Found | None:
     """srun's variables. The batch script itself has those of the job, but none of a step."""
     job = _number(environ, "SLURM_JOB_ID")
     if job is None:
@@ -177,7 +164,7 @@ def _slurm(environ: Mapping[str, str], given: list[str]) -> _Found | None:
     nodes = environ.get("SLURM_STEP_NODELIST")
     tasks = _number(environ, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS")
     if nodes is None and "SLURM_STEP_ID" not in environ:
-        if given or (tasks or 1) == 1:
+        if has_flags or (tasks or 1) == 1:
             return None
         raise UserError(
             f"Slurm: the job has {tasks} tasks, and this process is none of them; start the program with srun, or "
@@ -185,7 +172,6 @@ def _slurm(environ: Mapping[str, str], given: list[str]) -> _Found | None:
         )
     first = _first_node(nodes) if nodes else None
     step = _number(environ, "SLURM_STEP_ID") or 0
-    on_node = _tasks_on_node(environ)
     return _Found(
         "Slurm",
         None if first is None else f"{first}:{_port_of_job(job + step)}",
@@ -196,7 +182,7 @@ def _slurm(environ: Mapping[str, str], given: list[str]) -> _Found | None:
             "--num_processes": "SLURM_STEP_NUM_TASKS",
             "--process_id": "SLURM_PROCID",
         },
-        _gpus(environ, _number(environ, "SLURM_LOCALID"), on_node),
+        _gpus(environ, _number(environ, "SLURM_LOCALID"), _tasks_on_node(environ)),
     )
 
 
@@ -221,9 +207,9 @@ def _tasks_on_node(environ: Mapping[str, str]) -> int | None:
 
 def _gpus(environ: Mapping[str, str], rank: int | None, tasks: int | None) -> tuple[int, ...] | None:
     """This task's part of its node's GPUs, where several tasks see them all; None: what it sees is its own."""
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    number = len([name for name in visible.split(",") if name]) if visible is not None else None
-    if number is None:
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        number: int | None = len([name for name in environ["CUDA_VISIBLE_DEVICES"].split(",") if name])
+    else:
         number = _number(environ, "SLURM_GPUS_ON_NODE")
     if rank is None or tasks is None or tasks == 1 or number is None or number == 1:
         return None
@@ -261,7 +247,7 @@ def _cloud_tpu(environ: Mapping[str, str], metadata: Callable[[str], str | None]
     host = first if first.count(":") > 1 else first.partition(":")[0]
     return _Found(
         "Cloud TPU",
-        f"[{host}]:{TPU_PORT}" if ":" in host else f"{host}:{TPU_PORT}",
+        _address(host, TPU_PORT),
         len(workers) * slices,
         None if number is None else (slice_id or 0) * len(workers) + number,
         {"--process_id": missing},

@@ -26,11 +26,9 @@ class Share:
 
 @lru_cache
 def share_of(batch: NamedSharding, devices: frozenset[Any] | None = None) -> Share:
-    """Returns the smallest share of a batch that has all the rows that a process's devices hold.
+    """Returns the smallest share of a batch that has all the rows that a process's devices hold, by default this one's.
 
-    Args:
-      batch: the sharding of a batch array whose first dimension is its rows.
-      devices: of the process; None: of this one.
+    `batch` is the sharding of a batch array whose first dimension is its rows.
     """
     devices = frozenset(jax.local_devices()) if devices is None else devices
     rows = batch.spec[0] if len(batch.spec) else None
@@ -51,9 +49,7 @@ def put_rows(
 
     Args:
       batch: features whose dimension `leading` is the rows of `share`; other dimensions are whole.
-      share: of this process.
       where: shardings of the whole batch's features; other dimensions than the rows may be cut as well.
-      leading: how many dimensions come before the rows.
     """
 
     def put(name: str, local: np.ndarray) -> jax.Array:

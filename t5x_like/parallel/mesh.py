@@ -29,30 +29,29 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if devices is None:
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     sizes = config.sizes
-    free = [name for name, size in sizes.items() if size == -1]
+    free = next((name for name, size in sizes.items() if size == -1), None)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     described = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "all axes 1"
     where = "this machine has" if processes == 1 else f"the {processes} processes have"
     machine = f"{where} {len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}"
     if fixed > len(devices):
-        raise UserError(
-            f"mesh: {described} needs {fixed} devices, {machine}; accepted: sizes whose product is at most "
-            f"{len(devices)}"
-        )
+        needs = f"{described} needs {fixed} devices, {machine}"
+        raise UserError(f"mesh: {needs}; accepted: sizes whose product is at most {len(devices)}")
     if free:
         if len(devices) % fixed:
-            raise UserError(f"mesh.{free[0]}=-1: the other axes' {fixed} devices do not divide: {machine}")
-        sizes[free[0]] = len(devices) // fixed
+            raise UserError(f"mesh.{free}=-1: the other axes' {fixed} devices do not divide: {machine}")
+        sizes[free] = len(devices) // fixed
     shape = tuple(sizes[name] for name in AXES)
     if processes > 1 and math.prod(shape) < len(devices):
         raise UserError(
             f"mesh: {described} takes {math.prod(shape)} devices, {machine}; accepted: a mesh of all of them, such as "
             "-1 on one axis"
         )
-    return Mesh(_arranged(shape, devices[: math.prod(shape)]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(arranged(shape, devices[: math.prod(shape)]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _arranged(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+def arranged(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """As many devices as a mesh of this shape has, laid out as `make_mesh` says."""
     if devices[0].platform != "tpu":  # they say nothing of how they are linked, but which process has them
         return np.array(devices).reshape(shape)
     slices = len({getattr(device, "slice_index", 0) for device in devices})

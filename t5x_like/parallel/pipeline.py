@@ -51,13 +51,7 @@ Stage = Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Aux]]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A schedule on a mesh.
-
-    Attributes:
-      layout: whose mesh has the stages.
-      rounds: R.
-      microbatches: M.
-    """
+    """A schedule of R rounds and M microbatches on the mesh of `layout`."""
 
     layout: MeshLayout
     rounds: int

@@ -83,26 +83,23 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Ring:
-    """What is known when the program is traced.
+    """What is known when the program is traced."""
 
-    Attributes:
-      mesh: with an axis `seq` of n devices.
-      specs: where each of the operands lies, `Arrays` of PartitionSpec.
-      sizes: of one piece of queries with one piece of keys.
-      pieces: of which a device's share consists: 1, or 2 when it holds halves.
-      hops: that keys make from device to device.
-    """
-
-    mesh: Mesh
-    specs: Any
-    sizes: Sizes
-    pieces: int
-    hops: int
+    mesh: Mesh  # with an axis `seq` of n devices
+    specs: Any  # where each of the operands lies, `Arrays` of PartitionSpec
+    sizes: Sizes  # of one piece of queries with one piece of keys
+    pieces: int  # of which a device's share consists: 1, or 2 when it holds halves
+    hops: int  # that keys make from device to device
 
     @property
     def size(self) -> int:
         """n."""
         return self.mesh.shape[AXIS]
+
+    @property
+    def saved_specs(self) -> tuple[Any, ...]:
+        """Where what the backward pass wants lies: operands, output, logs of sums of exponentials."""
+        return self.specs, self.specs.q, PartitionSpec(*self.specs.q[:4])
 
     def first(self, shard: jax.Array, piece: jax.Array | int, length: int) -> jax.Array:
         """Index of the first token of a piece of `length` tokens."""
@@ -130,9 +127,8 @@ class Ring:
         """From a device's part of the length, halves 2i and 2i + 1, to halves i and 2n - 1 - i."""
         if self.pieces == 1:
             return x
-        even, odd = (
-            jax.lax.ppermute(half, AXIS, self._ways(parity)) for parity, half in enumerate(jnp.split(x, 2, axis))
-        )
+        halves = enumerate(jnp.split(x, 2, axis))
+        even, odd = (jax.lax.ppermute(half, AXIS, self._ways(parity)) for parity, half in halves)
         here = jax.lax.axis_index(AXIS) % 2 == 0  # whether half i is an even one
         return jnp.concatenate([jnp.where(here, even, odd), jnp.where(here, odd, even)], axis)
 
@@ -142,12 +138,9 @@ class Ring:
             return x
         low, high = jnp.split(x, 2, axis)
         here = jax.lax.axis_index(AXIS) % 2 == 0
-        halves = (jnp.where(here, low, high), jnp.where(here, high, low))
-        back = (
-            jax.lax.ppermute(half, AXIS, [(to, of) for of, to in self._ways(parity)])
-            for parity, half in enumerate(halves)
-        )
-        return jnp.concatenate(list(back), axis)
+        halves = enumerate((jnp.where(here, low, high), jnp.where(here, high, low)))
+        back = [(half, [(to, of) for of, to in self._ways(parity)]) for parity, half in halves]
+        return jnp.concatenate([jax.lax.ppermute(half, AXIS, ways) for half, ways in back], axis)
 
     def _ways(self, parity: int) -> list[tuple[int, int]]:
         halves = ((i, 2 * i + parity) for i in range(self.size))
@@ -167,12 +160,11 @@ def ring_attention(
     mesh: Mesh,
     place: Callable[[str, tuple[int, ...]], PartitionSpec],
 ) -> jax.Array:
-    """`attend` of queries and keys that are cut over `seq`.
+    """`attend` of queries and keys that are cut over `seq`; what is not said here is as for `attend`.
 
     Args:
-      q, k, v: as for `attend`; n divides T and S.
-      mask: as for `attend`, starting at key 0; `mask.allowed` is not supported.
-      bias, soft_cap: as for `attend`.
+      q, k, v: n divides T and S.
+      mask: starts at key 0; `mask.allowed` is not supported.
       wide: dtype of logits, weights and sums.
       blocks: how a device cuts its work.
       mesh: with an axis `seq`; every other axis may cut batch and heads.
@@ -228,29 +220,21 @@ def _attention(ring: Ring, arrays: Arrays) -> jax.Array:
 
 
 def _forward(ring: Ring, arrays: Arrays) -> tuple[jax.Array, tuple[Any, ...]]:
-    specs = ring.specs
-    of_rows = PartitionSpec(*specs.q[:4])
-    kept = (specs, specs.q, of_rows)
-    return jax.shard_map(
-        partial(_forward_here, ring),
-        mesh=ring.mesh,
-        in_specs=(specs,),
-        out_specs=(specs.q, kept),
-        check_vma=False,
-    )(arrays)
+    out_specs = ring.specs.q, ring.saved_specs
+    here = partial(_forward_here, ring)
+    return jax.shard_map(here, mesh=ring.mesh, in_specs=(ring.specs,), out_specs=out_specs, check_vma=False)(arrays)
 
 
 def _backward(ring: Ring, saved: tuple[Any, ...], d_out: jax.Array) -> tuple[Arrays]:
-    specs = ring.specs
-    of_rows = PartitionSpec(*specs.q[:4])
-    d_q, d_k, d_v, d_bias = jax.shard_map(
+    q, k, v, bias, *_ = ring.specs
+    gradients = jax.shard_map(
         partial(_backward_here, ring),
         mesh=ring.mesh,
-        in_specs=((specs, specs.q, of_rows), specs.q),
-        out_specs=(specs.q, specs.k, specs.v, None if specs.bias is None else specs.bias.weights),
+        in_specs=(ring.saved_specs, q),
+        out_specs=(q, k, v, None if bias is None else bias.weights),
         check_vma=False,
     )(saved, d_out)
-    return (cotangents(saved[0], d_q, d_k, d_v, d_bias),)
+    return (cotangents(saved[0], *gradients),)
 
 
 _attention.defvjp(_forward, _backward)
@@ -325,13 +309,10 @@ def _backward_here(
     keys = Keys(arrays.k, arrays.v, arrays.kv_marks)
     bias = arrays.bias
     sums: Any = jnp.zeros(arrays.q.shape, wide), None if bias is None else jnp.zeros(bias.weights.shape, wide)
-    if ring.hops == 0:
-        sums, d_keys = gradients(sums, keys, 0)
-    else:
-        coming = ring.on(keys, 1)
-        sums, d_keys = gradients(sums, keys, 0)
-        carry = sums, coming, d_keys
-        (sums, keys, d_keys), _ = jax.lax.scan(hop, carry, jnp.arange(1, ring.hops))
+    coming = ring.on(keys, 1) if ring.hops else keys
+    sums, d_keys = gradients(sums, keys, 0)
+    if ring.hops:
+        (sums, keys, d_keys), _ = jax.lax.scan(hop, (sums, coming, d_keys), jnp.arange(1, ring.hops))
         followed = ring.on(d_keys, 1)
         sums, more = gradients(sums, keys, ring.hops)
         d_keys = ring.on(jax.tree.map(jnp.add, followed, more), -ring.hops)
@@ -341,34 +322,23 @@ def _backward_here(
         rows_over = ring.specs.q[0] or ()
         over = (rows_over,) if isinstance(rows_over, str) else rows_over
         d_bias = jax.lax.psum(d_bias, (*over, AXIS)).astype(bias.weights.dtype)
-    return (
-        ring.from_halves(d_q, 3),
-        ring.from_halves(d_k, 2),
-        ring.from_halves(d_v, 2),
-        d_bias,
-    )
+    return ring.from_halves(d_q, 3), ring.from_halves(d_k, 2), ring.from_halves(d_v, 2), d_bias
 
 
 def _by_pieces(ring: Ring, arrays: Arrays) -> Arrays:
-    q, kv = jax.tree.map(lambda marks: ring.to_halves(marks, 1), (arrays.q_marks, arrays.kv_marks))
-    return arrays._replace(
-        q=ring.to_halves(arrays.q, 3),
-        k=ring.to_halves(arrays.k, 2),
-        v=ring.to_halves(arrays.v, 2),
-        q_marks=q,
-        kv_marks=kv,
-    )
+    q, k, v = (ring.to_halves(x, axis) for x, axis in ((arrays.q, 3), (arrays.k, 2), (arrays.v, 2)))
+    q_marks, kv_marks = jax.tree.map(lambda marks: ring.to_halves(marks, 1), (arrays.q_marks, arrays.kv_marks))
+    return arrays._replace(q=q, k=k, v=v, q_marks=q_marks, kv_marks=kv_marks)
 
 
 def _each_pair(ring: Ring, arrays: Arrays, hop: jax.Array | int, sums: Any, visit: Callable[[Any, Pair], Any]) -> Any:
     """`visit(sums, pair)` for one pair after the other, but for those in which no query may look at a key."""
     here = jax.lax.axis_index(AXIS)
-    shard = (here - hop) % ring.size
     length, kv_length = (n // ring.pieces for n in (arrays.q.shape[3], arrays.k.shape[2]))
 
     def one(number: jax.Array | int, sums: Any) -> Any:
         rows, keys = number // ring.pieces, number % ring.pieces
-        offset = ring.first(here, rows, length) - ring.first(shard, keys, kv_length)
+        offset = ring.first(here, rows, length) - ring.first((here - hop) % ring.size, keys, kv_length)
         pair = Pair(rows, keys, offset)
         if ring.sizes.ahead and ring.sizes.reach is None:
             return visit(sums, pair)

@@ -12,17 +12,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
 
 from t5x_like.errors import UserError, unknown_name
-from t5x_like.models.context import MaskSpec
-from t5x_like.models.layers.biases import Bias
-from t5x_like.models.layers.blockwise import Blocks
-from t5x_like.models.layers.parameters import Params, ParamSpec
+from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
 from t5x_like.parallel.ring import ring_attention
 
 Rules = Mapping[str, tuple[str, ...]]
@@ -62,6 +59,8 @@ ACTIVATION_RULES: Rules = {
     "positions": (),
 }
 
+# Axes that promise to cut everything; `pipe` promises layers alone, `expert` experts, `data` and `seq` no parameters.
+CUTTING = ("fsdp", "tensor")
 _ROWS = ("data", "fsdp", "expert")  # where a batch comes in, and where a microbatch lies within a stage
 _OF_ROWS = ("batch", "expert_batch")
 _WITH_LENGTH = ("decoder_", "encoder_", "text_")  # what features of tokens are called
@@ -80,8 +79,8 @@ def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh:
     for name, size in zip(axes, shape, strict=True):
         if name not in rules:
             raise unknown_name(f"{what}: logical axis", name, rules)
-        over = tuple(axis for axis in rules[name] if mesh.shape[axis] > 1)
-        parts = math.prod(mesh.shape[axis] for axis in over)
+        over = _cutting(mesh, rules[name])
+        parts = _parts(mesh, over)
         if size % parts:
             raise UserError(
                 f"{what}: {name}={size} does not divide over mesh axes {' x '.join(over)}={parts}; accepted: a "
@@ -91,14 +90,18 @@ def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh:
     return PartitionSpec(*entries)
 
 
+def _cutting(mesh: Mesh, axes: Sequence[str]) -> tuple[str, ...]:
+    """Those mesh axes that cut anything."""
+    return tuple(axis for axis in axes if mesh.shape[axis] > 1)
+
+
+def _parts(mesh: Mesh, axes: Sequence[str]) -> int:
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
 @dataclass(frozen=True)
 class MeshLayout:
-    """A mesh with its rules: where parameters and activations lie.
-
-    Attributes:
-      mesh: of devices.
-      rules: of activations.
-    """
+    """A mesh with its rules of activations: where parameters and activations lie."""
 
     mesh: Mesh
     rules: Rules = dataclasses.field(default_factory=lambda: ACTIVATION_RULES, hash=False)
@@ -120,8 +123,7 @@ class MeshLayout:
 
     def pin_groups(self, x: jax.Array, spec: PartitionSpec | None = None) -> jax.Array:
         """Pins a first dimension of one entry for every group; the others lie as `spec` says, or free."""
-        rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1) if spec is None else spec
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec("data", *rest)))
+        return self._pin_first(x, "data", spec)
 
     def _without(self, axis: str) -> "MeshLayout":
         rows = {name: tuple(each for each in self.rules[name] if each != axis) for name in _OF_ROWS}
@@ -145,13 +147,15 @@ class MeshLayout:
 
     def pin_parts(self, x: jax.Array) -> jax.Array:
         """Pins a first dimension of one entry for every part of batch and length; the compiler places the others."""
-        axes = (*self.mesh_axes("batch"), *self.mesh_axes("length"))
-        spec = PartitionSpec(axes, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+        return self._pin_first(x, (*self.mesh_axes("batch"), *self.mesh_axes("length")))
+
+    def _pin_first(self, x: jax.Array, axes: str | tuple[str, ...], others: PartitionSpec | None = None) -> jax.Array:
+        rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1) if others is None else others
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(axes, *rest)))
 
     def mesh_axes(self, name: str) -> tuple[str, ...]:
         """The mesh axes above size 1 over which an activation's dimension is cut, for `on_every_device`."""
-        return tuple(axis for axis in self.rules[name] if self.mesh.shape[axis] > 1)
+        return _cutting(self.mesh, self.rules[name])
 
     def constrain(self, x: jax.Array, axes: str) -> jax.Array:
         """Pins an activation by the logical names of its dimensions, e.g. "batch length embed"."""
@@ -164,9 +168,8 @@ class MeshLayout:
     ) -> Callable[..., jax.Array]:
         """Runs a function of activations on every device's part of them: what the compiler cannot partition itself.
 
-        Args:
-          function: of arrays, to one array.
-          in_axes, out_axes: the logical names of each argument's and of the result's dimensions; a name has one size.
+        `in_axes` and `out_axes` are the logical names of each argument's and of the result's dimensions; a name has one
+        size.
         """
         if self.mesh.size == 1:
             return function
@@ -203,38 +206,17 @@ class MeshLayout:
     @property
     def batch_parts(self) -> int:
         """In how many parts the mesh cuts a batch."""
-        return math.prod(self.mesh.shape[axis] for axis in self.rules["batch"])
+        return _parts(self.mesh, self.rules["batch"])
 
     @property
     def length_parts(self) -> int:
         """In how many parts the mesh cuts a sequence."""
-        return math.prod(self.mesh.shape[axis] for axis in self.rules["length"])
+        return _parts(self.mesh, self.rules["length"])
 
-    def ring(
-        self,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        *,
-        mask: MaskSpec,
-        bias: Bias | None = None,
-        soft_cap: float | None = None,
-        wide: DTypeLike,
-        blocks: Blocks,
-    ) -> jax.Array:
-        """Attention over a length that the mesh cuts; see `parallel.ring`."""
-        return ring_attention(
-            q,
-            k,
-            v,
-            mask=mask,
-            bias=bias,
-            soft_cap=soft_cap,
-            wide=wide,
-            blocks=blocks,
-            mesh=self.mesh,
-            place=self.activation,
-        )
+    @property
+    def ring(self) -> Callable[..., jax.Array]:
+        """Attention over a length that the mesh cuts: `parallel.ring.ring_attention` on it."""
+        return partial(ring_attention, mesh=self.mesh, place=self.activation)
 
     def features(self, batch: Mapping[str, Any], leading: int = 0) -> dict[str, NamedSharding]:
         """Returns the shardings of a batch's features, anything with a shape.
@@ -247,25 +229,20 @@ class MeshLayout:
             rows = self.batch(leading)
             if not name.startswith(_WITH_LENGTH) or len(shape) < leading + 2 or shape[leading + 1] % self.length_parts:
                 return rows
-            along = tuple(axis for axis in self.rules["length"] if self.mesh.shape[axis] > 1)
-            return NamedSharding(self.mesh, PartitionSpec(*rows.spec, along or None))
+            return NamedSharding(self.mesh, PartitionSpec(*rows.spec, self.mesh_axes("length") or None))
 
         return {name: place(name, tuple(value.shape)) for name, value in batch.items()}
 
     def batch(self, leading: int = 0) -> NamedSharding:
         """Returns the sharding of a batch array whose batch dimension follows `leading` others."""
-        over = tuple(axis for axis in _ROWS if self.mesh.shape[axis] > 1)
-        return NamedSharding(self.mesh, PartitionSpec(*[None] * leading, over or None))
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * leading, _cutting(self.mesh, _ROWS) or None))
 
     def check_batch(self, batch_size: int, microbatches: int) -> None:
         """Refuses a batch that does not divide into microbatches, and those over the mesh."""
-        over = [axis for axis in _ROWS if self.mesh.shape[axis] > 1]
-        parts = microbatches * math.prod(self.mesh.shape[axis] for axis in over)
+        parts = microbatches * _parts(self.mesh, _ROWS)
         if batch_size % parts:
-            cut = [
-                *([f"{microbatches} microbatches"] if microbatches > 1 else []),
-                *(f"mesh axis {axis}" for axis in over),
-            ]
+            cut = [f"{microbatches} microbatches"] if microbatches > 1 else []
+            cut += [f"mesh axis {axis}" for axis in _cutting(self.mesh, _ROWS)]
             raise UserError(
                 f"training.batch_size: {batch_size} does not divide over {' x '.join(cut)}: {parts} parts; accepted: a "
                 f"multiple of {parts} (nearest {max(1, round(batch_size / parts)) * parts})"
@@ -279,3 +256,43 @@ class MeshLayout:
     def replicated(self) -> NamedSharding:
         """The sharding of what every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+
+def placement(layout: MeshLayout, specs: Params) -> str:
+    """Returns a line for each parameter: its name, its dimensions as name=size, and the mesh axes each is cut over.
+
+    decoder/layers/0/mlp/up/kernel   layers=2 embed=16 mlp=64   -, fsdp, tensor
+    """
+    rows = []
+    for name, spec, places in _placed(layout, specs):
+        sizes = " ".join(f"{axis}={size}" for axis, size in zip(spec.axes, spec.shape, strict=True))
+        cut = ["-" if place is None else place if isinstance(place, str) else "+".join(place) for place in places]
+        rows.append((name, sizes, ", ".join(cut)))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return "".join(f"{name:{widths[0]}}   {sizes:{widths[1]}}   {cut}\n" for name, sizes, cut in rows)
+
+
+def check_cut(layout: MeshLayout, specs: Params, most: float) -> None:
+    """Refuses a mesh with fsdp or tensor that leaves more than a share `most` of the parameters' elements uncut.
+
+    Every device would hold those whole, with their moments, which is what such a mesh is taken to avoid.
+
+    Raises:
+      UserError: the share, and the largest such parameter.
+    """
+    if all(layout.mesh.shape[axis] == 1 for axis in CUTTING):
+        return
+    sizes = {name: (math.prod(spec.shape), any(places)) for name, spec, places in _placed(layout, specs)}
+    whole = {name: size for name, (size, cut) in sizes.items() if not cut}
+    share = sum(whole.values()) / sum(size for size, _ in sizes.values())
+    if share > most:
+        largest = max(whole, key=lambda name: whole[name])
+        raise UserError(
+            f"mesh: {share:.1%} of the parameters are cut over no axis, most of them {largest} ({whole[largest]:,} "
+            f"elements); accepted: at most mesh.max_uncut={most:g}, which can be raised for a small model"
+        )
+
+
+def _placed(layout: MeshLayout, specs: Params) -> list[tuple[str, ParamSpec, tuple[Any, ...]]]:
+    shardings = jax.tree.leaves(layout.parameters(specs))
+    return [(*named, tuple(at.spec)) for named, at in zip(named_specs(specs).items(), shardings, strict=True)]

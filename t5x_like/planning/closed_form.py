@@ -26,16 +26,16 @@ positions (the loop is unrolled twice), and their gradients are scattered once a
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from t5x_like.accounting.flops import BACKWARD, forward_flops
 from t5x_like.config import CrossEntropyConfig, DecoderOnlyConfig, RunConfig
 from t5x_like.errors import UserError
 from t5x_like.models import build_model
-from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
+from t5x_like.models.layers.parameters import ParamSpec, map_specs, named_specs
 from t5x_like.models.layers.routing import capacity
 from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length
 from t5x_like.parallel.mesh import AXES
@@ -50,22 +50,14 @@ FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Movement:
-    """One kind of transfer that a step is expected to make.
+    """One kind of transfer that a step is expected to make."""
 
-    Attributes:
-      what: in words.
-      kind, axes: as of a `collectives.Collective`.
-      devices: of a group.
-      payload: bytes at a device before the collective.
-      times: in a step.
-    """
-
-    what: str
-    kind: str
+    what: str  # in words
+    kind: str  # this and `axes` as of a `collectives.Collective`
     axes: tuple[str, ...]
-    devices: int
-    payload: float
-    times: float
+    devices: int  # of a group
+    payload: float  # bytes at a device before the collective
+    times: float  # in a step
 
     @property
     def bytes(self) -> float:
@@ -75,25 +67,15 @@ class Movement:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on a device.
+    """Bytes on a device."""
 
-    Attributes:
-      parameters, optimizer: kept from step to step; an average of the parameters counts among the parameters.
-      gradients: accumulated over microbatches, and those of one microbatch where there are several.
-      compute_copy: of the parameters, in the compute dtype, where that is another.
-      activations: what is kept for the backward pass.
-      tables: embeddings and the logits' matrix whole, as a device looks up in them, and their gradients before they
-        are added up, in float32.
-      workspace: of the layer, or the chunk of logits, that is being computed.
-    """
-
-    parameters: float
-    optimizer: float
-    gradients: float
-    compute_copy: float
-    activations: float
-    tables: float
-    workspace: float
+    parameters: float  # kept from step to step, an average of the parameters among them
+    optimizer: float  # kept from step to step
+    gradients: float  # accumulated over microbatches, and those of one microbatch where there are several
+    compute_copy: float  # of the parameters, in the compute dtype, where that is another
+    activations: float  # kept for the backward pass
+    tables: float  # embeddings and the logits' matrix whole, and their gradients before they are added up, in float32
+    workspace: float  # of the layer, or the chunk of logits, that is being computed
 
     @property
     def state(self) -> float:
@@ -106,19 +88,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A parameter: where it lies, and how many elements a device has of it.
-
-    Attributes:
-      layers: how many of its leading dimension are on a device; 0 for a parameter outside the layers.
-      local: elements on a device.
-      gathered: of one layer (or of all, outside the layers), once gathered over fsdp.
-    """
+    """A parameter: where it lies, and how many elements a device has of it."""
 
     name: str
     axes: tuple[str, ...]
-    layers: int
-    local: int
-    gathered: int
+    layers: int  # of its leading dimension on a device; 0 for a parameter outside the layers
+    local: int  # elements on a device
+    gathered: int  # elements of one layer (or of all, outside the layers), once gathered over fsdp
 
     @property
     def is_gathered(self) -> bool:
@@ -127,11 +103,7 @@ class Leaf:
 
 
 class Step:
-    """The arithmetic of one training step on a mesh.
-
-    Args:
-      config: resolved.
-      mesh: sizes of the six axes.
+    """The arithmetic of one training step of a resolved run on a mesh of such sizes.
 
     Raises:
       UserError: a size that the mesh does not divide, as at the start of a run.
@@ -154,6 +126,9 @@ class Step:
         self.length = config.data.sequence_length / mesh["seq"]
         self.bytes = jax.numpy.dtype(policy(config.precision).compute).itemsize
         self.activation = self.rows * self.length * model.d_model * self.bytes
+        assert model.head_dim and model.num_kv_heads and model.mlp_dim and model.vocab_size
+        self.queries, self.keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+        self.mlp_dim, self.vocab_size = model.mlp_dim, model.vocab_size
         self.remat = config.execution.remat
         self.again = self.remat in ("full", "offload")  # whether products are done twice
         rounds = config.execution.pipeline_rounds
@@ -165,16 +140,10 @@ class Step:
 
     def _leaf(self, name: str, spec: ParamSpec) -> Leaf:
         cut = partition(spec.axes, spec.shape, PARAMETER_RULES, self.abstract, name)
-        parts = [math.prod(self.mesh[axis] for axis in _as_tuple(entry)) for entry in cut]
-        local = [size // part for size, part in zip(spec.shape, parts, strict=True)]
-        whole = [
-            size * (self.mesh["fsdp"] if "fsdp" in _as_tuple(entry) else 1)
-            for size, entry in zip(local, cut, strict=True)
-        ]
-        stacked = "layers" in spec.axes
-        at = spec.axes.index("layers") if stacked else 0
-        layers = local[at] if stacked else 0
-        return Leaf(name, spec.axes, layers, math.prod(local), math.prod(whole) // (layers or 1))
+        shape = NamedSharding(self.abstract, cut).shard_shape(spec.shape)
+        layers = shape[spec.axes.index("layers")] if "layers" in spec.axes else 0
+        gathered = math.prod(shape) * (self.mesh["fsdp"] if "fsdp" in cut else 1) // (layers or 1)
+        return Leaf(name, spec.axes, layers, math.prod(shape), gathered)
 
     @property
     def layer_leaves(self) -> list[Leaf]:
@@ -250,9 +219,8 @@ class Step:
     def chunks(self) -> int:
         """Parts of the length whose logits exist at once."""
         length, wanted = self.config.data.sequence_length, self.logits_chunk
-        assert self.model.vocab_size
         rows = math.ceil(self.rows * (self.micro if self.mesh["pipe"] > 1 else 1) / self.mesh["pipe"])
-        return math.ceil(length / chunk_length(length, self.model.vocab_size, rows, wanted, MOST_LOGITS))
+        return math.ceil(length / chunk_length(length, self.vocab_size, rows, wanted, MOST_LOGITS))
 
     def _tensor(self) -> list[Movement]:
         layers = self.passes * self._layers_here
@@ -282,13 +250,8 @@ class Step:
 
     def _seq(self) -> list[Movement]:
         """See parallel/ring.py: hops of keys and values, and the halves that balance causality."""
-        model, n = self.model, self.mesh["seq"]
-        assert model.num_kv_heads and model.head_dim
-        tokens = self.rows * self.length
-        queries, keys = (
-            tokens * heads / self.mesh["tensor"] * model.head_dim * self.bytes
-            for heads in (model.num_heads, model.num_kv_heads)
-        )
+        n, tokens = self.mesh["seq"], self.rows * self.length
+        queries, keys = (tokens * wide / self.mesh["tensor"] * self.bytes for wide in (self.queries, self.keys))
         segments, wide = 4 * tokens, keys / self.bytes * 4
         forward = (n - 1) * (2 * keys + segments) + 2 * queries + 2 * keys + 2 * segments
         backward = (n - 1) * (2 * keys + segments) + n * 2 * wide + 2 * queries + 2 * keys
@@ -319,12 +282,10 @@ class Step:
 
     def memory(self) -> Memory:
         """Bytes on a device, without what the compiler needs to move things about."""
-        config, c = self.config, self.model
-        assert c.head_dim and c.num_kv_heads and c.mlp_dim and c.vocab_size
         local = sum(leaf.local for leaf in self.leaves)
-        average = 0 if config.training.ema_decay is None else self._trained
+        average = 0 if self.config.training.ema_decay is None else self._trained
         gathered = self.bytes * max((2 * leaf.gathered for leaf in self.layer_leaves), default=0)
-        block, logits = self._block(), self._logits()
+        block = self._block()
         at_rest = {"none": block, "products": self._products(), "full": self.activation}
         kept = at_rest.get(self.remat, 0.0)  # the others keep it on the host
         at_once = self.micro if self.mesh["pipe"] > 1 else 1
@@ -336,15 +297,14 @@ class Step:
             compute_copy=self.bytes * local if self.bytes != FLOAT32 else 0.0,
             activations=kept * layers + 2 * self.activation * at_once,
             tables=self._whole_tables(),
-            workspace=max(block, logits) + gathered,
+            workspace=max(block, self._logits()) + gathered,
         )
 
     def _block(self) -> float:
         """What the backward pass of a block reads: inputs of its norms and products, queries, keys, values, outputs."""
         c, tensor = self.model, self.mesh["tensor"]
-        assert c.head_dim and c.num_kv_heads and c.mlp_dim
-        heads = (2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim / tensor
-        wide = (3 if c.gated_mlp else 2) * c.mlp_dim / tensor
+        heads = 2 * (self.queries + self.keys) / tensor
+        wide = (3 if c.gated_mlp else 2) * self.mlp_dim / tensor
         if c.experts is not None:
             assert c.experts.mlp_dim
             wide = self.slots * ((3 if c.gated_mlp else 2) * c.experts.mlp_dim / tensor + 2 * c.d_model)
@@ -359,23 +319,19 @@ class Step:
 
     def _products(self) -> float:
         """What products with weights give: queries, keys, values, and what attention and feed-forward add."""
-        c, tensor = self.model, self.mesh["tensor"]
-        assert c.head_dim and c.num_kv_heads and c.mlp_dim
-        wide = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim + (2 if c.gated_mlp else 1) * c.mlp_dim
-        return self.rows * self.length * self.bytes * (3 * c.d_model + wide / tensor)
+        wide = self.queries + 2 * self.keys + (2 if self.model.gated_mlp else 1) * self.mlp_dim
+        return self.rows * self.length * self.bytes * (3 * self.model.d_model + wide / self.mesh["tensor"])
 
     def _logits(self) -> float:
         """Logits of a chunk in float32 and their gradient, and the float32 gradient of the table."""
-        c = self.model
-        assert c.vocab_size
         tokens = self.rows * self.config.data.sequence_length / self.chunks / self.mesh["seq"]
-        return tokens * c.vocab_size / self.mesh["tensor"] * (FLOAT32 + self.bytes)
+        return tokens * self.vocab_size / self.mesh["tensor"] * (FLOAT32 + self.bytes)
 
     def _optimizer(self) -> float:
         optimizer = build_optimizer(self.config.optimizer, self.trained_specs)
-        shapes = jax.eval_shape(lambda: optimizer.init(_zeros(self.trained_specs)))
-        specs = [spec for _, spec in named_specs(state_specs(shapes, self.trained_specs)).items() if spec.shape]
-        return FLOAT32 * float(sum(self._leaf("optimizer", spec).local for spec in specs))
+        params = map_specs(lambda spec: jax.ShapeDtypeStruct(spec.shape, "float32"), self.trained_specs)
+        specs = named_specs(state_specs(jax.eval_shape(optimizer.init, params), self.trained_specs)).values()
+        return FLOAT32 * float(sum(self._leaf("optimizer", spec).local for spec in specs if spec.shape))
 
     def flops(self) -> dict[str, float]:
         """FLOPs of a step over all devices.
@@ -392,8 +348,7 @@ class Step:
         if self.again:
             again = forward - parts["logits"]
             if c.norm_position == "pre":  # nothing needs what the last product of a dense block gives
-                assert c.mlp_dim
-                again -= 2.0 * c.mlp_dim * c.d_model * (c.num_layers - c.expert_layers)
+                again -= 2.0 * self.mlp_dim * c.d_model * (c.num_layers - c.expert_layers)
         executed = (1 + BACKWARD) * forward + again
         if c.experts is not None:
             assert c.experts.mlp_dim
@@ -420,13 +375,3 @@ class Step:
         logits = 3 * self._logits() * self.chunks * self.micro / self.mesh["pipe"]
         state = 2 * (memory.parameters + memory.optimizer) + 2 * self.micro * memory.gradients + memory.compute_copy
         return weights * (ways + 2) + activations * (ways - 1) + logits + state
-
-
-def _zeros(specs: Params) -> Any:
-    return jax.tree.map(
-        lambda spec: jax.numpy.zeros(spec.shape), specs, is_leaf=lambda node: isinstance(node, ParamSpec)
-    )
-
-
-def _as_tuple(entry: Any) -> tuple[str, ...]:
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)

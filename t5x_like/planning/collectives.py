@@ -13,6 +13,7 @@ and S bytes at a device before the collective:
 Every device receives as many. What a device sends to itself is not counted.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from t5x_like.planning import hlo
+from t5x_like.planning.hlo import numbers
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 _OPCODES = {
@@ -31,28 +33,16 @@ _OPCODES = {
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective of a program.
+    """One collective of a program."""
 
-    Attributes:
-      kind: one of `KINDS`.
-      axes: mesh axes that it runs over, in the order of the mesh.
-      devices: of a group.
-      bytes_once: that a device sends in one run of it.
-      times: how often it runs in one run of the program.
-      counted: False where a loop around it goes round a number of times that the program does not say; `times` has one
-        round.
-      where: the operation of the model that it is for, as JAX names it.
-      downward: whether a permutation sends to lower places; the two directions of a ring do not share a link.
-    """
-
-    kind: str
-    axes: tuple[str, ...]
-    devices: int
-    bytes_once: float
-    times: int
-    counted: bool
-    where: str
-    downward: bool = False
+    kind: str  # one of `KINDS`
+    axes: tuple[str, ...]  # mesh axes that it runs over, in the order of the mesh
+    devices: int  # of a group
+    bytes_once: float  # that a device sends in one run of it
+    times: int  # how often it runs in one run of the program
+    counted: bool  # False where `times` has one round of a loop whose number the program does not say
+    where: str  # the operation of the model that it is for, as JAX names it
+    downward: bool = False  # whether a permutation sends to lower places: a link carries one direction
 
     @property
     def bytes(self) -> float:
@@ -75,23 +65,14 @@ def collectives(program: hlo.Module, mesh: Mapping[str, int]) -> list[Collective
         kind = _OPCODES.get(run.instruction.opcode)
         if kind is None or _is_a_part(run):
             continue
-        groups = _groups(run.instruction, int(np.prod(list(mesh.values()))))
-        devices = 2 if kind == "collective-permute" else groups.shape[1]
+        groups = _groups(run.instruction, math.prod(mesh.values()))
+        devices = groups.shape[1]  # of a pair of places, two
         sent = _bytes(kind, run, groups)
         if devices > 1 and sent:
-            where = re.search(r'op_name="([^"]*)"', run.instruction.attributes)
-            found.append(
-                Collective(
-                    kind,
-                    _axes(groups, mesh),
-                    devices,
-                    sent,
-                    run.times,
-                    run.counted,
-                    where.group(1) if where else "",
-                    kind == "collective-permute" and bool(np.median(np.sign(groups[:, 1] - groups[:, 0])) < 0),
-                )
-            )
+            op_name = re.search(r'op_name="([^"]*)"', run.instruction.attributes)
+            where = op_name.group(1) if op_name else ""
+            down = kind == "collective-permute" and bool(np.median(np.sign(groups[:, 1] - groups[:, 0])) < 0)
+            found.append(Collective(kind, _axes(groups, mesh), devices, sent, run.times, run.counted, where, down))
     return found
 
 
@@ -133,11 +114,10 @@ def _bytes(kind: str, run: hlo.Run, groups: np.ndarray) -> float:
     if run.instruction.opcode == "ragged-all-to-all":
         operands = operands[:1]  # the others are the output's place, offsets and sizes
     size = sum(sum(hlo.arrays(operand.shape)) for operand in operands)
-    n = groups.shape[1]
     if kind == "collective-permute":
         pairs = groups[groups[:, 0] != groups[:, 1]]
         return size * len(pairs) / len(np.unique(groups))
-    return ring_bytes(kind, size, n)
+    return ring_bytes(kind, size, groups.shape[1])
 
 
 def ring_bytes(kind: str, size: float, devices: int) -> float:
@@ -179,26 +159,24 @@ def _groups(instruction: hlo.Instruction, devices: int) -> np.ndarray:
 
 
 def _listed(text: str) -> np.ndarray:
-    groups = [_numbers(group) for group in re.findall(r"\{?([\d,\s]+)\}?", text) if _numbers(group)]
-    return np.array(groups)
+    return np.array([numbers(group) for group in re.findall(r"\d[\d,\s]*", text)])
 
 
 def _iota(shape: str, dims: str, order: str | None) -> np.ndarray:
     """`[4,2]<=[2,4]T(1,0)`: the numbers 0 to 7 as [2, 4], transposed, as [4, 2]."""
-    sizes = _numbers(dims)
-    numbers = np.arange(int(np.prod(sizes))).reshape(sizes)
-    numbers = numbers.transpose(_numbers(order)) if order else numbers
-    return numbers.reshape(_numbers(shape))
+    sizes = numbers(dims)
+    devices = np.arange(math.prod(sizes)).reshape(sizes)
+    return (devices.transpose(numbers(order)) if order else devices).reshape(numbers(shape))
 
 
 def _of_mesh(axes: str, ids: str | None, grouped: str) -> np.ndarray:
     """`mesh['a'=2,'b'=8] {'b':(2)4}`: groups along b's last 4 of 8; `(2)4` cuts b into 2 x 4 x what is left."""
     names = dict(re.findall(r"'?([\w.\-]+)'?=(\d+)", axes))
     sizes = [int(size) for size in names.values()]
-    numbers = np.arange(int(np.prod(sizes)))
+    devices = np.arange(math.prod(sizes))
     if ids:
         iota = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", ids)
-        numbers = _iota(str(numbers.size), iota.group(1), iota.group(2)) if iota else np.array(_numbers(ids))
+        devices = _iota(str(devices.size), iota.group(1), iota.group(2)) if iota else np.array(numbers(ids))
     chosen = [
         (name, int(before or 1), int(size or names[name]))
         for name, before, size in re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", grouped)
@@ -215,9 +193,5 @@ def _of_mesh(axes: str, ids: str | None, grouped: str) -> np.ndarray:
         shape.append(left)
     inside = [members[name, before] for name, before, _ in chosen]
     outside = [place for place in range(len(shape)) if place not in inside]
-    group = int(np.prod([shape[place] for place in inside], dtype=int))
-    return numbers.reshape(shape).transpose(outside + inside).reshape(-1, group)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", text)]
+    group = math.prod(shape[place] for place in inside)
+    return devices.reshape(shape).transpose(outside + inside).reshape(-1, group)

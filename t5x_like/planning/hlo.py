@@ -24,24 +24,18 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0}
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
-
-    Attributes:
-      shape: as text: "bf16[8,128]{1,0}", or several in parentheses.
-      operands: names of instructions of the same computation.
-      attributes: the rest of the line.
-    """
+    """One line of a computation."""
 
     name: str
     opcode: str
-    shape: str
-    operands: tuple[str, ...]
+    shape: str  # as text: "bf16[8,128]{1,0}", or several in parentheses
+    operands: tuple[str, ...]  # names of instructions of the same computation
     arguments: str
-    attributes: str
+    attributes: str  # the rest of the line
     is_root: bool
 
     def attribute(self, name: str) -> str | None:
-        """The name that an attribute such as `body=%name` gives."""
+        """What an attribute such as `body=%name` gives: a name, or a number."""
         found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
         return found and found.group(1)
 
@@ -62,17 +56,12 @@ class Computation:
 
 @dataclass(frozen=True)
 class Run:
-    """An instruction and how often it runs in one run of the program.
-
-    Attributes:
-      counted: False where a loop around it goes round a number of times that is not in the program; `times` has one
-        round of that loop.
-    """
+    """An instruction and how often it runs in one run of the program."""
 
     instruction: Instruction
     computation: Computation
     times: int
-    counted: bool
+    counted: bool  # False where `times` has one round of a loop whose number is not in the program
 
 
 @dataclass(frozen=True)
@@ -106,24 +95,15 @@ class Module:
         if condition is None or body is None or condition.root.opcode != "compare":
             return None
         sides = [_value(condition, name) for name in condition.root.operands]
-        direction = re.search(r"direction=(\w+)", condition.root.attributes)
+        direction = condition.root.attribute("direction")
         if len(sides) != 2 or direction is None or not isinstance(sides[0], _Carried):
             return None
-        counter = sides[0].index
-        start = self._initial(loop, computation, counter)
-        end = self._initial(loop, computation, sides[1].index) if isinstance(sides[1], _Carried) else sides[1]
-        step = _increment(body, counter)
+        step = _increment(body, sides[0].index)
+        start, end = (_at_first(loop, computation, side) if isinstance(side, _Carried) else side for side in sides)
         if not (isinstance(start, int) and isinstance(end, int) and step):
             return None
-        distance = end - start + (step // abs(step) if direction.group(1) in ("LE", "GE") else 0)
+        distance = end - start + (step // abs(step) if direction in ("LE", "GE") else 0)
         return max(0, ceil(distance / step))
-
-    def _initial(self, loop: Instruction, computation: Computation, index: int) -> "int | None":
-        value = _through_copies(computation, loop.operands[0])
-        if value is None or value.opcode != "tuple" or index >= len(value.operands):
-            return None
-        found = _value(computation, value.operands[index])
-        return found if isinstance(found, int) else None
 
 
 @dataclass(frozen=True)
@@ -133,7 +113,15 @@ class _Carried:
     index: int
 
 
-def _value(computation: Computation, name: str) -> "int | _Carried | None":
+def _at_first(loop: Instruction, computation: Computation, carried: _Carried) -> int | _Carried | None:
+    """What enters a loop in the place of an element that it carries round."""
+    value = _through_copies(computation, loop.operands[0])
+    if value is None or value.opcode != "tuple" or carried.index >= len(value.operands):
+        return None
+    return _value(computation, value.operands[carried.index])
+
+
+def _value(computation: Computation, name: str) -> int | _Carried | None:
     """A constant, or an element of the computation's parameter."""
     found = _through_copies(computation, name)
     if found is None:
@@ -142,9 +130,9 @@ def _value(computation: Computation, name: str) -> "int | _Carried | None":
         return int(found.arguments)
     if found.opcode == "get-tuple-element":
         source = computation.by_name.get(found.operands[0])
-        index = re.search(r"index=(\d+)", found.attributes)
+        index = found.attribute("index")
         if source is not None and source.opcode == "parameter" and index:
-            return _Carried(int(index.group(1)))
+            return _Carried(int(index))
     return None
 
 
@@ -159,11 +147,12 @@ def _increment(body: Computation, index: int) -> int | None:
             return None
         if found.opcode != "add":
             return total if _value(body, name) == _Carried(index) else None
-        constants = [value for value in (_value(body, operand) for operand in found.operands) if isinstance(value, int)]
-        others = [operand for operand in found.operands if not isinstance(_value(body, operand), int)]
+        values = {operand: _value(body, operand) for operand in found.operands}
+        constants = [value for value in values.values() if isinstance(value, int)]
         if len(constants) != 1:
             return None
-        total, name = total + constants[0], others[0]
+        total += constants[0]
+        name = next((operand for operand, value in values.items() if not isinstance(value, int)), "")
 
 
 def _through_copies(computation: Computation, name: str) -> Instruction | None:
@@ -230,14 +219,57 @@ def _closing(text: str, start: int) -> int:
 
 def arrays(shape: str) -> list[float]:
     """Bytes of every array of a shape: "bf16[8,128]{1,0}" or "(f32[4], u32[])". Layouts are not read."""
-    return [
-        _bits(kind) / 8 * prod(int(size) for size in sizes.split(",") if size)
-        for kind, sizes in _ARRAY.findall(re.sub(r"\{[^{}]*\}", "", shape))
-    ]
+    found = _ARRAY.findall(re.sub(r"\{[^{}]*\}", "", shape))
+    return [_BITS.get(kind, (numbers(kind) or [32])[0]) / 8 * prod(numbers(sizes)) for kind, sizes in found]
 
 
-def _bits(kind: str) -> int:
-    if kind in _BITS:
-        return _BITS[kind]
-    digits = re.search(r"\d+", kind)
-    return int(digits.group()) if digits else 32
+def numbers(text: str) -> list[int]:
+    """The whole numbers in a text."""
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def product_flops(program: Module) -> float:
+    """FLOPs of one device's matrix products in one run of the program, recomputation included; see `runs` for loops.
+
+    XLA:CPU writes products as `dot`. XLA:TPU writes all of them as convolutions, whose windows stand for further
+    dimensions: one that slides over padding and meets a single element multiplies once, however large it is, so taps
+    are counted one by one. What is in kernels (attention on TPU) is not seen.
+    """
+    total = 0.0
+    for run in program.runs():
+        one = run.instruction
+        if one.opcode in ("dot", "convolution"):
+            left, right = (_dims(run.computation.by_name[name].shape) for name in one.operands[:2])
+            if one.opcode == "dot":
+                contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
+                depth = prod(left[i] for i in numbers(contracted.group(1) if contracted else ""))
+                total += 2.0 * run.times * prod(_dims(one.shape)) * depth
+            else:
+                total += 2.0 * run.times * _convolution(one.attributes, left, right, _dims(one.shape))
+    return total
+
+
+def _convolution(attributes: str, left: list[int], right: list[int], out: list[int]) -> int:
+    """Multiplications: rows x features in x features out x the taps that meet an element, in every window dimension."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
+    assert labels is not None, attributes
+    named = zip(labels.groups(), (left, right, out), strict=True)
+    of_left, of_right, of_out = (dict(zip(names, sizes, strict=True)) for names, sizes in named)
+    window = re.search(r"window=\{([^}]*)\}", attributes)
+    fields = dict(part.split("=") for part in window.group(1).split()) if window else {}
+    taps = 1
+    for i, size in enumerate(numbers(fields.get("size", ""))):
+        stride, spread, gap = (
+            numbers(fields[name])[i] if name in fields else 1 for name in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        before = int(fields["pad"].split("x")[i].split("_")[0]) if "pad" in fields else 0
+        reach = (of_left[str(i)] - 1) * spread
+        places = (place * stride + tap * gap - before for place in range(of_out[str(i)]) for tap in range(size))
+        taps *= sum(0 <= place <= reach and place % spread == 0 for place in places)
+    return of_out["b"] * of_out["f"] * of_right["i"] * taps
+
+
+def _dims(shape: str) -> list[int]:
+    found = re.match(r"[a-z]\w*\[([\d,]*)\]", shape)
+    assert found is not None, shape
+    return numbers(found.group(1))

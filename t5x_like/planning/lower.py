@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lowers and compiles a run's real training step for devices that need not be there. Nothing is allocated or run."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from jax.errors import JaxRuntimeError
 from t5x_like.config import RunConfig
 from t5x_like.errors import UserError
 from t5x_like.planning.collectives import Collective, collectives
-from t5x_like.planning.hlo import parse
-from t5x_like.planning.products import product_flops
+from t5x_like.planning.hlo import parse, product_flops
+from t5x_like.training.memory_fit import one_step
 from t5x_like.training.program import Program, program_config
 
 # What batches of packed text hold, of every stream and of the one whose tokens are targets; see data/packing.py.
@@ -24,47 +23,22 @@ PREDICTED = {"target_tokens": jnp.int32, "loss_weights": jnp.float32}
 
 @dataclass(frozen=True)
 class CompiledStep:
-    """What the compiler says of one training step, for each device.
+    """What the compiler says of one training step, for each device."""
 
-    Attributes:
-      mesh: sizes of the mesh's axes.
-      arguments, temporaries, outputs, code: bytes; outputs without those that take an argument's place.
-      collectives: see `planning.collectives`.
-      product_flops: see `planning.products`.
-      lower_seconds, compile_seconds: wall time.
-    """
-
-    mesh: dict[str, int]
-    arguments: int
+    mesh: dict[str, int]  # sizes of the mesh's axes
+    arguments: int  # this and the next three in bytes
     temporaries: int
-    outputs: int
+    outputs: int  # without those that take an argument's place
     code: int
-    collectives: list[Collective]
-    product_flops: float
-    lower_seconds: float
+    collectives: list[Collective]  # see `planning.collectives`
+    product_flops: float  # see `planning.hlo`
+    lower_seconds: float  # wall time, as that of compiling
     compile_seconds: float
 
     @property
     def peak(self) -> int:
         """Bytes of a device's memory that the step takes at most."""
         return self.arguments + self.temporaries + self.outputs + self.code
-
-
-def one_step(config: RunConfig) -> RunConfig:
-    """The same run with one training step in a call."""
-    return dataclasses.replace(config, execution=dataclasses.replace(config.execution, steps_per_call=1))
-
-
-def lower_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> tuple[Program, jax.stages.Lowered]:
-    """Traces one training step of a resolved run and lowers it for `devices` (by default this machine's).
-
-    Raises:
-      UserError: a mesh or a batch that does not fit the devices or the model.
-    """
-    program = Program(program_config(one_step(config)), devices)
-    rows = config.training.batch_size
-    program.layout.check_batch(rows, config.training.parts)
-    return program, program.step.lower(*program.abstract_arguments(_features(config), rows))
 
 
 def _features(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -78,13 +52,18 @@ def _features(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def compile_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> CompiledStep:
-    """Compiles one training step of a resolved run; takes seconds on a small mesh of CPUs, minutes for a slice.
+    """Compiles one training step of a resolved run for `devices` (by default this machine's).
+
+    Takes seconds on a small mesh of CPUs, minutes for a slice.
 
     Raises:
-      UserError: see `lower_step`; or the compiler refuses the step, because it does not fit the memory.
+      UserError: a mesh or a batch that does not fit the devices or the model; or the compiler refuses the step, because
+        it does not fit the memory.
     """
     began = time.monotonic()
-    program, lowered = lower_step(config, devices)
+    program, rows = Program(program_config(one_step(config)), devices), config.training.batch_size
+    program.layout.check_batch(rows, config.training.parts)
+    lowered = program.step.lower(*program.abstract_arguments(_features(config), rows))
     lowered_at = time.monotonic()
     try:
         compiled = lowered.compile()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan: what a run's training step takes on a slice. Plain nested dicts, as plan.json has them."""
 
+from dataclasses import asdict
 from typing import Any
 
 from t5x_like.accounting.parameters import count_parameters
@@ -9,11 +10,9 @@ from t5x_like.errors import UserError
 from t5x_like.planning.closed_form import Step
 from t5x_like.planning.collectives import by_kind_and_axes, on_links
 from t5x_like.planning.lower import CompiledStep
-from t5x_like.planning.roofline import Assumptions, Links, cost, mesh_sizes, named, places_of, roofline
+from t5x_like.planning.roofline import Assumptions, Links, cost, mesh_sizes, places_of, roofline
 from t5x_like.planning.topology import Slice
 from t5x_like.versions import package_version
-
-_DTYPES = {"f32": "f32", "bf16": "bf16", "fp16": "fp16"}
 
 
 def make_plan(
@@ -28,8 +27,6 @@ def make_plan(
     """Plans a resolved run on a slice.
 
     Args:
-      config: the run.
-      slice_: where it is to run.
       compiled: what the compiler says of its step; None for a plan by arithmetic alone.
       without: why nothing was compiled.
       tokens: to train on; None takes the config's.
@@ -52,20 +49,11 @@ def make_plan(
     links = Links(slice_, places_of(slice_, sizes))
     step = Step(config, sizes)
     expected = step.movements()
-    moved = (
-        [(one.kind, one.axes, one.bytes) for one in expected] if compiled is None else on_links(compiled.collectives)
-    )
+    planned = [(one.kind, one.axes, one.bytes) for one in expected]
+    moved = planned if compiled is None else on_links(compiled.collectives)
     batch = config.training.batch_size * config.data.sequence_length
-    roof = roofline(
-        slice_,
-        step.flops(),
-        step.memory_traffic(),
-        moved,
-        links,
-        bubble=step.bubble,
-        tokens=batch,
-        dtype=_DTYPES[config.precision],
-    )
+    flops, traffic, dtype = step.flops(), step.memory_traffic(), config.precision
+    roof = roofline(slice_, flops, traffic, moved, links, bubble=step.bubble, tokens=batch, dtype=dtype)
     taken = cost(roof, slice_, float(config.training.tokens or 0) if tokens is None else tokens, assumed)
     counts = count_parameters(config.model)
     return {
@@ -95,18 +83,25 @@ def make_plan(
         },
         "memory": _memory(step, slice_, compiled),
         "flops": {
-            "step": step.flops()["model"],
-            "step_executed": step.flops()["executed"],
-            "step_products": step.flops()["products"],
+            "step": flops["model"],
+            "step_executed": flops["executed"],
+            "step_products": flops["products"],
             "compiled_products": None if compiled is None else compiled.product_flops * slice_.devices,
             "bubble": step.bubble,
         },
-        "collectives": _collectives(compiled),
+        "collectives": None
+        if compiled is None
+        else [
+            {"kind": kind, "axes": list(axes), "times": sums["times"], "bytes": sums["bytes"]}
+            for (kind, axes), sums in by_kind_and_axes(compiled.collectives).items()
+        ],
         "expected_collectives": [
             {"what": one.what, "kind": one.kind, "axes": list(one.axes), "times": one.times, "bytes": one.bytes}
             for one in expected
         ],
-        "compile": _compile(compiled),
+        "compile": None
+        if compiled is None
+        else {"lower_seconds": compiled.lower_seconds, "compile_seconds": compiled.compile_seconds},
         "roofline": {
             "compute_seconds": roof.compute,
             "memory_seconds": roof.memory,
@@ -126,7 +121,7 @@ def make_plan(
             "energy_kwh": taken.energy,
             "co2_tonnes": taken.co2,
         },
-        "assumptions": named(assumed)
+        "assumptions": asdict(assumed)
         | {"chip_power": assumed.chip_power or slice_.chip.power}
         | {"chip_power_source": "given" if assumed.chip_power else slice_.chip.power_source},
         "versions": {name: package_version(name) for name in ("t5x_like", "jax", "libtpu")},
@@ -137,38 +132,14 @@ def _memory(step: Step, slice_: Slice, compiled: CompiledStep | None) -> dict[st
     """Bytes on a device."""
     capacity = slice_.chip.memory / slice_.chip.devices
     expected = step.memory()
-    parts = {
-        "parameters": expected.parameters,
-        "optimizer": expected.optimizer,
-        "gradients": expected.gradients,
-        "compute_copy": expected.compute_copy,
-        "activations": expected.activations,
-        "tables": expected.tables,
-        "workspace": expected.workspace,
-    }
-    content: dict[str, Any] = {"capacity": capacity, "expected": {**parts, "total": expected.total}}
+    content: dict[str, Any] = {"capacity": capacity, "expected": {**asdict(expected), "total": expected.total}}
+    total = expected.total if compiled is None else compiled.peak
     if compiled is not None:
         content["compiled"] = {
             "state": compiled.arguments,
             "temporaries": compiled.temporaries,
             "outputs": compiled.outputs,
             "code": compiled.code,
-            "total": compiled.peak,
+            "total": total,
         }
-    total = content["compiled"]["total"] if compiled is not None else expected.total
     return {**content, "total": total, "fits": total <= capacity}
-
-
-def _collectives(compiled: CompiledStep | None) -> list[dict[str, Any]] | None:
-    if compiled is None:
-        return None
-    return [
-        {"kind": kind, "axes": list(axes), "times": sums["times"], "bytes": sums["bytes"]}
-        for (kind, axes), sums in by_kind_and_axes(compiled.collectives).items()
-    ]
-
-
-def _compile(compiled: CompiledStep | None) -> dict[str, float] | None:
-    if compiled is None:
-        return None
-    return {"lower_seconds": compiled.lower_seconds, "compile_seconds": compiled.compile_seconds}

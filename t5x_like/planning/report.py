@@ -7,33 +7,37 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
-_COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-_FLOPS = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
+Units = tuple[tuple[float, str], ...]  # the largest first
+
+_BYTES: Units = ((1e12, " TB"), (1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B"))
+_COUNTS: Units = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1, ""))
+_FLOPS: Units = ((1e24, " Y"), (1e21, " Z"), (1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"))
+_SECONDS: Units = ((1, " s"), (1e-3, " ms"), (1e-6, " us"))
+
+
+def _in_units(value: float, units: Units, digits: int) -> str:
+    unit, name = next((one for one in units if abs(value) >= one[0]), units[-1])
+    return f"{value / unit:.{digits}g}{name}"
 
 
 def size(value: float) -> str:
     """12.3 GB."""
-    unit, name = next(((unit, name) for unit, name in _BYTES if abs(value) >= unit), (1, "B"))
-    return f"{value / unit:.3g} {name}"
+    return _in_units(value, _BYTES, 3)
 
 
 def count(value: float) -> str:
     """1.57T for 1.57e12: trillions, billions, millions."""
-    unit, name = next(((unit, name) for unit, name in _COUNTS if abs(value) >= unit), (1, ""))
-    return f"{value / unit:.4g}{name}"
+    return _in_units(value, _COUNTS, 4)
 
 
 def flops(value: float) -> str:
     """1.88 EFLOPs."""
-    unit, name = next(((unit, name) for unit, name in _FLOPS if value >= unit), (1e6, "M"))
-    return f"{value / unit:.4g} {name}FLOPs"
+    return f"{_in_units(value, _FLOPS, 4)}FLOPs"
 
 
 def duration(seconds: float) -> str:
     """8.2 s, 12 ms."""
-    unit, name = next(((unit, name) for unit, name in ((1, "s"), (1e-3, "ms")) if seconds >= unit), (1e-6, "us"))
-    return f"{seconds / unit:.3g} {name}"
+    return _in_units(seconds, _SECONDS, 3)
 
 
 def show(plan: Mapping[str, Any], console: Console) -> None:
@@ -49,8 +53,8 @@ def show(plan: Mapping[str, Any], console: Console) -> None:
         console.print()
         console.print(title, style="bold", **say)
         table = Table(box=None, pad_edge=False)
-        for i, column in enumerate(head):
-            table.add_column(column, justify="left" if i == 0 or column == "mesh axes" else "right")
+        for column in head:
+            table.add_column(column, justify="left" if column in (head[0], "mesh axes") else "right")
         for row in rows:
             table.add_row(*row)
         console.print(table, highlight=False, markup=False)

@@ -11,7 +11,6 @@ A step takes at least the longest of them, which it does when all three overlap 
 takes when nothing overlaps. Neither is a forecast: kernels reach less than the peak.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from t5x_like.errors import UserError
-from t5x_like.parallel.mesh import AXES
+from t5x_like.parallel.mesh import AXES, arranged
 from t5x_like.planning.topology import Slice
 
 DAY, HOUR = 86400.0, 3600.0
+_KINDS = {"TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite", "TPU v7x": "TPU7x"}  # what JAX calls them
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,14 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Roofline:
-    """The three times of a step, in seconds, and what follows.
-
-    Attributes:
-      interconnect_by_axes: {"fsdp x tensor": seconds}.
-      model_flops: of a step over all chips; recomputation is not among them.
-      peak: FLOP/s of all chips.
-      tokens: in a step.
-    """
+    """The three times of a step, in seconds, and what follows."""
 
     compute: float
     memory: float
-    interconnect_by_axes: dict[str, float]
-    model_flops: float
-    peak: float
-    tokens: int
+    interconnect_by_axes: dict[str, float]  # {"fsdp x tensor": seconds}
+    model_flops: float  # of a step over all chips; recomputation is not among them
+    peak: float  # FLOP/s of all chips
+    tokens: int  # in a step
 
     @property
     def interconnect(self) -> float:
@@ -106,19 +99,13 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a number of tokens takes.
-
-    Attributes:
-      days, chip_hours: of wall time, and of all chips together.
-      energy: kWh, the building's share included.
-      co2: tonnes of CO2 equivalent; making the machines is not in it.
-    """
+    """What a number of tokens takes."""
 
     tokens: float
-    days: float
-    chip_hours: float
-    energy: float
-    co2: float
+    days: float  # of wall time
+    chip_hours: float  # of all chips together
+    energy: float  # kWh, the building's share included
+    co2: float  # tonnes of CO2 equivalent; making the machines is not in it
 
 
 def roofline(
@@ -135,13 +122,10 @@ def roofline(
     """The three roofs of a step.
 
     Args:
-      slice_: where it runs.
       flops: "model" and "executed", over all devices.
-      memory_bytes: of one device.
+      memory_bytes: that one device reads and writes.
       moved: (kind of collective, mesh axes, bytes that a device sends).
-      links: which of the slice's links each combination of axes lies on.
       bubble: share of the ticks of a pipeline in which a stage has nothing of its own to do.
-      tokens: in a step.
       dtype: of the products, "bf16" or "f32".
 
     Raises:
@@ -149,9 +133,8 @@ def roofline(
     """
     rate = slice_.chip.peaks.get(dtype)
     if rate is None:
-        raise UserError(
-            f"precision: {slice_.chip.name} has no {dtype} products; accepted: {', '.join(slice_.chip.peaks)}"
-        )
+        accepted = ", ".join(slice_.chip.peaks)
+        raise UserError(f"precision: {slice_.chip.name} has no {dtype} products; accepted: {accepted}")
     peak = rate * slice_.chips
     by_axes: dict[str, float] = {}
     for kind, axes, size in moved:
@@ -179,17 +162,15 @@ def cost(roof: Roofline, slice_: Slice, tokens: float, assumed: Assumptions) -> 
 class Links:
     """Which links of a slice a combination of mesh axes can use, from where the mesh's devices are.
 
-    Args:
-      slice_: the slice.
-      devices: [pipe, data, fsdp, expert, seq, tensor], with `coords` where the slice is a torus.
+    `devices` is [pipe, data, fsdp, expert, seq, tensor], with `coords` where the slice is a torus.
     """
 
     def __init__(self, slice_: Slice, devices: np.ndarray):
         self.slice = slice_
         self.shape = devices.shape
         if slice_.chip.torus:
-            places = [[*device.coords] for device in devices.flat]
-            self.places = np.array(places).reshape(*devices.shape, -1)[..., : len(slice_.dims)]
+            places = np.array([device.coords for device in devices.flat])
+            self.places = places.reshape(*devices.shape, -1)[..., : len(slice_.dims)]
 
     def bandwidth(self, kind: str, axes: Sequence[str]) -> float:
         """Bytes a second that a device can send to the others along these axes.
@@ -200,9 +181,8 @@ class Links:
         """
         chip = self.slice.chip
         if not chip.torus:
-            reach = sum(
-                (self.shape[AXES.index(axis)] - 1) * math.prod(self.shape[AXES.index(axis) + 1 :]) for axis in axes
-            )
+            at = [AXES.index(axis) for axis in axes]
+            reach = sum((self.shape[i] - 1) * math.prod(self.shape[i + 1 :]) for i in at)
             return chip.link if reach < chip.domain else chip.network
         links = 1 if kind == "collective-permute" else max(1, self._links(axes))
         return links * chip.link / chip.devices
@@ -232,36 +212,21 @@ def places_of(slice_: Slice, sizes: Mapping[str, int]) -> np.ndarray:
         )
     if not slice_.chip.torus:
         return np.arange(math.prod(shape)).reshape(shape)
-    from jax.experimental import mesh_utils
-
-    kind = {"TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite", "TPU v7x": "TPU7x"}.get(
-        slice_.chip.name, slice_.chip.name
-    )
-    dims = slice_.dims + (1,) * (3 - len(slice_.dims))
-    found: list[Any] = [
-        SimpleNamespace(
-            id=i,
-            coords=tuple(int(n) for n in reversed(np.unravel_index(i // slice_.chip.devices, dims[::-1]))),
-            core_on_chip=i % slice_.chip.devices,
-            platform="tpu",
-            device_kind=kind,
-            process_index=0,
-            slice_index=0,
-        )
-        for i in range(slice_.devices)
-    ]
-    try:
-        return np.asarray(mesh_utils.create_device_mesh(shape, found))
-    except NotImplementedError:  # as parallel/mesh.py does
-        return np.asarray(mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True))
+    chip, dims = slice_.chip, slice_.dims + (1,) * (3 - len(slice_.dims))
+    shared: dict[str, Any] = {
+        "platform": "tpu",
+        "device_kind": _KINDS.get(chip.name, chip.name),
+        "process_index": 0,
+        "slice_index": 0,
+    }
+    found: list[Any] = []
+    for i in range(slice_.devices):
+        coords = tuple(map(int, np.unravel_index(i // chip.devices, dims, order="F")))
+        found.append(SimpleNamespace(id=i, coords=coords, core_on_chip=i % chip.devices, **shared))
+    return arranged(shape, found)
 
 
 def mesh_sizes(slice_: Slice, sizes: Mapping[str, int]) -> dict[str, int]:
     """The sizes of a mesh on a slice; an axis of -1 takes what the others leave."""
     fixed = math.prod(size for size in sizes.values() if size != -1)
     return {name: max(1, slice_.devices // fixed) if size == -1 else size for name, size in sizes.items()}
-
-
-def named(assumed: Assumptions) -> dict[str, float | None]:
-    """{name: value}, in order."""
-    return dataclasses.asdict(assumed)

@@ -9,10 +9,14 @@ import importlib.util
 import math
 import os
 import re
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
 from t5x_like.accounting.hardware import CHIPS, Chip
+from t5x_like.config import RunConfig
 from t5x_like.errors import UserError, nearest
 
 _NAMES = {
@@ -44,17 +48,11 @@ _CORES = {"v4": 2, "v5p": 2, "v7x": 2}  # that accelerator types such as "v5p-12
 
 @dataclass(frozen=True)
 class Slice:
-    """Accelerators of one kind that a fast interconnect joins.
+    """Accelerators of one kind that a fast interconnect joins."""
 
-    Attributes:
-      kind: "v5p", "h100", ...
-      chip: its figures.
-      dims: chips in each dimension of the torus; one number for chips that a switch joins.
-    """
-
-    kind: str
+    kind: str  # "v5p", "h100", ...
     chip: Chip
-    dims: tuple[int, ...]
+    dims: tuple[int, ...]  # chips in each dimension of the torus; one number for chips that a switch joins
 
     @property
     def name(self) -> str:
@@ -106,23 +104,19 @@ def slice_of(name: str) -> Slice:
 
 
 def _check(name: str, kind: str, chip: Chip, dims: tuple[int, ...]) -> None:
-    shapes = SLICES[kind]
+    shapes, chips = SLICES[kind], math.prod(dims)
     most = _count(shapes[-1])
-    whole_hosts = dims == (1, 1) or (dims[0] % 2 == 0 and dims[1] % 2 == 0)  # a host's chips are 2 x 2 (x 1)
-    if len(dims) != chip.torus or not whole_hosts or math.prod(dims) > most:
-        chips = math.prod(dims)
-        near = min(shapes, key=lambda shape: abs(math.log(_count(shape) / chips)))
-        reason = (
-            f"a slice has {chip.torus} dimensions"
-            if len(dims) != chip.torus
-            else f"the largest slice has {most} chips"
-            if math.prod(dims) > most
-            else "hosts have 2x2 chips"
-        )
-        raise UserError(
-            f"--topology={name}: {reason}; accepted: {', '.join(f'{kind}:{shape}' for shape in shapes)}; "
-            f"the nearest is {kind}:{near}"
-        )
+    if len(dims) != chip.torus:
+        reason = f"a slice has {chip.torus} dimensions"
+    elif chips > most:
+        reason = f"the largest slice has {most} chips"
+    elif dims != (1, 1) and (dims[0] % 2 or dims[1] % 2):
+        reason = "hosts have 2x2 chips"
+    else:
+        return
+    near = min(shapes, key=lambda shape: abs(math.log(_count(shape) / chips)))
+    accepted = ", ".join(f"{kind}:{shape}" for shape in shapes)
+    raise UserError(f"--topology={name}: {reason}; accepted: {accepted}; the nearest is {kind}:{near}")
 
 
 def _count(shape: str) -> int:
@@ -177,3 +171,25 @@ def devices_of(slice_: Slice) -> list[Any]:
     except (JaxRuntimeError, RuntimeError, ValueError) as error:
         raise UserError(f"--topology={slice_.name}: libtpu refuses it: {str(error).splitlines()[0]}") from None
     return list(found.devices)
+
+
+def compile_for(config: RunConfig, slice_: Slice) -> Any:
+    """`compile_step` for a slice, on another thread, so that a clock runs on a terminal and ctrl-C is heard.
+
+    Raises:
+      UserError: see `compile_step` and `devices_of`.
+    """
+    from t5x_like.planning.lower import compile_step  # here: programs that only read flags need not wait for JAX
+
+    compiling = ThreadPoolExecutor(1).submit(compile_step, config, devices_of(slice_))
+    began = time.monotonic()
+    try:
+        while wait([compiling], 0.5).not_done:
+            if sys.stderr.isatty():
+                print(f"\rcompiling for {slice_.name}: {time.monotonic() - began:.0f} s ", end="", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # the compiler cannot be stopped in any other way
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    return compiling.result()

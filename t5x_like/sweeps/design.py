@@ -61,18 +61,12 @@ OVERHEAD = 5.5e5
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-      run: the name of its folder.
-      params: parameters by every count: {"params_total": ..., "params_nonembedding": ..., "params_active": ...}.
-      flops: of the whole run.
-    """
-
-    run: str
+    run: str  # the name of its folder
     config: RunConfig
-    params: dict[str, int]
-    flops: float
+    params: dict[str, int]  # by every count: {"params_total": ..., "params_nonembedding": ..., "params_active": ...}
+    flops: float  # of the whole run
 
     @property
     def size(self) -> str:
@@ -118,12 +112,8 @@ def cells(sweep: SweepConfig) -> list[Cell]:
 def base_identity(sweep: SweepConfig) -> dict[str, Any]:
     """What all cells of a folder must share: data, objective, training and optimizer, apart from what a grid varies."""
     content = copy.deepcopy(sweep.base)
-    for name in (
-        "optimizer.learning_rate",
-        "training.tokens",
-        "seed",
-        *(name for size in sweep.sizes for name in size),
-    ):
+    sized = [name for size in sweep.sizes for name in size]
+    for name in ("optimizer.learning_rate", "training.tokens", "seed", *sized):
         _drop(content, name)
     shared = distinctive(convert(RunConfig, content, "base"))
     del shared["model"]
@@ -133,21 +123,10 @@ def base_identity(sweep: SweepConfig) -> dict[str, Any]:
 def _cell(sweep: SweepConfig, size: dict[str, Any], tokens: int, rate: float, seed: int) -> Cell:
     config = _run(sweep, size, tokens, rate, seed)
     counts = count_parameters(config.model)
-    params = {
-        "params_total": counts.total,
-        "params_nonembedding": counts.nonembedding,
-        "params_active": counts.active,
-    }
+    params = {f"params_{name}": getattr(counts, name) for name in ("total", "nonembedding", "active")}
     assert config.training.tokens is not None
-    name = "_".join(
-        [
-            f"n{_short(params[sweep.params_column])}",
-            f"d{_short(config.training.tokens)}",
-            f"lr{config.optimizer.learning_rate:.3g}",
-            f"s{seed}",
-            config_hash(config),
-        ]
-    )
+    size_and_budget = f"n{_short(params[sweep.params_column])}_d{_short(config.training.tokens)}"
+    name = f"{size_and_budget}_lr{config.optimizer.learning_rate:.3g}_s{seed}_{config_hash(config)}"
     flops = config.training.tokens * flops_per_token(config.model, config.data.sequence_length)
     return Cell(name, config, params, flops)
 

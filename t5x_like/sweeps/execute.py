@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,11 +40,7 @@ def run_sweep(
     A folder may be used again with a larger grid; cells that have ended are never run again. When this process is
     interrupted or dies, its workers save and stop, and the next call goes on from there.
 
-    Args:
-      sweep: the design.
-      workdir: the sweep's folder.
-      reporter: told of progress.
-      workers: at most so many worker processes; None: one a core.
+    There are at most `workers` worker processes, by default one a core.
 
     Returns:
       Errors of cells that could not be run, a line each; empty on success.
@@ -54,24 +51,15 @@ def run_sweep(
     folder = Path(workdir)
     design = cells(sweep)
     with _opened(folder, sweep, design):
-        return _run(folder, sweep, design, reporter, workers)
-
-
-def _run(
-    folder: Path, sweep: SweepConfig, design: list[Cell], reporter: SweepReporter, workers: int | None
-) -> list[str]:
-    write_points(folder, sweep, design)
-    ended = [cell for cell in design if cell_status(folder, cell)]
-    missing = [cell for cell in design if cell not in ended]
-    reporter.start(_work(ended), _work(design), len(ended), len(design))
-    if not missing:
-        return []
-    cores = worker_cores(design[0])[: min(len(missing), workers or len(missing))]
-    pool = _Pool(folder, cores)
-    try:
-        return _Execution(folder, sweep, design, missing, pool, reporter).run()
-    finally:
-        pool.stop()
+        write_points(folder, sweep, design)
+        ended = [cell for cell in design if cell_status(folder, cell)]
+        missing = [cell for cell in design if cell not in ended]
+        reporter.start(_work(ended), _work(design), len(ended), len(design))
+        if not missing:
+            return []
+        cores = worker_cores(design[0])[: min(len(missing), workers or len(missing))]
+        with contextlib.closing(_Pool(folder, cores)) as pool:
+            return _Execution(folder, sweep, design, missing, pool, reporter).run()
 
 
 def worker_cores(cell: Cell) -> list[int | None]:
@@ -83,28 +71,26 @@ def worker_cores(cell: Cell) -> list[int | None]:
     return [*sorted(os.sched_getaffinity(0))] if backend == "cpu" else [None]
 
 
+@dataclass
 class _Execution:
     """The missing cells of a sweep being run by a pool of workers."""
 
-    def __init__(
-        self,
-        folder: Path,
-        sweep: SweepConfig,
-        design: list[Cell],
-        missing: list[Cell],
-        pool: "_Pool",
-        reporter: SweepReporter,
-    ):
-        self.folder, self.sweep, self.design, self.pool, self.reporter = folder, sweep, design, pool, reporter
-        self.waiting = list(missing)
-        self.running: dict[int, tuple[Cell, float]] = {}  # by worker: the cell and when it began
-        self.steps: dict[int, int] = {}
-        self.last_size: dict[int, str] = {}
-        self.done = _work(design) - _work(missing)
-        self.errors: list[str] = []
+    folder: Path
+    sweep: SweepConfig
+    design: list[Cell]
+    waiting: list[Cell]
+    pool: "_Pool"
+    reporter: SweepReporter
+    running: dict[int, tuple[Cell, float]] = field(default_factory=dict)  # by worker: the cell and when it began
+    steps: dict[int, int] = field(default_factory=dict)
+    last_size: dict[int, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.done = _work(self.design) - _work(self.waiting)
 
     def run(self) -> list[str]:
-        for worker in range(len(self.pool)):
+        for worker in range(len(self.pool.logs)):
             self._give(worker)
         while self.running:
             worker, answer = self.pool.answers.get()
@@ -146,7 +132,7 @@ class _Execution:
         status = cell_status(self.folder, cell)
         if status is None:
             why = answer.get("error") or answer.get("gone") or f"its status is {answer.get('status')!r}"
-            self.errors.append(f"{cell.run}: {why} (see {self.pool.log(worker)})")
+            self.errors.append(f"{cell.run}: {why} (see {self.pool.logs[worker]})")
             self.reporter.cell(cell, "failed", None, time.monotonic() - began)
             return
         self.done += cell.work
@@ -162,27 +148,17 @@ class _Execution:
 
 
 class _Pool:
-    """Worker processes with their pipes.
-
-    Attributes:
-      answers: (worker, answer) as they come; {"gone": why} when a worker dies.
-    """
+    """Worker processes with their pipes."""
 
     def __init__(self, folder: Path, cores: list[int | None]):
+        # (worker, answer) as they come; {"gone": why} when a worker dies.
         self.answers: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
-        self._logs = [folder / "workers" / f"{number}.log" for number in range(len(cores))]
+        self.logs = [folder / "workers" / f"{number}.log" for number in range(len(cores))]
         self._processes = [self._start(number, core) for number, core in enumerate(cores)]
 
-    def __len__(self) -> int:
-        return len(self._processes)
-
-    def log(self, worker: int) -> Path:
-        return self._logs[worker]
-
     def _start(self, number: int, core: int | None) -> "subprocess.Popen[str]":
-        path = self._logs[number]
-        path.parent.mkdir(exist_ok=True)
-        with path.open("a") as log:
+        self.logs[number].parent.mkdir(exist_ok=True)
+        with self.logs[number].open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "t5x_like.sweeps.worker", *([] if core is None else [str(core)])],
                 stdin=subprocess.PIPE,
@@ -207,12 +183,12 @@ class _Pool:
         with contextlib.suppress(BrokenPipeError):  # the worker's end is on the way as an answer
             print(job, file=pipe, flush=True)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Closes the workers' input, upon which they save and end, and waits for them."""
         for process in self._processes:
-            if process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         for process in self._processes:
             try:
                 process.wait(timeout=60)

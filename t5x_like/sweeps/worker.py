@@ -17,6 +17,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from t5x_like.training.progress import Silent
+
 
 def main(core: int | None) -> None:
     if core is not None and hasattr(os, "sched_setaffinity"):
@@ -62,8 +64,8 @@ def _read_jobs(jobs: "queue.SimpleQueue[str | None]") -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-class _Teller:
-    """A `training.progress.Reporter` that sends the step to the sweep."""
+class _Teller(Silent):
+    """Sends the step to the sweep."""
 
     def __init__(self, tell: Any):
         self._tell = tell
@@ -76,9 +78,6 @@ class _Teller:
 
     def note(self, text: str) -> None:
         print(text, flush=True)
-
-    def close(self) -> None:
-        pass
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ product contracts, the columns what it produces, and every layer of a stack is a
 the parameter's dimensions, [L, D] and [L, H, C], so they are cut over a mesh as it is.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,22 +20,15 @@ from t5x_like.training.matrices import dimensions
 
 
 class Factored(NamedTuple):
-    """Second moments of one matrix, or of a stack.
+    """Second moments of one matrix, or of a stack."""
 
-    Attributes:
-      rows: the parameter's shape without the dimensions that a product produces.
-      columns: the parameter's shape without the dimensions that a product contracts.
-    """
-
-    rows: jax.Array
-    columns: jax.Array
+    rows: jax.Array  # the parameter's shape without the dimensions that a product produces
+    columns: jax.Array  # the parameter's shape without the dimensions that a product contracts
 
 
 class AdafactorState(NamedTuple):
-    """Attributes: `step`, the number taken; `second`, a `Factored` or an array for each parameter."""
-
-    step: jax.Array
-    second: Any
+    step: jax.Array  # the number taken
+    second: Any  # a `Factored` or an array for each parameter
 
 
 def scale_by_adafactor(config: AdafactorConfig, specs: Params) -> optax.GradientTransformation:
@@ -50,15 +44,9 @@ def scale_by_adafactor(config: AdafactorConfig, specs: Params) -> optax.Gradient
     def update(grads: Params, state: AdafactorState, params: Params | None = None) -> tuple[Params, AdafactorState]:
         step = optax.safe_increment(state.step)
         beta2 = 1 - step.astype(jnp.float32) ** -config.decay_exponent
-        structure: Any
-        leaves, structure = jax.tree.flatten(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
-        moved = [
-            _update_one(config, spec, beta2, *of_one)
-            for spec, *of_one in zip(
-                leaves, *(structure.flatten_up_to(tree) for tree in (grads, state.second, params)), strict=True
-            )
-        ]
-        updates, second = (structure.unflatten(part) for part in zip(*moved, strict=True))
+        moved = map_specs(partial(_update_one, config, beta2), specs, grads, state.second, params)
+        # From a pair at every parameter to a pair of trees.
+        updates, second = (map_specs(lambda _, pair, i=i: pair[i], specs, moved) for i in range(2))
         return updates, AdafactorState(step, second)
 
     return optax.GradientTransformation(init, update)
@@ -75,7 +63,7 @@ def _no_moments(config: AdafactorConfig, spec: ParamSpec) -> Any:
 
 
 def _update_one(
-    config: AdafactorConfig, spec: ParamSpec, beta2: jax.Array, grad: jax.Array, second: Any, param: jax.Array
+    config: AdafactorConfig, beta2: jax.Array, spec: ParamSpec, grad: jax.Array, second: Any, param: jax.Array
 ) -> tuple[jax.Array, Any]:
     dims = dimensions(spec)
     grad = grad.astype(jnp.float32)

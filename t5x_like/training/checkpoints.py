@@ -8,6 +8,7 @@ So a program that only wants the model reads only its parameters.
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +18,26 @@ import orbax.checkpoint as ocp
 from t5x_like.config import MeshConfig, ModelConfig, RunConfig
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Params
+from t5x_like.training.parameter_rules import path_name
 from t5x_like.training.program import Program, program_for
 from t5x_like.training.run_folder import load_config
 from t5x_like.training.state import State, merge
 
 
 class Checkpoints:
-    """The checkpoints of one run folder.
-
-    Attributes:
-      latest: step of the newest one, or None.
-    """
+    """The checkpoints of one run folder."""
 
     def __init__(self, folder: Path, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        handlers = {
-            "params": ocp.StandardCheckpointHandler(),
-            "average": ocp.StandardCheckpointHandler(),
-            "optimizer": ocp.StandardCheckpointHandler(),
-            "tally": ocp.JsonCheckpointHandler(),
-        }
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "average", "optimizer")}
+        handlers["tally"] = ocp.JsonCheckpointHandler()
         place = folder.absolute() if isinstance(folder, Path) else folder  # one in a bucket is absolute
         self._manager = ocp.CheckpointManager(place, options=options, item_handlers=handlers)
         self._folder = folder
 
     @property
     def latest(self) -> int | None:
+        """The step of the newest one."""
         return self._manager.latest_step()
 
     def save(self, state: State, step: int, tally: dict[str, Any]) -> None:
@@ -61,10 +56,7 @@ class Checkpoints:
         step = self._manager.latest_step()
         assert step is not None
         wanted = _items(abstract)
-        for name, item in wanted.items():
-            self._check(step, name, item)
-        args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args, tally=ocp.args.JsonRestore()))
+        restored = self._restored(step, wanted, tally=ocp.args.JsonRestore())
         params, opt = restored["params"], restored["optimizer"]
         state = State(
             step=opt["step"],
@@ -83,13 +75,15 @@ class Checkpoints:
             raise UserError(f"{self._folder}: holds no checkpoint")
         averaged = average and bool(abstract.average)
         names = ["average"] if averaged and not abstract.frozen else ["params", "average"] if averaged else ["params"]
-        wanted = {name: item for name, item in _items(abstract).items() if name in names}
+        restored = self._restored(step, {name: item for name, item in _items(abstract).items() if name in names})
+        params = restored["params"] if "params" in names else {"frozen": {}}
+        return merge(params["frozen"], restored["average"] if averaged else params["trainable"])
+
+    def _restored(self, step: int, wanted: dict[str, Any], **more: Any) -> Any:
         for name, item in wanted.items():
             self._check(step, name, item)
         args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        params = restored["params"] if "params" in names else {"frozen": {}}
-        return merge(params["frozen"], restored["average"] if averaged else params["trainable"])
+        return self._manager.restore(step, args=ocp.args.Composite(**args, **more))
 
     def _check(self, step: int, name: str, wanted: Any) -> None:
         """Compares names, shapes and dtypes first: Orbax would cast a wrong dtype without a word."""
@@ -108,7 +102,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, and frees the manager's threads."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
 
@@ -121,7 +115,6 @@ def load_trained(
     """Reads the model of a run folder, whatever mesh and attention kernel trained it.
 
     Args:
-      folder: of the run.
       average: whether a run that averages its parameters gives the average, or those of its last step.
       mesh_for: the mesh to read a model of this config onto; by default this machine's first device.
 
@@ -136,11 +129,8 @@ def load_trained(
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: holds no checkpoint yet")
     program = program_for(config)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    try:
+    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
         return config, program, checkpoints.restore_params(program.abstract_state, average=average)
-    finally:
-        checkpoints.close()
 
 
 def _items(state: State) -> dict[str, Any]:
@@ -154,16 +144,5 @@ def _items(state: State) -> dict[str, Any]:
 
 def _leaves(tree: Any) -> dict[str, str]:
     """{path: "float32[3, 4]"} of a tree of arrays or of Orbax's metadata."""
-    found = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        "/".join(_name(entry) for entry in path): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in found
-        if hasattr(leaf, "dtype")
-    }
-
-
-def _name(entry: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)
+    leaves = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if hasattr(leaf, "dtype")]
+    return {path_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}

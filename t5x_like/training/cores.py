@@ -13,7 +13,7 @@ import jax
 from t5x_like.accounting.ceiling import usable_cores
 from t5x_like.config import MeshConfig, ModelConfig, TransformerConfig
 from t5x_like.models.context import Context
-from t5x_like.training.allocator import only_cpus
+from t5x_like.training.startup import only_cpus
 
 MOST = 2  # cores that were measured; with more, waiting may cost more than is won
 

@@ -43,12 +43,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Scores the model on the held-out tokens that the config names; the same ones for every run of a dataset.
 
-    Args:
-      program: of the run.
-      params: of the model.
-      dataset: whose held-out rows are scored.
-      config: of the run: `training.eval_tokens`, and a batch that fits the devices.
-      progress: told the share done after every call.
+    `config` says how many (`training.eval_tokens`), and a batch that fits the devices. `progress` is told the share
+    done after every call.
 
     Returns:
       loss (nats a token), loss_stderr, eval_tokens (the weight of all targets), bits_per_byte for text, and the mean of

@@ -7,6 +7,7 @@ import resource
 import time
 from collections import deque
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_like.accounting.mfu import peak_of_mesh
-from t5x_like.accounting.summary import accounting
+from t5x_like.accounting.flops import accounting
+from t5x_like.accounting.hardware import peak_of_mesh
 from t5x_like.config import RunConfig
 from t5x_like.data.ahead import made_ahead
 from t5x_like.data.cache import cache_root
@@ -58,7 +59,6 @@ def train(
       config: resolved; durations in epochs may be left, they are resolved here.
       workdir: the run folder, on a disk or gs://; made when missing.
       dataset: as `build_dataset(config.data, config.seed)` gives it, when the caller has it already.
-      reporter: told of progress.
       started: when the program was, on the clock of time.monotonic(), to tell how long the first step took to come.
 
     Returns:
@@ -140,21 +140,19 @@ def _ended(place: WorkFolder) -> dict[str, Any] | None:
     return read_json(path)
 
 
+@dataclass
 class _Loop:
     """One run in progress."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        place: WorkFolder,
-        dataset: Dataset,
-        sets: dict[str, Dataset],
-        reporter: Reporter,
-        started: float,
-    ):
-        folder, self.push = place.local, place.push
-        self.config, self.dataset, self.sets = config, dataset, sets
-        self.reporter, self.started = reporter, started
+    config: RunConfig
+    place: WorkFolder
+    dataset: Dataset
+    sets: dict[str, Dataset]
+    reporter: Reporter
+    started: float
+
+    def __post_init__(self) -> None:
+        config, folder, dataset = self.config, self.place.local, self.dataset
         assert config.training.steps is not None
         self.total = config.training.steps
         self.log_every, self.evaluate_every, self.checkpoint_every = config.training.every()
@@ -162,7 +160,7 @@ class _Loop:
         mesh = self.program.layout.mesh
         # May be measured: before anything else runs. Only the writer needs it.
         peak = peak_of_mesh(mesh.devices, config.precision, cache_root()) if is_writer() else None
-        self.checkpoints = Checkpoints(place.checkpoints, config.training.keep_checkpoints)
+        self.checkpoints = Checkpoints(self.place.checkpoints, config.training.keep_checkpoints)
         init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
         self.tally = Tally()
         check_same({"the newest checkpoint": str(self.checkpoints.latest)})
@@ -172,22 +170,16 @@ class _Loop:
             state, tally = self.checkpoints.restore(self.program.abstract_state)
             self.state = self.program.to_memory(state)
             self.tally = Tally(**tally)
-            reporter.note(f"resuming from step {self.tally.step}")
+            self.reporter.note(f"resuming from step {self.tally.step}")
         self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
         self.pending: deque[_Call] = deque()
         counts = accounting(config)
         if is_writer():
-            write_environment(folder, mesh, peak, dataset, sets)
+            write_environment(folder, mesh, peak, dataset, self.sets)
             if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
                 dataset.tokenizer.save(folder / "tokenizer.json")
             write_json(folder / "accounting.json", counts)
-        self.metrics = Metrics(
-            folder,
-            self.tally,
-            flops_per_token=counts["flops_per_token"],
-            peak=peak,
-            tensorboard=config.training.tensorboard,
-        )
+        self.metrics = Metrics(folder, self.tally, counts["flops_per_token"], peak, config.training.tensorboard)
         self.count_everywhere = jax.jit(_count_everywhere, out_shardings=self.program.layout.replicated)
         self.any_process = AnyProcess(mesh) if jax.process_count() > 1 else None
         self.told = False  # that some process is to stop
@@ -233,13 +225,10 @@ class _Loop:
         for every in (self.evaluate_every, self.checkpoint_every):
             if every is not None:
                 count = min(count, every - self.step % every)
-        batches = self.dataset.training_batches(  # a whole call's, whatever the count: every call has the same shape
-            self.step,
-            self.program.steps_per_call,
-            self.config.training.batch_size,
-            host_index=self.program.share.part,
-            host_count=self.program.share.parts,
-        )
+        size, share = self.config.training.batch_size, self.program.share
+        whole = self.program.steps_per_call  # whatever the count: every call has the same shape
+        hosts = {"host_index": share.part, "host_count": share.parts}
+        batches = self.dataset.training_batches(self.step, whole, size, **hosts)
         steps = np.arange(self.step, self.step + count)
         rates = learning_rates(self.config.schedule, self.config.optimizer.learning_rate, self.total, steps)
         knobs = self.program.knobs(rates, self.key)
@@ -304,8 +293,8 @@ class _Loop:
 
     def _save(self) -> None:
         self._collect_all()
-        self.push()  # metrics of all that a checkpoint holds are there before it is
-        self.checkpoints.save(self.program.to_disk(self.state), self.step, self.tally.to_json())
+        self.place.push()  # metrics of all that a checkpoint holds are there before it is
+        self.checkpoints.save(self.program.to_disk(self.state), self.step, asdict(self.tally))
 
     def summary(self, status: str) -> dict[str, Any]:
         """What summary.json holds; a run that did not finish has no final loss."""

@@ -13,19 +13,12 @@ STACKING_AXES = ("layers", "stage", "expert")  # one parameter along each of the
 
 @dataclasses.dataclass(frozen=True)
 class Dimensions:
-    """The dimensions of a parameter by what they mean.
+    """The dimensions of a parameter by what they mean."""
 
-    Attributes:
-      rows: those that a product contracts; empty unless the parameter is a matrix.
-      columns: those that it produces; empty unless the parameter is a matrix.
-      own: all those of a single layer's parameter: rows and columns of a matrix, else what is not stacked.
-      stacked: the others.
-    """
-
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-    own: tuple[int, ...]
-    stacked: tuple[int, ...]
+    rows: tuple[int, ...]  # those that a product contracts; empty unless the parameter is a matrix
+    columns: tuple[int, ...]  # those that it produces; empty unless the parameter is a matrix
+    own: tuple[int, ...]  # of a single layer's parameter: rows and columns of a matrix, else what is not stacked
+    stacked: tuple[int, ...]  # the others
 
 
 def dimensions(spec: ParamSpec) -> Dimensions:

@@ -23,7 +23,7 @@ from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout
 from t5x_like.training.program import Program, program_config
 
-ORDER = ("none", "products", "full", "offload")
+ORDER: Any = ("none", "products", "full", "offload")
 SHARE = 0.92  # of the memory that a step may take: allocators need room between their blocks
 
 
@@ -47,10 +47,9 @@ def settle(
     memory: float,
     note: Callable[[str], None] = lambda line: None,
 ) -> RunConfig:
-    """Replaces every "auto" of `execution.remat` and `training.microbatches`.
+    """Replaces every "auto" of `execution.remat` and `training.microbatches` of a resolved run.
 
     Args:
-      config: resolved.
       features: of one training row, without the dimension of rows.
       memory: bytes of a device, such as `device_memory` gives.
       note: told what is taken, and how much memory that takes.
@@ -66,7 +65,9 @@ def settle(
         for number in _numbers(config):
             if bound and bound / number > SHARE * memory - kept:
                 continue
-            candidate = _with(config, remat, number)
+            execution = dataclasses.replace(config.execution, remat=remat)
+            training = dataclasses.replace(config.training, microbatches=number)
+            candidate = dataclasses.replace(config, execution=execution, training=training)
             name = f"execution.remat={remat}, training.microbatches={number}"
             kept, temporaries = step_bytes(candidate, features)
             if kept + temporaries <= SHARE * memory:
@@ -82,13 +83,17 @@ def settle(
     )
 
 
+def one_step(config: RunConfig) -> RunConfig:
+    """The same run with one training step in a call."""
+    return dataclasses.replace(config, execution=dataclasses.replace(config.execution, steps_per_call=1))
+
+
 def step_bytes(config: RunConfig, features: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[float, float]:
     """Bytes of a device's memory that a training step takes: for the state and a batch, and for temporaries.
 
     As the compiler lays them out; the latter are infinite where it finds that the step cannot be laid out.
     """
-    once = dataclasses.replace(config, execution=dataclasses.replace(config.execution, steps_per_call=1))
-    program = Program(program_config(once))
+    program = Program(program_config(one_step(config)))
     arguments = program.abstract_arguments(features, config.training.batch_size)
     try:
         found = program.step.lower(*arguments).compile().memory_analysis()
@@ -125,14 +130,6 @@ def _numbers(config: RunConfig) -> list[int]:
     size, stages, rows = config.training.batch_size, layout.mesh.shape["pipe"], layout.in_stage.batch_parts
     layout.check_batch(size, stages)
     return [n for n in range(stages, size + 1, stages) if size % n == 0 and (size // n) % rows == 0]
-
-
-def _with(config: RunConfig, remat: Any, microbatches: int) -> RunConfig:
-    return dataclasses.replace(
-        config,
-        execution=dataclasses.replace(config.execution, remat=remat),
-        training=dataclasses.replace(config.training, microbatches=microbatches),
-    )
 
 
 def _gib(size: float) -> str:

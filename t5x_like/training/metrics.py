@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run counts and where it writes that: metrics.jsonl and TensorBoard."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,16 @@ from t5x_like.training.run_folder import MetricsFile
 from t5x_like.training.tensorboard import EventFile
 
 
-@dataclasses.dataclass
+@dataclass
 class Tally:
-    """Everything that the loop counts; kept in checkpoints, so that a resumed run logs what an unbroken one would.
+    """Everything that the loop counts; kept in checkpoints, so that a resumed run logs what an unbroken one would."""
 
-    Attributes:
-      step: steps whose metrics have come back.
-      tokens: target tokens consumed, without padding.
-      wall_seconds: time spent on the run, over all its sessions.
-      interval: {name: [sum, weight]} since the last log point.
-      last_eval: the newest held-out evaluation and its step.
-      evaluations: the same of the further evaluation sets, by name.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    wall_seconds: float = 0.0
-    interval: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    last_eval: dict[str, float] = dataclasses.field(default_factory=dict)
-    evaluations: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    step: int = 0  # steps whose metrics have come back
+    tokens: int = 0  # target tokens consumed, without padding
+    wall_seconds: float = 0.0  # time spent on the run, over all its sessions
+    interval: dict[str, list[float]] = field(default_factory=dict)  # {name: [sum, weight]} since the last log point
+    last_eval: dict[str, float] = field(default_factory=dict)  # the newest held-out evaluation and its step
+    evaluations: dict[str, dict[str, float]] = field(default_factory=dict)  # the same of the further sets, by name
 
     def add(self, sums: Mapping[str, tuple[float, float]], tokens: int) -> None:
         """Counts one step and the tokens it took."""
@@ -49,16 +40,12 @@ class Tally:
         self.interval = {}
         return means
 
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
 
 class Stopwatch:
     """Where the time of a session goes.
 
     Calls are timed from one's return to the next one's. The first is left out (it is compiled), and so is what lies
-    between `pause` and `go_on`. Lines of metrics that came back in one call share a rate: its steps end together, so
-    there is nothing to time between them.
+    before a `go_on`. Lines of metrics that came back in one call share a rate: its steps end together.
 
     Attributes:
       calling: seconds of the calls timed.
@@ -123,33 +110,25 @@ class Metrics:
 
     def train(self, tally: Tally, learning_rate: float, rate: float | None) -> dict[str, Any]:
         """Writes the means since the last log point, with the tokens a second of that stretch; returns the line."""
-        line = {
-            **self._counts(tally, "train"),
-            **tally.take_means(),
-            "learning_rate": learning_rate,
-            "tokens_per_second": rate,
-            "mfu": None if rate is None or self._peak is None else rate * self._flops_per_token / self._peak,
-        }
-        self._write(line, "train")
-        return line
+        mfu = None if rate is None or self._peak is None else rate * self._flops_per_token / self._peak
+        values = {**tally.take_means(), "learning_rate": learning_rate, "tokens_per_second": rate, "mfu": mfu}
+        return self._write(tally, "train", values, "train")
 
     def eval(self, tally: Tally, result: dict[str, float], dataset: str | None = None) -> None:
         """Writes an evaluation: of the run's own held-out data, or of the further set `dataset`."""
         which = {} if dataset is None else {"dataset": dataset}
-        self._write({**self._counts(tally, "eval"), **which, **result}, f"eval/{dataset}" if dataset else "eval")
+        self._write(tally, "eval", {**which, **result}, f"eval/{dataset}" if dataset else "eval")
 
-    def _counts(self, tally: Tally, split: str) -> dict[str, Any]:
+    def _write(self, tally: Tally, split: str, values: dict[str, Any], group: str) -> dict[str, Any]:
         flops = tally.tokens * self._flops_per_token
-        return {"step": tally.step, "tokens": tally.tokens, "flops": flops, "split": split}
-
-    def _write(self, line: dict[str, Any], group: str) -> None:
-        if not self._writes:
-            return
-        self._file.write(line)
-        if self._board is not None:
+        line = {"step": tally.step, "tokens": tally.tokens, "flops": flops, "split": split, **values}
+        if self._writes:
+            self._file.write(line)
+        if self._writes and self._board is not None:
             numbers = {f"{group}/{name}": value for name, value in line.items() if isinstance(value, int | float)}
             numbers.pop(f"{group}/step")
-            self._board.scalars(numbers, line["step"])
+            self._board.scalars(numbers, tally.step)
+        return line
 
     def close(self) -> None:
         if self._writes:

@@ -28,9 +28,7 @@ def is_hidden(spec: ParamSpec) -> bool:
 
 
 class MuonState(NamedTuple):
-    """Attributes: `momentum`, the average of the gradients."""
-
-    momentum: Params
+    momentum: Params  # the average of the gradients
 
 
 def scale_by_muon(config: MuonConfig, specs: Params) -> optax.GradientTransformation:
@@ -55,8 +53,7 @@ def scale_by_muon(config: MuonConfig, specs: Params) -> optax.GradientTransforma
             matrices = newton_schulz(to_matrices(x, spec), config.newton_schulz_steps)
             return from_matrices(matrices * _scale(config, spec), spec)
 
-        updates = jax.tree.map(direction, specs, ahead, is_leaf=lambda node: isinstance(node, ParamSpec))
-        return updates, MuonState(momentum)
+        return map_specs(direction, specs, ahead), MuonState(momentum)
 
     return optax.GradientTransformation(init, update)
 

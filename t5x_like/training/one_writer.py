@@ -29,10 +29,7 @@ def as_the_first(number: int) -> int:
 
 
 def check_same(texts: Mapping[str, str]) -> None:
-    """Makes sure that what all processes must have in common is the same everywhere.
-
-    Args:
-      texts: by what they are, such as "the config"; in the same order everywhere.
+    """Makes sure that what all processes must have in common is the same everywhere: texts by what they are.
 
     Raises:
       UserError: this process has another one than the first.
@@ -48,18 +45,16 @@ def check_same(texts: Mapping[str, str]) -> None:
 
 
 def wait_for(path: Path, refresh: Callable[[], None] = lambda: None, patience: float = FILE_PATIENCE) -> None:
-    """Waits until this process, too, sees a file that the first one has written.
-
-    Args:
-      path: of the file.
-      refresh: called before every look.
-      patience: seconds.
+    """Waits until this process, too, sees a file that the first one has written; `refresh` is called before every look.
 
     Raises:
-      UserError: it does not come.
+      UserError: it does not come within `patience` seconds.
     """
     until = time.monotonic() + patience
-    while not _seen(path, refresh):
+    while not path.is_file():
+        refresh()
+        if path.is_file():
+            return
         if time.monotonic() > until:
             raise UserError(
                 f"{path}: process 0 has written it, and process {jax.process_index()} does not see it; several hosts "
@@ -68,18 +63,8 @@ def wait_for(path: Path, refresh: Callable[[], None] = lambda: None, patience: f
         time.sleep(0.2)
 
 
-def _seen(path: Path, refresh: Callable[[], None]) -> bool:
-    if not path.is_file():
-        refresh()
-    return path.is_file()
-
-
 class AnyProcess:
-    """Whether any process of the mesh says yes: a number for each device, added up with a compiled call.
-
-    Args:
-      mesh: over all processes.
-    """
+    """Whether any process of the mesh says yes: a number for each device, added up with a compiled call."""
 
     def __init__(self, mesh: Mesh):
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -88,8 +73,5 @@ class AnyProcess:
 
     def __call__(self, here: bool) -> jax.Array:
         """Returns a scalar above 0 when any process says yes, without waiting for it."""
-        return self._sum(
-            jax.make_array_from_callback(
-                (self._size,), self._sharding, lambda index: np.full(self._size, here, np.int32)[index]
-            )
-        )
+        flags = np.full(self._size, here, np.int32)
+        return self._sum(jax.make_array_from_callback(flags.shape, self._sharding, lambda index: flags[index]))

@@ -6,6 +6,7 @@ as a number. Decoupled weight decay is part of the direction, and so are the rul
 What a parameter is comes from its ParamSpec: which of its dimensions are a matrix's and which only stack layers.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ import optax
 from jax.tree_util import DictKey, GetAttrKey
 
 from t5x_like.config import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
-from t5x_like.models.layers.parameters import Params, ParamSpec, map_specs
+from t5x_like.models.layers.parameters import Params, ParamSpec, map_specs, named_specs
 from t5x_like.training.adafactor import scale_by_adafactor
 from t5x_like.training.matrices import dimensions
 from t5x_like.training.muon import is_hidden, scale_by_muon
@@ -24,9 +25,7 @@ from t5x_like.training.parameter_rules import multipliers, path_name
 def build_optimizer(config: OptimizerConfig, specs: Params) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate: clipping, the optimizer's own scaling, decay, rules by name.
 
-    Args:
-      config: of any kind.
-      specs: the tree of ParamSpec of the parameters that are trained.
+    `specs` is the tree of ParamSpec of the parameters that are trained.
 
     Raises:
       UserError: rules that leave a parameter out, or that no parameter needs.
@@ -34,7 +33,7 @@ def build_optimizer(config: OptimizerConfig, specs: Params) -> optax.GradientTra
     rates = _learning_rates(config, specs)
     decays = _weight_decays(config, specs)
     parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    parts += OPTIMIZERS[config.kind](config, specs)
+    parts += _scaling(config, specs)
     if config.weight_decay:
         parts.append(_stateless(lambda update, param, decay: update + decay * param if decay else update, decays))
     if any(rate != 1 for rate in jax.tree.leaves(rates)):
@@ -67,63 +66,40 @@ def _stateless(function: Callable[[Any, Any, float], Any], numbers: Params) -> o
     return optax.stateless(lambda updates, params: jax.tree.map(function, updates, params, numbers))
 
 
-def _adamw(config: AdamWConfig, specs: Params) -> list[optax.GradientTransformation]:
-    del specs
-    return [optax.scale_by_adam(config.b1, config.b2, config.epsilon)]
-
-
-def _adafactor(config: AdafactorConfig, specs: Params) -> list[optax.GradientTransformation]:
-    momentum = [optax.ema(config.b1, debias=False)] if config.b1 else []
-    return [scale_by_adafactor(config, specs), *momentum]
-
-
-def _lion(config: LionConfig, specs: Params) -> list[optax.GradientTransformation]:
-    del specs
-    return [optax.scale_by_lion(config.b1, config.b2)]
-
-
-def _muon(config: MuonConfig, specs: Params) -> list[optax.GradientTransformation]:
-    kinds = map_specs(lambda spec: "muon" if is_hidden(spec) else "adamw", specs)
-    hidden = map_specs(lambda spec: spec if is_hidden(spec) else optax.MaskedNode(), specs)
-    adam = optax.scale_by_adam(config.adamw_b1, config.adamw_b2, config.adamw_epsilon)
-    return [optax.partition({"muon": scale_by_muon(config, hidden), "adamw": adam}, kinds)]
-
-
-def _sgd(config: SGDConfig, specs: Params) -> list[optax.GradientTransformation]:
-    del specs
-    return [optax.trace(config.momentum, config.nesterov)] if config.momentum else []
-
-
-OPTIMIZERS: dict[str, Callable[..., list[optax.GradientTransformation]]] = {
-    "adamw": _adamw,
-    "adafactor": _adafactor,
-    "lion": _lion,
-    "muon": _muon,
-    "sgd": _sgd,
-}
+def _scaling(config: OptimizerConfig, specs: Params) -> list[optax.GradientTransformation]:
+    """From gradients to directions, as the kind of optimizer has it."""
+    match config:
+        case AdamWConfig():
+            return [optax.scale_by_adam(config.b1, config.b2, config.epsilon)]
+        case AdafactorConfig():
+            momentum = [optax.ema(config.b1, debias=False)] if config.b1 else []
+            return [scale_by_adafactor(config, specs), *momentum]
+        case LionConfig():
+            return [optax.scale_by_lion(config.b1, config.b2)]
+        case MuonConfig():
+            kinds = map_specs(lambda spec: "muon" if is_hidden(spec) else "adamw", specs)
+            hidden = map_specs(lambda spec: spec if is_hidden(spec) else optax.MaskedNode(), specs)
+            adam = optax.scale_by_adam(config.adamw_b1, config.adamw_b2, config.adamw_epsilon)
+            return [optax.partition({"muon": scale_by_muon(config, hidden), "adamw": adam}, kinds)]
+        case SGDConfig():
+            return [optax.trace(config.momentum, config.nesterov)] if config.momentum else []
 
 
 def state_specs(state: Any, specs: Params) -> Any:
     """Returns the ParamSpec of every leaf of an optimizer's state, so that it is cut over a mesh as its parameter is.
 
     A moment is found by its path, which ends in the name of its parameter. One of a parameter's shape has all its axes;
-    `rows` and `columns` of a factored one have those that are left.
-
-    Args:
-      state: of arrays or their shapes, as `build_optimizer(config, specs).init` gives it.
-      specs: of the parameters.
+    `rows` and `columns` of a factored one have those that are left. The state is of arrays or their shapes, as
+    `build_optimizer(config, specs).init` gives it.
     """
-    leaves = jax.tree_util.tree_flatten_with_path(specs, is_leaf=lambda node: isinstance(node, ParamSpec))[0]
-    by_name = {path_name(path): spec for path, spec in leaves}
+    by_name = named_specs(specs)
 
     def find(path: tuple[Any, ...], leaf: Any) -> ParamSpec:
         if not leaf.shape:
             return ParamSpec((), ())
         part = path[-1].name if isinstance(path[-1], GetAttrKey) else "whole"
-        keys = list(path[:-1] if part != "whole" else path)
-        name: list[DictKey] = []
-        while keys and isinstance(keys[-1], DictKey):
-            name.insert(0, keys.pop())
+        keys = reversed(path[:-1] if part != "whole" else path)
+        name = [*itertools.takewhile(lambda key: isinstance(key, DictKey), keys)][::-1]
         spec = by_name[path_name(tuple(name))]
         dims = dimensions(spec)
         gone = {"whole": (), "rows": dims.columns, "columns": dims.rows}[part]

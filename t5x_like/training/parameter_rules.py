@@ -18,12 +18,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def multipliers(rules: Rules, specs: Params, field: str) -> Params:
-    """Returns the tree of numbers that the rules give to the parameters.
-
-    Args:
-      rules: pairs of a pattern and a number; at least one.
-      specs: the tree of ParamSpec.
-      field: name of the config's field, for errors.
+    """Returns the tree of numbers that the rules give to the parameters; `field` is the config's, for errors.
 
     Raises:
       UserError: a parameter that no rule matches, or a rule that is the first to match none.

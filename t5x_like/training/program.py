@@ -7,7 +7,7 @@ share one program and its compiled code.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -27,14 +27,13 @@ from t5x_like.errors import UserError
 from t5x_like.models import build_model
 from t5x_like.models.context import Context
 from t5x_like.models.layers import cpu
-from t5x_like.models.layers.parameters import Params, ParamSpec, initialise
+from t5x_like.models.layers.parameters import Params, ParamSpec, initialise, map_specs, named_specs
 from t5x_like.objectives import build_objective
 from t5x_like.objectives.task import Batch, Sums
 from t5x_like.parallel.local_rows import Share, put_rows, share_of
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.pipeline import Pipeline
-from t5x_like.parallel.placement import check_cut
-from t5x_like.parallel.rules import MeshLayout
+from t5x_like.parallel.rules import MeshLayout, check_cut
 from t5x_like.precision import policy
 from t5x_like.training.optimizers import build_optimizer, state_specs
 from t5x_like.training.state import State, init_state, merge, part_of, split
@@ -56,11 +55,6 @@ class ProgramConfig:
     ema_decay: float | None
 
 
-def program_for(config: RunConfig) -> "Program":
-    """Returns the program of a run; runs that need the same one get the same object."""
-    return _program(program_config(config))
-
-
 def program_config(config: RunConfig) -> ProgramConfig:
     """Returns the part of a run that its compiled code depends on."""
     return ProgramConfig(
@@ -76,25 +70,12 @@ def program_config(config: RunConfig) -> ProgramConfig:
     )
 
 
-@lru_cache(maxsize=4)
-def _program(config: ProgramConfig) -> "Program":
-    return Program(config)
-
-
-def _scans(config: ProgramConfig, one_cpu: bool) -> bool:
-    """Whether the layers are scanned: XLA:CPU is faster without, but compiles each of them."""
-    choice = config.execution.scan_layers
-    return not (one_cpu and config.model.depth <= cpu.MOST_UNROLLED) if choice == "auto" else choice
-
-
 class Program:
     """Jitted functions and the shardings of their arguments.
 
-    Args:
-      devices: of the mesh; by default this machine's. Those of a slice that is not there can be compiled for.
+    The mesh is of this machine's devices or of others: those of a slice that is not there can be compiled for.
 
     Attributes:
-      model, objective, optimizer, layout, specs: as built from the config.
       trained_specs: those of the parameters that are trained.
       pipeline: of a mesh with stages, else None.
       steps_per_call: the leading dimension of the batches that `step` takes.
@@ -113,12 +94,15 @@ class Program:
         self.ema_decay = config.ema_decay
         check_cut(self.layout, self.specs, config.mesh.max_uncut)
         self.pipeline = self._pipeline(config)
-        one_cpu = self.layout.mesh.size == 1 and self.layout.mesh.devices.flat[0].platform == "cpu"
+        one_cpu = self.layout.mesh.size == 1 and self.layout.platform == "cpu"
+        scans = config.execution.scan_layers
+        if scans == "auto":  # XLA:CPU is faster without, but compiles each layer
+            scans = not (one_cpu and config.model.depth <= cpu.MOST_UNROLLED)
         self.ctx = Context(
             policy=policy(config.precision),
             layout=self.layout,
             pipeline=self.pipeline,
-            scan_layers=_scans(config, one_cpu),
+            scan_layers=scans,
             remat="none" if config.execution.remat == "auto" else config.execution.remat,  # see memory_fit.settle
             attention=config.execution.attention,
             one_cpu=one_cpu,
@@ -131,7 +115,7 @@ class Program:
                 raise UserError(f"execution.pipeline_rounds: {rounds}, but mesh.pipe is 1; accepted: 1")
             return None
         pipeline = Pipeline(self.layout, rounds, config.microbatches)
-        for spec in jax.tree.leaves(self.specs, is_leaf=lambda node: isinstance(node, ParamSpec)):
+        for spec in named_specs(self.specs).values():
             if "layers" in spec.axes:
                 pipeline.check(spec.shape[spec.axes.index("layers")])
         return pipeline
@@ -164,28 +148,19 @@ class Program:
         """A State whose leaves are NamedShardings."""
         return self.layout.parameters(self.state_specs)
 
-    def to_memory(self, state: State) -> State:
+    @cached_property
+    def to_memory(self) -> Callable[[State], State]:
         """Puts layers, which are saved in the order of the model, in that of the stages; the state is used up."""
-        return state if self._keeps_order else self._into_memory(state)
+        return self._in_order(lambda order: order, donate_argnums=0)
 
-    def to_disk(self, state: State) -> State:
+    @cached_property
+    def to_disk(self) -> Callable[[State], State]:
         """Puts layers back in the order of the model: of a circular schedule, in a copy of the state."""
-        return state if self._keeps_order else self._onto_disk(state)
+        return self._in_order(np.argsort)
 
-    @property
-    def _keeps_order(self) -> bool:
-        return self.pipeline is None or self.pipeline.rounds == 1
-
-    @cached_property
-    def _into_memory(self) -> Any:
-        return jax.jit(partial(self._taken, lambda order: order), out_shardings=self.state_shardings, donate_argnums=0)
-
-    @cached_property
-    def _onto_disk(self) -> Any:
-        return jax.jit(partial(self._taken, np.argsort), out_shardings=self.state_shardings)
-
-    def _taken(self, change: Callable[[np.ndarray], np.ndarray], state: State) -> State:
-        assert self.pipeline is not None
+    def _in_order(self, change: Callable[[np.ndarray], np.ndarray], **how: Any) -> Callable[[State], State]:
+        if self.pipeline is None or self.pipeline.rounds == 1:
+            return lambda state: state
         order = self.pipeline.order
 
         def one(spec: ParamSpec, leaf: jax.Array) -> jax.Array:
@@ -194,15 +169,13 @@ class Program:
             dim = spec.axes.index("layers")
             return jnp.take(leaf, change(order(spec.shape[dim])), axis=dim)
 
-        return jax.tree.map(one, self.state_specs, state, is_leaf=lambda node: isinstance(node, ParamSpec))
+        specs = self.state_specs
+        return jax.jit(lambda state: map_specs(one, specs, state), out_shardings=self.state_shardings, **how)
 
     @cached_property
     def abstract_state(self) -> State:
         """A State of jax.ShapeDtypeStruct with shardings, for restoring into (`to_memory` follows)."""
-        shapes = jax.eval_shape(self._new_state, jax.random.key(0))
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings
-        )
+        return _placed(jax.eval_shape(self._new_state, jax.random.key(0)), self.state_shardings)
 
     @cached_property
     def init(self) -> Any:
@@ -213,15 +186,9 @@ class Program:
     @cached_property
     def step(self) -> Any:
         """step(state, batches_K, knobs_K) -> (state, sums); the state passed in is used up. See `make_step`."""
-        function = make_step(
-            self.model,
-            self.objective,
-            self.optimizer,
-            self.ctx,
-            self.microbatches,
-            self.ema_decay,
-            self.state_shardings.trainable,
-        )
+        what = (self.model, self.objective, self.optimizer)
+        where = self.state_shardings.trainable
+        function = make_step(*what, self.ctx, self.microbatches, self.ema_decay, where)
         everywhere = self.layout.replicated
         return jax.jit(
             function,
@@ -237,11 +204,8 @@ class Program:
         def function(params: Params, batch: Batch) -> Sums:
             return self.objective.evaluate(self.model, params, batch, ctx=self.ctx)
 
-        return jax.jit(
-            function,
-            in_shardings=(self.params(self.state_shardings), None),
-            out_shardings=self.layout.replicated,
-        )
+        where = (self.params(self.state_shardings), None)
+        return jax.jit(function, in_shardings=where, out_shardings=self.layout.replicated)
 
     def params(self, state: State, *, average: bool = True) -> Params:
         """The whole parameter tree of a state, for evaluation: averaged where an average is kept, unless not wanted."""
@@ -260,30 +224,19 @@ class Program:
     def abstract_arguments(self, features: Mapping[str, jax.ShapeDtypeStruct], rows: int) -> tuple[Any, ...]:
         """The arguments of `step` as jax.ShapeDtypeStruct, to lower it for.
 
-        Args:
-          features: of one row, without the dimension of rows.
-          rows: of a batch, over all hosts.
+        `features` are those of one row, without the dimension of rows; `rows` is a batch's number, over all hosts.
         """
         batches = {
             name: jax.ShapeDtypeStruct((self.steps_per_call, rows, *one.shape), one.dtype)
             for name, one in features.items()
         }
-        where = self.layout.features(batches, leading=1)
-        batches = {
-            name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=where[name]) for name, one in batches.items()
-        }
-        key = jax.eval_shape(lambda: jax.random.key(0))
         knobs = {
-            "learning_rate": ((self.steps_per_call,), jnp.float32),
-            "count": ((), jnp.int32),
-            "key": ((), key.dtype),
+            "learning_rate": jax.ShapeDtypeStruct((self.steps_per_call,), jnp.float32),
+            "count": jax.ShapeDtypeStruct((), jnp.int32),
+            "key": jax.eval_shape(lambda: jax.random.key(0)),
         }
-        everywhere = self.layout.replicated
-        return (
-            self.abstract_state,
-            batches,
-            {name: jax.ShapeDtypeStruct(*one, sharding=everywhere) for name, one in knobs.items()},
-        )
+        where = (self.layout.features(batches, leading=1), dict.fromkeys(knobs, self.layout.replicated))
+        return (self.abstract_state, *_placed((batches, knobs), where))
 
     def knobs(self, learning_rates: np.ndarray, key: jax.Array) -> dict[str, Any]:
         """Pads the rates of up to `steps_per_call` steps to that many."""
@@ -292,3 +245,15 @@ class Program:
         values = {"learning_rate": padded, "count": np.int32(len(learning_rates)), "key": key}
         # Of several processes each puts the same: device_put would compare them over the network at every call.
         return jax.device_put(values, self.layout.replicated) if jax.process_count() == 1 else values
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+_program = lru_cache(maxsize=4)(Program)
+
+
+def program_for(config: RunConfig) -> Program:
+    """Returns the program of a run; runs that need the same one get the same object."""
+    return _program(program_config(config))

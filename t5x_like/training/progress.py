@@ -10,28 +10,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Reporter(Protocol):
-    """What the training loop tells."""
-
-    def start(self, step: int, total: int) -> None: ...
-    def update(self, step: int, loss: float, tokens_per_second: float | None) -> None: ...
-    def note(self, text: str) -> None: ...
-    def close(self) -> None: ...
-
-
-class Silent:
-    """Tells nothing."""
+    """What the training loop tells; here it tells nobody."""
 
     def start(self, step: int, total: int) -> None:
-        pass
+        return
 
     def update(self, step: int, loss: float, tokens_per_second: float | None) -> None:
-        pass
+        return
 
     def note(self, text: str) -> None:
-        pass
+        return
 
     def close(self) -> None:
-        pass
+        return
+
+
+class Silent(Reporter):
+    """Tells nothing."""
 
 
 class Bar:
@@ -65,7 +60,7 @@ class Bar:
         self._progress.stop()
 
 
-class Lines:
+class Lines(Silent):
     """Plain lines, at most one every few seconds, and always the first and the last."""
 
     def __init__(self, seconds: float = 5.0):
@@ -90,9 +85,6 @@ class Lines:
 
     def note(self, text: str) -> None:
         print(text, flush=True)
-
-    def close(self) -> None:
-        pass
 
 
 def reporter() -> Reporter:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from t5x_like.config import RunConfig, identity
 from t5x_like.config_files import run_from_json
@@ -48,7 +49,7 @@ def check_folder(folder: Path, config: RunConfig) -> None:
     """
     path = folder / "config.json"
     if path.is_file():
-        theirs, ours = _flat(identity(load_config(folder))), _flat(identity(config))
+        theirs, ours = (flatten_dict(identity(each), sep=".") for each in (load_config(folder), config))
         changed = [
             f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
             for name in sorted(theirs.keys() | ours.keys())
@@ -60,7 +61,7 @@ def check_folder(folder: Path, config: RunConfig) -> None:
         return
     if folder.is_file():
         raise UserError(f"{folder}: is a file; --workdir must name a folder")
-    if folder.is_dir() and any(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
+    if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise UserError(f"{folder}: is not empty and is no run folder; choose another --workdir")
 
 
@@ -182,17 +183,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as {"a.b.c": value}."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _git_commit() -> str | None:

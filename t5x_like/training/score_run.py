@@ -4,6 +4,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ def score_run(
     """Evaluates a run on one device and writes evaluation.json into its folder.
 
     Args:
-      folder: of the run.
       overrides: changes to its evaluation sets, such as "evaluation.docs.source.kind=text_files".
       only: names of the sets to score, "held_out" for the run's own; empty: all.
       tokens: held-out tokens of each set; None: as many as the run took.
@@ -57,11 +57,9 @@ def score_run(
         result = evaluate(program, params, dataset, config, partial(progress, name))
         evaluations[name] = {**finite(result), "fingerprint": dataset.fingerprint}
     averaged = average and trained.training.ema_decay is not None
-    content = {
-        "step": _newest_step(folder),
-        "parameters": "average" if averaged else "last",
-        "evaluations": evaluations,
-    }
+    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        step = checkpoints.latest
+    content = {"step": step, "parameters": "average" if averaged else "last", "evaluations": evaluations}
     write_json(folder / "evaluation.json", content)
     return content
 
@@ -87,9 +85,8 @@ def _figure(value: float | None) -> str:
 def _with_sets(config: RunConfig, overrides: Sequence[str], tokens: int | None) -> RunConfig:
     for override in overrides:
         if not override.startswith("evaluation."):
-            raise UserError(
-                f"--config.{override}: only evaluation sets can be changed: --config.evaluation.NAME.field="
-            )
+            allowed = "--config.evaluation.NAME.field="
+            raise UserError(f"--config.{override}: only evaluation sets can be changed: {allowed}")
     if overrides:
         config = run_from_json(with_overrides(to_dict(config), overrides))
     if tokens is not None:
@@ -115,11 +112,3 @@ def _datasets(folder: Path, config: RunConfig, names: Sequence[str]) -> dict[str
     vocabulary = folder / "tokenizer.json"
     tokenizer = load_tokenizer(vocabulary) if further and vocabulary.is_file() else None
     return datasets | build_sets(dataclasses.replace(config, evaluation=further), tokenizer)
-
-
-def _newest_step(folder: Path) -> int | None:
-    checkpoints = Checkpoints(folder / "checkpoints")
-    try:
-        return checkpoints.latest
-    finally:
-        checkpoints.close()

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a program does once, before it trains: caches, and signals that stop it cleanly."""
+"""What a program does once, before it trains: caches, memory, and signals that stop it cleanly."""
 
+import ctypes
+import importlib.util
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
 
@@ -14,7 +18,9 @@ import jax
 
 from t5x_like.data.cache import cache_root
 from t5x_like.errors import UserError
-from t5x_like.training.allocator import keep_freed_memory, only_cpus
+
+# From glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def configure_jax() -> None:
@@ -37,6 +43,33 @@ def configure_jax() -> None:
         keep_freed_memory()
 
 
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep freed memory for the next step; returns whether it could be told.
+
+    XLA:CPU allocates its temporaries anew in every call and glibc gives large ones back to the kernel, which then
+    clears every page of them again. Accelerators manage their own memory, and nothing here concerns them.
+
+    Call it before JAX starts its threads: one that has allocated keeps the arena it got then, and what is freed there
+    goes back to the kernel. What the user has set through MALLOC_ variables of the environment stays.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    # One arena, grown by brk, never by mmap, and never trimmed.
+    return all([mallopt(_ARENA_MAX, 1), mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, 2**31 - 1)])
+
+
+def only_cpus() -> bool:
+    """Whether JAX can run on nothing else, as far as that can be told before it starts: it has no other plugin."""
+    if platforms := jax.config.values["jax_platforms"]:
+        return platforms == "cpu"
+    found = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
+    return not found and not entry_points(group="jax_plugins")
+
+
 def process_started() -> float:
     """When this process began, on the clock of time.monotonic(); now, where the system does not say."""
     try:
@@ -48,17 +81,12 @@ def process_started() -> float:
 
 
 class StopRequest:
-    """Whether SIGTERM or ctrl-C asked for an end.
+    """Whether SIGTERM or ctrl-C asked for an end: true once one came."""
 
-    Attributes:
-      signal: number of the signal that came, or None.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    came = False
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.came
 
 
 @contextmanager
@@ -72,7 +100,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def note(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.signal = number
+        request.came = True
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

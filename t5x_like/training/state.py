@@ -9,33 +9,50 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_like.config import FullTuningConfig, PartialTuningConfig, TuningConfig
+from t5x_like.config import FullTuningConfig, PartialTuningConfig, RunConfig, TuningConfig
 from t5x_like.errors import UserError
-from t5x_like.models.layers.parameters import Params
-from t5x_like.precision import LossScaling
-from t5x_like.training.loss_scale import LossScale
+from t5x_like.models import build_model
+from t5x_like.models.layers.parameters import Params, map_specs
+from t5x_like.precision import LossScaling, policy
+from t5x_like.training.optimizers import build_optimizer
 
 _FULL = FullTuningConfig()
 
 
+class LossScale(flax.struct.PyTreeNode):
+    """Dynamic loss scaling (Micikevicius et al. 2018): the scale and what its rule counts."""
+
+    value: jax.Array  # float32 scalar, what the mean loss is multiplied by
+    quiet_steps: jax.Array  # int32 scalar, steps with finite gradients since the scale last changed
+
+    @classmethod
+    def start(cls, rule: LossScaling) -> "LossScale":
+        """Returns the scale of the first step."""
+        return cls(jnp.asarray(rule.initial, jnp.float32), jnp.zeros((), jnp.int32))
+
+    def after(self, finite: jax.Array, rule: LossScaling) -> "LossScale":
+        """Returns the next step's scale: halved unless this step's gradients were finite, doubled after a quiet time.
+
+        The scale stays between `rule.lowest` and `rule.highest`; a doubling or a halving starts the count anew.
+        """
+        quiet = self.quiet_steps + 1
+        grows = quiet >= rule.growth_interval
+        larger = jnp.where(grows, jnp.minimum(2 * self.value, rule.highest), self.value)
+        smaller = jnp.maximum(self.value / 2, rule.lowest)
+        return LossScale(jnp.where(finite, larger, smaller), jnp.where(finite & ~grows, quiet, 0))
+
+
 class State(flax.struct.PyTreeNode):
-    """Parameters and what trains them.
+    """Parameters and what trains them."""
 
-    Attributes:
-      step: int32 scalar, number of steps taken.
-      trainable: parameters that the optimizer moves.
-      frozen: the others (empty when everything is trained).
-      opt: the optimizer's state.
-      loss_scale: of dynamic loss scaling; None where the precision needs none.
-      average: exponential moving average of `trainable`; empty when none is kept.
-    """
-
-    step: jax.Array
-    trainable: Params
-    frozen: Params
-    opt: Any
-    loss_scale: LossScale | None = None
+    step: jax.Array  # int32 scalar, number of steps taken
+    trainable: Params  # parameters that the optimizer moves
+    frozen: Params  # the others (empty when everything is trained)
+    opt: Any  # the optimizer's state
+    loss_scale: LossScale | None = None  # of dynamic loss scaling; None where the precision needs none
+    # The exponential moving one of `trainable`; empty when none is kept.
     average: Params = flax.struct.field(default_factory=dict)
 
 
@@ -58,23 +75,19 @@ def split(tree: Params, tuning: TuningConfig) -> tuple[Params, Params]:
     Raises:
       UserError: a pattern that matches no name.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: not isinstance(node, dict))
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    leaves = flatten_dict(tree, sep="/")
     if isinstance(tuning, PartialTuningConfig):
         for number, pattern in enumerate(tuning.train):
-            if not any(re.fullmatch(pattern, name) for name in names):
-                close = ", ".join(map(repr, difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)))
+            if not any(re.fullmatch(pattern, name) for name in leaves):
+                close = ", ".join(map(repr, difflib.get_close_matches(pattern, leaves, n=3, cutoff=0.0)))
                 raise UserError(
                     f"tuning.train[{number}]: pattern {pattern!r} matches the whole name of no parameter; accepted: "
                     f"e.g. {close}"
                 )
-    frozen: Params = {}
-    trainable: Params = {}
-    for name, (path, leaf) in zip(names, leaves, strict=True):
-        node = trainable if tuning.trains(name) else frozen
-        for entry in path[:-1]:
-            node = node.setdefault(entry.key, {})
-        node[path[-1].key] = leaf
+    frozen, trainable = (
+        unflatten_dict({name: leaf for name, leaf in leaves.items() if tuning.trains(name) == trains}, sep="/")
+        for trains in (False, True)
+    )
     return frozen, trainable
 
 
@@ -96,3 +109,27 @@ def init_state(
         loss_scale=None if loss_scaling is None else LossScale.start(loss_scaling),
         average=jax.tree.map(jnp.copy, trainable) if average else {},
     )
+
+
+def state_bytes(config: RunConfig) -> dict[str, int]:
+    """Bytes that training keeps from step to step, over all devices; activations are not among them.
+
+    They are of "parameters", "gradients" (one step's), the "optimizer"'s state and the parameters' "average", from
+    shapes alone, those of what is trained; counters of a few bytes are left out.
+    """
+    specs = build_model(config.model).specs()
+    _, trained = split(specs, config.tuning)
+    optimizer = build_optimizer(config.optimizer, trained)
+    dtype = policy(config.precision).params
+
+    def shapes(specs: Params) -> Any:
+        return map_specs(lambda spec: jax.ShapeDtypeStruct(spec.shape, dtype), specs)
+
+    state = {
+        "parameters": shapes(specs),
+        "gradients": shapes(trained),
+        "optimizer": jax.eval_shape(optimizer.init, shapes(trained)),
+        "average": {} if config.training.ema_decay is None else shapes(trained),
+    }
+    leaves = {name: [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim] for name, tree in state.items()}
+    return {name: sum(leaf.size * leaf.dtype.itemsize for leaf in each) for name, each in leaves.items()}

@@ -15,8 +15,6 @@ from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.objectives.task import Batch, Sums, Task, objective_of
 from t5x_like.precision import LossScaling
-from t5x_like.training.average import update_average
-from t5x_like.training.loss_scale import all_finite
 from t5x_like.training.state import State, merge
 
 StepFunction = Callable[[State, Batch, dict[str, jax.Array]], tuple[State, Sums]]
@@ -49,7 +47,6 @@ def make_step(
     a skipped step's gradient and update have weight 0.
 
     Args:
-      model, objective, optimizer, ctx: what is trained and how it is carried out.
       microbatches: parts of a batch whose gradients are accumulated.
       ema_decay: of `State.average`; None when there is none.
       shardings: where trainable parameters, and so their gradients, lie; None leaves it to the compiler.
@@ -68,7 +65,7 @@ def make_step(
             trainable = jax.tree.map(lambda p, d: p - learning_rate * d, state.trainable, directions)
         moved = state.replace(trainable=trainable, opt=opt)
         if ema_decay is not None:
-            moved = moved.replace(average=update_average(state.average, trainable, ema_decay, state.step))
+            moved = moved.replace(average=_update_average(state.average, trainable, ema_decay, state.step))
         once = jnp.ones((), jnp.float32)
         sums = {
             **sums,
@@ -77,7 +74,7 @@ def make_step(
             "param_norm": (optax.global_norm(state.trainable), once),
         }
         if scaling is not None:
-            moved, sums = _skip_overflow(all_finite(gradient), scaling, state, moved, sums)
+            moved, sums = _skip_overflow(_all_finite(gradient), scaling, state, moved, sums)
         return moved.replace(step=state.step + 1), sums
 
     def step(state: State, batches_K: Batch, knobs_K: dict[str, jax.Array]) -> tuple[State, Sums]:
@@ -136,18 +133,13 @@ def _gradient(
         rows = objective.prepare(state, rows, keys)
         if groups == 1:
             return of_rows(state, rows, keys)
-        gradient, sums = jax.vmap(of_rows, (None, 0, 0), spmd_axis_name="data")(state, *_by_group((rows, keys)))
+        by_group = jax.tree.map(_of_group, (rows, keys))
+        gradient, sums = jax.vmap(of_rows, (None, 0, 0), spmd_axis_name="data")(state, *by_group)
         return _pinned(gradient), sums
 
-    def _by_group(rows: Any) -> Any:
-        assert ctx.layout is not None
-        pin = ctx.layout.pin_groups
-
-        def split(x: jax.Array) -> jax.Array:
-            x = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-            return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else pin(x)
-
-        return jax.tree.map(split, rows)
+    def _of_group(x: jax.Array) -> jax.Array:
+        x = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+        return x if ctx.layout is None or jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else ctx.layout.pin_groups(x)
 
     def _pinned(gradient: Params) -> Params:
         if groups == 1 or shardings is None or ctx.layout is None:
@@ -183,6 +175,27 @@ def _gradient(
         return jax.tree.map(lambda g: g / weight, grads), sums
 
     return gradient
+
+
+def _update_average(average: Params, params: Params, decay: float, step: jax.Array) -> Params:
+    """The exponential moving average of the parameters (Polyak and Juditsky 1992, with exponential weights).
+
+    That is d * average + (1 - d) * params, leaf by leaf, in float32, with d = min(decay, (1 + step) / (10 + step));
+    `step` counts the steps taken before this one. The average starts at the initial parameters. The smaller decay of
+    the first steps lets it forget them: a short run's average would be mostly its initialisation otherwise. It is
+    `decay` from step (10 decay - 1) / (1 - decay) on: step 890 for .99.
+    """
+    t = step.astype(jnp.float32)
+    rest = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
+    return jax.tree.map(lambda a, p: a + rest * (p - a), average, params)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether no number of a tree is infinite or NaN.
+
+    By `isfinite` of every number: a maximum across the emulated devices of a CPU drops NaN.
+    """
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _skip_overflow(finite: jax.Array, rule: LossScaling, before: State, moved: State, sums: Sums) -> tuple[State, Sums]:

@@ -21,9 +21,7 @@ _SESSION_START = 1
 class EventFile:
     """One event file in `folder`, which is made when missing.
 
-    Args:
-      folder: what TensorBoard is pointed at.
-      first_step: TensorBoard drops what earlier files of the folder say about this step and later ones.
+    TensorBoard drops what earlier files of the folder say about `first_step` and later ones.
     """
 
     def __init__(self, folder: Path, first_step: int):

@@ -34,14 +34,9 @@ _LAST = "summary.json"  # says how the run ended, so it comes after all else
 
 
 class WorkFolder:
-    """A run folder.
+    """A run folder, on a disk of this machine or in a bucket.
 
-    Args:
-      place: a folder on a disk of this machine, or one in a bucket.
-
-    Attributes:
-      local: where this process reads and writes the folder's files.
-      checkpoints: where Orbax does.
+    This process reads and writes the folder's files in `local`, Orbax in `checkpoints`.
     """
 
     def __init__(self, place: str | Path):
@@ -91,7 +86,6 @@ class WorkFolder:
         self._send()
 
     def _send(self) -> None:
-        assert self.remote is not None
         with self._sending, self._in_the_bucket():
             files = [path for path in self.local.rglob("*") if path.is_file() and not path.name.startswith(".")]
             for path in sorted(files, key=lambda path: path.name == _LAST):

@@ -134,7 +134,7 @@ def test_cores_are_those_that_the_process_is_pinned_to():
     """And nothing of the accounting but the measurement itself imports JAX."""
     program = (
         "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from t5x_like.accounting import ceiling, flops, mfu, summary;"
+        "from t5x_like.accounting import ceiling, flops, hardware;"
         "print(ceiling.usable_cores() <= 1, 'jax' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -13,7 +13,7 @@ from t5x_like.accounting.parameters import count_parameters
 from t5x_like.accounting.traced import count_flops
 from t5x_like.config import OptimizerConfig
 from t5x_like.training.program import program_for
-from t5x_like.training.state_bytes import state_bytes
+from t5x_like.training.state import state_bytes
 
 OPTIMIZERS = [kind.kind for kind in get_args(OptimizerConfig)]
 SWITCH = ["model.experts.num_experts=4", "model.experts.every=2", "model.use_bias=true", "model.experts.mlp_dim=20"]

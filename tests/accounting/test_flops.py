@@ -3,9 +3,8 @@
 
 import pytest
 
-from t5x_like.accounting.flops import flops_per_token, flops_per_token_6n, forward_flops
+from t5x_like.accounting.flops import flops_per_token, flops_per_token_6n, forward_flops, mean_keys
 from t5x_like.accounting.parameters import count_parameters
-from t5x_like.accounting.parts import mean_keys
 from t5x_like.config import MarkovConfig
 from t5x_like.config.models.transformer import EncoderDecoderConfig
 

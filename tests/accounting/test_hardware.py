@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from t5x_like.accounting.hardware import CHIPS, chip, peak_flops
-from t5x_like.accounting.mfu import peak_of_mesh
+from t5x_like.accounting.hardware import CHIPS, chip, peak_flops, peak_of_mesh
 
 # `jax.devices()[0].device_kind` as JAX's own sources and users' logs have it, and the vendor's dense bfloat16 TFLOP/s.
 KINDS = {
@@ -74,8 +73,8 @@ def test_the_peak_of_a_mesh(tmp_path, monkeypatch):
     assert peak_of_mesh(devices("TPU v5p", "tpu", [0, 0, 1, 1]), "bf16", tmp_path) == 4 * 459e12
     assert peak_of_mesh(devices("TPU v3", "tpu", [0]), "bf16", tmp_path) is None
     assert not list(tmp_path.iterdir())  # nothing is measured for an accelerator
-    monkeypatch.setattr("t5x_like.accounting.mfu.matmul_ceiling", lambda folder: 1e11)
+    monkeypatch.setattr("t5x_like.accounting.hardware.matmul_ceiling", lambda folder: 1e11)
     assert peak_of_mesh(devices("cpu", "cpu", [0] * 8), "bf16", tmp_path) == 1e11  # emulated devices share the cores
     assert peak_of_mesh(devices("cpu", "cpu", [0, 1]), "f32", tmp_path) == 2e11
-    monkeypatch.setattr("t5x_like.accounting.mfu.matmul_ceiling", lambda folder: None)
+    monkeypatch.setattr("t5x_like.accounting.hardware.matmul_ceiling", lambda folder: None)
     assert peak_of_mesh(devices("cpu", "cpu", [0]), "f32", tmp_path) is None

@@ -8,7 +8,7 @@ import pytest
 
 from t5x_like.config import OptimizerConfig
 from t5x_like.training.program import program_for
-from t5x_like.training.state_bytes import state_bytes
+from t5x_like.training.state import state_bytes
 
 OPTIMIZERS = [kind.kind for kind in get_args(OptimizerConfig)]
 

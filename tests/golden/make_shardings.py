@@ -31,8 +31,7 @@ def dump(name: str) -> str:
     from t5x_like.config import MeshConfig, RunConfig
     from t5x_like.models import build_model
     from t5x_like.parallel.mesh import make_mesh
-    from t5x_like.parallel.placement import placement
-    from t5x_like.parallel.rules import MeshLayout
+    from t5x_like.parallel.rules import MeshLayout, placement
     from t5x_like.strict import convert
 
     model, mesh = RECIPES[name]

@@ -16,8 +16,7 @@ from t5x_like.errors import UserError
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import ParamSpec
 from t5x_like.parallel.mesh import AXES, make_mesh
-from t5x_like.parallel.placement import check_cut
-from t5x_like.parallel.rules import ACTIVATION_RULES, PARAMETER_RULES, MeshLayout, partition
+from t5x_like.parallel.rules import ACTIVATION_RULES, PARAMETER_RULES, MeshLayout, check_cut, partition
 from t5x_like.training.program import program_for
 
 

@@ -20,7 +20,7 @@ from t5x_like.planning.closed_form import Step
 from t5x_like.planning.collectives import bytes_by_axes
 from t5x_like.planning.lower import compile_step
 from t5x_like.strict import convert
-from t5x_like.training.state_bytes import state_bytes
+from t5x_like.training.state import state_bytes
 
 BASE = {
     "data": {"kind": "markov", "sequence_length": 128, "num_symbols": 64},

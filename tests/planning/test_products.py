@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.planning import hlo
-from t5x_like.planning.products import product_flops
+from t5x_like.planning.hlo import product_flops
 
 
 def test_products_in_a_loop():

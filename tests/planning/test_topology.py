@@ -60,6 +60,7 @@ def test_gpus_come_by_number():
             "chip 'v9p' is not known; accepted: v4, v5e, v5p, v6e, v7x, a100, h100, h200, b200; did you mean",
         ),
         ("v5p:4x4", "a slice has 3 dimensions; accepted: v5p:2x2x1, "),
+        ("v5p:4", "a slice has 3 dimensions; accepted: v5p:2x2x1, "),
         ("v5e:3x5", "hosts have 2x2 chips; accepted: "),
         ("v5e:3x5", "the nearest is v5e:4x4"),
         ("v5p:32x32x32", "the largest slice has 6144 chips"),

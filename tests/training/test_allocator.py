@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from t5x_like.training import allocator
+from t5x_like.training import startup
 
 # Calls that need some temporaries of 32 MiB each; prints how many pages the kernel gave to one, once they have settled.
 _CALLS = """
@@ -55,5 +55,5 @@ def test_pages_are_not_asked_for_again() -> None:
 def test_platforms_that_are_named_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     for platforms, expected in (("cpu", True), ("cuda,cpu", False), ("tpu", False)):
         config = SimpleNamespace(values={**jax.config.values, "jax_platforms": platforms})
-        monkeypatch.setattr(allocator, "jax", SimpleNamespace(config=config))
-        assert allocator.only_cpus() is expected
+        monkeypatch.setattr(startup, "jax", SimpleNamespace(config=config))
+        assert startup.only_cpus() is expected

@@ -8,9 +8,9 @@ import pytest
 
 from t5x_like.errors import UserError
 from t5x_like.training.checkpoints import Checkpoints, load_trained
-from t5x_like.training.loss_scale import LossScale
 from t5x_like.training.program import program_for
 from t5x_like.training.run_folder import open_folder
+from t5x_like.training.state import LossScale
 
 
 @pytest.fixture(scope="module")

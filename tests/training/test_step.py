@@ -9,9 +9,8 @@ import pytest
 
 from t5x_like.errors import UserError
 from t5x_like.objectives.causal_lm import CausalLM
-from t5x_like.training.loss_scale import LossScale
 from t5x_like.training.program import Program, program_config, program_for
-from t5x_like.training.state import init_state, merge, part_of
+from t5x_like.training.state import LossScale, init_state, merge, part_of
 from t5x_like.training.step import make_step
 
 K, B, T, V = 3, 8, 8, 16

@@ -141,9 +141,9 @@ def call(module: nn.Module, params: Params, *args: Any) -> Any:
     return module.apply({"params": params}, *args)
 
 
-def map_specs(function: Callable[[ParamSpec], Any], specs: Params) -> Params:
-    """Maps over the ParamSpecs of a tree."""
-    return jax.tree.map(function, specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+def map_specs(function: Callable[..., Any], specs: Params, *others: Any) -> Params:
+    """Maps over the ParamSpecs of a tree, and what other trees have in their places."""
+    return jax.tree.map(function, specs, *others, is_leaf=lambda node: isinstance(node, ParamSpec))
 
 
 def named_specs(specs: Params) -> dict[str, ParamSpec]:
