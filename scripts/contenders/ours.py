@@ -135,17 +135,20 @@ def fed_step(workers: int | None, content: dict[str, Any]) -> tuple[Callable[[in
 
 
 def rows_alone(content: dict[str, Any]) -> tuple[Callable[[int], None], int]:
-    """Returns `work(batches)` that makes the rows of `fed_step` and does nothing with them."""
+    """Returns `work(rounds)` that makes the rows of `fed_step`, 64 batches a round, and does nothing with them.
+
+    Rows are made a block at a time, so that a single batch may cost nothing.
+    """
     from t5x_like.data.pipeline import build_dataset
 
     config = convert(RunConfig, content | {"training": {"batch_size": 16, "steps": 1000}}).resolve()
     dataset, size, numbers = build_dataset(config.data, config.seed), config.training.batch_size, itertools.count()
 
-    def work(batches: int) -> None:
-        for number in itertools.islice(numbers, batches):
+    def work(rounds: int) -> None:
+        for number in itertools.islice(numbers, 64 * rounds):
             dataset.training_batches(number, 1, size)
 
-    return work, size * config.data.sequence_length
+    return work, 64 * size * config.data.sequence_length
 
 
 def matrix_products(size: int = 2048) -> tuple[Callable[[int], None], float]:

@@ -93,6 +93,7 @@ def _train(
         reporter.note(
             f"{idle} of {jax.device_count()} devices are idle; one axis of the mesh can be -1: all that is left"
         )
+    dataset = dataset or build_dataset(config.data, config.seed)  # data that cannot be read leave no folder behind
     with hold_folder(folder, reporter.note) if is_writer() else nullcontext():
         if is_writer():
             open_folder(folder, config)  # looked at again: another process may just have left it
@@ -100,7 +101,6 @@ def _train(
         if (ended := _ended(place)) is not None:
             return ended
         wait_for(folder / "config.json", place.pull)
-        dataset = dataset or build_dataset(config.data, config.seed)
         check_data(folder, dataset.fingerprint)
         check_same({"the data": dataset.fingerprint})
         if skipped := dataset.description.get("skipped"):
