@@ -18,16 +18,8 @@ from t5x_like.scaling.fitting.columns import Table
 Array = np.ndarray
 
 REQUIRED = ("params", "tokens", "loss")
-NUMBERS = (
-    "loss_stderr",
-    "flops",
-    "params_total",
-    "params_nonembedding",
-    "params_active",
-    "unique_tokens",
-    "seed",
-    "learning_rate",
-)
+NUMBERS = {"loss_stderr", "flops", "params_total", "params_nonembedding", "params_active", "unique_tokens", "seed"}
+NUMBERS |= {"learning_rate"}  # columns that must hold numbers; of the others, those that do are numbers
 TEXTS = ("family", "run", "status")
 MEASURED = ("loss_stderr", "flops", "learning_rate", "run", "status", "accuracy")  # may differ between rates of a cell
 UNUSABLE = ("diverged", "interrupted")
@@ -136,25 +128,20 @@ def _read_path(path: Path, how: dict[str, Any]) -> Points:
     points = _from_table(tables.read_csv(path), str(path), **how)
     folder = path.parent if design else None
     names = points.columns.get("run", np.array([], str))
-    planned = design.get("cells", [])
+    planned, warnings = design.get("cells", []), list(points.warnings)
     if isinstance(planned, list) and len(names) < len(planned):
-        missing = f"The sweep is unfinished: {len(names)} of its {len(planned)} cells are there."
-        points = dataclasses.replace(points, warnings=(missing, *points.warnings))
+        warnings.append(f"The sweep is unfinished: {len(names)} of its {len(planned)} cells are there.")
     if folder and (open_ := runs.undecayed(folder, names)):
-        cut = (
+        warnings.append(
             f"In {len(open_)} of {len(names)} runs the learning rate had not come down when training ended (such as "
             f"{open_[0]}): a schedule that does not end with its run leaves the loss above what those tokens can give."
         )
-        points = dataclasses.replace(points, warnings=(*points.warnings, cut))
-    return _usable(
-        dataclasses.replace(
-            points,
-            params_column=how["params_column"] or str(design.get("params_column", "params")),
-            exact_entropy=_entropy(design.get("exact_entropy"), path.parent / "sweep.json"),
-            folder=folder,
-            fingerprints=runs.fingerprints(folder, names) if folder else (),
-        )
-    )
+    known: dict[str, Any] = {
+        "params_column": how["params_column"] or str(design.get("params_column", "params")),
+        "exact_entropy": _entropy(design.get("exact_entropy"), path.parent / "sweep.json"),
+        "fingerprints": runs.fingerprints(folder, names) if folder else (),
+    }
+    return _usable(dataclasses.replace(points, folder=folder, warnings=tuple(warnings), **known))
 
 
 def _entropy(value: Any, path: Path) -> float | None:
@@ -193,54 +180,46 @@ def _from_table(
     table: Table, name: str, params_column: str | None, given: Mapping[str, str], units: str | None, strict: bool
 ) -> Points:
     """Checks the columns and turns text into numbers."""
-    count = params_column or "params"
-    tables.recognise(table, name, (count, *REQUIRED[1:]), given)
-    columns = table.columns
-    for wanted in (count, *REQUIRED[1:]):
-        if wanted not in columns:
-            hint = nearest(wanted, columns)
-            raise UserError(f"{name}: no column {wanted!r}; its columns are {', '.join(columns)}{hint}")
+    needed = (params_column or "params", *REQUIRED[1:])
+    tables.recognise(table, name, needed, given)
+    for wanted in needed:
+        if wanted not in table.columns:
+            have, hint = ", ".join(table.columns), nearest(wanted, table.columns)
+            raise UserError(f"{name}: no column {wanted!r}; its columns are {have}{hint}")
     if not table.labels:
         raise UserError(f"{name}: the header is there, but no rows of numbers below it")
-    tables.scaled(table, (count, "tokens"), units)
-    tables.without_holes(table, (count, *REQUIRED[1:]), strict, UNUSABLE)
-    columns, labels = table.columns, table.labels
-    if not labels:
+    tables.scaled(table, needed[:2], units)
+    tables.without_holes(table, needed, strict, UNUSABLE)
+    if not table.labels:
         raise UserError(f"{name}: none of its rows is usable: {table.warnings[-1]}")
-    params, tokens = (_numbers(columns[c], c, labels, empty_is=None) for c in (count, "tokens"))
-    loss = _numbers(columns["loss"], "loss", labels, empty_is=np.nan)
-    for column, values in ((count, params), ("tokens", tokens)):
-        for value, label in zip(values, labels, strict=True):
+    columns = {column: _column(table, column, column in needed[:2]) for column in table.columns}
+    params, tokens, loss = (columns.pop(column) for column in needed)
+    columns.pop("params", None)
+    for column, values in zip(needed, (params, tokens), strict=False):
+        for value, label in zip(values, table.labels, strict=True):
             if not (np.isfinite(value) and value > 0):
                 raise UserError(f"{label}: {column} is {value:g}; it must be a positive number")
-    optional: dict[str, Array] = {c: _numbers(columns[c], c, labels, empty_is=np.nan) for c in NUMBERS if c in columns}
-    optional |= {c: np.array([_text(cell) for cell in columns[c]], str) for c in TEXTS if c in columns}
-    known = (count, *REQUIRED, *NUMBERS, *TEXTS)
-    optional |= {c: _numbers_or_text(columns[c]) for c in columns if c not in known}
     said: Any = {"warnings": tuple(table.warnings), "notes": tuple(table.notes)}
-    return Points(params, tokens, loss, columns=optional, params_column=count, source=name, **said)
+    return Points(params, tokens, loss, columns=columns, params_column=needed[0], source=name, **said)
 
 
-def _numbers(cells: Sequence[Any], column: str, labels: list[str], empty_is: float | None) -> Array:
-    values = []
-    for cell, label in zip(cells, labels, strict=True):
-        if empty_is is not None and tables.is_missing(cell):
-            values.append(empty_is)
-            continue
+def _column(table: Table, name: str, full: bool) -> Array:
+    """A column's numbers, NaN for an empty cell unless it must be full; text where not all cells of it are numbers.
+
+    Raises:
+      UserError: text in a column that must hold numbers.
+    """
+    cells, values = table.columns[name], []
+    if name in TEXTS:
+        return np.array([_text(cell) for cell in cells], str)
+    for cell, label in zip(cells, table.labels, strict=True):
         try:
-            values.append(tables.number(cell))
+            values.append(np.nan if not full and tables.is_missing(cell) else tables.number(cell))
         except (TypeError, ValueError):
-            raise UserError(f"{label}: column {column!r} is {cell!r}; it must be a number") from None
+            if name in NUMBERS or name in REQUIRED or full:
+                raise UserError(f"{label}: column {name!r} is {cell!r}; it must be a number") from None
+            return np.array([_text(cell) for cell in cells], str)
     return np.array(values, float)
-
-
-def _numbers_or_text(cells: Sequence[Any]) -> Array:
-    """Any other column: numbers where all cells are, so that a law of the user's may read them."""
-    texts = [_text(cell) for cell in cells]
-    try:
-        return np.array([float(text) if text else np.nan for text in texts], float)
-    except ValueError:
-        return np.array(texts, str)
 
 
 def _text(cell: Any) -> str:
@@ -249,19 +228,16 @@ def _text(cell: Any) -> str:
 
 def _usable(points: Points) -> Points:
     """Leaves out repeated rows, runs that did not finish, and all but the best learning rate of a cell."""
-    points = _without_repeats(points)
+    first, _ = _alike([points.params, points.tokens, points.loss, *points.columns.values()])
+    if repeats := len(points) - len(first):  # a copied line would count twice
+        points = points.take(np.sort(first), f"{_rows(repeats)} left out as an exact copy of another row.")
     status = points.columns.get("status", np.full(len(points), ""))
-    unfinished = np.isin(status, UNUSABLE)
     with np.errstate(invalid="ignore"):
-        broken = ~unfinished & ~(np.isfinite(points.loss) & (points.loss > 0))
-    warnings = []
-    for word in UNUSABLE:
-        if (n := int((status == word).sum())) > 0:
-            warnings.append(f"{_rows(n)} left out because the run was {word}.")
-    if (n := int(broken.sum())) > 0:
-        warnings.append(f"{_rows(n)} left out because the loss is not a positive finite number.")
-    usable = ~unfinished & ~broken
-    best, notes = _best_learning_rates(points, usable)
+        broken = ~np.isin(status, UNUSABLE) & ~(np.isfinite(points.loss) & (points.loss > 0))
+    left_out = [(status == word, f"the run was {word}") for word in UNUSABLE]
+    left_out.append((broken, "the loss is not a positive finite number"))
+    warnings = [f"{_rows(int(rows.sum()))} left out because {why}." for rows, why in left_out if rows.any()]
+    best, notes = _best_learning_rates(points, ~np.any([rows for rows, _ in left_out], 0))
     points = points.take(best, *warnings, *notes)
     if not len(points):
         raise UserError(f"{points.source}: none of its rows is usable: {' '.join(warnings)}")
@@ -272,19 +248,11 @@ def _rows(n: int) -> str:
     return "1 row was" if n == 1 else f"{n} rows were"
 
 
-def _without_repeats(points: Points) -> Points:
-    """Keeps the first of rows that agree in every column: a copied line would count twice."""
-    keys = list(zip(points.params, points.tokens, points.loss, *map(_comparable, points.columns.values()), strict=True))
-    seen = {key: i for i, key in reversed(list(enumerate(keys)))}
-    first = np.array([seen[key] == i for i, key in enumerate(keys)])
-    if first.all():
-        return points
-    n = int((~first).sum())
-    return points.take(first, f"{_rows(n)} left out as an exact copy of another row.")
-
-
-def _comparable(column: Array) -> list[str]:
-    return [str(value) for value in column]  # NaN is not equal to itself, "nan" is
+def _alike(columns: Sequence[Array]) -> tuple[Array, Array]:
+    """Groups rows that agree in every column; returns the first row of each group, and the group of each row."""
+    texts = np.stack([np.asarray(column).astype(str) for column in columns], 1)  # NaN is not equal to itself, "nan" is
+    _, first, group = np.unique(texts, axis=0, return_index=True, return_inverse=True)
+    return first, group.ravel()
 
 
 def _best_learning_rates(points: Points, usable: Array) -> tuple[Array, list[str]]:
@@ -296,18 +264,14 @@ def _best_learning_rates(points: Points, usable: Array) -> tuple[Array, list[str
     if rates is None:
         return usable, []
     same = [column for name, column in points.columns.items() if name not in MEASURED]
-    keys = list(zip(points.params, points.tokens, *map(_comparable, same), strict=True))
-    cells: dict[Any, list[int]] = {}
-    for i, key in enumerate(keys):
-        cells.setdefault(key, []).append(i)
+    _, cell = _alike([points.params, points.tokens, *same])
     keep, tuned, edge = usable.copy(), 0, 0
-    for rows in cells.values():
-        tried = np.unique(rates[rows])
-        candidates = [i for i in rows if usable[i]]
-        if len(tried[np.isfinite(tried)]) < 2 or not candidates:
+    for rows in (np.flatnonzero(cell == number) for number in range(cell.max() + 1)):
+        tried, candidates = np.unique(rates[rows]), rows[usable[rows]]
+        if np.isfinite(tried).sum() < 2 or not len(candidates):
             continue
-        best = min(candidates, key=lambda i: points.loss[i])
-        keep[[i for i in rows if i != best]] = False
+        best = candidates[np.argmin(points.loss[candidates])]
+        keep[rows] = rows == best
         tuned += 1
         edge += bool(rates[best] in (np.nanmin(tried), np.nanmax(tried)))
     if not edge:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.errors import UserError
+from t5x_like.files import read_json
 
 Array = np.ndarray
 
@@ -27,20 +27,8 @@ class Curve:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file, or {} where there is no file.
-
-    Raises:
-      UserError: the file is not a JSON object.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a JSON object was expected, this is a {type(content).__name__}")
-    return content
+    """Returns the JSON object in a file, or {} where there is no file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def fingerprints(folder: Path, names: Iterable[str]) -> tuple[str, ...]:
