@@ -11,5 +11,3 @@ if TYPE_CHECKING:
     AnyObjectiveConfig = ObjectiveConfig
 else:
     AnyObjectiveConfig = kinds_in(__name__, ObjectiveConfig)
-
-__all__ = ["AnyObjectiveConfig", "CausalLMConfig", "CrossEntropyConfig", "ObjectiveConfig"]

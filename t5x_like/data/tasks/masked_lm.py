@@ -30,7 +30,7 @@ class MaskedLM(StreamDataset):
         frame = 3 if config.next_sentence else 2
         super().__init__(config, seed, cache_dir, tokenizer, config.sequence_length - frame)
         assert self.tokenizer is not None
-        self.special = self.tokenizer.needs(config.roles, "masked language modelling")
+        self.special = self.tokenizer.needs(("mask", "cls", "sep"), "masked language modelling")
         pieces = self.tokenizer.token_bytes
         self.ordinary = np.array([i for i, piece in enumerate(pieces) if piece], np.int32)
         self.starts_word = self.tokenizer.word_starts

@@ -4,5 +4,3 @@
 from t5x_like.data.tokenizers.building import build_tokenizer, load_tokenizer
 from t5x_like.data.tokenizers.learned import LearnedTokenizer
 from t5x_like.data.tokenizers.tokenizer import ByteTokenizer, Tokenizer
-
-__all__ = ["ByteTokenizer", "LearnedTokenizer", "Tokenizer", "build_tokenizer", "load_tokenizer"]
