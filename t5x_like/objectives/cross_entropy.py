@@ -2,7 +2,7 @@
 """The cross-entropy of tokens over a model's hidden states, a chunk of positions at a time.
 
 One loss for causal, prefix, masked and sequence-to-sequence language modelling: they differ in what a batch holds and
-in whose tokens are targets.
+in whose tokens are targets, those of the last stream that the model has.
 """
 
 import math
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.config import CrossEntropyConfig
+from t5x_like.errors import UserError
 from t5x_like.models.context import Context, Layout
 from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params
@@ -26,11 +27,9 @@ class TokenCrossEntropy:
 
     Attributes:
       separable: the loss is a sum over examples, so that microbatches may be accumulated.
-      stream: whose tokens are targets.
     """
 
     separable = True
-    stream = "decoder"
 
     def __init__(self, config: CrossEntropyConfig):
         self.config = config
@@ -130,8 +129,11 @@ class TokenCrossEntropy:
 
     def _targets(self, batch: Batch) -> Batch:
         """What is predicted, [B, T] each: "targets" and "weights"."""
-        targets = batch[f"{self.stream}_target_tokens"]
-        weights = batch.get(f"{self.stream}_loss_weights", jnp.ones(targets.shape, jnp.float32))
+        if self.config.kind == "prefix_lm" and "decoder_causal_attention" not in batch:
+            raise UserError("objective.kind: 'prefix_lm' needs texts with a prefix; accepted: data.kind='prefix_lm'")
+        stream = self.config.streams[-1]
+        targets = batch[f"{stream}_target_tokens"]
+        weights = batch.get(f"{stream}_loss_weights", jnp.ones(targets.shape, jnp.float32))
         return {"targets": targets, "weights": weights}
 
 
@@ -219,3 +221,6 @@ def divergence(distribution: jax.Array, logits: jax.Array) -> jax.Array:
     distribution = jnp.pad(distribution, [(0, 0)] * (distribution.ndim - 1) + [(0, missing)])
     log_p = jnp.log(jnp.maximum(distribution, jnp.finfo(jnp.float32).tiny))
     return (distribution * (log_p - jax.nn.log_softmax(logits, axis=-1))).sum(-1)
+
+
+build = TokenCrossEntropy
