@@ -100,6 +100,24 @@ def count_targets(batch: Batch) -> np.ndarray:
     return np.full(first.shape[0], first.shape[1])
 
 
+def decoder_batch(
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    segments: np.ndarray,
+    positions: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> Batch:
+    """The five `decoder_*` features, [B, T] each; weights are 1 where nothing is said of them."""
+    weights = np.ones(inputs.shape, np.float32) if weights is None else weights.astype(np.float32)
+    return {
+        "decoder_input_tokens": inputs,
+        "decoder_target_tokens": targets,
+        "decoder_segment_ids": segments,
+        "decoder_positions": positions,
+        "decoder_loss_weights": weights,
+    }
+
+
 def num_windows(stream_length: int, length: int) -> int:
     """How many windows of `length` have at least one target in a stream of `stream_length` tokens."""
     return -(-(stream_length - 1) // length)
@@ -122,13 +140,7 @@ def windows(stream: np.ndarray, document_starts: np.ndarray, indices: np.ndarray
     ends_inside = begins.size == 0 or int(begins.max()) + length < len(stream)
     tokens = stream[places if ends_inside else np.minimum(places, len(stream) - 1)].astype(np.int32)
     segments, positions = _segments(document_starts, begins, length)
-    batch = {
-        "decoder_input_tokens": tokens[:, :-1],
-        "decoder_target_tokens": tokens[:, 1:],
-        "decoder_segment_ids": segments,
-        "decoder_positions": positions,
-        "decoder_loss_weights": np.ones(segments.shape, np.float32),
-    }
+    batch = decoder_batch(tokens[:, :-1], tokens[:, 1:], segments, positions)
     if not ends_inside:
         real = places[:, 1:] < len(stream)
         batch = {name: value * real.astype(value.dtype) for name, value in batch.items()}

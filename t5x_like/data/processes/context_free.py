@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like.config import ContextFreeConfig
-from t5x_like.data.packing import Batch
+from t5x_like.data.packing import Batch, decoder_batch
 from t5x_like.data.processes.chains import entropies, normalised, product, sum_by_label
 from t5x_like.data.processes.context_free_sampling import derive
 from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies, remembered
@@ -247,20 +247,10 @@ class ContextFreeDataset(ProcessDataset):
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
         targets = derive(self.grammar, self.sequence_length, first, count, *names)
         inputs = np.concatenate([np.full((count, 1), self.vocab_size - 1, np.int32), targets[:, :-1]], axis=1)
-        starts, segments = self._starts(inputs)
-        return {
-            "decoder_input_tokens": inputs,
-            "decoder_target_tokens": targets,
-            "decoder_segment_ids": segments,
-            "decoder_positions": (np.arange(self.sequence_length) - starts).astype(np.int32),
-            "decoder_loss_weights": np.ones(inputs.shape, np.float32),
-        }
-
-    def _starts(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns where each place's string starts and the number of the string, int [B, T]."""
-        begins = inputs == self.vocab_size - 1
-        places = np.where(begins, np.arange(inputs.shape[1]), 0)
-        return np.maximum.accumulate(places, axis=1), np.cumsum(begins, axis=1, dtype=np.int32)
+        begins, places = inputs == self.vocab_size - 1, np.arange(self.sequence_length)
+        starts = np.maximum.accumulate(np.where(begins, places, 0), axis=1)  # of each place's string
+        segments = np.cumsum(begins, axis=1, dtype=np.int32)
+        return decoder_batch(inputs, targets, segments, (places - starts).astype(np.int32))
 
     def target_distribution(self, inputs: np.ndarray) -> np.ndarray:
         end = self.vocab_size - 1

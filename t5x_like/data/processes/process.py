@@ -17,7 +17,7 @@ import numpy as np
 
 from t5x_like.config import ProcessConfig
 from t5x_like.data.dataset import Dataset
-from t5x_like.data.packing import Batch
+from t5x_like.data.packing import Batch, decoder_batch
 from t5x_like.strict import to_dict
 
 
@@ -84,10 +84,5 @@ class ProcessDataset(Dataset):
 def one_segment(symbols: np.ndarray) -> Batch:
     """Returns windows that are one segment each, from `symbols` [count, T + 1]: each symbol predicts the next."""
     count, length = symbols.shape[0], symbols.shape[1] - 1
-    return {
-        "decoder_input_tokens": symbols[:, :-1],
-        "decoder_target_tokens": symbols[:, 1:],
-        "decoder_segment_ids": np.ones((count, length), np.int32),
-        "decoder_positions": np.tile(np.arange(length, dtype=np.int32), (count, 1)),
-        "decoder_loss_weights": np.ones((count, length), np.float32),
-    }
+    positions = np.tile(np.arange(length, dtype=np.int32), (count, 1))
+    return decoder_batch(symbols[:, :-1], symbols[:, 1:], np.ones((count, length), np.int32), positions)
