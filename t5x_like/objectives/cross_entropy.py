@@ -144,12 +144,7 @@ def _by_row(value: jax.Array, rows: int) -> jax.Array:
 
 
 def token_losses(
-    logits: jax.Array,
-    targets: jax.Array,
-    *,
-    z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
-    one_cpu: bool = False,
+    logits: jax.Array, targets: jax.Array, *, z_loss: float = 0.0, label_smoothing: float = 0.0, one_cpu: bool = False
 ) -> dict[str, jax.Array]:
     """Cross-entropy in nats and whether no token is likelier than the target, by token; and what training minimises.
 

@@ -47,11 +47,7 @@ class ProcessDataset(Dataset):
         self.vocab_size = config.vocab_size
         self.sequence_length = config.sequence_length
         self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        self.description = {
-            "source": config.kind,
-            "fingerprint": self.fingerprint,
-            "num_symbols": config.num_symbols,
-        }
+        self.description = {"source": config.kind, "fingerprint": self.fingerprint, "num_symbols": config.num_symbols}
         self._seed = seed
 
     def _know_entropy(self, exact: float, stderr: float = 0.0, rate: float | None = None) -> None:

@@ -45,11 +45,7 @@ def append(cache: Cache, k: jax.Array, v: jax.Array, ctx: Context) -> Cache:
 
 
 def attend_to_cache(
-    q: jax.Array,
-    cache: Cache,
-    allowed: jax.Array | None,
-    logits_of: Callable[[jax.Array], jax.Array],
-    policy: Policy,
+    q: jax.Array, cache: Cache, allowed: jax.Array | None, logits_of: Callable[[jax.Array], jax.Array], policy: Policy
 ) -> jax.Array:
     """softmax(logits, over the slots that are allowed) v.
 
