@@ -23,7 +23,7 @@ from t5x_like.data.processes.chains import (
     spectral_matrix,
     stationary_distribution,
 )
-from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies, remembered
+from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies
 from t5x_like.data.processes.process import ProcessDataset, one_segment
 from t5x_like.data.processes.sampling import draw, on_grid, sampling_table, uniform_integers
 
@@ -133,11 +133,7 @@ class HiddenMarkovDataset(ProcessDataset):
     def __init__(self, config: HiddenMarkovConfig, seed: int, cache_dir: Path | None = None):
         super().__init__(config, seed)
         self.process = hidden_markov_process(config)
-        length, name = config.sequence_length, self.fingerprint
-        exact, stderr = remembered(
-            name, length, lambda: window_entropy(self.process, length, "entropy symbols", name), cache_dir
-        )
-        self._know_entropy(exact, stderr)
+        self._sample_entropy(lambda *names: window_entropy(self.process, config.sequence_length, *names), cache_dir)
 
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
         return one_segment(self.process.sample(self.sequence_length + 1, first, count, *names))

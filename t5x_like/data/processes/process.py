@@ -11,6 +11,8 @@ Held-out windows come from another random stream than training windows.
 import hashlib
 import json
 from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from t5x_like.config import ProcessConfig
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.packing import Batch, decoder_batch
+from t5x_like.data.processes.entropy import remembered
 from t5x_like.strict import to_dict
 
 
@@ -53,6 +56,11 @@ class ProcessDataset(Dataset):
     def _know_entropy(self, exact: float, stderr: float = 0.0, rate: float | None = None) -> None:
         self.exact_entropy, self.exact_entropy_stderr, self.entropy_rate = exact, stderr, rate
         self.description |= {"exact_entropy": exact, "exact_entropy_stderr": stderr, "entropy_rate": rate}
+
+    def _sample_entropy(self, compute: Callable[..., tuple[float, float]], cache_dir: Path | None) -> None:
+        """Of what `compute` says, given the names of a random stream: the entropy and its standard error."""
+        name, length = self.fingerprint, self.sequence_length
+        self._know_entropy(*remembered(name, length, lambda: compute("entropy symbols", name), cache_dir))
 
     @abstractmethod
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
