@@ -43,7 +43,8 @@ def parse(field: str, value: Duration) -> tuple[float, str]:
     if isinstance(value, int):
         amount, unit = float(value), "steps"
     else:
-        number, unit = _split(value)
+        text = value.strip()
+        number, _, unit = (text[:-1].strip(), "", "%") if text.endswith("%") else text.rpartition(" ")
         try:
             amount = float(number)
         except ValueError:
@@ -88,12 +89,3 @@ def whole_steps(value: Duration | None) -> int | None:
     if isinstance(value, str):
         raise TypeError(f"{value!r} was never resolved")
     return value
-
-
-def _split(text: str) -> tuple[str, str]:
-    """ "1e6 tokens" as ("1e6", "tokens"), "10%" as ("10", "%")."""
-    text = text.strip()
-    if text.endswith("%"):
-        return text[:-1].strip(), "%"
-    number, _, unit = text.rpartition(" ")
-    return number, unit

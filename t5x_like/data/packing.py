@@ -63,13 +63,8 @@ def pack(documents: Sequence[np.ndarray], separator: int, dtype: np.dtype | None
 def first_fit(sizes: np.ndarray, room: np.ndarray, open_rows: int = 64) -> np.ndarray:
     """Which row each example goes to: the first of the last rows opened that has room for it, else a new one.
 
-    Args:
-      sizes: int [N, streams], the lengths of the examples in order, at most `room`.
-      room: int [streams], the lengths of a row.
-      open_rows: how many rows are looked at.
-
-    Returns:
-      int [N], ascending in the order in which rows are opened.
+    `sizes` [N, streams] are the lengths of the examples in order, at most `room` [streams], those of a row; `open_rows`
+    rows are looked at. Returns int [N], ascending in the order in which rows are opened.
     """
     rows = np.zeros(len(sizes), np.int64)
     free = np.zeros((0, len(room)), np.int64)
@@ -130,10 +125,7 @@ def windows(stream: np.ndarray, document_starts: np.ndarray, indices: np.ndarray
       stream: tokens, integers [S].
       document_starts: where the documents begin, ascending int64 [documents]; the first is 0.
       indices: which windows, integers [B], in any order; those past the stream's end are all padding.
-      length: T.
-
-    Returns:
-      The five `decoder_*` features, [B, T] each: int32, the weights float32.
+      length: T of the features, int32, the weights float32.
     """
     begins = np.asarray(indices, np.int64) * length
     places = begins[:, None] + np.arange(length + 1)

@@ -50,15 +50,10 @@ class BeamSearch:
         "heuristic"  when none would beat it at its present length (Hugging Face's False, its default)
         "first"      at once (Hugging Face's True)
 
-    Attributes:
-      num_beams: hypotheses kept at each step.
-      alpha: strength of the penalty; 0 compares plain log-probabilities, more favours long hypotheses.
-      penalty: which formula.
-      early_stopping: as above.
     """
 
-    num_beams: int = 4
-    alpha: float = 1.0
+    num_beams: int = 4  # hypotheses kept at each step
+    alpha: float = 1.0  # strength of the penalty; 0 compares plain log-probabilities, more favours long hypotheses
     penalty: Literal["hf", "gnmt"] = "hf"
     early_stopping: Literal["optimal", "heuristic", "first"] = "heuristic"
 

@@ -50,20 +50,13 @@ class Generated:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the compiled loop depends on, beside shapes.
-
-    Attributes:
-      model, ctx: what runs, and how.
-      rooms: new tokens that there is room for, in one loop after the other; how many are made is a run-time value.
-      kind: of sampling.
-      log_probs: whether they are kept.
-    """
+    """What the compiled loop depends on, beside shapes."""
 
     model: Decodes
     ctx: Context
-    rooms: tuple[int, ...]
-    kind: str
-    log_probs: bool
+    rooms: tuple[int, ...]  # for new tokens, in one loop after the other; how many are made is a run-time value
+    kind: str  # of sampling
+    log_probs: bool  # whether they are kept
 
 
 def generate(

@@ -70,14 +70,8 @@ class Grammar:
         return float((expected * (entropies(self.branch) + entropies(self.emit))).sum())
 
     def chart(self, emitted: np.ndarray) -> list[np.ndarray]:
-        """The inside algorithm.
-
-        Args:
-          emitted: [n, L, N], the probabilities that nonterminals become what is at each place.
-
-        Returns:
-          For l = 1, ..., L: the probabilities [n, L - l + 1, N] that nonterminals become what is at the places
-          [i, i + l).
+        """The inside algorithm: for l = 1, ..., L the probabilities [n, L - l + 1, N] that nonterminals become what is
+        at the places [i, i + l), from those of l = 1, `emitted` [n, L, N].
         """
         length = emitted.shape[1]
         first, second = self.pairs[:, :, 0].ravel(), self.pairs[:, :, 1].ravel()
@@ -114,13 +108,9 @@ class Grammar:
         return product(left, self.emit), np.stack(ends, axis=1)
 
     def conditionals(self, words: np.ndarray) -> np.ndarray:
-        """Returns the distribution of what follows 0, 1, ..., k symbols of a string.
+        """Returns the distribution of what follows 0, 1, ..., k symbols of strings that begin with `words`, int [n, k].
 
-        Args:
-          words: terminals, int [n, k].
-
-        Returns:
-          float64 [n, k + 1, V + 1], the end last; zeros after what begins no string.
+        It is float64 [n, k + 1, V + 1], the end last; zeros after what begins no string.
         """
         count, length = words.shape
         result = np.empty((count, length + 1, self.emit.shape[1] + 1))
@@ -164,18 +154,10 @@ def random_grammar(config: ContextFreeConfig) -> Grammar:
 def derive(
     grammar: Grammar, length: int, first: int, count: int, *names: str | int, one_string: bool = False
 ) -> np.ndarray:
-    """Returns the first symbols of streams of strings, each string followed by the end symbol V.
+    """Returns the first symbols of streams of strings, each followed by the end symbol V: int32 [count, length].
 
-    Args:
-      grammar: whose strings.
-      length: how many symbols.
-      first: number of the first window of a stream of windows.
-      count: how many windows; each has randomness of its own, as much as it takes.
-      names: determine the stream.
-      one_string: whether end symbols are all that follows the first string.
-
-    Returns:
-      int32 [count, length].
+    They are windows [first, first + count) of the stream that `names` determine; each has randomness of its own, as
+    much as it takes. With `one_string` end symbols are all that follows the first string.
     """
     table = sampling_table(np.concatenate([grammar.branch, grammar.emit], axis=1))
     uniforms = uniform_integers(4 * length + 16, first, count, *names).T  # enough for nearly all
@@ -225,11 +207,8 @@ def _derivations(
 
 
 def length_moments(grammar: Grammar, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distribution of a string's places, exactly.
-
-    Returns:
-      The probabilities that a string has j symbols, j = 0, ..., `length`, [length + 1]; and that it has more than j and
-      x is the one after the first j, [length + 1, V].
+    """Returns the probabilities that a string has j symbols, j = 0, ..., `length`, [length + 1]; and that it has more
+    than j and x is the one after the first j, [length + 1, V]: exactly.
     """
     anything = np.broadcast_to(grammar.emit.sum(axis=1), (1, length, len(grammar.emit)))
     following, end = grammar.predict(anything)

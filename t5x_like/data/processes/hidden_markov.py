@@ -30,27 +30,15 @@ from t5x_like.data.processes.sampling import draw, on_grid, sampling_table, unif
 
 @dataclass(frozen=True)
 class HiddenMarkovProcess:
-    """The tables, on the grid of 2^-32.
+    """The tables, float64 on the grid of 2^-32."""
 
-    Attributes:
-      transitions: float64 [S, S].
-      emissions: float64 [S, V].
-      stationary: of the hidden states, float64 [S].
-    """
-
-    transitions: np.ndarray
-    emissions: np.ndarray
-    stationary: np.ndarray
+    transitions: np.ndarray  # [S, S]
+    emissions: np.ndarray  # [S, V]
+    stationary: np.ndarray  # of the hidden states, [S]
 
     def conditionals(self, words: np.ndarray) -> np.ndarray:
-        """Returns the distribution of the next symbol after 0, 1, ..., k symbols of a stationary window.
-
-        Args:
-          words: int [n, k].
-
-        Returns:
-          float64 [n, k + 1, V].
-        """
+        """Returns the distribution of the next symbol after 0, 1, ..., k symbols of stationary windows, int [n, k]:
+        float64 [n, k + 1, V]."""
         count, length = words.shape
         result = np.empty((count, length + 1, self.emissions.shape[1]))
         belief = np.broadcast_to(self.stationary, (count, len(self.stationary)))  # of the next state

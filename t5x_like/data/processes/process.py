@@ -36,16 +36,9 @@ class ProcessDataset(Dataset):
     exact_entropy_stderr: float = 0.0
     entropy_rate: float | None = None
 
-    def __init__(self, config: ProcessConfig, seed: int, form: int = 1, leave_out: tuple[str, ...] = ()):
-        """Names the random streams.
-
-        Args:
-          config: of the process.
-          seed: of the run.
-          form: raised when the same config gives other sequences.
-          leave_out: fields that change no sequence as they are.
-        """
-        content: dict[str, Any] = {"format": form, **to_dict(config), "sequence_length": None}
+    def __init__(self, config: ProcessConfig, seed: int, leave_out: tuple[str, ...] = ()):
+        """Names the random streams; `leave_out` are fields that change no sequence as they are."""
+        content: dict[str, Any] = {"format": 1, **to_dict(config), "sequence_length": None}
         content = {name: value for name, value in content.items() if name not in leave_out}
         self.vocab_size = config.vocab_size
         self.sequence_length = config.sequence_length

@@ -282,17 +282,9 @@ class Attention(nn.Module):
             y, cache = self._to_memory(x, mask, ctx, cache)
         else:
             y, cache = self._to_self(x, mask, ctx, cache)
-        out = Linear(
-            "BTHC,HCD->BTD",
-            (self.num_heads, self.head_dim),
-            ("heads", "head_dim"),
-            (self.width,),
-            ("embed",),
-            self.use_bias,
-            self.out_scale,
-            name="out",
-        )
-        return out(y, ctx), cache
+        heads, axes = (self.num_heads, self.head_dim), ("heads", "head_dim")
+        sizes = heads, axes, (self.width,), ("embed",)
+        return Linear("BTHC,HCD->BTD", *sizes, self.use_bias, self.out_scale, name="out")(y, ctx), cache
 
     def _mask(self, x: jax.Array, ctx: Context) -> MaskSpec:
         if self.cross:

@@ -95,18 +95,10 @@ class Block(nn.Module):
     def _attention(self, name: str, **more: Any) -> Attention:
         c = self.config
         assert c.num_kv_heads and c.head_dim
-        return Attention(
-            c.d_model,
-            c.num_heads,
-            c.num_kv_heads,
-            c.head_dim,
-            c.use_bias,
-            self._out_scale,
-            norm_epsilon=c.norm_epsilon if c.query_key_norm else None,
-            soft_cap=c.attention_soft_cap,
-            name=name,
-            **more,
-        )
+        sizes = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
+        epsilon = c.norm_epsilon if c.query_key_norm else None
+        more |= {"norm_epsilon": epsilon, "soft_cap": c.attention_soft_cap, "name": name}
+        return Attention(*sizes, c.use_bias, self._out_scale, **more)
 
     def _feed_forward(self) -> FeedForward:
         c = self.config

@@ -145,12 +145,7 @@ def blockwise(
     wide: DTypeLike = jnp.float32,
     blocks: Blocks,
 ) -> jax.Array:
-    """`attend` in O(T + S) memory.
-
-    Args:
-      q, k, v, mask, bias, soft_cap: as for `attend`; `mask.allowed` is not supported.
-      wide: dtype of logits, weights and sums.
-      blocks: how to cut the work.
+    """`attend` in O(T + S) memory, without `mask.allowed`; `wide` is the dtype of logits, weights and sums.
 
     Returns:
       [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
@@ -218,10 +213,8 @@ def backward_part(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Returns the gradients of q, k, v and the bias's weights through the keys given.
 
-    Args:
-      sizes, arrays: as for `forward_part`.
-      d_out: gradient of the output over all keys, [B, K, G, T, C].
-      logsumexp, delta: of the logits of all keys, and rowsum(o * do), [B, K, G, T].
+    `d_out` [B, K, G, T, C] is the gradient of the output over all keys, `logsumexp` that of the logits of all keys and
+    `delta` rowsum(o * do), [B, K, G, T] each.
     """
     length, kv_length = arrays.q.shape[3], arrays.k.shape[2]
     rows = (_pad(x, 3, sizes.blocks.queries) for x in (d_out, logsumexp, delta))

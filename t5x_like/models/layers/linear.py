@@ -64,13 +64,8 @@ def project(
 def project_groups(x: jax.Array, kernel: jax.Array, sizes: jax.Array) -> jax.Array:
     """Multiplies the first `sizes[0]` rows of x by the first matrix, the next by the second, and so on.
 
-    Args:
-      x: [N, D].
-      kernel: [E, D, M].
-      sizes: int32 [E]; what rows past their sum come to is not defined.
-
-    Returns:
-      [N, M], in the activations' dtype.
+    x is [N, D], `kernel` [E, D, M], `sizes` int32 [E]; what rows past their sum come to is not defined. Returns [N, M],
+    in x's dtype.
     """
     return jax.lax.ragged_dot(x, kernel.astype(x.dtype), sizes)
 
