@@ -19,19 +19,12 @@ _ACCEPTED = "a whole number of steps, or '500 steps', '1e6 tokens', '2e4 example
 
 @dataclass(frozen=True)
 class Measures:
-    """How long a step, an epoch and the run are; None where that is not known yet.
+    """How long a step, an epoch and the run are; None where that is not known yet."""
 
-    Attributes:
-      batch_size: examples in a step.
-      sequence_length: tokens in an example.
-      epoch_examples: examples that the training data has; infinity: it never ends.
-      steps: of the whole run.
-    """
-
-    batch_size: int
-    sequence_length: int
-    epoch_examples: float | None = None
-    steps: int | None = None
+    batch_size: int  # examples in a step
+    sequence_length: int  # tokens in an example
+    epoch_examples: float | None = None  # that the training data has; infinity: it never ends
+    steps: int | None = None  # of the whole run
 
 
 def parse(field: str, value: Duration) -> tuple[float, str]:

@@ -29,15 +29,10 @@ Batch = dict[str, np.ndarray]
 
 
 class Ragged(NamedTuple):
-    """Arrays of different lengths as one.
+    """Arrays of different lengths as one."""
 
-    Attributes:
-      stream: every array behind a separator, one after another.
-      starts: where their separators are, ascending int64.
-    """
-
-    stream: np.ndarray
-    starts: np.ndarray
+    stream: np.ndarray  # every array behind a separator, one after another
+    starts: np.ndarray  # where their separators are, ascending int64
 
     @property
     def lengths(self) -> np.ndarray:

@@ -39,17 +39,11 @@ _BLOCKS_A_WINDOW = 2**64  # of the generator's 2^256: how many numbers a derivat
 
 @dataclass(frozen=True)
 class Grammar:
-    """Productions; S is nonterminal 0, and a probability may be 0.
+    """Productions; S is nonterminal 0, and a probability may be 0."""
 
-    Attributes:
-      pairs: what nonterminals branch to, int [N, R, 2].
-      branch: the probabilities of that, float64 [N, R].
-      emit: the probabilities of terminals, float64 [N, V].
-    """
-
-    pairs: np.ndarray
-    branch: np.ndarray
-    emit: np.ndarray
+    pairs: np.ndarray  # what nonterminals branch to, int [N, R, 2]
+    branch: np.ndarray  # the probabilities of that, float64 [N, R]
+    emit: np.ndarray  # the probabilities of terminals, float64 [N, V]
 
     @property
     def left_closure(self) -> np.ndarray:

@@ -25,17 +25,11 @@ from t5x_like.data.processes.sampling import draw, on_grid, random_subsets, samp
 
 @dataclass(frozen=True)
 class HierarchyGrammar:
-    """The rules.
+    """The rules."""
 
-    Attributes:
-      rules: for every level from the root down, the productions of its symbols, int [v, m, s].
-      root: probabilities of the root's symbol, float64 [v].
-      choices: q, probabilities of a symbol's productions, float64 [m].
-    """
-
-    rules: Sequence[np.ndarray]
-    root: np.ndarray
-    choices: np.ndarray
+    rules: Sequence[np.ndarray]  # for every level from the root down, the productions of its symbols, int [v, m, s]
+    root: np.ndarray  # probabilities of the root's symbol, float64 [v]
+    choices: np.ndarray  # q, probabilities of a symbol's productions, float64 [m]
 
     @property
     def depth(self) -> int:

@@ -60,7 +60,8 @@ class LearnedTokenizer(Tokenizer):
             for name in special
             if "<0x00>" in vocabulary
         }
-        self._continues = np.array([n.startswith("##") for n in names]) if _is(model, "WordPiece") else None
+        pieces_of_words = isinstance(model.model, huggingface.models.WordPiece)
+        self._continues = np.array([n.startswith("##") for n in names]) if pieces_of_words else None
 
     @property
     def fingerprint(self) -> str:
@@ -96,10 +97,6 @@ def _roles(vocabulary: Mapping[str, int], roles: Iterable[str]) -> dict[str, int
 def _sentinels(vocabulary: Mapping[str, int]) -> list[int]:
     names = itertools.takewhile(vocabulary.__contains__, map(SENTINEL.format, itertools.count()))
     return [vocabulary[name] for name in names]
-
-
-def _is(model: huggingface.Tokenizer, kind: str) -> bool:
-    return isinstance(model.model, getattr(huggingface.models, kind))
 
 
 def _speller(content: dict[str, Any]) -> Any:

@@ -96,19 +96,12 @@ def _splash_kernel(
     if mask.window is not None:
         one = library.LocalMask(shape, (mask.window - 1, 0), 0)  # keys behind, keys ahead
     rows, keys = (next(size for size in (512, 256, _LANES) if n % size == 0) for n in shape)
-    sizes = library.BlockSizes(
-        block_q=rows,
-        block_kv=keys,
-        block_kv_compute=keys,
-        block_q_dkv=rows,
-        block_kv_dkv=keys,
-        block_kv_dkv_compute=keys,
-        block_q_dq=rows,
-        block_kv_dq=keys,
-    )
+    of_rows = "block_q", "block_q_dkv", "block_q_dq"
+    of_keys = "block_kv", "block_kv_compute", "block_kv_dkv", "block_kv_dkv_compute", "block_kv_dq"
+    sizes: dict[str, Any] = dict.fromkeys(of_rows, rows) | dict.fromkeys(of_keys, keys)
     return library.make_splash_mha(
         library.MultiHeadMask([one] * heads),
-        block_sizes=sizes,
+        block_sizes=library.BlockSizes(**sizes),
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=soft_cap,

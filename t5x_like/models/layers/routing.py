@@ -23,15 +23,10 @@ import jax.numpy as jnp
 
 
 class Slots(NamedTuple):
-    """Where choices lie, row by row; S is the number of slots, N that of choices.
+    """Where choices lie, row by row; S is the number of slots, N that of choices."""
 
-    Attributes:
-      choice_of: int32 [B, S], the choice that a slot holds; N where it is empty.
-      slot_of: int32 [B, N], the slot that holds a choice; S where none does.
-    """
-
-    choice_of: jax.Array
-    slot_of: jax.Array
+    choice_of: jax.Array  # int32 [B, S], the choice that a slot holds; N where it is empty
+    slot_of: jax.Array  # int32 [B, N], the slot that holds a choice; S where none does
 
 
 def capacity(factor: float, experts_per_token: int, length: int, num_experts: int) -> int:
