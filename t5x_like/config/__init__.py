@@ -24,70 +24,8 @@ from t5x_like.config.data import (
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig, ExpertsConfig, ModelConfig, TransformerConfig
 from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig, CrossEntropyConfig, ObjectiveConfig
-from t5x_like.config.optimizer import (
-    AdafactorConfig,
-    AdamWConfig,
-    LionConfig,
-    MuonConfig,
-    OptimizerConfig,
-    SGDConfig,
-)
+from t5x_like.config.optimizer import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
 from t5x_like.config.run import RunConfig, config_hash, distinctive, identity
-from t5x_like.config.schedule import (
-    ConstantConfig,
-    CosineConfig,
-    LinearConfig,
-    RsqrtConfig,
-    ScheduleConfig,
-    WSDConfig,
-)
+from t5x_like.config.schedule import ConstantConfig, CosineConfig, LinearConfig, RsqrtConfig, ScheduleConfig, WSDConfig
 from t5x_like.config.training import TrainingConfig
 from t5x_like.config.tuning import FullTuningConfig, PartialTuningConfig, TuningConfig
-
-__all__ = [
-    "AdafactorConfig",
-    "AdamWConfig",
-    "AnyDataConfig",
-    "AnyModelConfig",
-    "AnyObjectiveConfig",
-    "BPETokenizerConfig",
-    "ByteTokenizerConfig",
-    "CausalLMConfig",
-    "ConstantConfig",
-    "ContextFreeConfig",
-    "CosineConfig",
-    "CrossEntropyConfig",
-    "DataConfig",
-    "DecoderOnlyConfig",
-    "ExecutionConfig",
-    "ExpertsConfig",
-    "FullTuningConfig",
-    "GraphWalkConfig",
-    "HiddenMarkovConfig",
-    "HierarchyConfig",
-    "LanguageModelConfig",
-    "LinearConfig",
-    "LionConfig",
-    "MarkovConfig",
-    "MeshConfig",
-    "ModelConfig",
-    "MuonConfig",
-    "ObjectiveConfig",
-    "OptimizerConfig",
-    "PartialTuningConfig",
-    "ProcessConfig",
-    "PythonLibraryConfig",
-    "RsqrtConfig",
-    "RunConfig",
-    "SGDConfig",
-    "ScheduleConfig",
-    "TextFilesConfig",
-    "TokenizerConfig",
-    "TrainingConfig",
-    "TransformerConfig",
-    "TuningConfig",
-    "WSDConfig",
-    "config_hash",
-    "distinctive",
-    "identity",
-]

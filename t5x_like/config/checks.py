@@ -1,14 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several configs check."""
+"""What several configs check of fields by name; None is no number, and passes."""
 
 from typing import Any
 
 from t5x_like.strict import FieldError
 
 
-def positive(config: Any, name: str) -> None:
-    if not getattr(config, name) >= 1:
-        raise FieldError(name, f"{getattr(config, name)} is below 1")
+def at_least(config: Any, low: float, *names: str) -> None:
+    for name in names:
+        if (value := getattr(config, name)) is not None and not value >= low:
+            raise FieldError(name, f"{value} is below {low}")
+
+
+def above_zero(config: Any, *names: str, more: str = "") -> None:
+    for name in names:
+        if (value := getattr(config, name)) is not None and not value > 0:
+            raise FieldError(name, f"{value} is not above 0{more}")
+
+
+def inside(config: Any, interval: str, *names: str) -> None:
+    """An interval as mathematics writes it, such as "[0, 1)"."""
+    low, high = map(float, interval[1:-1].split(","))
+    for name in names:
+        if (value := getattr(config, name)) is None:
+            continue
+        below_high = value <= high if interval[-1] == "]" else value < high
+        if not ((value >= low if interval[0] == "[" else value > low) and below_high):
+            raise FieldError(name, f"{value} is outside {interval}")
 
 
 def divisors(number: int) -> str:

@@ -19,19 +19,12 @@ _ACCEPTED = "a whole number of steps, or '500 steps', '1e6 tokens', '2e4 example
 
 @dataclass(frozen=True)
 class Measures:
-    """How long a step, an epoch and the run are; None where that is not known yet.
+    """How long a step, an epoch and the run are; None where that is not known yet."""
 
-    Attributes:
-      batch_size: examples in a step.
-      sequence_length: tokens in an example.
-      epoch_examples: examples that the training data has; infinity: it never ends.
-      steps: of the whole run.
-    """
-
-    batch_size: int
-    sequence_length: int
-    epoch_examples: float | None = None
-    steps: int | None = None
+    batch_size: int  # examples in a step
+    sequence_length: int  # tokens in an example
+    epoch_examples: float | None = None  # that the training data has; infinity: it never ends
+    steps: int | None = None  # of the whole run
 
 
 def parse(field: str, value: Duration) -> tuple[float, str]:
@@ -43,7 +36,8 @@ def parse(field: str, value: Duration) -> tuple[float, str]:
     if isinstance(value, int):
         amount, unit = float(value), "steps"
     else:
-        number, unit = _split(value)
+        text = value.strip()
+        number, _, unit = (text[:-1].strip(), "", "%") if text.endswith("%") else text.rpartition(" ")
         try:
             amount = float(number)
         except ValueError:
@@ -88,12 +82,3 @@ def whole_steps(value: Duration | None) -> int | None:
     if isinstance(value, str):
         raise TypeError(f"{value!r} was never resolved")
     return value
-
-
-def _split(text: str) -> tuple[str, str]:
-    """ "1e6 tokens" as ("1e6", "tokens"), "10%" as ("10", "%")."""
-    text = text.strip()
-    if text.endswith("%"):
-        return text[:-1].strip(), "%"
-    number, _, unit = text.rpartition(" ")
-    return number, unit

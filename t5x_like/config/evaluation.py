@@ -9,12 +9,8 @@ from t5x_like.config.data import DataConfig, ProcessConfig, kinds
 from t5x_like.errors import UserError
 
 HELD_OUT = "held_out"  # the name of the run's own held-out data
-_SHARED = (
-    "sequence_length",
-    "encoder_length",
-    "tokenizer",
-    "num_symbols",
-)  # what a set takes from the run's data unless it says
+# What a set takes from the run's data unless it says.
+_SHARED = ("sequence_length", "encoder_length", "tokenizer", "num_symbols")
 
 
 def with_what_sets_share(content: Mapping[str, Any]) -> Mapping[str, Any]:

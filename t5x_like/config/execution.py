@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from t5x_like.config.checks import positive
+from t5x_like.config.checks import at_least, inside
 from t5x_like.strict import FieldError
 
 MESH_AXES = ("pipe", "data", "fsdp", "expert", "seq", "tensor")
@@ -26,8 +26,7 @@ class MeshConfig:
         for name, size in self.sizes.items():
             if size < 1 and size != -1:
                 raise FieldError(name, f"{size} is not a size; accepted: 1 or more, or -1 for the devices left over")
-        if not 0 <= self.max_uncut <= 1:
-            raise FieldError("max_uncut", f"{self.max_uncut} is outside [0, 1]")
+        inside(self, "[0, 1]", "max_uncut")
         if sum(size == -1 for size in self.sizes.values()) > 1:
             raise FieldError("data", "more than one axis is -1; only one can take the devices left over")
 
@@ -50,7 +49,6 @@ class ExecutionConfig:
     pipeline_rounds: int = 1  # how often a microbatch goes round the stages of mesh.pipe; above 1: circular
 
     def __post_init__(self) -> None:
-        positive(self, "steps_per_call")
-        if self.data_workers < 0:
-            raise FieldError("data_workers", f"{self.data_workers} is below 0")
-        positive(self, "pipeline_rounds")
+        at_least(self, 1, "steps_per_call")
+        at_least(self, 0, "data_workers")
+        at_least(self, 1, "pipeline_rounds")

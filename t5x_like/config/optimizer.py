@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from t5x_like.config.checks import above_zero, at_least, inside
 from t5x_like.strict import FieldError
 
 Rules = tuple[tuple[str, float], ...]
@@ -28,12 +29,9 @@ class _Optimizer:
     clip_norm: float | None = 1.0  # global norm of the gradient; None: no clipping
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise FieldError("learning_rate", f"{self.learning_rate} is not above 0")
-        if not self.weight_decay >= 0:
-            raise FieldError("weight_decay", f"{self.weight_decay} is below 0")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise FieldError("clip_norm", f"{self.clip_norm} is not above 0; None turns clipping off")
+        above_zero(self, "learning_rate")
+        at_least(self, 0, "weight_decay")
+        above_zero(self, "clip_norm", more="; None turns clipping off")
         for name in ("weight_decay_rules", "learning_rate_rules"):
             for i, (pattern, multiplier) in enumerate(getattr(self, name)):
                 try:
@@ -42,24 +40,6 @@ class _Optimizer:
                     raise FieldError(f"{name}[{i}]", f"{pattern!r} is no regular expression: {error}") from None
                 if not multiplier >= 0:
                     raise FieldError(f"{name}[{i}]", f"multiplier {multiplier} is below 0")
-
-
-def _decay_rates(config: _Optimizer, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise FieldError(name, f"{getattr(config, name)} is outside [0, 1)")
-
-
-def _not_negative(config: _Optimizer, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) >= 0:
-            raise FieldError(name, f"{getattr(config, name)} is below 0")
-
-
-def _positive(config: _Optimizer, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise FieldError(name, f"{getattr(config, name)} is not above 0")
 
 
 @dataclass(frozen=True)
@@ -73,8 +53,8 @@ class AdamWConfig(_Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _decay_rates(self, "b1", "b2")
-        _not_negative(self, "epsilon")
+        inside(self, "[0, 1)", "b1", "b2")
+        at_least(self, 0, "epsilon")
 
 
 @dataclass(frozen=True)
@@ -98,10 +78,9 @@ class AdafactorConfig(_Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _decay_rates(self, "b1")
-        _positive(self, "decay_exponent", "epsilon1", "epsilon2")
-        if self.clip_update is not None and not self.clip_update > 0:
-            raise FieldError("clip_update", f"{self.clip_update} is not above 0; None turns clipping off")
+        inside(self, "[0, 1)", "b1")
+        above_zero(self, "decay_exponent", "epsilon1", "epsilon2")
+        above_zero(self, "clip_update", more="; None turns clipping off")
 
 
 @dataclass(frozen=True)
@@ -115,7 +94,7 @@ class LionConfig(_Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _decay_rates(self, "b1", "b2")
+        inside(self, "[0, 1)", "b1", "b2")
 
 
 @dataclass(frozen=True)
@@ -139,10 +118,9 @@ class MuonConfig(_Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _decay_rates(self, "momentum", "adamw_b1", "adamw_b2")
-        _not_negative(self, "adamw_multiplier", "adamw_epsilon")
-        if not 1 <= self.newton_schulz_steps <= 20:
-            raise FieldError("newton_schulz_steps", f"{self.newton_schulz_steps} is outside [1, 20]")
+        inside(self, "[0, 1)", "momentum", "adamw_b1", "adamw_b2")
+        at_least(self, 0, "adamw_multiplier", "adamw_epsilon")
+        inside(self, "[1, 20]", "newton_schulz_steps")
 
 
 @dataclass(frozen=True)
@@ -156,7 +134,7 @@ class SGDConfig(_Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _decay_rates(self, "momentum")
+        inside(self, "[0, 1)", "momentum")
         if self.nesterov and self.momentum == 0:
             raise FieldError("nesterov", "True needs a momentum above 0")
 

@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from t5x_like.config.checks import at_least, inside
 from t5x_like.strict import FieldError
 
 
@@ -18,11 +19,9 @@ class _Schedule:
     warmup_steps: int | None = None  # takes the place of warmup_fraction
 
     def __post_init__(self) -> None:
-        for name in ("warmup_fraction", "final_fraction", "decay_fraction", "cooldown_fraction"):
-            if not 0 <= getattr(self, name, 0.0) <= 1:
-                raise FieldError(name, f"{getattr(self, name)} is outside [0, 1]")
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise FieldError("warmup_steps", f"{self.warmup_steps} is below 0")
+        fractions = ("warmup_fraction", "final_fraction", "decay_fraction", "cooldown_fraction")
+        inside(self, "[0, 1]", *(name for name in fractions if hasattr(self, name)))
+        at_least(self, 0, "warmup_steps")
 
     def check(self, steps: int) -> None:
         """Refuses what a run of so many steps cannot do."""

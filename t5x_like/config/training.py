@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from t5x_like.config.checks import divisors, positive
+from t5x_like.config.checks import at_least, divisors, inside
 from t5x_like.config.data import DataConfig
 from t5x_like.config.durations import Duration, Measures, parse, resolve, whole_steps
 from t5x_like.strict import FieldError
@@ -37,18 +37,14 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         counts = ("batch_size", "eval_tokens", "keep_checkpoints")
-        for name in counts if self.microbatches == "auto" else (*counts, "microbatches"):
-            positive(self, name)
-        for name in ("tokens", "steps", "examples"):
-            if getattr(self, name) is not None:
-                positive(self, name)
+        at_least(self, 1, *(counts if self.microbatches == "auto" else (*counts, "microbatches")))
+        at_least(self, 1, "tokens", "steps", "examples")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise FieldError("epochs", f"{self.epochs} is not above 0")
         for name in INTERVALS:
             if getattr(self, name) is not None:
                 parse(name, getattr(self, name))
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise FieldError("ema_decay", f"{self.ema_decay} is outside (0, 1)")
+        inside(self, "(0, 1)", "ema_decay")
         if self.microbatches != "auto" and self.batch_size % self.microbatches:
             raise FieldError(
                 "microbatches",

@@ -72,9 +72,6 @@ def tokenised(
     """Returns the tokens of examples out of the cache, having put them there if need be.
 
     Args:
-      config: of the task.
-      examples: as `load_examples` gives them.
-      encode: what is kept of each.
       how: names what `encode` does, beside the tokenizer and the examples.
       cache_dir: where the cache is; None: `cache_root()`.
       tokenizer: None: the config says which one, trained on the training examples.

@@ -58,10 +58,6 @@ class Examples:
         return self.held_out + self.train
 
     @property
-    def num_bytes(self) -> int:
-        return sum(entry.size for entry in self.all)
-
-    @property
     def what_was_skipped(self) -> dict[str, Any]:
         """For environment.json and the log; empty where nothing was."""
         return dict(zip(("skipped", "first_skipped"), self.skipped, strict=True)) if self.skipped[0] else {}

@@ -29,15 +29,10 @@ Batch = dict[str, np.ndarray]
 
 
 class Ragged(NamedTuple):
-    """Arrays of different lengths as one.
+    """Arrays of different lengths as one."""
 
-    Attributes:
-      stream: every array behind a separator, one after another.
-      starts: where their separators are, ascending int64.
-    """
-
-    stream: np.ndarray
-    starts: np.ndarray
+    stream: np.ndarray  # every array behind a separator, one after another
+    starts: np.ndarray  # where their separators are, ascending int64
 
     @property
     def lengths(self) -> np.ndarray:
@@ -63,13 +58,8 @@ def pack(documents: Sequence[np.ndarray], separator: int, dtype: np.dtype | None
 def first_fit(sizes: np.ndarray, room: np.ndarray, open_rows: int = 64) -> np.ndarray:
     """Which row each example goes to: the first of the last rows opened that has room for it, else a new one.
 
-    Args:
-      sizes: int [N, streams], the lengths of the examples in order, at most `room`.
-      room: int [streams], the lengths of a row.
-      open_rows: how many rows are looked at.
-
-    Returns:
-      int [N], ascending in the order in which rows are opened.
+    `sizes` [N, streams] are the lengths of the examples in order, at most `room` [streams], those of a row; `open_rows`
+    rows are looked at. Returns int [N], ascending in the order in which rows are opened.
     """
     rows = np.zeros(len(sizes), np.int64)
     free = np.zeros((0, len(room)), np.int64)
@@ -100,6 +90,24 @@ def count_targets(batch: Batch) -> np.ndarray:
     return np.full(first.shape[0], first.shape[1])
 
 
+def decoder_batch(
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    segments: np.ndarray,
+    positions: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> Batch:
+    """The five `decoder_*` features, [B, T] each; weights are 1 where nothing is said of them."""
+    weights = np.ones(inputs.shape, np.float32) if weights is None else weights.astype(np.float32)
+    return {
+        "decoder_input_tokens": inputs,
+        "decoder_target_tokens": targets,
+        "decoder_segment_ids": segments,
+        "decoder_positions": positions,
+        "decoder_loss_weights": weights,
+    }
+
+
 def num_windows(stream_length: int, length: int) -> int:
     """How many windows of `length` have at least one target in a stream of `stream_length` tokens."""
     return -(-(stream_length - 1) // length)
@@ -112,23 +120,14 @@ def windows(stream: np.ndarray, document_starts: np.ndarray, indices: np.ndarray
       stream: tokens, integers [S].
       document_starts: where the documents begin, ascending int64 [documents]; the first is 0.
       indices: which windows, integers [B], in any order; those past the stream's end are all padding.
-      length: T.
-
-    Returns:
-      The five `decoder_*` features, [B, T] each: int32, the weights float32.
+      length: T of the features, int32, the weights float32.
     """
     begins = np.asarray(indices, np.int64) * length
     places = begins[:, None] + np.arange(length + 1)
     ends_inside = begins.size == 0 or int(begins.max()) + length < len(stream)
     tokens = stream[places if ends_inside else np.minimum(places, len(stream) - 1)].astype(np.int32)
     segments, positions = _segments(document_starts, begins, length)
-    batch = {
-        "decoder_input_tokens": tokens[:, :-1],
-        "decoder_target_tokens": tokens[:, 1:],
-        "decoder_segment_ids": segments,
-        "decoder_positions": positions,
-        "decoder_loss_weights": np.ones(segments.shape, np.float32),
-    }
+    batch = decoder_batch(tokens[:, :-1], tokens[:, 1:], segments, positions)
     if not ends_inside:
         real = places[:, 1:] < len(stream)
         batch = {name: value * real.astype(value.dtype) for name, value in batch.items()}

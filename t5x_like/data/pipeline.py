@@ -16,7 +16,6 @@ def build_dataset(
     """Returns the data that `config` describes: of the file that is called like its kind.
 
     Args:
-      config: one of the data kinds.
       seed: the run's seed: it picks the order of the training rows, never the held-out ones.
       cache_dir: where tokenised text and entropies that take long are kept; None: `$T5X_LIKE_CACHE`, else
         ~/.cache/t5x_like.

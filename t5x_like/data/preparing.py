@@ -43,8 +43,6 @@ def prepare(
     Args:
       config: its source, held-out examples and what to do with a bad example are read.
       folder: of datasets, as `data.source.data_dir` names it.
-      name: of the dataset.
-      workers: processes.
       progress: told examples done and all there are, after every shard.
 
     Raises:

@@ -21,16 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.errors import UserError
-from t5x_like.inference.growing_cache import lengthened, rooms
-from t5x_like.inference.prompts import empty_cache_for, rounded_up
-from t5x_like.inference.ranking import top_k
+from t5x_like.inference.prompts import empty_cache_for, lengthened, rooms, rounded_up
 from t5x_like.inference.sampling import Sampling
 from t5x_like.models.context import Context, MaskSpec
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Decodes
 
 State = dict[str, Any]
+Knobs = tuple[jax.Array, jax.Array, jax.Array]  # stop tokens, alpha, and how many new tokens at most
 NEVER = -jnp.inf  # the score of a hypothesis that does not exist
+_BLOCK = 64  # of a vocabulary that is ranked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +50,10 @@ class BeamSearch:
         "heuristic"  when none would beat it at its present length (Hugging Face's False, its default)
         "first"      at once (Hugging Face's True)
 
-    Attributes:
-      num_beams: hypotheses kept at each step.
-      alpha: strength of the penalty; 0 compares plain log-probabilities, more favours long hypotheses.
-      penalty: which formula.
-      early_stopping: as above.
     """
 
-    num_beams: int = 4
-    alpha: float = 1.0
+    num_beams: int = 4  # hypotheses kept at each step
+    alpha: float = 1.0  # strength of the penalty; 0 compares plain log-probabilities, more favours long hypotheses
     penalty: Literal["hf", "gnmt"] = "hf"
     early_stopping: Literal["optimal", "heuristic", "first"] = "heuristic"
 
@@ -91,25 +86,15 @@ def search(
     Returns:
       tokens int [B, W, slots], lengths int [B, W] (a stop token counts) and scores float [B, W], best first.
     """
-    static = dataclasses.replace(beams, alpha=0.0)
-    stops = jnp.asarray(stop_tokens, jnp.int32)
-    slots = rounded_up(max_new_tokens)
-    alpha = jnp.float32(beams.alpha)
-    tokens, lengths, scores = _search(model, ctx, static, slots, params, batch, stops, alpha, max_new_tokens)
+    static, slots = dataclasses.replace(beams, alpha=0.0), rounded_up(max_new_tokens)
+    knobs = jnp.asarray(stop_tokens, jnp.int32), jnp.float32(beams.alpha), jnp.int32(max_new_tokens)
+    tokens, lengths, scores = _search(model, ctx, static, slots, params, batch, knobs)
     return np.asarray(tokens), np.asarray(lengths), np.asarray(scores)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _search(
-    model: Decodes,
-    ctx: Context,
-    beams: BeamSearch,
-    slots: int,
-    params: Params,
-    batch: dict[str, jax.Array],
-    stops: jax.Array,
-    alpha: jax.Array,
-    until: jax.Array,
+    model: Decodes, ctx: Context, beams: BeamSearch, slots: int, params: Params, batch: Any, knobs: Knobs
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     count, prompt_length = batch["decoder_input_tokens"].shape
     width = beams.num_beams
@@ -133,7 +118,7 @@ def _search(
     def extend(state: State, hidden: jax.Array) -> State:
         logits = model.unembed(unembedding, hidden, ctx)
         logits = jnp.broadcast_to(logits, (count, width, logits.shape[-1]))
-        return _extend(beams, state, logits, stops, alpha, until)
+        return _extend(beams, state, logits, knobs)
 
     def advance(state: State) -> State:
         number, cache = state["number"], state["cache"]
@@ -149,7 +134,7 @@ def _search(
         return extend({**state, "visible": visible, "cache": outputs["cache"]}, outputs["hidden"])
 
     def run(state: State, room: int) -> State:
-        most = jnp.minimum(until, room)
+        most = jnp.minimum(knobs[2], room)
         return jax.lax.while_loop(lambda state: (state["number"] < most) & state["open"].any(), advance, state)
 
     state = run(extend(state, outputs["hidden"][:, -1:]), first)
@@ -161,11 +146,10 @@ def _search(
     return state["stopped_tokens"], state["stopped_lengths"], state["stopped"]
 
 
-def _extend(
-    beams: BeamSearch, state: State, logits: jax.Array, stops: jax.Array, alpha: jax.Array, until: jax.Array
-) -> State:
+def _extend(beams: BeamSearch, state: State, logits: jax.Array, knobs: Knobs) -> State:
     """Adds a token to every hypothesis, given the logits [B, W, V] that follow it."""
     width, number = beams.num_beams, state["number"]
+    stops, alpha, until = knobs
     parent, token, total = _likeliest(state["running"], logits, (1 + stops.size) * width)
     last = number + 1 == until
     stops_here = (token[..., None] == stops).any(-1) | last
@@ -209,6 +193,24 @@ def _likeliest(scores: jax.Array, logits: jax.Array, number: int) -> tuple[jax.A
     total = (scores[..., None] + log_probs).reshape(count, -1)
     total, chosen = jax.lax.top_k(total, min(number, total.shape[1]))
     return chosen // best.shape[2], jnp.take_along_axis(token.reshape(count, -1), chosen, axis=1), total
+
+
+def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k` along the last dimension, of equals the one with the lower index first, by blocks.
+
+    Whatever is among the k largest lies in one of the k blocks whose largest are largest; only those are ranked. On a
+    CPU, where ranking a vocabulary takes longer than reading it, that is much cheaper.
+    """
+    size = x.shape[-1]
+    blocks = -(-size // _BLOCK)
+    if blocks <= 2 * k:
+        return jax.lax.top_k(x, k)
+    padding = [(0, 0)] * (x.ndim - 1) + [(0, blocks * _BLOCK - size)]
+    by_block = jnp.pad(x, padding, constant_values=-jnp.inf).reshape(*x.shape[:-1], blocks, _BLOCK)
+    chosen = jnp.sort(jax.lax.top_k(by_block.max(-1), k)[1], axis=-1)  # in order, for ties
+    candidates = jnp.take_along_axis(by_block, chosen[..., None], axis=-2).reshape(*x.shape[:-1], k * _BLOCK)
+    best, at = jax.lax.top_k(candidates, k)
+    return best, jnp.take_along_axis(chosen, at // _BLOCK, axis=-1) * _BLOCK + at % _BLOCK
 
 
 def _penalty(beams: BeamSearch, alpha: jax.Array, length: jax.Array) -> jax.Array:

@@ -12,8 +12,16 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.inference.beam import BeamSearch, search
-from t5x_like.inference.growing_cache import lengthened, rooms
-from t5x_like.inference.prompts import Prompts, as_batch, check_prompts, empty_cache_for, rounded_up, row_keys
+from t5x_like.inference.prompts import (
+    Prompts,
+    as_batch,
+    check_prompts,
+    empty_cache_for,
+    lengthened,
+    rooms,
+    rounded_up,
+    row_keys,
+)
 from t5x_like.inference.sampling import Sampling, sample
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
@@ -42,17 +50,13 @@ class Generated:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the compiled loop depends on, beside model and shapes.
+    """What the compiled loop depends on, beside shapes."""
 
-    Attributes:
-      rooms: new tokens that there is room for, in one loop after the other; how many are made is a run-time value.
-      kind: of sampling.
-      log_probs: whether they are kept.
-    """
-
-    rooms: tuple[int, ...]
-    kind: str
-    log_probs: bool
+    model: Decodes
+    ctx: Context
+    rooms: tuple[int, ...]  # for new tokens, in one loop after the other; how many are made is a run-time value
+    kind: str  # of sampling
+    log_probs: bool  # whether they are kept
 
 
 def generate(
@@ -94,7 +98,7 @@ def generate(
     ctx = (ctx or Context()).replace(train=False, key=None)
     if beams is not None:
         beams.check(num_samples, sampling)
-        if not getattr(model, "shares_cache", True):
+        if not decodes.shares_cache:
             raise UserError(f"num_beams={beams.num_beams}: a {decodes.config.kind} model has no beams; accepted: 1")
         params = _for_decoding(decodes, ctx, params)
         filled = [*prompts, *_filling(prompts, ctx)]
@@ -187,17 +191,18 @@ def _steps(
     batch = as_batch(model, [*rows, *filling])
     new, prompt_length = rounded_up(max_new_tokens), batch["decoder_input_tokens"].shape[1]
     # Later chunks go on with the cache that the first leaves, so it has room for all.
-    plan = Plan(rooms(prompt_length, new, ctx) if chunk >= max_new_tokens else (new,), sampling.kind(), log_probs)
+    room = rooms(prompt_length, new, ctx) if chunk >= max_new_tokens else (new,)
+    plan = Plan(model, ctx, room, sampling.kind(), log_probs)
     stops = jnp.asarray(stop_tokens, jnp.int32)
     values = Sampling(jnp.float32(sampling.temperature), jnp.int32(sampling.top_k), jnp.float32(sampling.top_p))
     knobs = (values, stops, keys)
     params = _for_decoding(model, ctx, params)
     until = min(chunk, max_new_tokens)
-    state = _start(model, ctx, plan, params, batch, knobs, until)
+    state = _start(plan, params, batch, knobs, until)
     yield until, state
     while until < max_new_tokens and not np.asarray(state["stopped"]).all():
         until = min(until + chunk, max_new_tokens)
-        state = _resume(model, ctx, plan, params, state, knobs, until)
+        state = _resume(plan, params, state, knobs, until)
         yield until, state
 
 
@@ -206,16 +211,14 @@ def _for_decoding(model: Decodes, ctx: Context, params: Params) -> Params:
     return model.for_decoding(params, ctx)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _start(
-    model: Decodes, ctx: Context, plan: Plan, params: Params, batch: dict[str, jax.Array], knobs: Any, until: jax.Array
-) -> State:
+@partial(jax.jit, static_argnums=0)
+def _start(plan: Plan, params: Params, batch: dict[str, jax.Array], knobs: Any, until: jax.Array) -> State:
     """Reads the prompts, and goes on until there are `until` new tokens or all rows have stopped."""
     prompt = batch["decoder_input_tokens"]
     count = prompt.shape[0]
-    first, *later = plan.rooms
-    cache = empty_cache_for(model, batch, first, ctx.policy.compute)
-    outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=ctx)
+    model, (first, *later) = plan.model, plan.rooms
+    cache = empty_cache_for(model, batch, first, plan.ctx.policy.compute)
+    outputs = model.apply(params, batch, cache=cache, want=("hidden",), ctx=plan.ctx)
     state: State = {
         "number": jnp.int32(0),
         "tokens": jnp.zeros((count, plan.rooms[-1]), jnp.int32),
@@ -227,23 +230,17 @@ def _start(
     if plan.log_probs:
         state["log_probs"] = jnp.zeros((count, plan.rooms[-1]), jnp.float32)
     unembedding = model.unembedding(params)
-    state = _choose(model, ctx, plan, unembedding, state, outputs["hidden"][:, -1:], knobs)
-    state = _run(model, ctx, plan, params, state, knobs, jnp.minimum(until, first))
+    state = _choose(plan, unembedding, state, outputs["hidden"][:, -1:], knobs)
+    state = _run(plan, params, state, knobs, jnp.minimum(until, first))
     for room in later:
         state["cache"] = lengthened(model, state["cache"], prompt.shape[1] + room)
-        state = _run(model, ctx, plan, params, state, knobs, jnp.minimum(until, room))
+        state = _run(plan, params, state, knobs, jnp.minimum(until, room))
     return state
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _resume(
-    model: Decodes, ctx: Context, plan: Plan, params: Params, state: State, knobs: Any, until: jax.Array
-) -> State:
-    return _run(model, ctx, plan, params, state, knobs, until)
-
-
-def _run(model: Decodes, ctx: Context, plan: Plan, params: Params, state: State, knobs: Any, until: jax.Array) -> State:
-    unembedding = model.unembedding(params)
+def _run(plan: Plan, params: Params, state: State, knobs: Any, until: jax.Array) -> State:
+    """Goes on from a state; `_resume` is the same as a call of its own."""
+    model, unembedding = plan.model, plan.model.unembedding(params)
 
     def unfinished(state: State) -> jax.Array:
         return (state["number"] < until) & ~state["stopped"].all()
@@ -251,20 +248,21 @@ def _run(model: Decodes, ctx: Context, plan: Plan, params: Params, state: State,
     def advance(state: State) -> State:
         token = jax.lax.dynamic_slice_in_dim(state["tokens"], state["number"] - 1, 1, axis=1)
         batch = {"decoder_input_tokens": token, "decoder_positions": state["position"][:, None]}
-        outputs = model.apply(params, batch, cache=state["cache"], want=("hidden",), ctx=ctx)
+        outputs = model.apply(params, batch, cache=state["cache"], want=("hidden",), ctx=plan.ctx)
         state = {**state, "cache": outputs["cache"]}
-        return _choose(model, ctx, plan, unembedding, state, outputs["hidden"], knobs)
+        return _choose(plan, unembedding, state, outputs["hidden"], knobs)
 
     return jax.lax.while_loop(unfinished, advance, state)
 
 
-def _choose(
-    model: Decodes, ctx: Context, plan: Plan, unembedding: Params, state: State, hidden: jax.Array, knobs: Any
-) -> State:
+_resume = partial(jax.jit, static_argnums=0, donate_argnums=2)(_run)
+
+
+def _choose(plan: Plan, unembedding: Params, state: State, hidden: jax.Array, knobs: Any) -> State:
     """Appends the token that follows hidden [B, 1, D]; rows that have stopped stay as they are."""
     sampling, stops, keys = knobs
     number, stopped = state["number"], state["stopped"]
-    logits = model.unembed(unembedding, hidden, ctx)[:, 0]
+    logits = plan.model.unembed(unembedding, hidden, plan.ctx)[:, 0]
     token = sample(logits, sampling, jax.vmap(jax.random.fold_in, (0, None))(keys, number), plan.kind)
     token = jnp.where(stopped, 0, token)
     new = {

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choosing the next token from logits: greedy, temperature, top-k, top-p."""
 
-import dataclasses
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -27,15 +25,13 @@ class Sampling:
 
     def check(self) -> "Sampling":
         """Refuses what makes no sense, in one line."""
-        accepted = {
-            "temperature": (self.temperature >= 0, "0 or more"),
-            "top_k": (self.top_k >= 0, "0 (off) or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-        }
-        for field in dataclasses.fields(self):
-            fine, words = accepted[field.name]
+        for name, fine, accepted in (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+        ):
             if not fine:
-                raise UserError(f"{field.name}={getattr(self, field.name)}: expected {words}")
+                raise UserError(f"{name}={getattr(self, name)}: expected {accepted}")
         return self
 
     def kind(self) -> str:

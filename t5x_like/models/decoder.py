@@ -26,7 +26,10 @@ class Decoder:
       vocab_size: rows of the table of logits.
       max_length: positions that the model knows; None when it knows any number.
       aux_losses: {name in outputs["aux"]: its factor in what training minimises}.
+      shares_cache: beams can share a cache, for each slot holds one token.
     """
+
+    shares_cache = True
 
     def __init__(self, config: TransformerConfig, memory: str | None = None):
         """`memory` names the stream that cross-attention looks at; None: there is no cross-attention."""

@@ -70,10 +70,13 @@ class Decodes(LanguageModel, Protocol):
 
     Attributes:
       max_length: positions that the model knows; None when it knows any number.
+      shares_cache: whether the beams of a prompt can share its cache, told apart by `MaskSpec.allowed`.
     """
 
     @property
     def max_length(self) -> int | None: ...
+    @property
+    def shares_cache(self) -> bool: ...
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params: ...
 

@@ -37,7 +37,7 @@ class RecurrentModel:
 
     Attributes:
       config: resolved.
-      shares_cache: whether beams can share a cache: each has a state of its own here.
+      shares_cache: beams cannot share a cache: each has a state of its own.
     """
 
     max_length = None

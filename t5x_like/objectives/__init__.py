@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objectives: from a model and a batch to sums and weights, divided once, after all accumulation. One file each."""
+"""Objectives: from a model and a batch to sums and weights, divided once, after all accumulation. One file a loss."""
 
 import importlib
 
@@ -8,5 +8,6 @@ from t5x_like.objectives.task import Task
 
 
 def build_objective(config: ObjectiveConfig) -> Task:
-    """Returns the objective that a config describes: of the file that is called like its kind."""
-    return importlib.import_module(f"t5x_like.objectives.{config.kind}").build(config)
+    """Returns the objective that a config describes: of the file that is called like its config's."""
+    file = type(config).__module__.rpartition(".")[2]
+    return importlib.import_module(f"t5x_like.objectives.{file}").build(config)

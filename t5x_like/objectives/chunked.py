@@ -28,12 +28,7 @@ MOST_LOGITS = 2**25  # at once: 128 MiB of float32
 
 
 def chunk_length(
-    length: int,
-    vocab_size: int,
-    sequences: int,
-    wanted: int | None,
-    most_logits: int = MOST_LOGITS,
-    parts: int = 1,
+    length: int, vocab_size: int, sequences: int, wanted: int | None, most_logits: int = MOST_LOGITS, parts: int = 1
 ) -> int:
     """Returns how many positions of every sequence have logits at once; chunks of about equal lengths.
 

@@ -2,7 +2,7 @@
 """The cross-entropy of tokens over a model's hidden states, a chunk of positions at a time.
 
 One loss for causal, prefix, masked and sequence-to-sequence language modelling: they differ in what a batch holds and
-in whose tokens are targets.
+in whose tokens are targets, those of the last stream that the model has.
 """
 
 import math
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.config import CrossEntropyConfig
+from t5x_like.errors import UserError
 from t5x_like.models.context import Context, Layout
 from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params
@@ -26,11 +27,9 @@ class TokenCrossEntropy:
 
     Attributes:
       separable: the loss is a sum over examples, so that microbatches may be accumulated.
-      stream: whose tokens are targets.
     """
 
     separable = True
-    stream = "decoder"
 
     def __init__(self, config: CrossEntropyConfig):
         self.config = config
@@ -59,18 +58,11 @@ class TokenCrossEntropy:
         counts by the weight of its tokens, and accumulating M of them minimises the mean over M parts, not what the
         whole batch would have at once. They are reported without their factors, beside what else the model has to say.
 
-        Args:
-          model: outputs "hidden" and unembeds.
-          params: of the model.
-          batch: with `*_target_tokens` [B, T] of the stream and optionally `*_loss_weights` [B, T].
-          key: for dropout.
-          ctx: execution.
-          scale: what the caller multiplies the mean by before it differentiates; see `Task`.
+        The batch has `*_target_tokens` [B, T] of the stream and optionally `*_loss_weights` [B, T]; `scale` is what the
+        caller multiplies the mean by before it differentiates, see `Task`.
         """
-        return {
-            name: (value.sum(), weight.sum())
-            for name, (value, weight) in self._sums(model, params, batch, key, ctx.replace(train=True), scale).items()
-        }
+        sums = self._sums(model, params, batch, key, ctx.replace(train=True), scale)
+        return {name: (value.sum(), weight.sum()) for name, (value, weight) in sums.items()}
 
     def evaluate(self, model: Model, params: Params, batch: Batch, *, ctx: Context) -> Sums:
         """Returns the same for held-out data, each a pair of [B], one entry an example.
@@ -82,13 +74,7 @@ class TokenCrossEntropy:
         return self._sums(model, params, batch, None, ctx.replace(train=False))
 
     def _sums(
-        self,
-        model: Model,
-        params: Params,
-        batch: Batch,
-        key: jax.Array | None,
-        ctx: Context,
-        scale: jax.Array | None = None,
+        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
     ) -> Sums:
         language: LanguageModel = able(model, LanguageModel, f"objective.kind={self.config.kind!r}")
         outputs = language.apply(params, batch, key=key, train=ctx.train, want=("hidden",), ctx=ctx)
@@ -96,9 +82,8 @@ class TokenCrossEntropy:
         targets, weights = rest["targets"], rest["weights"]
         if "decoder_target_distribution" in batch and not ctx.train:
             rest["distribution"] = batch["decoder_target_distribution"]
-        regularisers = {"z_loss": self.config.z_loss, "label_smoothing": self.config.label_smoothing}
-        if not ctx.train:  # held-out data is scored as it is
-            regularisers = dict.fromkeys(regularisers, 0.0)
+        # Held-out data is scored as it is.
+        regularisers = {n: getattr(self.config, n) if ctx.train else 0.0 for n in ("z_loss", "label_smoothing")}
 
         def of_chunk(params: Params, hidden: jax.Array, rest: Batch, layout: Layout | None) -> tuple[jax.Array, Batch]:
             logits = language.unembed(params, hidden, ctx.replace(layout=layout))
@@ -108,18 +93,16 @@ class TokenCrossEntropy:
             sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
             return sums.pop("objective").sum(), sums
 
-        sequences = -(-targets.shape[0] // ctx.batch_parts)
+        rows, length = targets.shape
+        sequences, parts = -(-rows // ctx.batch_parts), parts_of(ctx.layout, length)
         most = cpu.MOST_LOGITS if ctx.one_cpu else MOST_LOGITS
-        length = targets.shape[1]
-        parts = parts_of(ctx.layout, length)
         chunk = chunk_length(length, language.vocab_size, sequences, self.config.logits_chunk, most, parts)
         weight = weights.sum(1)
         if scale is not None:  # of the mean; chunks add up to a sum
             scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
         with jax.named_scope("loss"):  # for profiles
-            minimised, sums = sum_over_chunks(
-                of_chunk, chunk, language.unembedding(params), outputs["hidden"], rest, scale, ctx.layout
-            )
+            table, hidden = language.unembedding(params), outputs["hidden"]
+            minimised, sums = sum_over_chunks(of_chunk, chunk, table, hidden, rest, scale, ctx.layout)
         aux = {name: _by_row(value, len(weight)) * weight for name, value in outputs["aux"].items()}
         for name, factor in model.aux_losses.items():
             minimised = minimised + factor * aux[name].sum()
@@ -130,8 +113,11 @@ class TokenCrossEntropy:
 
     def _targets(self, batch: Batch) -> Batch:
         """What is predicted, [B, T] each: "targets" and "weights"."""
-        targets = batch[f"{self.stream}_target_tokens"]
-        weights = batch.get(f"{self.stream}_loss_weights", jnp.ones(targets.shape, jnp.float32))
+        if self.config.kind == "prefix_lm" and "decoder_causal_attention" not in batch:
+            raise UserError("objective.kind: 'prefix_lm' needs texts with a prefix; accepted: data.kind='prefix_lm'")
+        stream = self.config.streams[-1]
+        targets = batch[f"{stream}_target_tokens"]
+        weights = batch.get(f"{stream}_loss_weights", jnp.ones(targets.shape, jnp.float32))
         return {"targets": targets, "weights": weights}
 
 
@@ -142,12 +128,7 @@ def _by_row(value: jax.Array, rows: int) -> jax.Array:
 
 
 def token_losses(
-    logits: jax.Array,
-    targets: jax.Array,
-    *,
-    z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
-    one_cpu: bool = False,
+    logits: jax.Array, targets: jax.Array, *, z_loss: float = 0.0, label_smoothing: float = 0.0, one_cpu: bool = False
 ) -> dict[str, jax.Array]:
     """Cross-entropy in nats and whether no token is likelier than the target, by token; and what training minimises.
 
@@ -156,14 +137,7 @@ def token_losses(
     Label smoothing (Szegedy et al. 2016) spreads a share of every target over all tokens alike, the target among them:
     T5X spreads it over the others. The cross-entropy is then (1 - share) loss + share (log Z - mean logit), with Z the
     softmax's denominator. z-loss (Chowdhery et al. 2022) adds `z_loss` log(Z)^2, which keeps Z near 1. Neither needs a
-    distribution over the vocabulary spelt out.
-
-    Args:
-      logits: [B, T, V].
-      targets: int [B, T].
-      z_loss: coefficient.
-      label_smoothing: share of a target that is spread, in [0, 1).
-      one_cpu: whether the program is for a single CPU device.
+    distribution over the vocabulary spelt out. Logits are [B, T, V], targets int [B, T].
     """
     log_z, target, largest = _softmax_parts(one_cpu, logits, targets)
     loss = log_z - target
@@ -219,3 +193,6 @@ def divergence(distribution: jax.Array, logits: jax.Array) -> jax.Array:
     distribution = jnp.pad(distribution, [(0, 0)] * (distribution.ndim - 1) + [(0, missing)])
     log_p = jnp.log(jnp.maximum(distribution, jnp.finfo(jnp.float32).tiny))
     return (distribution * (log_p - jax.nn.log_softmax(logits, axis=-1))).sum(-1)
+
+
+build = TokenCrossEntropy

@@ -4,7 +4,6 @@
 import os
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from t5x_like.config import BPETokenizerConfig, LanguageModelConfig, TextFilesConfig
 from t5x_like.data import cache
 from t5x_like.data.examples import load_examples
-from t5x_like.data.tasks.stream import encoded
 from t5x_like.errors import UserError
 
 
@@ -26,8 +24,12 @@ def config(write_corpus):
     return _config(write_corpus())
 
 
+def _encode(tokenizer, examples):
+    return ({"text": tokens} for tokens in tokenizer.encode_documents([example["text"] for example in examples]))
+
+
 def _build(config, root):
-    return cache.tokenised(config, load_examples(config, ("text",)), partial(encoded, "text"), {}, root)
+    return cache.tokenised(config, load_examples(config, ("text",)), _encode, {}, root)
 
 
 def _assert_same(left, right):

@@ -15,11 +15,11 @@ from t5x_like.data.processes.context_free import (
     ContextFreeDataset,
     Grammar,
     by_length,
+    derive,
     length_moments,
     random_grammar,
     window_entropy,
 )
-from t5x_like.data.processes.context_free_sampling import derive
 from t5x_like.data.processes.entropy import all_words, prefix_entropies
 from t5x_like.strict import FieldError
 

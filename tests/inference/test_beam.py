@@ -12,9 +12,8 @@ import pytest
 
 from t5x_like.config import DecoderOnlyConfig
 from t5x_like.errors import UserError
-from t5x_like.inference.beam import BeamSearch
+from t5x_like.inference.beam import BeamSearch, top_k
 from t5x_like.inference.generate import GREEDY, generate
-from t5x_like.inference.ranking import top_k
 from t5x_like.inference.sampling import Sampling
 from t5x_like.models.decoder_only import DecoderOnly
 

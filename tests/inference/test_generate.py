@@ -13,8 +13,7 @@ from t5x_like.config.models import ExpertsConfig
 from t5x_like.errors import UserError
 from t5x_like.inference.beam import BeamSearch
 from t5x_like.inference.generate import Plan, _start, generate, generate_stream
-from t5x_like.inference.growing_cache import rooms
-from t5x_like.inference.prompts import left_padded, rounded_up
+from t5x_like.inference.prompts import left_padded, rooms, rounded_up
 from t5x_like.inference.sampling import Sampling, sample
 from t5x_like.models.context import Context
 from t5x_like.models.decoder_only import DecoderOnly
@@ -319,11 +318,12 @@ def test_new_lengths_compile_nothing(rotary):
 def test_the_loop_copies_no_cache(rows, kv_heads):
     """Copied for every token, it may cost more than the weights do; XLA:CPU was found to do so for a single row."""
     model, params = build(positions="rotary", num_kv_heads=kv_heads)
-    ctx, plan = Context(one_cpu=True), Plan(rooms=(16, 32), kind="greedy", log_probs=False)
+    ctx = Context(one_cpu=True)
+    plan = Plan(model, ctx, rooms=(16, 32), kind="greedy", log_probs=False)
     batch = left_padded([[3, 4]] * rows, 32)
     keys = jax.random.split(jax.random.key(0), rows)
     knobs = Sampling(jnp.float32(0), jnp.int32(0), jnp.float32(1)), jnp.zeros(0, jnp.int32), keys
-    compiled = _start.lower(model, ctx, plan, model.for_decoding(params, ctx), batch, knobs, 8).compile().as_text()
+    compiled = _start.lower(plan, model.for_decoding(params, ctx), batch, knobs, 8).compile().as_text()
     for slots in (48, 64):  # of two loops
         cache = rf"f32\[(\d,)*({slots},8|8,{slots})\]\S*"
         assert len(re.findall(cache, compiled)) > 8  # it is there, for two layers

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from t5x_like.errors import UserError
-from t5x_like.objectives.causal_lm import CausalLM
+from t5x_like.objectives.cross_entropy import TokenCrossEntropy
 from t5x_like.training.program import Program, program_config, program_for
 from t5x_like.training.state import LossScale, init_state, merge, part_of
 from t5x_like.training.step import make_step
@@ -167,7 +167,7 @@ def test_runs_that_differ_in_numbers_alone_share_a_program(make_run):
 def test_microbatches_of_a_loss_that_is_no_sum_are_refused(program):
     program = program()
 
-    class Contrastive(CausalLM):
+    class Contrastive(TokenCrossEntropy):
         separable = False
 
     objective = Contrastive(program.objective.config)

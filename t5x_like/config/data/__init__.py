@@ -26,25 +26,3 @@ else:
 def kinds() -> dict[str, type[DataConfig]]:
     """Every kind of data by its name."""
     return {str(kind.kind): kind for kind in get_args(AnyDataConfig)}
-
-
-__all__ = [
-    "AnyDataConfig",
-    "BPETokenizerConfig",
-    "ByteTokenizerConfig",
-    "ContextFreeConfig",
-    "DataConfig",
-    "GraphWalkConfig",
-    "HiddenMarkovConfig",
-    "HierarchyConfig",
-    "LanguageModelConfig",
-    "MarkovConfig",
-    "ProcessConfig",
-    "PythonLibraryConfig",
-    "SourceConfig",
-    "TaskConfig",
-    "TextFilesConfig",
-    "TextTaskConfig",
-    "TokenizerConfig",
-    "kinds",
-]

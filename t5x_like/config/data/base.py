@@ -2,6 +2,7 @@
 """What the configs of all data share."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -10,7 +11,12 @@ class DataConfig:
 
     Those of a kind say, without reading any data, `sequence_length` (tokens of a sequence in the stream whose tokens
     are targets), `lengths` (of every stream) and `vocab_size`.
+
+    Attributes:
+      streams: those of `sequence_length`; a kind that has longer ones beside them says so in `lengths`.
     """
+
+    streams: ClassVar[tuple[str, ...]] = ("decoder",)
 
     kind: str = ""
     sequence_length: int = 128
@@ -18,7 +24,7 @@ class DataConfig:
     @property
     def lengths(self) -> dict[str, int]:
         """Tokens of a sequence, by stream."""
-        return {"decoder": self.sequence_length}
+        return dict.fromkeys(self.streams, self.sequence_length)
 
     @property
     def vocab_size(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from t5x_like.config.checks import above_zero
 from t5x_like.config.data.base import DataConfig
 from t5x_like.config.data.tasks import AnyTokenizer
 from t5x_like.config.data.tokenizers import BPETokenizerConfig
@@ -36,8 +37,7 @@ class MixtureConfig(DataConfig):
             )
         if self.rates is not None and not all(rate > 0 for rate in self.rates.values()):
             raise FieldError("rates", f"{self.rates} are not all above 0")
-        if not self.temperature > 0:
-            raise FieldError("temperature", f"{self.temperature} is not above 0")
+        above_zero(self, "temperature")
         configs = self.configs
         first, *others = configs.values()
         for name, other in zip(list(configs)[1:], others, strict=True):

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from t5x_like.config.checks import positive
+from t5x_like.config.checks import above_zero, at_least
 from t5x_like.config.data.base import DataConfig
 from t5x_like.strict import FieldError
 
@@ -12,12 +12,6 @@ from t5x_like.strict import FieldError
 def _between(config: Any, name: str, low: float, high: float) -> None:
     if not low <= getattr(config, name) <= high:
         raise FieldError(name, f"{getattr(config, name)} is outside {low} to {high}")
-
-
-def _above_zero(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) < float("inf"):
-            raise FieldError(name, f"{getattr(config, name)} is not above 0")
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,7 @@ class ProcessConfig(DataConfig):
     process_seed: int = 0  # which process; apart from the run's seed, which picks the windows
 
     def __post_init__(self) -> None:
-        positive(self, "sequence_length")
+        at_least(self, 1, "sequence_length")
         if not 2 <= self.num_symbols <= 2048:
             raise FieldError("num_symbols", f"{self.num_symbols} is outside 2 to 2048 (all pairs are stored)")
 
@@ -49,8 +43,8 @@ class MarkovConfig(ProcessConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _above_zero(self, "logit_scale")
-        positive(self, "order")
+        above_zero(self, "logit_scale")
+        at_least(self, 1, "order")
         if self.num_symbols ** min(self.order + 1, 64) > 2**22:
             raise FieldError(
                 "order",
@@ -95,9 +89,8 @@ class HiddenMarkovConfig(ProcessConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_states < 2:
-            raise FieldError("num_states", f"{self.num_states} is below 2")
-        _above_zero(self, "transition_scale", "emission_scale")
+        at_least(self, 2, "num_states")
+        above_zero(self, "transition_scale", "emission_scale")
         products = self.num_states * (self.num_states + self.num_symbols)
         if products > 2**15:
             raise FieldError(
@@ -120,8 +113,7 @@ class HierarchyConfig(ProcessConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_rules", "depth"):
-            positive(self, name)
+        at_least(self, 1, "num_rules", "depth")
         _between(self, "branching", 2, 16)
         _between(self, "rule_exponent", 0, 8)
         tuples = self.num_symbols**self.branching

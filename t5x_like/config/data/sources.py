@@ -2,7 +2,7 @@
 """The kinds of source: where examples come from."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from t5x_like.strict import FieldError
 
@@ -36,15 +36,13 @@ class PythonFunctionsConfig(SourceConfig):
 
 @dataclass(frozen=True)
 class _Files(SourceConfig):
+    example: ClassVar[str] = "data/*"
+
     pattern: str = ""  # a glob pattern; on a disk or in a bucket (gs://, s3://)
 
     def __post_init__(self) -> None:
         if not self.pattern:
             raise FieldError("pattern", f"is empty; give a glob pattern such as '{self.example}'")
-
-    @property
-    def example(self) -> str:
-        return "data/*"
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,7 @@ class TextFilesConfig(_Files):
     """Any text: every file that matches the pattern is one example. Columns: text."""
 
     kind: Literal["text_files"] = "text_files"
-
-    @property
-    def example(self) -> str:
-        return "books/**/*.txt"
+    example: ClassVar[str] = "books/**/*.txt"
 
 
 @dataclass(frozen=True)
@@ -63,10 +58,7 @@ class JsonLinesConfig(_Files):
     """Every line of the files is an object, and its fields are the columns."""
 
     kind: Literal["json_lines"] = "json_lines"
-
-    @property
-    def example(self) -> str:
-        return "pairs/*.jsonl"
+    example: ClassVar[str] = "pairs/*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -74,10 +66,7 @@ class ParquetConfig(_Files):
     """Rows of Parquet files with their columns."""
 
     kind: Literal["parquet"] = "parquet"
-
-    @property
-    def example(self) -> str:
-        return "pairs/*.parquet"
+    example: ClassVar[str] = "pairs/*.parquet"
 
 
 @dataclass(frozen=True)
@@ -85,10 +74,7 @@ class ArrayRecordConfig(_Files):
     """Records of array_record files, each a JSON object whose fields are the columns."""
 
     kind: Literal["array_record"] = "array_record"
-
-    @property
-    def example(self) -> str:
-        return "pairs/*.array_record"
+    example: ClassVar[str] = "pairs/*.array_record"
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 """Tasks: what is made of a source's examples."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from t5x_like.config.checks import positive
+from t5x_like.config.checks import above_zero, at_least, inside
 from t5x_like.config.data import sources, tokenizers
 from t5x_like.config.data.base import DataConfig
 from t5x_like.kinds import kinds_of
@@ -31,18 +31,7 @@ class TaskConfig(DataConfig):
         for stream, length in self.lengths.items():
             if length < 1:
                 raise FieldError("sequence_length", f"{length} tokens of the {stream} are below 1")
-        if not 0 < self.held_out_fraction <= 1:
-            raise FieldError("held_out_fraction", f"{self.held_out_fraction} is outside (0, 1]")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of the source that the task reads as text."""
-        return ("text",)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Special tokens that it needs."""
-        return ()
+        inside(self, "(0, 1]", "held_out_fraction")
 
 
 @dataclass(frozen=True)
@@ -50,6 +39,11 @@ class TextTaskConfig(TaskConfig):
     """Any task on text."""
 
     tokenizer: AnyTokenizer = field(default_factory=tokenizers.BPETokenizerConfig)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the source that the task reads as text."""
+        raise NotImplementedError
 
     @property
     def vocab_size(self) -> int:
@@ -63,8 +57,7 @@ class _StreamConfig(TextTaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.unique_tokens is not None:
-            positive(self, "unique_tokens")
+        at_least(self, 1, "unique_tokens")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -100,12 +93,9 @@ class SpanCorruptionConfig(_StreamConfig):
     mean_noise_span_length: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise_density < 1:
-            raise FieldError("noise_density", f"{self.noise_density} is outside (0, 1)")
-        if not self.mean_noise_span_length >= 1:
-            raise FieldError("mean_noise_span_length", f"{self.mean_noise_span_length} is below 1")
-        if self.encoder_length < 4:
-            raise FieldError("encoder_length", f"{self.encoder_length} is below 4")
+        inside(self, "(0, 1)", "noise_density")
+        at_least(self, 1, "mean_noise_span_length")
+        at_least(self, 4, "encoder_length")
         length = self.sizes(self.raw_length)[3]
         if self.sequence_length not in (0, length):
             raise FieldError("sequence_length", f"{self.sequence_length}, but {length} follows from encoder_length")
@@ -142,6 +132,8 @@ class MaskedLMDataConfig(_StreamConfig):
     document, 1 where it is of another.
     """
 
+    streams: ClassVar[tuple[str, ...]] = ("encoder",)
+
     kind: Literal["masked_lm"] = "masked_lm"
     tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
     mask_rate: float = 0.15
@@ -151,18 +143,8 @@ class MaskedLMDataConfig(_StreamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.mask_rate < 1:
-            raise FieldError("mask_rate", f"{self.mask_rate} is outside (0, 1)")
-        if self.sequence_length < 5:
-            raise FieldError("sequence_length", f"{self.sequence_length} is below 5")
-
-    @property
-    def lengths(self) -> dict[str, int]:
-        return {"encoder": self.sequence_length}
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return "mask", "cls", "sep"
+        inside(self, "(0, 1)", "mask_rate")
+        at_least(self, 5, "sequence_length")
 
 
 @dataclass(frozen=True)
@@ -177,18 +159,12 @@ class DenoisingConfig(_StreamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.mask_rate < 1:
-            raise FieldError("mask_rate", f"{self.mask_rate} is outside [0, 1)")
-        if not self.mean_span_length > 0:
-            raise FieldError("mean_span_length", f"{self.mean_span_length} is not above 0")
+        inside(self, "[0, 1)", "mask_rate")
+        above_zero(self, "mean_span_length")
 
     @property
     def lengths(self) -> dict[str, int]:
         return {"encoder": 2 * self.sequence_length, "decoder": self.sequence_length}  # spans of no tokens add masks
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("mask",)
 
 
 @dataclass(frozen=True)
@@ -217,6 +193,8 @@ class Seq2SeqDataConfig(TextTaskConfig):
 class ClassificationConfig(TextTaskConfig):
     """Texts, or pairs of texts, and the number of their class: [CLS] text [SEP], maybe text [SEP]."""
 
+    streams: ClassVar[tuple[str, ...]] = ("encoder",)
+
     kind: Literal["classification"] = "classification"
     tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
     text: str = "text"
@@ -224,21 +202,15 @@ class ClassificationConfig(TextTaskConfig):
     label: str = "label"
 
     @property
-    def lengths(self) -> dict[str, int]:
-        return {"encoder": self.sequence_length}
-
-    @property
     def columns(self) -> tuple[str, ...]:
         return (self.text,) if self.second_text is None else (self.text, self.second_text)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return "cls", "sep"
 
 
 @dataclass(frozen=True)
 class TaggingConfig(TextTaskConfig):
     """Words and a label for each: the first piece of a word carries it."""
+
+    streams: ClassVar[tuple[str, ...]] = ("encoder",)
 
     kind: Literal["tagging"] = "tagging"
     tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
@@ -246,35 +218,21 @@ class TaggingConfig(TextTaskConfig):
     tags: str = "tags"  # a list of as many numbers
 
     @property
-    def lengths(self) -> dict[str, int]:
-        return {"encoder": self.sequence_length}
-
-    @property
     def columns(self) -> tuple[str, ...]:
         return (self.words,)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return "cls", "sep"
 
 
 @dataclass(frozen=True)
 class ImageClassificationConfig(TaskConfig):
     """Images and the number of their class: pixels from 0 to 1."""
 
+    streams: ClassVar[tuple[str, ...]] = ()
+
     kind: Literal["image_classification"] = "image_classification"
     sequence_length: int = 1
     source: AnySource = field(default_factory=sources.DigitsConfig)
     image: str = "image"
     label: str = "label"
-
-    @property
-    def lengths(self) -> dict[str, int]:
-        return {}
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def vocab_size(self) -> int:

@@ -4,9 +4,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from t5x_like.config.checks import at_least
 from t5x_like.strict import FieldError
-
-ROLES = ("pad", "bos", "eos", "unk", "mask", "cls", "sep")
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class _WithSpecials(TokenizerConfig):
         for role in self.specials:
             if role not in ("mask", "cls", "sep"):
                 raise FieldError("specials", f"{role!r} is no role that can be added; accepted: mask, cls, sep")
-        if self.sentinels < 0:
-            raise FieldError("sentinels", f"{self.sentinels} is below 0")
+        at_least(self, 0, "sentinels")
 
 
 @dataclass(frozen=True)

@@ -12,5 +12,3 @@ if TYPE_CHECKING:
     AnyModelConfig = ModelConfig
 else:
     AnyModelConfig = kinds_in(__name__, ModelConfig)
-
-__all__ = ["AnyModelConfig", "DecoderOnlyConfig", "ExpertsConfig", "ModelConfig", "TransformerConfig"]

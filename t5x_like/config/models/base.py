@@ -5,7 +5,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from t5x_like.config.checks import divisors, positive
+from t5x_like.config.checks import above_zero, at_least, divisors, inside
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.experts import ExpertsConfig
 from t5x_like.strict import FieldError
@@ -34,12 +34,8 @@ class ModelConfig:
     dropout_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "d_model"):
-            positive(self, name)
-        if self.vocab_size is not None:
-            positive(self, "vocab_size")
-        if not 0 <= self.dropout_rate < 1:
-            raise FieldError("dropout_rate", f"{self.dropout_rate} is outside [0, 1)")
+        at_least(self, 1, "num_layers", "d_model", "vocab_size")
+        inside(self, "[0, 1)", "dropout_rate")
 
     @property
     def depth(self) -> int:
@@ -89,10 +85,7 @@ class TransformerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "num_heads")
-        for name in ("num_kv_heads", "head_dim", "mlp_dim", "max_length", "window"):
-            if getattr(self, name) is not None:
-                positive(self, name)
+        at_least(self, 1, "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length", "window")
         if self.head_dim is None and self.d_model % self.num_heads:
             raise FieldError(
                 "num_heads",
@@ -116,10 +109,7 @@ class TransformerConfig(ModelConfig):
                 f"{self.relative_buckets} is outside 4 to {2 * self.relative_max_distance - 1}, twice "
                 "relative_max_distance",
             )
-        for name in ("rope_theta", "norm_epsilon", "attention_soft_cap"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise FieldError(name, f"{value} is not above 0")
+        above_zero(self, "rope_theta", "norm_epsilon", "attention_soft_cap")
         for layers in self.stacks:
             if self.experts is not None and layers % self.experts.every:
                 raise FieldError(

@@ -5,7 +5,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from t5x_like.config.checks import positive
+from t5x_like.config.checks import above_zero, at_least, inside
 from t5x_like.strict import FieldError
 
 
@@ -35,10 +35,7 @@ class ExpertsConfig:
     normalise_weights: bool = False  # a token's weights add up to 1, as Mixtral's do; Switch leaves them as they are
 
     def __post_init__(self) -> None:
-        for name in ("num_experts", "experts_per_token", "every"):
-            positive(self, name)
-        if self.mlp_dim is not None:
-            positive(self, "mlp_dim")
+        at_least(self, 1, "num_experts", "experts_per_token", "every", "mlp_dim")
         if self.experts_per_token > self.num_experts:
             raise FieldError(
                 "experts_per_token",
@@ -48,11 +45,8 @@ class ExpertsConfig:
             factor = getattr(self, name)
             if factor is not None and self.routing != "capacity":
                 raise FieldError(name, f"{factor} with routing={self.routing!r}; accepted: only 'capacity' has one")
-            if factor is not None and not factor > 0:
-                raise FieldError(name, f"{factor} is not above 0")
-        for name in ("load_balance_loss", "router_z_loss"):
-            if (getattr(self, name) or 0) < 0:
-                raise FieldError(name, f"{getattr(self, name)} is below 0")
+            above_zero(self, name)
+        at_least(self, 0, "load_balance_loss", "router_z_loss")
         if self.routing == "expert_choice" and self.load_balance_loss:
             raise FieldError(
                 "load_balance_loss",
@@ -60,8 +54,7 @@ class ExpertsConfig:
             )
         if self.routing == "expert_choice" and self.normalise_weights:
             raise FieldError("normalise_weights", "True with routing='expert_choice'; accepted: False")
-        if not 0 <= self.router_jitter < 1:
-            raise FieldError("router_jitter", f"{self.router_jitter} is outside [0, 1)")
+        inside(self, "[0, 1)", "router_jitter")
 
     def resolve(self, mlp_dim: int) -> "ExpertsConfig":
         """Fills in every field that is None and has a value; `mlp_dim` is the model's."""

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import positive
+from t5x_like.config.checks import at_least
 from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions, TransformerConfig
 
 
@@ -29,8 +29,7 @@ class EncoderDecoderConfig(TransformerConfig):
     dropout_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.num_encoder_layers is not None:
-            positive(self, "num_encoder_layers")
+        at_least(self, 1, "num_encoder_layers")
         super().__post_init__()
 
     @property

@@ -4,12 +4,10 @@
 from typing import TYPE_CHECKING
 
 from t5x_like.config.objectives.base import ObjectiveConfig
-from t5x_like.config.objectives.tokens import CausalLMConfig, CrossEntropyConfig
+from t5x_like.config.objectives.cross_entropy import CausalLMConfig, CrossEntropyConfig
 from t5x_like.kinds import kinds_in
 
 if TYPE_CHECKING:
     AnyObjectiveConfig = ObjectiveConfig
 else:
     AnyObjectiveConfig = kinds_in(__name__, ObjectiveConfig)
-
-__all__ = ["AnyObjectiveConfig", "CausalLMConfig", "CrossEntropyConfig", "ObjectiveConfig"]

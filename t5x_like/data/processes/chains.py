@@ -83,16 +83,7 @@ def stationary_distribution(transitions: np.ndarray) -> np.ndarray:
 
 
 def sum_by_label(values: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
-    """Adds up the numbers that share a label.
-
-    Args:
-      values: [..., n].
-      labels: int [n], below `size`.
-      size: how many labels there are; those that nothing has get 0.
-
-    Returns:
-      float64 [..., size].
-    """
+    """Adds up numbers [..., n] that share a label, int [n] below `size`: float64 [..., size], 0 for none."""
     order = np.argsort(labels, kind="stable")
     present, begins = np.unique(labels[order], return_index=True)
     result = np.zeros((*values.shape[:-1], size))

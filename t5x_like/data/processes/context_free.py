@@ -26,29 +26,24 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like.config import ContextFreeConfig
-from t5x_like.data.packing import Batch
+from t5x_like.data.dataset import random_stream
+from t5x_like.data.packing import Batch, decoder_batch
 from t5x_like.data.processes.chains import entropies, normalised, product, sum_by_label
-from t5x_like.data.processes.context_free_sampling import derive
-from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies, remembered
+from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies
 from t5x_like.data.processes.process import ProcessDataset
-from t5x_like.data.processes.sampling import on_grid, random_subsets
+from t5x_like.data.processes.sampling import BITS, draw, on_grid, random_subsets, sampling_table, uniform_integers
 
 _CHART_NUMBERS = 2**21  # in a chart of several strings at once
+_BLOCKS_A_WINDOW = 2**64  # of the generator's 2^256: how many numbers a derivation takes has no bound
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """Productions; S is nonterminal 0, and a probability may be 0.
+    """Productions; S is nonterminal 0, and a probability may be 0."""
 
-    Attributes:
-      pairs: what nonterminals branch to, int [N, R, 2].
-      branch: the probabilities of that, float64 [N, R].
-      emit: the probabilities of terminals, float64 [N, V].
-    """
-
-    pairs: np.ndarray
-    branch: np.ndarray
-    emit: np.ndarray
+    pairs: np.ndarray  # what nonterminals branch to, int [N, R, 2]
+    branch: np.ndarray  # the probabilities of that, float64 [N, R]
+    emit: np.ndarray  # the probabilities of terminals, float64 [N, V]
 
     @property
     def left_closure(self) -> np.ndarray:
@@ -69,14 +64,8 @@ class Grammar:
         return float((expected * (entropies(self.branch) + entropies(self.emit))).sum())
 
     def chart(self, emitted: np.ndarray) -> list[np.ndarray]:
-        """The inside algorithm.
-
-        Args:
-          emitted: [n, L, N], the probabilities that nonterminals become what is at each place.
-
-        Returns:
-          For l = 1, ..., L: the probabilities [n, L - l + 1, N] that nonterminals become what is at the places
-          [i, i + l).
+        """The inside algorithm: for l = 1, ..., L the probabilities [n, L - l + 1, N] that nonterminals become what is
+        at the places [i, i + l), from those of l = 1, `emitted` [n, L, N].
         """
         length = emitted.shape[1]
         first, second = self.pairs[:, :, 0].ravel(), self.pairs[:, :, 1].ravel()
@@ -113,13 +102,9 @@ class Grammar:
         return product(left, self.emit), np.stack(ends, axis=1)
 
     def conditionals(self, words: np.ndarray) -> np.ndarray:
-        """Returns the distribution of what follows 0, 1, ..., k symbols of a string.
+        """Returns the distribution of what follows 0, 1, ..., k symbols of strings that begin with `words`, int [n, k].
 
-        Args:
-          words: terminals, int [n, k].
-
-        Returns:
-          float64 [n, k + 1, V + 1], the end last; zeros after what begins no string.
+        It is float64 [n, k + 1, V + 1], the end last; zeros after what begins no string.
         """
         count, length = words.shape
         result = np.empty((count, length + 1, self.emit.shape[1] + 1))
@@ -160,12 +145,64 @@ def random_grammar(config: ContextFreeConfig) -> Grammar:
     return Grammar(pairs, rows[:, : config.num_rules], rows[:, config.num_rules :])
 
 
-def length_moments(grammar: Grammar, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distribution of a string's places, exactly.
+def derive(
+    grammar: Grammar, length: int, first: int, count: int, *names: str | int, one_string: bool = False
+) -> np.ndarray:
+    """Returns the first symbols of streams of strings, each followed by the end symbol V: int32 [count, length].
 
-    Returns:
-      The probabilities that a string has j symbols, j = 0, ..., `length`, [length + 1]; and that it has more than j and
-      x is the one after the first j, [length + 1, V].
+    They are windows [first, first + count) of the stream that `names` determine; each has randomness of its own, as
+    much as it takes. With `one_string` end symbols are all that follows the first string.
+    """
+    table = sampling_table(np.concatenate([grammar.branch, grammar.emit], axis=1))
+    uniforms = uniform_integers(4 * length + 16, first, count, *names).T  # enough for nearly all
+    done, symbols = _derivations(grammar, table, uniforms, length, one_string)
+    (waiting,), more = np.nonzero(~done), 16 * length
+    while waiting.size:
+        rest = np.stack([_further(more, first + int(window), names) for window in waiting])
+        rest = np.concatenate([uniforms[waiting], rest], axis=1)
+        done, symbols[waiting] = _derivations(grammar, table, rest, length, one_string)
+        waiting, more = waiting[~done], 4 * more
+    return symbols
+
+
+def _further(length: int, window: int, names: tuple[str | int, ...]) -> np.ndarray:
+    raw = random_stream(*names, "further", block=window * _BLOCKS_A_WINDOW).random_raw(length)
+    return (raw >> np.uint64(64 - BITS)).astype(np.int64)
+
+
+def _derivations(
+    grammar: Grammar, table: np.ndarray, uniforms: np.ndarray, length: int, one_string: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Derives from `uniforms` [n, draws]; returns which windows they were enough for, and symbols [n, length]."""
+    (count, draws), (num_rules, end) = uniforms.shape, (grammar.pairs.shape[1], grammar.emit.shape[1])
+    symbols = np.full((count, length), end, np.int32)
+    stack = np.zeros((count, draws + 2), np.int64)  # of nonterminals to come; the bottom one is S
+    height, place = np.ones(count, np.int64), np.zeros(count, np.int64)
+    active = np.arange(count)
+    for step in range(draws):
+        height[active] -= 1
+        top = stack[active, height[active]]
+        chosen = draw(table, num_rules + end, top, uniforms[active, step])
+        branched = chosen < num_rules
+        rows = active[branched]
+        pairs = grammar.pairs[top[branched], chosen[branched]]
+        stack[rows, height[rows]], stack[rows, height[rows] + 1] = pairs[:, 1], pairs[:, 0]
+        height[rows] += 2
+        rows = active[~branched]
+        symbols[rows, place[rows]] = chosen[~branched] - num_rules
+        place[rows] += 1
+        rows = rows[height[rows] == 0]  # the string is complete: the end symbol, then another one
+        place[rows] = length if one_string else place[rows] + 1
+        stack[rows, 0], height[rows] = 0, 1
+        active = active[place[active] < length]
+        if not active.size:
+            break
+    return place >= length, symbols
+
+
+def length_moments(grammar: Grammar, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the probabilities that a string has j symbols, j = 0, ..., `length`, [length + 1]; and that it has more
+    than j and x is the one after the first j, [length + 1, V]: exactly.
     """
     anything = np.broadcast_to(grammar.emit.sum(axis=1), (1, length, len(grammar.emit)))
     following, end = grammar.predict(anything)
@@ -238,29 +275,15 @@ class ContextFreeDataset(ProcessDataset):
     def __init__(self, config: ContextFreeConfig, seed: int, cache_dir: Path | None = None):
         super().__init__(config, seed)
         self.grammar = random_grammar(config)
-        length, name = config.sequence_length, self.fingerprint
-        exact, stderr = remembered(
-            name, length, lambda: window_entropy(self.grammar, length, "entropy symbols", name), cache_dir
-        )
-        self._know_entropy(exact, stderr)
+        self._sample_entropy(lambda *names: window_entropy(self.grammar, config.sequence_length, *names), cache_dir)
 
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
         targets = derive(self.grammar, self.sequence_length, first, count, *names)
         inputs = np.concatenate([np.full((count, 1), self.vocab_size - 1, np.int32), targets[:, :-1]], axis=1)
-        starts, segments = self._starts(inputs)
-        return {
-            "decoder_input_tokens": inputs,
-            "decoder_target_tokens": targets,
-            "decoder_segment_ids": segments,
-            "decoder_positions": (np.arange(self.sequence_length) - starts).astype(np.int32),
-            "decoder_loss_weights": np.ones(inputs.shape, np.float32),
-        }
-
-    def _starts(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns where each place's string starts and the number of the string, int [B, T]."""
-        begins = inputs == self.vocab_size - 1
-        places = np.where(begins, np.arange(inputs.shape[1]), 0)
-        return np.maximum.accumulate(places, axis=1), np.cumsum(begins, axis=1, dtype=np.int32)
+        begins, places = inputs == self.vocab_size - 1, np.arange(self.sequence_length)
+        starts = np.maximum.accumulate(np.where(begins, places, 0), axis=1)  # of each place's string
+        segments = np.cumsum(begins, axis=1, dtype=np.int32)
+        return decoder_batch(inputs, targets, segments, (places - starts).astype(np.int32))
 
     def target_distribution(self, inputs: np.ndarray) -> np.ndarray:
         end = self.vocab_size - 1

@@ -38,12 +38,7 @@ def all_words(size: int, length: int) -> np.ndarray:
 
 
 def prefix_entropies(conditionals: Conditionals, size: int, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Tries all prefixes of a window.
-
-    Args:
-      conditionals: of the process; symbols from `size` on may come next, but in no prefix.
-      size: V.
-      length: of the longest prefix.
+    """Tries all prefixes of a window, of symbols below V = `size`; others may come next, but in no prefix.
 
     Returns:
       For j = 0, ..., `length`: the probabilities of the words of j symbols and the entropies of what comes next, in
@@ -69,10 +64,9 @@ def estimate(
     Args:
       sample: (first, count) -> values [count] and controls [count, C] of samples [first, first + count).
       means: exact means of the controls, [C].
-      tolerance: in units of the value.
 
     Returns:
-      The mean and its standard error.
+      The mean and its standard error, in units of the value as `tolerance` is.
     """
     values, controls = sample(0, _FIRST_SAMPLES)
     while True:

@@ -8,17 +8,9 @@ distribution is d_i / sum_k d_k and its entropy rate sum_i pi_i H(w_i / d_i), bo
 
 import numpy as np
 
-from t5x_like.config import GraphWalkConfig, MarkovConfig
+from t5x_like.config import GraphWalkConfig
 from t5x_like.data.processes.markov import MarkovDataset, MarkovProcess
 from t5x_like.data.processes.sampling import gaussians, on_grid, random_subsets
-
-
-class GraphWalkDataset(MarkovDataset):
-    """Windows of the stationary walk; see `MarkovDataset`."""
-
-    def _process(self, config: MarkovConfig | GraphWalkConfig) -> MarkovProcess:
-        assert isinstance(config, GraphWalkConfig)
-        return walk_process(graph_weights(config))
 
 
 def graph_weights(config: GraphWalkConfig) -> np.ndarray:
@@ -35,10 +27,8 @@ def graph_weights(config: GraphWalkConfig) -> np.ndarray:
     missing = round(size * config.mean_degree / 2) - size
     chosen = random_subsets(1, len(first), missing, *names, "edges")[0]
     linked[first[chosen], second[chosen]] = True
-    popularity = np.empty(size)
-    popularity[random_subsets(1, size, size, *names, "ranks")[0]] = np.arange(1, size + 1) ** -float(
-        config.popularity_exponent
-    )
+    popularity, ranks = np.empty(size), np.arange(1, size + 1)
+    popularity[random_subsets(1, size, size, *names, "ranks")[0]] = ranks ** -float(config.popularity_exponent)
     noise = np.exp(config.weight_scale * gaussians((size, size), *names, "weights"))
     upper = np.triu(linked, 1) * np.multiply.outer(popularity, popularity) * noise
     return upper + upper.T
@@ -53,6 +43,12 @@ def walk_process(weights: np.ndarray) -> MarkovProcess:
     stationary = degrees / degrees.sum()
     transitions = on_grid(weights / degrees[:, None], weights > 0)
     return MarkovProcess((on_grid(stationary[None]), transitions), stationary)
+
+
+class GraphWalkDataset(MarkovDataset):
+    """Windows of the stationary walk; see `MarkovDataset`."""
+
+    process_of = staticmethod(lambda config: walk_process(graph_weights(config)))
 
 
 build = GraphWalkDataset

@@ -23,34 +23,22 @@ from t5x_like.data.processes.chains import (
     spectral_matrix,
     stationary_distribution,
 )
-from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies, remembered
+from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies
 from t5x_like.data.processes.process import ProcessDataset, one_segment
 from t5x_like.data.processes.sampling import draw, on_grid, sampling_table, uniform_integers
 
 
 @dataclass(frozen=True)
 class HiddenMarkovProcess:
-    """The tables, on the grid of 2^-32.
+    """The tables, float64 on the grid of 2^-32."""
 
-    Attributes:
-      transitions: float64 [S, S].
-      emissions: float64 [S, V].
-      stationary: of the hidden states, float64 [S].
-    """
-
-    transitions: np.ndarray
-    emissions: np.ndarray
-    stationary: np.ndarray
+    transitions: np.ndarray  # [S, S]
+    emissions: np.ndarray  # [S, V]
+    stationary: np.ndarray  # of the hidden states, [S]
 
     def conditionals(self, words: np.ndarray) -> np.ndarray:
-        """Returns the distribution of the next symbol after 0, 1, ..., k symbols of a stationary window.
-
-        Args:
-          words: int [n, k].
-
-        Returns:
-          float64 [n, k + 1, V].
-        """
+        """Returns the distribution of the next symbol after 0, 1, ..., k symbols of stationary windows, int [n, k]:
+        float64 [n, k + 1, V]."""
         count, length = words.shape
         result = np.empty((count, length + 1, self.emissions.shape[1]))
         belief = np.broadcast_to(self.stationary, (count, len(self.stationary)))  # of the next state
@@ -133,11 +121,7 @@ class HiddenMarkovDataset(ProcessDataset):
     def __init__(self, config: HiddenMarkovConfig, seed: int, cache_dir: Path | None = None):
         super().__init__(config, seed)
         self.process = hidden_markov_process(config)
-        length, name = config.sequence_length, self.fingerprint
-        exact, stderr = remembered(
-            name, length, lambda: window_entropy(self.process, length, "entropy symbols", name), cache_dir
-        )
-        self._know_entropy(exact, stderr)
+        self._sample_entropy(lambda *names: window_entropy(self.process, config.sequence_length, *names), cache_dir)
 
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
         return one_segment(self.process.sample(self.sequence_length + 1, first, count, *names))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like.config import HierarchyConfig
-from t5x_like.data.packing import Batch
+from t5x_like.data.packing import Batch, decoder_batch
 from t5x_like.data.processes.chains import entropies, normalised, sum_by_label
 from t5x_like.data.processes.process import ProcessDataset
 from t5x_like.data.processes.sampling import draw, on_grid, random_subsets, sampling_table, uniform_integers
@@ -25,17 +25,11 @@ from t5x_like.data.processes.sampling import draw, on_grid, random_subsets, samp
 
 @dataclass(frozen=True)
 class HierarchyGrammar:
-    """The rules.
+    """The rules."""
 
-    Attributes:
-      rules: for every level from the root down, the productions of its symbols, int [v, m, s].
-      root: probabilities of the root's symbol, float64 [v].
-      choices: q, probabilities of a symbol's productions, float64 [m].
-    """
-
-    rules: Sequence[np.ndarray]
-    root: np.ndarray
-    choices: np.ndarray
+    rules: Sequence[np.ndarray]  # for every level from the root down, the productions of its symbols, int [v, m, s]
+    root: np.ndarray  # probabilities of the root's symbol, float64 [v]
+    choices: np.ndarray  # q, probabilities of a symbol's productions, float64 [m]
 
     @property
     def depth(self) -> int:
@@ -131,19 +125,14 @@ class HierarchyDataset(ProcessDataset):
 
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
         strings, length = self.sequence_length // self.grammar.string_length, self.grammar.string_length
-        symbols = (
-            self._strings(first * strings, count * strings, *names).astype(np.int32).reshape(count, strings, length)
-        )
+        symbols = self._strings(first * strings, count * strings, *names)
+        symbols = symbols.astype(np.int32).reshape(count, strings, length)
         starts = np.full((count, strings, 1), self.vocab_size - 1, np.int32)
         shape = (count, self.sequence_length)
-        segments = np.repeat(np.arange(1, strings + 1, dtype=np.int32), length)
-        return {
-            "decoder_input_tokens": np.concatenate([starts, symbols[:, :, :-1]], axis=2).reshape(shape),
-            "decoder_target_tokens": symbols.reshape(shape),
-            "decoder_segment_ids": np.tile(segments, (count, 1)),
-            "decoder_positions": np.tile(np.arange(length, dtype=np.int32), (count, strings)),
-            "decoder_loss_weights": np.ones(shape, np.float32),
-        }
+        inputs = np.concatenate([starts, symbols[:, :, :-1]], axis=2).reshape(shape)
+        segments = np.tile(np.repeat(np.arange(1, strings + 1, dtype=np.int32), length), (count, 1))
+        positions = np.tile(np.arange(length, dtype=np.int32), (count, strings))
+        return decoder_batch(inputs, symbols.reshape(shape), segments, positions)
 
     def _strings(self, first: int, count: int, *names: str | int) -> np.ndarray:
         """Returns strings [first, first + count) of a stream, int64 [count, s^L]."""

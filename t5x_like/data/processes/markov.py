@@ -15,12 +15,13 @@ possible model reaches on windows of T targets is the mean of H_1, ..., H_(m-1) 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from t5x_like.config import GraphWalkConfig, MarkovConfig
+from t5x_like.config import MarkovConfig, ProcessConfig
 from t5x_like.data.packing import Batch
 from t5x_like.data.processes.chains import softmax, spectral_matrix, stationary_distribution
 from t5x_like.data.processes.process import ProcessDataset, one_segment
@@ -98,20 +99,18 @@ class MarkovDataset(ProcessDataset):
     endless chain somewhere. So there is no start token and no packing, and every window is one segment.
     """
 
-    def __init__(self, config: MarkovConfig | GraphWalkConfig, seed: int, cache_dir: Path | None = None):
+    process_of: Callable[[Any], MarkovProcess] = staticmethod(markov_process)
+
+    def __init__(self, config: ProcessConfig, seed: int, cache_dir: Path | None = None):
         del cache_dir
         super().__init__(config, seed, leave_out=("order",) if getattr(config, "order", None) == 1 else ())
-        self.process = self._process(config)
+        self.process = self.process_of(config)
         self._know_entropy(self.process.window_entropy(config.sequence_length), rate=self.process.entropy_rate)
         # Full contexts first, then ever shorter ones: the last row is the distribution of a window's first symbol.
         self._rows = np.concatenate(self.process.conditionals[::-1])
         sizes = [len(table) for table in self.process.conditionals]
         self._offsets = [sum(sizes[known + 1 :]) for known in range(len(sizes))]
         self._table = sampling_table(self._rows)
-
-    def _process(self, config: MarkovConfig | GraphWalkConfig) -> MarkovProcess:
-        assert isinstance(config, MarkovConfig)
-        return markov_process(config)
 
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
         length = self.sequence_length + 1

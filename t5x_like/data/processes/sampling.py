@@ -34,11 +34,9 @@ def random_subsets(sets: int, population: int, size: int, *names: str | int) -> 
 
 
 def on_grid(rows: np.ndarray, support: np.ndarray | None = None) -> np.ndarray:
-    """Rounds each row of probabilities to multiples of 2^-32 that sum to 1 exactly.
+    """Rounds each row of probabilities, float64 [n, V], to multiples of 2^-32 that sum to 1 exactly.
 
-    Args:
-      rows: float64 [n, V].
-      support: bool [n, V], what can happen: that gets a positive multiple, the rest none. None: everything can.
+    What can happen, `support` bool [n, V] (None: everything), gets a positive multiple, the rest none.
     """
     support = np.ones(rows.shape, bool) if support is None else support
     spare = 2**BITS - support.sum(axis=1, keepdims=True)

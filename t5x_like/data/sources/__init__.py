@@ -1,6 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sources of examples: random access, a length, columns. A file for each kind, or for those that read alike."""
 
-from t5x_like.data.sources.source import BadExample, Example, Source, build_source
+from typing import Any
 
-__all__ = ["BadExample", "Example", "Source", "build_source"]
+from t5x_like.config.data.sources import SourceConfig
+from t5x_like.data.sources.files import JsonLines, TextFiles
+from t5x_like.data.sources.images import Digits, ImageFolders
+from t5x_like.data.sources.python_code import PythonFunctions, PythonLibrary
+from t5x_like.data.sources.records import TFDS, ArrayRecords, Parquet
+from t5x_like.data.sources.source import BadExample, Example, Source
+
+_SOURCES: dict[str, Any] = {
+    "python_library": PythonLibrary,
+    "python_functions": PythonFunctions,
+    "text_files": TextFiles,
+    "json_lines": JsonLines,
+    "parquet": Parquet,
+    "array_record": ArrayRecords,
+    "tfds": TFDS,
+    "image_folders": ImageFolders,
+    "digits": Digits,
+}
+
+
+def build_source(config: SourceConfig) -> Source:
+    """Returns the source that a config describes.
+
+    Raises:
+      UserError: nothing is there, or it is no such thing.
+    """
+    return _SOURCES[config.kind](config)

@@ -1,31 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of text: a file an example, or a line an example."""
 
-import json
 from bisect import bisect_right
 from functools import lru_cache
 
 from t5x_like.config.data.sources import JsonLinesConfig, TextFilesConfig
-from t5x_like.data.sources.source import BadExample, Example, decoded, matching_files, read_file
+from t5x_like.data.sources.source import Example, Source, decoded, json_object, matching_files, read_file
 
 
-class TextFiles:
+class TextFiles(Source):
     """Every file is one example."""
 
     columns = ("text",)
 
     def __init__(self, config: TextFilesConfig):
-        self.paths = matching_files(config.pattern)
-
-    def __len__(self) -> int:
-        return len(self.paths)
+        self.items = self.paths = matching_files(config.pattern)
 
     def __getitem__(self, index: int) -> Example:
         path = self.paths[index]
         return {"text": decoded(read_file(path), path)}
 
 
-class JsonLines:
+class JsonLines(Source):
     """Every line is a JSON object; lines of white space are none. Columns are those of the first line."""
 
     def __init__(self, config: JsonLinesConfig):
@@ -46,14 +42,4 @@ class JsonLines:
     def __getitem__(self, index: int) -> Example:
         file = bisect_right(self.starts, index) - 1
         number, line = self._lines(self.paths[file])[index - self.starts[file]]
-        where = f"{self.paths[file]}:{number}"
-        try:
-            example = json.loads(decoded(line, where))
-        except json.JSONDecodeError as error:
-            raise BadExample(f"{where}: no JSON ({error.msg} at column {error.colno}); expected an object") from None
-        if not isinstance(example, dict):
-            raise BadExample(f"{where}: a JSON {type(example).__name__}; expected an object")
-        return example
-
-
-SOURCES = {"text_files": TextFiles, "json_lines": JsonLines}
+        return json_object(line, f"{self.paths[file]}:{number}")

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like.config.data.sources import DigitsConfig, ImageFoldersConfig
-from t5x_like.data.sources.source import BadExample, Example
+from t5x_like.data.sources.source import BadExample, Example, Source
 from t5x_like.errors import UserError
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 
 
-class ImageFolders:
+class ImageFolders(Source):
     """FOLDER/CLASS/*.png and the like; classes are numbered in the order of their names."""
 
     columns = ("image", "label")
@@ -22,22 +22,19 @@ class ImageFolders:
         if not root.is_dir():
             raise UserError(f"data.source.folder={config.folder!r}: no such folder; expected one of folders of images")
         self.classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir()))
-        self.files = [
+        self.items = [
             (path, label)
             for label, name in enumerate(self.classes)
             for path in sorted((root / name).rglob("*"))
             if path.suffix.lower() in _ENDINGS
         ]
-        if not self.files:
+        if not self.items:
             raise UserError(f"data.source.folder={config.folder!r}: no images in folders of it; accepted: {_ENDINGS}")
-
-    def __len__(self) -> int:
-        return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
         from PIL import Image
 
-        path, label = self.files[index]
+        path, label = self.items[index]
         try:
             with Image.open(path) as image:
                 return {"image": np.asarray(image.convert("RGB")), "label": label}
@@ -45,7 +42,7 @@ class ImageFolders:
             raise BadExample(f"{path}: does not decode as an image ({error})") from None
 
 
-class Digits:
+class Digits(Source):
     """Alpaydin and Kaynak's digits, as scikit-learn carries them, in 17 greys."""
 
     columns = ("image", "label")
@@ -57,14 +54,9 @@ class Digits:
         except ImportError:
             raise UserError("data.source.kind='digits': needs the package scikit-learn; install it") from None
         data = load_digits()
-        self.images = np.rint(data.images * (255 / 16)).astype(np.uint8)[..., None]
-        self.labels = data.target.astype(int)
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        images = np.rint(data.images * (255 / 16)).astype(np.uint8)[..., None]
+        self.items = list(zip(images, data.target, strict=True))
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": self.images[index], "label": int(self.labels[index])}
-
-
-SOURCES = {"image_folders": ImageFolders, "digits": Digits}
+        image, label = self.items[index]
+        return {"image": image, "label": int(label)}

@@ -9,30 +9,27 @@ import warnings
 from collections.abc import Iterator
 
 from t5x_like.config.data.sources import PythonFunctionsConfig, PythonLibraryConfig
-from t5x_like.data.sources.source import BadExample, Example, decoded, read_file
+from t5x_like.data.sources.source import BadExample, Example, Source, decoded, read_file
 from t5x_like.errors import UserError
 
 # Not the library itself: what pip installs, and tests, whose text repeats itself.
 _SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
 
-class PythonLibrary:
+class PythonLibrary(Source):
     """Every .py file is one example; those of another encoding are left out."""
 
     columns = ("text",)
 
     def __init__(self, config: PythonLibraryConfig):
         del config
-        self.paths = [path for path in _library_files() if _text(path) is not None]
-
-    def __len__(self) -> int:
-        return len(self.paths)
+        self.items = self.paths = [path for path in _library_files() if _text(path) is not None]
 
     def __getitem__(self, index: int) -> Example:
         return {"text": decoded(read_file(self.paths[index]), self.paths[index])}
 
 
-class PythonFunctions:
+class PythonFunctions(Source):
     """Functions with a docstring: "inputs" is the source without it, "targets" its first line."""
 
     columns = ("inputs", "targets")
@@ -40,13 +37,10 @@ class PythonFunctions:
     def __init__(self, config: PythonFunctionsConfig):
         del config
         texts = filter(None, map(_text, _library_files()))
-        self.examples = [pair for text in texts for pair in _pairs(text)]
-
-    def __len__(self) -> int:
-        return len(self.examples)
+        self.items = [pair for text in texts for pair in _pairs(text)]
 
     def __getitem__(self, index: int) -> Example:
-        return dict(zip(self.columns, self.examples[index], strict=True))
+        return dict(zip(self.columns, self.items[index], strict=True))
 
 
 def _library_files() -> list[str]:
@@ -88,6 +82,3 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         assert first.end_lineno and node.end_lineno
         kept = lines[node.lineno - 1 : first.lineno - 1] + lines[first.end_lineno : node.end_lineno]
         yield textwrap.dedent("\n".join(kept)), summary
-
-
-SOURCES = {"python_library": PythonLibrary, "python_functions": PythonFunctions}

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of records: Parquet, array_record, and TensorFlow datasets prepared as array_record. No TensorFlow."""
 
-import json
 import os
 from bisect import bisect_right
 from functools import lru_cache
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from t5x_like.config.data.sources import ArrayRecordConfig, ParquetConfig, TFDSConfig
-from t5x_like.data.sources.source import BadExample, Example, decoded, matching_files, read_file
+from t5x_like.data.sources.source import Example, Source, decoded, json_object, matching_files, read_file
 from t5x_like.errors import UserError
 
 
-class Parquet:
+class Parquet(Source):
     """Rows with their columns, a row group in memory at a time."""
 
     def __init__(self, config: ParquetConfig):
@@ -45,31 +44,22 @@ class Parquet:
         return self._rows(group).slice(index - self.starts[group], 1).to_pylist()[0]
 
 
-class ArrayRecords:
+class ArrayRecords(Source):
     """Records that are JSON objects."""
 
     def __init__(self, config: ArrayRecordConfig):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self.paths = matching_files(config.pattern)
-        self._records = ArrayRecordDataSource(self.paths)
+        self.items = ArrayRecordDataSource(self.paths)
         self.columns = tuple(self[0]) if len(self) else ()
-
-    def __len__(self) -> int:
-        return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
         where = f"{self.paths[0]}{' and others' if len(self.paths) > 1 else ''}, record {index}"
-        try:
-            example = json.loads(decoded(self._records[index], where))
-        except json.JSONDecodeError as error:
-            raise BadExample(f"{where}: no JSON ({error.msg}); expected an object") from None
-        if not isinstance(example, dict):
-            raise BadExample(f"{where}: a JSON {type(example).__name__}; expected an object")
-        return example
+        return json_object(self.items[index], where, in_line=False)
 
 
-class TFDS:
+class TFDS(Source):
     """A dataset of TensorFlow Datasets that lies prepared on a disk; its bytes of text are text here."""
 
     def __init__(self, config: TFDSConfig):
@@ -78,7 +68,7 @@ class TFDS:
         place = prepared_folder(config)
         try:
             builder = tensorflow_datasets.builder_from_directory(place)
-            self._rows = builder.as_data_source(split=config.split)
+            self.items = builder.as_data_source(split=config.split)
         except NotImplementedError:
             raise UserError(
                 f"data.source.name={config.name!r}: {place} was not prepared as array_record, and other formats need "
@@ -95,12 +85,8 @@ class TFDS:
         self._texts = {name for name, feature in features if isinstance(feature, text)}
         self.columns = tuple(name for name, _ in features) if features else tuple(self[0])
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __getitem__(self, index: int) -> Example:
-        row = self._rows[index]
-        return {name: self._value(name, value) for name, value in row.items()}
+        return {name: self._value(name, value) for name, value in self.items[index].items()}
 
     def _value(self, name: str, value: Any) -> Any:
         if name in self._texts:
@@ -133,6 +119,3 @@ def prepared_folder(config: TFDSConfig) -> Path:
         f"tfds.builder({config.name!r}, file_format='array_record').download_and_prepare(), or from your files "
         f"with scripts/prepare.py; there now: {', '.join(there) or 'nothing'}"
     )
-
-
-SOURCES = {"parquet": Parquet, "array_record": ArrayRecords, "tfds": TFDS}

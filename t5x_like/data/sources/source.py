@@ -2,63 +2,43 @@
 """What a source is."""
 
 import glob
-import importlib
+import json
 import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from t5x_like.config.data.sources import SourceConfig
 from t5x_like.errors import UserError
 
 Example = dict[str, Any]  # text, a number, an array or a list for every column
 
-# Where each kind is defined.
-_MODULES = {
-    "python_library": "python_code",
-    "python_functions": "python_code",
-    "text_files": "files",
-    "json_lines": "files",
-    "parquet": "records",
-    "array_record": "records",
-    "tfds": "records",
-    "image_folders": "images",
-    "digits": "images",
-}
 
-
-class Source(Protocol):
+class Source(ABC):
     """Examples by number.
 
     Attributes:
       columns: what an example has.
+      items: what there is to make each example of.
     """
 
-    @property
-    def columns(self) -> tuple[str, ...]: ...
+    columns: tuple[str, ...]
+    items: Sequence[Any]
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.items)
 
+    @abstractmethod
     def __getitem__(self, index: int) -> Example:
         """Returns an example.
 
         Raises:
           BadExample: it cannot be read.
         """
-        ...
 
 
 class BadExample(Exception):
     """An example that cannot be read: which, and why, in one line."""
-
-
-def build_source(config: SourceConfig) -> Source:
-    """Returns the source that a config describes.
-
-    Raises:
-      UserError: nothing is there, or it is no such thing.
-    """
-    module = importlib.import_module(f"t5x_like.data.sources.{_MODULES[config.kind]}")
-    return module.SOURCES[config.kind](config)
 
 
 def matching_files(pattern: str) -> list[str]:
@@ -116,3 +96,19 @@ def decoded(content: bytes, where: str) -> str:
         raise BadExample(
             f"{where}: not UTF-8 text (byte 0x{content[error.start]:02x} at offset {error.start}); convert it to UTF-8"
         ) from None
+
+
+def json_object(content: bytes, where: str, in_line: bool = True) -> Example:
+    """The fields of a JSON object; `in_line` says whether a mistake is told its column.
+
+    Raises:
+      BadExample: it is something else.
+    """
+    try:
+        example = json.loads(decoded(content, where))
+    except json.JSONDecodeError as error:
+        place = f" at column {error.colno}" if in_line else ""
+        raise BadExample(f"{where}: no JSON ({error.msg}{place}); expected an object") from None
+    if not isinstance(example, dict):
+        raise BadExample(f"{where}: a JSON {type(example).__name__}; expected an object")
+    return example

@@ -5,52 +5,31 @@ Features: encoder_input_tokens, encoder_segment_ids, encoder_positions, encoder_
 A pair that is too long loses tokens from the end of its longer text, one after another.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_like.config.data.tasks import ClassificationConfig
-from t5x_like.data.cache import tokenised
-from t5x_like.data.dataset import FiniteDataset
-from t5x_like.data.examples import load_examples
 from t5x_like.data.packing import Batch
 from t5x_like.data.sources import Example
-from t5x_like.data.tasks.stream import described, encoder_features, padded
+from t5x_like.data.tasks.text import Encoded, TextDataset, encoder_features, padded
 from t5x_like.data.tokenizers import Tokenizer
 
 
-class Framed(FiniteDataset):
+class Framed(TextDataset):
     """Examples one a row, framed by [CLS] and [SEP]."""
 
-    def __init__(
-        self,
-        config: Any,
-        columns: tuple[str, ...],
-        encode: Any,
-        seed: int,
-        cache_dir: Path | None,
-        tokenizer: Tokenizer | None,
-    ):
-        examples = load_examples(config, columns)
-        how = {"task": config.kind, "columns": columns}
-        text = tokenised(config, examples, partial(encode, config), how, cache_dir, tokenizer)
-        self.config, self.sequence_length, self.tokenizer = config, config.sequence_length, text.tokenizer
-        self.vocab_size, self.fingerprint = text.tokenizer.vocab_size, text.meta["fingerprint"]
-        self.special = text.tokenizer.needs(("cls", "sep"), config.kind)
-        self.columns = {"train": text.train, "held_out": text.held_out}
-        self.unique_tokens = text.meta["train_tokens"]
-        self.description = described(config, text.meta)
-        super().__init__(len(examples.train), len(examples.held_out), seed)
+    def prepare(self) -> None:
+        self.special = self.tokenizer.needs(("cls", "sep"), self.config.kind)
 
 
 class Classification(Framed):
-    def __init__(
-        self, config: ClassificationConfig, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None
-    ):
-        super().__init__(config, (*config.columns, config.label), _encode, seed, cache_dir, tokenizer)
+    beside = ("label",)
+
+    def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
+        names, label = self.config.columns, self.config.label
+        texts = [tokenizer.encode_documents([str(example[name]) for example in examples]) for name in names]
+        for example, *encoded in zip(examples, *texts, strict=True):
+            yield dict(zip(names, encoded, strict=True)) | {"label": np.array([example[label]], np.int32)}
 
     def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
         columns = self.columns[split]
@@ -69,14 +48,6 @@ class Classification(Framed):
         first = lengths[0] + 2
         tokens = np.concatenate(pieces).astype(np.int32)
         return tokens, (np.arange(len(tokens)) >= first).astype(np.int32)
-
-
-def _encode(
-    config: ClassificationConfig, tokenizer: Tokenizer, examples: Sequence[Example]
-) -> Iterator[Mapping[str, np.ndarray]]:
-    texts = [tokenizer.encode_documents([str(example[column]) for example in examples]) for column in config.columns]
-    for example, *encoded in zip(examples, *texts, strict=True):
-        yield dict(zip(config.columns, encoded, strict=True)) | {"label": np.array([example[config.label]], np.int32)}
 
 
 build = Classification

@@ -7,14 +7,10 @@ encoder_input_tokens    C M . A M b . M       spans of Poisson lengths behind on
 decoder_target_tokens   A b . C d e .         a span of no tokens puts a mask between two
 """
 
-from pathlib import Path
-
 import numpy as np
 
-from t5x_like.config.data.tasks import DenoisingConfig
 from t5x_like.data.packing import Batch
-from t5x_like.data.tasks.stream import StreamDataset, decoder_features, encoder_features, padded
-from t5x_like.data.tokenizers import Tokenizer
+from t5x_like.data.tasks.text import StreamDataset, decoder_features, encoder_features, padded
 
 _ENDS = (b".", b"!", b"?", b"\n")
 
@@ -22,19 +18,11 @@ _ENDS = (b".", b"!", b"?", b"\n")
 class Denoising(StreamDataset):
     predicts_all = False
 
-    def __init__(
-        self, config: DenoisingConfig, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None
-    ):
-        super().__init__(config, seed, cache_dir, tokenizer)
-        assert self.tokenizer is not None
+    def prepare(self) -> None:
         self.mask = self.tokenizer.needs(("mask",), "denoising")["mask"]
         self.ends = np.array([piece.rstrip(b" ").endswith(_ENDS) for piece in self.tokenizer.token_bytes])
-        counts = np.arange(64)
-        log_p = (
-            counts * np.log(config.mean_span_length)
-            - config.mean_span_length
-            - np.cumsum(np.log(np.maximum(counts, 1)))
-        )
+        counts, mean = np.arange(64), self.config.mean_span_length
+        log_p = counts * np.log(mean) - mean - np.cumsum(np.log(np.maximum(counts, 1)))
         self.poisson = np.cumsum(np.exp(log_p))
 
     def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images and their classes: `images` float32 [B, height, width, channels] from 0 to 1, `labels` int32 [B]."""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,18 +9,11 @@ from t5x_like.config.data.tasks import ImageClassificationConfig
 from t5x_like.data.dataset import FiniteDataset
 from t5x_like.data.examples import load_examples
 from t5x_like.data.packing import Batch
-from t5x_like.data.tokenizers import Tokenizer
 from t5x_like.errors import UserError
 
 
 class ImageClassification(FiniteDataset):
-    def __init__(
-        self,
-        config: ImageClassificationConfig,
-        seed: int,
-        cache_dir: Path | None = None,
-        tokenizer: Tokenizer | None = None,
-    ):
+    def __init__(self, config: ImageClassificationConfig, seed: int, cache_dir: Any = None, tokenizer: Any = None):
         del cache_dir, tokenizer
         examples = load_examples(config, (config.image, config.label))
         self.config, self.entries = config, {"train": examples.train, "held_out": examples.held_out}

@@ -4,7 +4,7 @@
 import numpy as np
 
 from t5x_like.data.packing import Batch, windows
-from t5x_like.data.tasks.stream import StreamDataset
+from t5x_like.data.tasks.text import StreamDataset
 
 
 class LanguageModel(StreamDataset):

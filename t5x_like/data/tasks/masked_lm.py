@@ -11,26 +11,23 @@ Differs from the paper: windows are cut from a stream of documents, so they begi
 2019, FULL-SENTENCES); and the second part of a next-sentence window is the text that follows, or one from elsewhere.
 """
 
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 
-from t5x_like.config.data.tasks import MaskedLMDataConfig
 from t5x_like.data.packing import Batch
-from t5x_like.data.tasks.stream import StreamDataset, encoder_features
-from t5x_like.data.tokenizers import Tokenizer
+from t5x_like.data.tasks.text import StreamDataset, encoder_features
 
 
 class MaskedLM(StreamDataset):
     predicts_all = False
 
-    def __init__(
-        self, config: MaskedLMDataConfig, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None
-    ):
-        frame = 3 if config.next_sentence else 2
-        super().__init__(config, seed, cache_dir, tokenizer, config.sequence_length - frame)
-        assert self.tokenizer is not None
-        self.special = self.tokenizer.needs(config.roles, "masked language modelling")
+    @cached_property
+    def raw_length(self) -> int:
+        return self.sequence_length - (3 if self.config.next_sentence else 2)
+
+    def prepare(self) -> None:
+        self.special = self.tokenizer.needs(("mask", "cls", "sep"), "masked language modelling")
         pieces = self.tokenizer.token_bytes
         self.ordinary = np.array([i for i, piece in enumerate(pieces) if piece], np.int32)
         self.starts_word = self.tokenizer.word_starts
@@ -43,17 +40,15 @@ class MaskedLM(StreamDataset):
         noise = self.noise(split if c.dynamic else "static", rows, 3 * length + 4, "masks")
         types, more = np.zeros((len(body), length), np.int32), {}
         if c.next_sentence:
-            body, real, tokens, types, more = self._pairs(split, body, real, noise[:, 3 * length :])
+            real, tokens, types, more = self._pairs(split, body, real, noise[:, 3 * length :])
         else:
             tokens = np.full((len(body), length), self.special["cls"], np.int32)
             tokens[:, 1:-1], tokens[:, -1] = body, self.special["sep"]
             real = np.pad(real, ((0, 0), (1, 1)), constant_values=True)
         allowed = real & np.isin(tokens, self.ordinary)
         chosen = self._chosen(tokens, allowed, noise[:, :length])
-        kind, other = (
-            noise[:, length : 2 * length] % 10,
-            self.ordinary[noise[:, 2 * length : 3 * length] % len(self.ordinary)],
-        )
+        kind = noise[:, length : 2 * length] % 10
+        other = self.ordinary[noise[:, 2 * length : 3 * length] % len(self.ordinary)]
         masked = np.where(kind < 8, self.special["mask"], np.where(kind == 8, other, tokens))
         features = encoder_features(np.where(chosen, masked, tokens), real)
         return features | {
@@ -95,7 +90,7 @@ class MaskedLM(StreamDataset):
         second_real = real[:, half:] | apart[:, None]
         real = np.concatenate([yes, real[:, :half], yes, second_real, yes], axis=1)
         types = np.broadcast_to(np.arange(tokens.shape[1]) >= half + 2, tokens.shape).astype(np.int32)
-        return body, real, tokens, types, {"labels": apart.astype(np.int32)}
+        return real, tokens, types, {"labels": apart.astype(np.int32)}
 
 
 build = MaskedLM

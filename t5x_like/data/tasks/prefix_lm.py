@@ -14,7 +14,7 @@ The window is one segment, so that the prefix is one text.
 import numpy as np
 
 from t5x_like.data.packing import Batch, windows
-from t5x_like.data.tasks.stream import StreamDataset
+from t5x_like.data.tasks.text import StreamDataset
 
 
 class PrefixLM(StreamDataset):

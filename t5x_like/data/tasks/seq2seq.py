@@ -13,47 +13,40 @@ Which pairs share a row follows from the lengths and the split alone: rows are f
 hashes, and an epoch visits them in another order, so that a row's number says what it holds.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from t5x_like.config.data.tasks import Seq2SeqDataConfig
-from t5x_like.data.cache import tokenised
-from t5x_like.data.dataset import FiniteDataset
-from t5x_like.data.examples import load_examples
-from t5x_like.data.packing import Batch, first_fit
+from t5x_like.data.packing import Batch, decoder_batch, first_fit
 from t5x_like.data.sources import Example
-from t5x_like.data.tasks.stream import described
+from t5x_like.data.tasks.text import Encoded, TextDataset
 from t5x_like.data.tokenizers import Tokenizer
 
 STREAMS = {"encoder": "inputs", "decoder": "targets"}
 
 
-class Seq2Seq(FiniteDataset):
+class Seq2Seq(TextDataset):
     """Pairs; what is longer than its stream is cut, and still ends with an end.
 
     Attributes:
       efficiency: {split: share of the decoder's tokens that are targets}.
     """
 
-    def __init__(
-        self, config: Seq2SeqDataConfig, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None
-    ):
-        examples = load_examples(config, config.columns)
-        how = {"task": config.kind, "columns": config.columns, "prefix": config.prefix}
-        text = tokenised(config, examples, partial(_encode, config), how, cache_dir, tokenizer)
-        self.tokenizer, self.vocab_size, self.sequence_length = (
-            text.tokenizer,
-            text.tokenizer.vocab_size,
-            config.sequence_length,
-        )
-        self.end = text.tokenizer.needs(("eos",), "sequence to sequence")["eos"]
-        self.lengths = config.lengths
-        self.columns = {"train": text.train, "held_out": text.held_out}
-        self.fingerprint, self.unique_tokens = text.meta["fingerprint"], None
-        rows = {split: self._rows(split, config.pack) for split in self.columns}
+    def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
+        c = self.config
+        inputs = tokenizer.encode_documents([c.prefix + str(example[c.inputs]) for example in examples])
+        targets = tokenizer.encode_documents([str(example[c.targets]) for example in examples])
+        for one, other in zip(inputs, targets, strict=True):
+            yield {"inputs": one, "targets": other}
+
+    def how(self, read: tuple[str, ...]) -> dict[str, Any]:
+        return super().how(read) | {"prefix": self.config.prefix}
+
+    def count_rows(self, meta: Mapping[str, Any]) -> tuple[int, int]:
+        self.end = self.tokenizer.needs(("eos",), "sequence to sequence")["eos"]
+        self.lengths = self.config.lengths
+        rows = {split: self._rows(split, self.config.pack) for split in self.columns}
         self.members = {split: np.argsort(of, kind="stable") for split, of in rows.items()}
         self.edges = {
             split: np.searchsorted(np.sort(of), np.arange(of.max(initial=-1) + 2)) for split, of in rows.items()
@@ -61,10 +54,10 @@ class Seq2Seq(FiniteDataset):
         used = {split: self._sizes(split)[:, 1] for split in self.columns}
         self.unique_tokens = int(used["train"].sum())
         counts = {split: len(edges) - 1 for split, edges in self.edges.items()}
-        room = {split: max(1, count * config.sequence_length) for split, count in counts.items()}
+        room = {split: max(1, count * self.sequence_length) for split, count in counts.items()}
         self.efficiency = {split: float(used[split].sum() / room[split]) for split in counts}
-        self.description = described(config, text.meta) | {"packing_efficiency": self.efficiency}
-        super().__init__(counts["train"], counts["held_out"], seed)
+        self.description |= {"packing_efficiency": self.efficiency}
+        return counts["train"], counts["held_out"]
 
     def _sizes(self, split: str) -> np.ndarray:
         """Tokens of every pair with its ends, int64 [N, 2]."""
@@ -77,8 +70,8 @@ class Seq2Seq(FiniteDataset):
 
     def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
         batch: Batch = {}
+        names = ("input_tokens", "segment_ids", "positions")
         for stream, length in self.lengths.items():
-            names = ("input_tokens", "segment_ids", "positions")
             tokens, segments, positions = (np.zeros((len(indices), length), np.int32) for _ in names)
             for row, index in enumerate(indices):
                 at = 0
@@ -90,20 +83,9 @@ class Seq2Seq(FiniteDataset):
                     segments[row, here], positions[row, here] = number, np.arange(len(text) + 1)
                     at += len(text) + 1
             batch |= dict(zip((f"{stream}_{name}" for name in names), (tokens, segments, positions), strict=True))
-        targets, positions = batch["decoder_input_tokens"], batch["decoder_positions"]
+        targets, segments, positions = (batch[f"decoder_{name}"] for name in names)
         inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1] * (positions > 0)
-        weights = (batch["decoder_segment_ids"] > 0).astype(np.float32)
-        more = {"decoder_input_tokens": inputs, "decoder_target_tokens": targets, "decoder_loss_weights": weights}
-        return batch | more
-
-
-def _encode(
-    config: Seq2SeqDataConfig, tokenizer: Tokenizer, examples: Sequence[Example]
-) -> Iterator[Mapping[str, np.ndarray]]:
-    inputs = tokenizer.encode_documents([config.prefix + str(example[config.inputs]) for example in examples])
-    targets = tokenizer.encode_documents([str(example[config.targets]) for example in examples])
-    for one, other in zip(inputs, targets, strict=True):
-        yield {"inputs": one, "targets": other}
+        return batch | decoder_batch(inputs, targets, segments, positions, segments > 0)
 
 
 build = Seq2Seq

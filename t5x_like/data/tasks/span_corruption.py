@@ -11,29 +11,23 @@ to cut n, and L - n, into s parts; a window begins with text and ends with noise
 Differs from the paper's figure, as its code does: no last sentinel stands behind the last span.
 """
 
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 
-from t5x_like.config.data.tasks import SpanCorruptionConfig
 from t5x_like.data.packing import Batch
-from t5x_like.data.tasks.stream import StreamDataset, decoder_features, encoder_features
-from t5x_like.data.tokenizers import Tokenizer
+from t5x_like.data.tasks.text import StreamDataset, decoder_features, encoder_features
 
 
 class SpanCorruption(StreamDataset):
     predicts_all = False
 
-    def __init__(
-        self,
-        config: SpanCorruptionConfig,
-        seed: int,
-        cache_dir: Path | None = None,
-        tokenizer: Tokenizer | None = None,
-    ):
-        super().__init__(config, seed, cache_dir, tokenizer, config.raw_length)
-        self.sizes = config.sizes(config.raw_length)
-        assert self.tokenizer is not None
+    @cached_property
+    def raw_length(self) -> int:
+        return self.config.raw_length
+
+    def prepare(self) -> None:
+        self.sizes = self.config.sizes(self.raw_length)
         self.end = self.tokenizer.needs(("eos",), "span corruption", self.sizes[1])["eos"]
         # Windows that are not whole would have other lengths.
         whole = max(1, len(self.streams["held_out"].stream) // self.raw_length)
@@ -44,14 +38,14 @@ class SpanCorruption(StreamDataset):
         noise, spans, _, _ = self.sizes
         numbers = self.noise(split, rows, self.raw_length - 2, "spans")
         mask = noise_mask(numbers, self.raw_length, noise, spans)
-        assert self.tokenizer is not None
         sentinels = np.array(self.tokenizer.sentinels[:spans], np.int32)
         encoder = _with_sentinels(tokens, mask, sentinels, self.end)
         decoder = _with_sentinels(tokens, ~mask, sentinels, self.end)
         missing = self.config.encoder_length - encoder.shape[1]
-        encoder = np.pad(encoder, ((0, 0), (0, missing)))
-        real = np.broadcast_to(np.arange(encoder.shape[1]) < encoder.shape[1] - missing, encoder.shape)
-        return encoder_features(encoder, real) | decoder_features(decoder, np.ones(decoder.shape, bool))
+        real = np.pad(np.ones(encoder.shape, bool), ((0, 0), (0, missing)))
+        return encoder_features(np.pad(encoder, ((0, 0), (0, missing))), real) | decoder_features(
+            decoder, np.ones(decoder.shape, bool)
+        )
 
 
 def noise_mask(numbers: np.ndarray, length: int, noise: int, spans: int) -> np.ndarray:
@@ -72,10 +66,7 @@ def noise_mask(numbers: np.ndarray, length: int, noise: int, spans: int) -> np.n
 def _parts(numbers: np.ndarray, total: int, parts: int) -> np.ndarray:
     """Cuts `total` into `parts` of at least 1, all ways alike, [B, parts], by total - 1 random numbers a row."""
     cuts = np.sort(np.argsort(numbers, axis=1, kind="stable")[:, : parts - 1], axis=1) + 1
-    edges = (
-        np.concatenate([np.zeros_like(cuts[:, :1]), cuts], axis=1) if parts > 1 else np.zeros((len(numbers), 1), int)
-    )
-    return np.diff(edges, axis=1, append=total)
+    return np.diff(cuts, axis=1, prepend=0, append=total)
 
 
 def _with_sentinels(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, end: int) -> np.ndarray:

@@ -7,25 +7,20 @@ encoder_target_tokens     0    1   2    0    0  0   0
 encoder_loss_weights      0    1   1    0    1  1   0
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_like.config.data.tasks import TaggingConfig
 from t5x_like.data.packing import Batch
 from t5x_like.data.sources import Example
 from t5x_like.data.tasks.classification import Framed
-from t5x_like.data.tasks.stream import encoder_features, padded
+from t5x_like.data.tasks.text import Encoded, encoder_features, padded
 from t5x_like.data.tokenizers import Tokenizer
 from t5x_like.errors import UserError
 
 
 class Tagging(Framed):
-    def __init__(
-        self, config: TaggingConfig, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None
-    ):
-        super().__init__(config, (config.words, config.tags), _encode, seed, cache_dir, tokenizer)
+    beside = ("tags",)
 
     def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
         room, columns = self.sequence_length - 2, self.columns[split]
@@ -39,17 +34,14 @@ class Tagging(Framed):
             "encoder_loss_weights": weighted.astype(np.float32),
         }
 
-
-def _encode(
-    config: TaggingConfig, tokenizer: Tokenizer, examples: Sequence[Example]
-) -> Iterator[Mapping[str, np.ndarray]]:
-    for example in examples:
-        words, tags = example[config.words], example[config.tags]
-        if len(words) != len(tags):
-            raise UserError(f"data.tags: {len(tags)} tags for the {len(words)} words of {' '.join(words)[:60]!r}")
-        pieces = [tokenizer.encode(word if not number else " " + word) for number, word in enumerate(words)]
-        labels = [[tag, *[-1] * (len(piece) - 1)] for tag, piece in zip(tags, pieces, strict=True) if len(piece)]
-        yield {"words": np.concatenate(pieces), "tags": np.array([tag for row in labels for tag in row], np.int32)}
+    def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
+        for example in examples:
+            words, tags = example[self.config.words], example[self.config.tags]
+            if len(words) != len(tags):
+                raise UserError(f"data.tags: {len(tags)} tags for the {len(words)} words of {' '.join(words)[:60]!r}")
+            pieces = [tokenizer.encode(word if not number else " " + word) for number, word in enumerate(words)]
+            labels = [[tag, *[-1] * (len(piece) - 1)] for tag, piece in zip(tags, pieces, strict=True) if len(piece)]
+            yield {"words": np.concatenate(pieces), "tags": np.array([tag for row in labels for tag in row], np.int32)}
 
 
 build = Tagging

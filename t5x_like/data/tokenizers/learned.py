@@ -3,10 +3,11 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +50,18 @@ class LearnedTokenizer(Tokenizer):
         names = sorted(vocabulary, key=vocabulary.__getitem__)
         added = model.get_added_tokens_decoder().values()
         special = {token.content for token in added if token.special}
-        found = {role: next((n for n in names_ if n in vocabulary), None) for role, names_ in NAMES.items()}
-        specials = {role: vocabulary[name] for role, name in found.items() if name is not None}
-        sentinels: list[int] = []
-        while (name := SENTINEL.format(len(sentinels))) in vocabulary:
-            sentinels.append(vocabulary[name])
+        specials = _roles(vocabulary, NAMES)
         spell = _speller(json.loads(model.to_str()))
         by_id = {index: b"" if name in special else spell(name) for name, index in vocabulary.items()}
-        super().__init__([by_id.get(i, b"") for i in range(vocabulary[names[-1]] + 1)], specials, sentinels)
+        pieces = [by_id.get(i, b"") for i in range(vocabulary[names[-1]] + 1)]
+        super().__init__(pieces, specials, _sentinels(vocabulary))
         self._spelt = {
             vocabulary[name]: [vocabulary[f"<0x{byte:02X}>"] for byte in name.encode()]
             for name in special
             if "<0x00>" in vocabulary
         }
-        self._continues = np.array([n.startswith("##") for n in names]) if _is(model, "WordPiece") else None
+        pieces_of_words = isinstance(model.model, huggingface.models.WordPiece)
+        self._continues = np.array([n.startswith("##") for n in names]) if pieces_of_words else None
 
     @property
     def fingerprint(self) -> str:
@@ -90,8 +89,14 @@ class LearnedTokenizer(Tokenizer):
         write_text(path, self._model.to_str(pretty=True) + "\n")
 
 
-def _is(model: huggingface.Tokenizer, kind: str) -> bool:
-    return isinstance(model.model, getattr(huggingface.models, kind))
+def _roles(vocabulary: Mapping[str, int], roles: Iterable[str]) -> dict[str, int]:
+    found = {role: next((vocabulary[name] for name in NAMES[role] if name in vocabulary), None) for role in roles}
+    return {role: token for role, token in found.items() if token is not None}
+
+
+def _sentinels(vocabulary: Mapping[str, int]) -> list[int]:
+    names = itertools.takewhile(vocabulary.__contains__, map(SENTINEL.format, itertools.count()))
+    return [vocabulary[name] for name in names]
 
 
 def _speller(content: dict[str, Any]) -> Any:
@@ -206,12 +211,10 @@ class SentencePieceTokenizer(Tokenizer):
         hidden = {i for i in range(size) if self._model.is_control(i) or self._model.is_unknown(i)}
         roles = {role: getattr(self._model, f"{role}_id")() for role in ("pad", "bos", "eos", "unk")}
         places = {name: i for i, name in enumerate(names)}
-        more = {role: next((places[n] for n in NAMES[role] if n in places), -1) for role in ("mask", "cls", "sep")}
-        sentinels: list[int] = []
-        while (name := SENTINEL.format(len(sentinels))) in places:
-            sentinels.append(places[name])
-        specials = {role: i for role, i in (roles | more).items() if i >= 0}
-        super().__init__([b"" if i in hidden else spell(name) for i, name in enumerate(names)], specials, sentinels)
+        specials = {role: i for role, i in roles.items() if i >= 0} | _roles(places, ("mask", "cls", "sep"))
+        super().__init__(
+            [b"" if i in hidden else spell(name) for i, name in enumerate(names)], specials, _sentinels(places)
+        )
 
     @property
     def fingerprint(self) -> str:

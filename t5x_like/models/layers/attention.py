@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -252,15 +253,6 @@ class Attention(nn.Module):
     and values of the memory in that first call and keeps them.
 
     The three first maps of self-attention may have been joined to one (`joined`).
-
-    Attributes:
-      width, num_heads, num_kv_heads, head_dim, use_bias: sizes, as in the config.
-      out_scale: of the last map's initial values.
-      cross: whether keys and values come from `ctx.memory`.
-      rope_theta: base of rotary positions; None: no such.
-      window: of these layers, see `MaskSpec`; None: the stack's.
-      norm_epsilon: of an RMSNorm of every head's query and key (Henry et al. 2020); None: none.
-      soft_cap: see `attend`.
     """
 
     width: int
@@ -268,12 +260,12 @@ class Attention(nn.Module):
     num_kv_heads: int
     head_dim: int
     use_bias: bool
-    out_scale: float = 1.0
-    cross: bool = False
-    rope_theta: float | None = None
-    window: int | None = None
-    norm_epsilon: float | None = None
-    soft_cap: float | None = None
+    out_scale: float = 1.0  # of the last map's initial values
+    cross: bool = False  # whether keys and values come from `ctx.memory`
+    rope_theta: float | None = None  # base of rotary positions; None: no such
+    window: int | None = None  # of these layers, see `MaskSpec`; None: the stack's
+    norm_epsilon: float | None = None  # of an RMSNorm of every head's query and key (Henry et al. 2020); None: none
+    soft_cap: float | None = None  # see `attend`
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
@@ -282,17 +274,9 @@ class Attention(nn.Module):
             y, cache = self._to_memory(x, mask, ctx, cache)
         else:
             y, cache = self._to_self(x, mask, ctx, cache)
-        out = Linear(
-            "BTHC,HCD->BTD",
-            (self.num_heads, self.head_dim),
-            ("heads", "head_dim"),
-            (self.width,),
-            ("embed",),
-            self.use_bias,
-            self.out_scale,
-            name="out",
-        )
-        return out(y, ctx), cache
+        heads, axes = (self.num_heads, self.head_dim), ("heads", "head_dim")
+        sizes = heads, axes, (self.width,), ("embed",)
+        return Linear("BTHC,HCD->BTD", *sizes, self.use_bias, self.out_scale, name="out")(y, ctx), cache
 
     def _mask(self, x: jax.Array, ctx: Context) -> MaskSpec:
         if self.cross:
@@ -372,16 +356,9 @@ class Attention(nn.Module):
 
     def _attend_to(self, cache: Cache, q: jax.Array, mask: MaskSpec, bias: Bias | None, ctx: Context) -> jax.Array:
         """To all slots of a cache; distances are those of positions, for beams put their tokens side by side."""
-        how = Logits(bias, self.soft_cap, ctx.policy)
-
-        def distance() -> jax.Array:
-            return _distance(ctx.positions, ctx.kv_positions)
-
-        def logits(products: jax.Array) -> jax.Array:
-            return how.of(products, distance)
-
+        how, distance = Logits(bias, self.soft_cap, ctx.policy), partial(_distance, ctx.positions, ctx.kv_positions)
         allowed = dense_mask(mask.replace(window=None), q.shape[1], cache["value"].shape[-2])
         if mask.window is not None:
             near = within_window(mask, -distance())
             allowed = near if allowed is None else allowed & near
-        return attend_to_cache(q, cache, allowed, logits, ctx.policy)
+        return attend_to_cache(q, cache, allowed, partial(how.of, distance=distance), ctx.policy)

@@ -29,18 +29,13 @@ class Block(nn.Module):
     sandwich   x = x + norm'(f(norm(x)))     Gemma 2
     parallel   x = x + attention(norm(x)) + mlp(norm'(x))    GPT-NeoX; cross-attention, if any, after it
 
-    Attributes:
-      config: resolved.
-      cross: whether the block looks at `ctx.memory`, between self-attention and feed-forward.
-      experts: whether experts stand in the place of the mlp.
-      branches: residual branches of the whole stack. Maps back to the stream start smaller by their root, which keeps
-        its variance near 1 at any depth.
+    Maps back to the stream start smaller by the root of `branches`, which keeps its variance near 1 at any depth.
     """
 
-    config: TransformerConfig
-    cross: bool = False
-    experts: bool = False
-    branches: int = 2
+    config: TransformerConfig  # resolved
+    cross: bool = False  # whether the block looks at `ctx.memory`, between self-attention and feed-forward
+    experts: bool = False  # whether experts stand in the place of the mlp
+    branches: int = 2  # residual ones, of the whole stack
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context, cache: Caches | None) -> tuple[jax.Array, Caches | None, Aux]:
@@ -95,18 +90,10 @@ class Block(nn.Module):
     def _attention(self, name: str, **more: Any) -> Attention:
         c = self.config
         assert c.num_kv_heads and c.head_dim
-        return Attention(
-            c.d_model,
-            c.num_heads,
-            c.num_kv_heads,
-            c.head_dim,
-            c.use_bias,
-            self._out_scale,
-            norm_epsilon=c.norm_epsilon if c.query_key_norm else None,
-            soft_cap=c.attention_soft_cap,
-            name=name,
-            **more,
-        )
+        sizes = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
+        epsilon = c.norm_epsilon if c.query_key_norm else None
+        more |= {"norm_epsilon": epsilon, "soft_cap": c.attention_soft_cap, "name": name}
+        return Attention(*sizes, c.use_bias, self._out_scale, **more)
 
     def _feed_forward(self) -> FeedForward:
         c = self.config

@@ -60,28 +60,17 @@ class Blocks:
 
 
 class Sizes(NamedTuple):
-    """What is known when the program is traced.
-
-    Attributes:
-      blocks: how the work is cut.
-      mask: without arrays.
-      ahead, reach: `looks_ahead` and `reach` of the mask with its arrays.
-      kv_length: counts the keys before padding.
-      scale: 1 / sqrt(C).
-      wide: dtype of logits, weights and sums.
-      soft_cap: see `attend`.
-      partial: whether the results are added to those of other parts, and so stay wide.
-    """
+    """What is known when the program is traced."""
 
     blocks: Blocks
-    mask: MaskSpec
-    ahead: bool
+    mask: MaskSpec  # without arrays
+    ahead: bool  # this is `looks_ahead` of the mask with its arrays, the next its `reach`
     reach: int | None
-    kv_length: int
-    scale: float
-    wide: DTypeLike
-    soft_cap: float | None = None
-    partial: bool = False
+    kv_length: int  # counts the keys before padding
+    scale: float  # 1 / sqrt(C)
+    wide: DTypeLike  # of logits, weights and sums
+    soft_cap: float | None = None  # see `attend`
+    partial: bool = False  # whether the results are added to those of other parts, and so stay wide
 
     @classmethod
     def of(cls, blocks: Blocks, mask: MaskSpec, kv_length: int, width: int, wide: DTypeLike, **more: Any) -> "Sizes":
@@ -94,31 +83,30 @@ class Sizes(NamedTuple):
 
     def keys_of(self, i: jax.Array, offset: jax.Array, kv_length: int) -> tuple[jax.Array, jax.Array]:
         """First and one past the last block of keys that queries of block i may look at."""
-        first = offset + i * self.blocks.queries
-        last = first + self.blocks.queries - 1
-        keys = self.blocks.keys
-        return _range(self._behind(first), self._ahead(last), keys, kv_length // keys)
+        behind, ahead = self._sides
+        first, size = offset + i * self.blocks.queries, self.blocks.queries
+        return _range(first, size, behind, ahead, self.blocks.keys, kv_length)
 
     def queries_of(self, j: jax.Array, offset: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
         """First and one past the last block of queries that may look at keys of block j."""
-        first = j * self.blocks.keys - offset
-        last = first + self.blocks.keys - 1
-        low = self._behind(first) if self.ahead else first
-        high = None if self.reach is None else last + self.reach - 1
-        return _range(low, high, self.blocks.queries, length // self.blocks.queries)
+        behind, ahead = self._sides
+        first, size = j * self.blocks.keys - offset, self.blocks.keys
+        return _range(first, size, ahead, behind, self.blocks.queries, length)
 
-    def _behind(self, index: jax.Array) -> jax.Array | None:
-        return None if self.reach is None else index - self.reach + 1
-
-    def _ahead(self, index: jax.Array) -> jax.Array | None:
-        if not self.ahead:
-            return index
-        return None if self.reach is None else index + self.reach - 1
+    @property
+    def _sides(self) -> tuple[int | None, int | None]:
+        """How far behind and ahead of itself a query may look; None: any distance."""
+        far = None if self.reach is None else self.reach - 1
+        return far, far if self.ahead else 0
 
 
-def _range(first: Any, last: Any, block: int, number: int) -> tuple[jax.Array, jax.Array]:
-    low = 0 if first is None else first // block
-    high = number if last is None else last // block + 1
+def _range(
+    first: jax.Array, size: int, behind: int | None, ahead: int | None, block: int, length: int
+) -> tuple[jax.Array, jax.Array]:
+    """First and one past the last block that lies so near to [first, first + size)."""
+    number = length // block
+    low = 0 if behind is None else (first - behind) // block
+    high = number if ahead is None else (first + size - 1 + ahead) // block + 1
     return jnp.clip(low, 0, number), jnp.clip(high, 0, number)
 
 
@@ -145,12 +133,7 @@ def blockwise(
     wide: DTypeLike = jnp.float32,
     blocks: Blocks,
 ) -> jax.Array:
-    """`attend` in O(T + S) memory.
-
-    Args:
-      q, k, v, mask, bias, soft_cap: as for `attend`; `mask.allowed` is not supported.
-      wide: dtype of logits, weights and sums.
-      blocks: how to cut the work.
+    """`attend` in O(T + S) memory, without `mask.allowed`; `wide` is the dtype of logits, weights and sums.
 
     Returns:
       [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
@@ -218,10 +201,8 @@ def backward_part(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Returns the gradients of q, k, v and the bias's weights through the keys given.
 
-    Args:
-      sizes, arrays: as for `forward_part`.
-      d_out: gradient of the output over all keys, [B, K, G, T, C].
-      logsumexp, delta: of the logits of all keys, and rowsum(o * do), [B, K, G, T].
+    `d_out` [B, K, G, T, C] is the gradient of the output over all keys, `logsumexp` that of the logits of all keys and
+    `delta` rowsum(o * do), [B, K, G, T] each.
     """
     length, kv_length = arrays.q.shape[3], arrays.k.shape[2]
     rows = (_pad(x, 3, sizes.blocks.queries) for x in (d_out, logsumexp, delta))

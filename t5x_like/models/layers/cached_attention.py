@@ -45,23 +45,15 @@ def append(cache: Cache, k: jax.Array, v: jax.Array, ctx: Context) -> Cache:
 
 
 def attend_to_cache(
-    q: jax.Array,
-    cache: Cache,
-    allowed: jax.Array | None,
-    logits_of: Callable[[jax.Array], jax.Array],
-    policy: Policy,
+    q: jax.Array, cache: Cache, allowed: jax.Array | None, logits_of: Callable[[jax.Array], jax.Array], policy: Policy
 ) -> jax.Array:
     """softmax(logits, over the slots that are allowed) v.
 
     Args:
-      q: [B, T, H, C], T few.
-      cache: as `empty_cache` describes; H is a multiple of K.
+      q: [B, T, H, C], T few; H is a multiple of the cache's K. The result has the same shape and dtype.
+      cache: as `empty_cache` describes.
       allowed: bool [B or 1, T, S]; None allows all.
-      logits_of: from q k^T / sqrt(C), [B, K, X, S], X running over T within G, to logits.
-      policy: the softmax is taken in `policy.softmax`.
-
-    Returns:
-      [B, T, H, C], in q's dtype.
+      logits_of: from q k^T / sqrt(C), [B, K, X, S], X running over T within G, to logits, in `policy.softmax`.
     """
     batch, length, heads, width = q.shape
     *lead, slots, _ = cache["value"].shape

@@ -24,11 +24,8 @@ MOST_ROWS_ON_THE_RIGHT = 64  # with 96 and more, a weight on the left is no fast
 def product(x: jax.Array, kernel: jax.Array, pattern: str, dtype: DTypeLike) -> jax.Array:
     """An einsum whose contracted dimensions are x's last, such as "BTD,DHC->BTHC", as one product of two matrices.
 
-    Args:
-      x, kernel: operands of one dtype.
-      pattern: of the einsum; its result has x's remaining dimensions, then the kernel's. Where the kernel's produced
-        dimensions lead, few rows are multiplied with the kernel on the left.
-      dtype: of the result; products are summed in float32.
+    Its result, of `dtype`, has x's remaining dimensions, then the kernel's; products of both, which have one dtype, are
+    summed in float32. Where the kernel's produced dimensions lead, few rows are multiplied with the kernel on the left.
     """
     x_dims, kernel_dims, out_dims = pattern.replace("->", ",").split(",")
     contracted = [dim for dim in x_dims if dim in kernel_dims]

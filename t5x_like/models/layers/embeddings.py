@@ -12,28 +12,17 @@ from t5x_like.models.layers.parameters import Normal, ParamSpec, parameter
 
 
 class Embedding(nn.Module):
-    """A table of `size` rows of width D, looked up by integer.
-
-    Attributes:
-      axis: logical name of the rows: "vocab" for tokens, "positions" for positions.
-      stddev: of the initial values.
-    """
+    """A table of `size` rows of width D, looked up by integer."""
 
     size: int
     width: int
-    axis: str
-    stddev: float
+    axis: str  # logical name of the rows: "vocab" for tokens, "positions" for positions
+    stddev: float  # of the initial values
 
     @nn.compact
     def __call__(self, indices: jax.Array, ctx: Context = Context()) -> jax.Array:
-        spec = ParamSpec(
-            (self.size, self.width),
-            (self.axis, "embed"),
-            (self.axis,),
-            ("embed",),
-            init=Normal(self.stddev),
-            lookup=True,
-        )
+        shape, axes, init = (self.size, self.width), (self.axis, "embed"), Normal(self.stddev)
+        spec = ParamSpec(shape, axes, (self.axis,), ("embed",), init, lookup=True)
         # As an activation, so that its width is whole: the compiler cannot look up in a table that is cut both ways.
         table = ctx.constrain(parameter(self, "embedding", spec), f"{self.axis} embed")
         return jnp.take(table, indices, axis=0)

@@ -33,13 +33,7 @@ AXES = {"up": ("embed", "mlp"), "gate": ("embed", "mlp"), "out": ("mlp", "embed"
 
 
 class Experts(nn.Module):
-    """`FeedForward`, E times, and a router.
-
-    Attributes:
-      config: resolved.
-      width: D.
-      activation, gated, use_bias, out_scale: of every expert, as for `FeedForward`.
-    """
+    """`FeedForward`, E times, and a router; `config` is resolved."""
 
     config: ExpertsConfig
     width: int

@@ -62,13 +62,9 @@ def splash(
 ) -> jax.Array:
     """`attend` by JAX's Pallas kernel for TPU, splash attention: blockwise, sparse by blocks, with grouped heads.
 
-    Args:
-      q, k, v, mask, soft_cap: as for `attend`.
-      layout: a kernel is not partitioned by the compiler, so it runs on every device's own rows and heads.
-      interpret: whether to carry the kernel out in plain JAX, for checks on other devices. Slow.
-
-    Returns:
-      [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
+    The compiler does not partition a kernel, so with a `layout` it runs on every device's own rows and heads. With
+    `interpret` it is carried out in plain JAX, slowly, for checks on other devices. A query that may look at no key
+    gets 0.
     """
     segments = None if mask.q.segments is None else (mask.q.segments, mask.kv.segments)
 
@@ -100,19 +96,12 @@ def _splash_kernel(
     if mask.window is not None:
         one = library.LocalMask(shape, (mask.window - 1, 0), 0)  # keys behind, keys ahead
     rows, keys = (next(size for size in (512, 256, _LANES) if n % size == 0) for n in shape)
-    sizes = library.BlockSizes(
-        block_q=rows,
-        block_kv=keys,
-        block_kv_compute=keys,
-        block_q_dkv=rows,
-        block_kv_dkv=keys,
-        block_kv_dkv_compute=keys,
-        block_q_dq=rows,
-        block_kv_dq=keys,
-    )
+    of_rows = "block_q", "block_q_dkv", "block_q_dq"
+    of_keys = "block_kv", "block_kv_compute", "block_kv_dkv", "block_kv_dkv_compute", "block_kv_dq"
+    sizes: dict[str, Any] = dict.fromkeys(of_rows, rows) | dict.fromkeys(of_keys, keys)
     return library.make_splash_mha(
         library.MultiHeadMask([one] * heads),
-        block_sizes=sizes,
+        block_sizes=library.BlockSizes(**sizes),
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=soft_cap,
@@ -145,18 +134,9 @@ def cudnn(
 ) -> jax.Array:
     """`attend` by cuDNN's fused attention; cut over batch and heads by JAX's own rules.
 
-    Args:
-      q, k, v, mask: as for `attend`.
-      implementation: "xla" asks the same of the compiler, to check the arguments where there is no GPU.
-
-    Returns:
-      [B, T, H, C], in q's dtype.
+    The implementation "xla" asks the same of the compiler, to check the arguments where there is no GPU.
     """
+    window = None if mask.window is None else (mask.window - 1, 0)
     return jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        is_causal=mask.causal,
-        local_window_size=None if mask.window is None else (mask.window - 1, 0),
-        implementation=implementation,
+        q, k, v, is_causal=mask.causal, local_window_size=window, implementation=implementation
     )

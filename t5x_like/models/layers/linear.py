@@ -64,13 +64,8 @@ def project(
 def project_groups(x: jax.Array, kernel: jax.Array, sizes: jax.Array) -> jax.Array:
     """Multiplies the first `sizes[0]` rows of x by the first matrix, the next by the second, and so on.
 
-    Args:
-      x: [N, D].
-      kernel: [E, D, M].
-      sizes: int32 [E]; what rows past their sum come to is not defined.
-
-    Returns:
-      [N, M], in the activations' dtype.
+    x is [N, D], `kernel` [E, D, M], `sizes` int32 [E]; what rows past their sum come to is not defined. Returns [N, M],
+    in x's dtype.
     """
     return jax.lax.ragged_dot(x, kernel.astype(x.dtype), sizes)
 
@@ -98,25 +93,16 @@ _wide_product.defvjp(
 
 
 class Linear(nn.Module):
-    """A linear map between named dimensions, with or without a bias.
+    """A linear map between named dimensions, with or without a bias."""
 
-    Attributes:
-      pattern: the einsum, in the letters of the package's legend.
-      in_shape, in_axes: sizes and logical names of the dimensions that are contracted.
-      out_shape, out_axes: sizes and names of those produced.
-      use_bias: whether to add a bias of shape `out_shape`.
-      scale: multiplies the initial standard deviation 1 / sqrt(fan-in).
-      stream, attends: see `ParamSpec`.
-    """
-
-    pattern: str
-    in_shape: tuple[int, ...]
+    pattern: str  # the einsum, in the letters of the package's legend
+    in_shape: tuple[int, ...]  # sizes and logical names of the dimensions that are contracted
     in_axes: tuple[str, ...]
-    out_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]  # and of those produced
     out_axes: tuple[str, ...]
-    use_bias: bool = False
-    scale: float = 1.0
-    stream: str = "own"
+    use_bias: bool = False  # of shape `out_shape`
+    scale: float = 1.0  # multiplies the initial standard deviation 1 / sqrt(fan-in)
+    stream: str = "own"  # see `ParamSpec`
     attends: Attends | None = None
 
     @nn.compact

@@ -12,10 +12,7 @@ MASKED = -1e30  # a logit that is masked out; finite, so that no difference of t
 def conditions(mask: MaskSpec, q_index: jax.Array, k_index: jax.Array, q: Marks, kv: Marks) -> jax.Array | None:
     """Who of some queries may look at which of some keys: bool [B or 1, T, S]; None when everyone may everywhere.
 
-    Args:
-      mask: its causality and its window are read.
-      q_index, k_index: int [T] and [S], indices among all keys.
-      q, kv: of these queries and keys.
+    Of `mask` causality and window are read; indices, int [T] and [S], count among all keys.
     """
     behind = q_index[:, None] - k_index[None, :]
     allowed = None

@@ -11,17 +11,13 @@ from t5x_like.models.layers.parameters import Constant, ParamSpec, parameter
 class Norm(nn.Module):
     """Normalises the last dimension; statistics in float32, the result in the input's dtype.
 
-    Attributes:
-      kind: "layernorm" subtracts the mean and divides by the standard deviation; "rmsnorm" divides by the root mean
-        square.
-      use_bias: whether a bias is added after the scale.
-      axis: logical name of the dimension.
+    "layernorm" subtracts the mean and divides by the standard deviation; "rmsnorm" divides by the root mean square.
     """
 
     kind: str
     epsilon: float
-    use_bias: bool = False
-    axis: str = "embed"
+    use_bias: bool = False  # after the scale
+    axis: str = "embed"  # logical name of the dimension
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -41,15 +41,10 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Attends:
-    """Whom the queries that a kernel makes attend to: the two products of attention that no weight takes part in.
+    """Whom the queries that a kernel makes attend to: the two products of attention that no weight takes part in."""
 
-    Attributes:
-      stream: of the keys.
-      causal, window: which of them, see `MaskSpec`.
-    """
-
-    stream: str
-    causal: bool
+    stream: str  # of the keys
+    causal: bool  # which of them, with the window; see `MaskSpec`
     window: int | None
 
 
@@ -59,28 +54,17 @@ class ParamSpec:
 
     "own" stands for the stream that a stack runs and "memory" for the one that it looks at, until `on_streams` names
     them.
-
-    Attributes:
-      shape: its dimensions.
-      axes: their logical names, one each.
-      in_axes: names of the dimensions that a product with this parameter contracts (empty: not a matrix).
-      out_axes: names of the dimensions that it produces.
-      init: draws the initial value.
-      stream: whose tokens meet it.
-      met: how much of it such a token meets: k / E of E experts' when it is sent to k.
-      lookup: whether a token takes a row of it, and nothing is multiplied.
-      attends: of a kernel that makes queries.
     """
 
     shape: tuple[int, ...]
-    axes: tuple[str, ...]
-    in_axes: tuple[str, ...] = ()
-    out_axes: tuple[str, ...] = ()
-    init: Normal | Constant = Constant(0.0)
-    stream: str = "own"
-    met: float = 1.0
-    lookup: bool = False
-    attends: Attends | None = None
+    axes: tuple[str, ...]  # logical names of its dimensions, one each
+    in_axes: tuple[str, ...] = ()  # of those that a product with this parameter contracts; none: not a matrix
+    out_axes: tuple[str, ...] = ()  # of those that it produces
+    init: Normal | Constant = Constant(0.0)  # draws the initial value
+    stream: str = "own"  # whose tokens meet it
+    met: float = 1.0  # how much of it such a token meets: k / E of E experts' when it is sent to k
+    lookup: bool = False  # whether a token takes a row of it, and nothing is multiplied
+    attends: Attends | None = None  # of a kernel that makes queries
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):

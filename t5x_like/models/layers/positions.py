@@ -6,12 +6,7 @@ import jax.numpy as jnp
 
 
 def rotary(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Turns the pairs (x[i], x[i + C/2]) of every head by the angle position * theta^(-2i/C).
-
-    Args:
-      x: [B, T, heads, C] queries or keys, C even.
-      positions: int [B, T].
-      theta: the base of the wavelengths.
+    """Turns the pairs (x[i], x[i + C/2]) of heads [B, T, heads, C], C even, by the angle position * theta^(-2i/C).
 
     Differs from the paper: pairs are half a head apart instead of neighbours, the order that LLaMA's published weights
     in the Hugging Face format have; the two differ by a permutation of the head's dimensions.

@@ -28,16 +28,10 @@ def empty_state(kind: str, batch_size: int, width: int) -> State:
 
 
 class Recurrent(nn.Module):
-    """One layer over a sequence, from its first token to its last.
+    """One layer over a sequence, from its first token to its last."""
 
-    Attributes:
-      kind: "lstm" or "gru".
-      width: of the state.
-      in_width: of what comes in.
-    """
-
-    kind: str
-    width: int
+    kind: str  # "lstm" or "gru"
+    width: int  # of the state
     in_width: int
 
     @nn.compact
@@ -48,7 +42,6 @@ class Recurrent(nn.Module):
 
         Args:
           x: [B, T, in_width].
-          ctx: execution.
           start: the state before the first token.
           fresh: bool [B, T], tokens that begin a segment: before them the state is `first`, or 0.
           kept: bool [B, T], tokens that count; the others, padding, leave the state as it is.

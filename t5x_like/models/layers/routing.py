@@ -23,15 +23,10 @@ import jax.numpy as jnp
 
 
 class Slots(NamedTuple):
-    """Where choices lie, row by row; S is the number of slots, N that of choices.
+    """Where choices lie, row by row; S is the number of slots, N that of choices."""
 
-    Attributes:
-      choice_of: int32 [B, S], the choice that a slot holds; N where it is empty.
-      slot_of: int32 [B, N], the slot that holds a choice; S where none does.
-    """
-
-    choice_of: jax.Array
-    slot_of: jax.Array
+    choice_of: jax.Array  # int32 [B, S], the choice that a slot holds; N where it is empty
+    slot_of: jax.Array  # int32 [B, N], the slot that holds a choice; S where none does
 
 
 def capacity(factor: float, experts_per_token: int, length: int, num_experts: int) -> int:
@@ -41,15 +36,11 @@ def capacity(factor: float, experts_per_token: int, length: int, num_experts: in
 
 
 def choose(probabilities: jax.Array, number: int, normalise: bool) -> tuple[jax.Array, jax.Array]:
-    """The `number` likeliest experts of every token, the likeliest first; of equal ones that with the lower number.
-
-    Args:
-      probabilities: float32 [B, T, E].
-      number: k.
-      normalise: whether a token's weights are divided by their sum, as in GShard and Mixtral.
+    """The k likeliest experts of every token by `probabilities`, float32 [B, T, E]; of equal ones that of lower number.
 
     Returns:
-      experts int32 [B, T, k] and their weights float32 [B, T, k], which carry the router's gradient.
+      experts int32 [B, T, k], the likeliest first, and their weights float32 [B, T, k], which carry the router's
+      gradient; with `normalise` a token's are divided by their sum, as in GShard and Mixtral.
     """
     # Not lax.top_k: the compiler gathers its operand from all devices. k is small.
     left, experts, weights = probabilities, [], []
@@ -73,10 +64,8 @@ def loads(experts: jax.Array, num_experts: int) -> jax.Array:
 def assign(experts: jax.Array, num_experts: int, slots: int) -> Slots:
     """Gives every expert's first `slots` choices of a row a slot each; those after them get none.
 
-    Args:
-      experts: int [B, T, k], the experts asked for; `num_experts` where a token asks for none, as padding does.
-      num_experts: E.
-      slots: of an expert and row; slot e * slots + i is the i-th of expert e.
+    `experts`, int [B, T, k], are those asked for, `num_experts` where a token asks for none, as padding does; slot
+    e * slots + i is the i-th of expert e.
     """
     batch, length, choices = experts.shape
     number = length * choices
@@ -98,9 +87,7 @@ def assign(experts: jax.Array, num_experts: int, slots: int) -> Slots:
 def sort_by_expert(experts: jax.Array, num_experts: int) -> tuple[Slots, jax.Array, jax.Array]:
     """A slot for every choice, those of one expert side by side: routing without a bound.
 
-    Args:
-      experts: int [B, T, k]; what is not in [0, num_experts) asks for none of these, and comes last.
-      num_experts: E.
+    Of `experts`, int [B, T, k], what is not in [0, num_experts) asks for none of these, and comes last.
 
     Returns:
       slots of one row, for B T tokens; int32 [E], how many belong to each expert; and int32 [k B T], whose slot it is,
@@ -145,13 +132,7 @@ collect.defvjp(
 
 
 def combine(y: jax.Array, weights: jax.Array, slots: Slots) -> jax.Array:
-    """The weighted sum of what the slots of a token's choices hold: float32 [B, T, D] out of [B, S, D].
-
-    Args:
-      y: of the experts.
-      weights: float32 [B, T, k].
-      slots: of the k T choices of each row.
-    """
+    """The sum of what the slots y [B, S, D] of a token's choices hold, by weights [B, T, k]: float32 [B, T, D]."""
     batch, length, choices = weights.shape
     by_choice = collect(y, slots).reshape(batch, choices, length, -1).astype(jnp.float32)
     return (by_choice * weights.swapaxes(1, 2)[..., None]).sum(1)
@@ -160,13 +141,8 @@ def combine(y: jax.Array, weights: jax.Array, slots: Slots) -> jax.Array:
 def expert_choice(probabilities: jax.Array, real: jax.Array | None, slots: int) -> tuple[jax.Array, jax.Array]:
     """Every expert's likeliest tokens of each row (Zhou et al. 2022, section 3.2); of equal ones the earlier.
 
-    Args:
-      probabilities: float32 [B, T, E].
-      real: bool [B, T], tokens that are not padding; None when all are.
-      slots: of an expert and row.
-
-    Returns:
-      tokens int32 [B, E, slots], T where a slot is empty, and their weights float32 [B, E, slots].
+    `probabilities` are float32 [B, T, E]; `real`, bool [B, T], says what is no padding (None: all). Returns tokens
+    int32 [B, E, slots], T where a slot is empty, and their weights float32 [B, E, slots].
     """
     length = probabilities.shape[1]
     scores = probabilities if real is None else jnp.where(real[..., None], probabilities, -1.0)
@@ -196,10 +172,8 @@ def load_balance_loss(probabilities: jax.Array, load: jax.Array, real: jax.Array
     Fedus et al. 2022, equations 4 to 6, without the coefficient. With k choices the implementations of Mixtral count k
     times as much (their f adds up to k); GShard counts first choices only.
 
-    Args:
-      probabilities: float32 [B, T, E].
-      load: [B, E], choices that ask for each expert, granted or not; they carry no gradient.
-      real: float32 [B, T], 0 for padding.
+    `probabilities` are float32 [B, T, E]; `load` [B, E] counts choices that ask for each expert, granted or not, and
+    carries no gradient; `real`, float32 [B, T], is 0 for padding.
     """
     share = load.sum(0) / jnp.maximum(load.sum(), 1)
     mean = (probabilities * real[..., None]).sum((0, 1)) / jnp.maximum(real.sum(), 1.0)

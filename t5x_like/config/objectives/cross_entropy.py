@@ -4,9 +4,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import positive
+from t5x_like.config.checks import at_least, inside
 from t5x_like.config.objectives.base import ObjectiveConfig
-from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
@@ -18,12 +17,9 @@ class CrossEntropyConfig(ObjectiveConfig):
     label_smoothing: float = 0.0  # share of every target that is spread over the whole vocabulary
 
     def __post_init__(self) -> None:
-        if self.logits_chunk is not None:
-            positive(self, "logits_chunk")
-        if not self.z_loss >= 0:
-            raise FieldError("z_loss", f"{self.z_loss} is below 0")
-        if not 0 <= self.label_smoothing < 1:
-            raise FieldError("label_smoothing", f"{self.label_smoothing} is outside [0, 1)")
+        at_least(self, 1, "logits_chunk")
+        at_least(self, 0, "z_loss")
+        inside(self, "[0, 1)", "label_smoothing")
 
 
 @dataclass(frozen=True)
