@@ -86,15 +86,6 @@ class Fit(Minimum):
         return self.surface.law
 
     @cached_property
-    def vector(self) -> Array:
-        """Parameters [P] in the order of `law.parameters`, in the law's own units."""
-        return self.surface.natural(self.theta[None])[0]
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        return dict(zip(self.law.parameters, map(float, self.vector), strict=True))
-
-    @cached_property
     def residuals(self) -> Array:
         """Log measured - log predicted, [n] (measured - predicted of an accuracy), whatever was fitted."""
         return self.surface.misses(self.theta, self.target)
@@ -364,11 +355,12 @@ def fit_scaling_law(
 
 def _what_leaning_changed(even: Surface, measured: Array, delta: float, residuals: Array) -> dict[str, Any]:
     """Returns fit.json's `overestimates`: how many points lie above the law, and the parameters of the even fit."""
-    theta, _, _ = find_minimum(even, even.response(measured), delta)
+    target = even.response(measured)
+    fit = Minimum(even, target, find_minimum(even, target, delta)[0], delta)
     return {
         "points_above": int((residuals > 0).sum()),
-        "points_above_evenly": int((even.misses(theta, even.response(measured)) > 0).sum()),
-        "parameters_evenly": dict(zip(even.law.parameters, map(float, even.natural(theta[None])[0]), strict=True)),
+        "points_above_evenly": int((even.misses(fit.theta, target) > 0).sum()),
+        "parameters_evenly": fit.parameters,
     }
 
 

@@ -12,6 +12,7 @@ Legend: R data sets or starts, n points, P parameters, K linear coefficients, Q 
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +45,15 @@ class Minimum:
     target: Array
     theta: Array
     huber_delta: float
+
+    @cached_property
+    def vector(self) -> Array:
+        """Parameters [P] in the order of `law.parameters`, in the law's own units."""
+        return np.asarray(self.surface.natural(self.theta[None])[0])
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        return dict(zip(self.surface.law.parameters, map(float, self.vector), strict=True))
 
     @property
     def misses(self) -> Array:

@@ -37,13 +37,7 @@ _BATCH = 60_000  # replicates times points refitted at once: some 30 MB of deriv
 def rescaled_residuals(surface: Surface, target: Array, estimate: Array) -> tuple[Array, Array]:
     """Returns least-squares residuals over 1 - leverage, and over its square root.
 
-    Args:
-      surface: the law on its points.
-      target: responses [S, n].
-      estimate: theta [S, P] to start from.
-
-    Returns:
-      Two arrays [S, n].
+    For responses [S, n] and theta [S, P] to start from; each is [S, n].
     """
     theta, _ = minimise(surface, target, estimate, LEAST_SQUARES)
     predicted, jacobian = surface.jacobian(theta)
@@ -66,12 +60,9 @@ def wild_bootstrap(
     """Refits random-sign replicates of S data sets over the same points.
 
     Args:
-      surface: the law on its points.
       target: targets [S, n]; S is 1 for a fit, hundreds in a simulation of coverage.
       estimate: the fits theta [S, P].
-      delta: the Huber threshold.
       replicates: how many, R, per data set.
-      rng: draws the signs.
       progress: called with (replicates done, all replicates).
 
     Returns:
@@ -79,17 +70,15 @@ def wild_bootstrap(
     """
     own, alike = rescaled_residuals(surface, target, estimate)
     fitted = surface.predict(estimate)
-    per_batch = max(1, _BATCH // own.size)
-    out = []
-    for done in range(0, replicates, per_batch):
-        shape = (min(per_batch, replicates - done), *own.shape)
+
+    def draw(rows: int) -> Array:
+        shape = (rows, *own.shape)
         others = np.take_along_axis(alike[None], rng.integers(own.shape[1], size=shape), 2)
         noise = np.where(rng.random(shape) < POOLED, others, own)
         targets = (fitted + rng.choice([-1.0, 1.0], size=shape) * noise).reshape(-1, shape[2])
-        out.append(refit(surface, targets, np.tile(estimate, (shape[0], 1)), delta).reshape(*shape[:2], -1))
-        if progress:
-            progress(done + shape[0], replicates)
-    return np.concatenate(out)
+        return refit(surface, targets, np.tile(estimate, (rows, 1)), delta).reshape(*shape[:2], -1)
+
+    return _in_batches(draw, replicates, own.size, progress)
 
 
 def pairs_bootstrap(
@@ -101,26 +90,23 @@ def pairs_bootstrap(
     rng: np.random.Generator,
     progress: Progress | None = None,
 ) -> Array:
-    """Refits resamples of the points themselves, with replacement.
-
-    Args:
-      surface: the law on its points.
-      target: responses [n].
-      estimate: the fit theta [P].
-      delta, replicates, rng, progress: as for `wild_bootstrap`.
-
-    Returns:
-      theta [R, P].
-    """
+    """Refits resamples of the points themselves, with replacement: targets [n], theta [P]; returns theta [R, P]."""
     n = len(target)
-    per_batch = max(1, _BATCH // n)
-    out = []
-    for done in range(0, replicates, per_batch):
-        rows = min(per_batch, replicates - done)
+
+    def draw(rows: int) -> Array:
         counts = rng.multinomial(n, np.full(n, 1 / n), size=rows).astype(float)
-        out.append(refit(surface, np.tile(target, (rows, 1)), np.tile(estimate, (rows, 1)), delta, counts))
+        return refit(surface, np.tile(target, (rows, 1)), np.tile(estimate, (rows, 1)), delta, counts)
+
+    return _in_batches(draw, replicates, n, progress)
+
+
+def _in_batches(draw: Callable[[int], Array], replicates: int, size: int, progress: Progress | None) -> Array:
+    """Calls `draw` with numbers of replicates, each of `size` responses, that add up to all of them."""
+    per_batch, out = max(1, _BATCH // size), []
+    for done in range(0, replicates, per_batch):
+        out.append(draw(min(per_batch, replicates - done)))
         if progress:
-            progress(done + rows, replicates)
+            progress(min(done + per_batch, replicates), replicates)
     return np.concatenate(out)
 
 

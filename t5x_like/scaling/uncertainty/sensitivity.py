@@ -7,7 +7,7 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.scaling.fitting.fit import Fit
-from t5x_like.scaling.fitting.solver import find_minimum
+from t5x_like.scaling.fitting.solver import Minimum, find_minimum
 from t5x_like.scaling.fitting.surface import surface_of
 from t5x_like.scaling.fitting.weights import own_delta
 from t5x_like.scaling.laws import quantities
@@ -64,12 +64,11 @@ def by_window(fit: Fit) -> list[dict[str, Any]]:
 
 def _row(fit: Fit, name: str, theta: Array, inside: Array) -> dict[str, Any]:
     misses = fit.surface.misses(theta, fit.target)[inside]
-    named = zip(fit.law.parameters, map(float, fit.surface.natural(theta[None])[0]), strict=True)
     return {
         "setting": name,
         "points": int(inside.sum()),
         "residual_rms": float(np.sqrt(np.mean(misses**2))),
-        "parameters": dict(named),
+        "parameters": Minimum(fit.surface, fit.target, theta, fit.huber_delta).parameters,
     }
 
 
