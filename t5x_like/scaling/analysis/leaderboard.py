@@ -78,7 +78,7 @@ def _row(law: Law, points: Points, threshold: float | str) -> dict[str, Any]:
     values = surface.natural(theta[None])[0]
     left_out = _rms(leave_out(surface, target, theta, delta))
     origins = [origin for share in ORIGINS if (origin := _origin(law, points, surface, target, delta, share))]
-    rolling = _pooled(origins)
+    rolling = _rms(np.array([origin["rms"] for origin in origins])) if origins else None  # each counts once
     return {
         "law": law.name,
         "formula": law.formula,
@@ -122,18 +122,12 @@ def _origin(
     except UserError:
         return None
     theta, _, _ = find_minimum(surface, target, delta, inside.astype(float), starts=_STARTS)
-    errors = (surface.predict(theta[None])[0] - target)[~inside]
     return {
         "trained_below_flops": float(edge),
         "compute_ratio": float(compute.max() / edge),
         "points": int((~inside).sum()),
-        "rms": _rms(errors),
+        "rms": _rms((surface.predict(theta[None])[0] - target)[~inside]),
     }
-
-
-def _pooled(origins: list[dict[str, Any]]) -> float | None:
-    """Root mean square over origins, each counting once."""
-    return _rms(np.array([origin["rms"] for origin in origins])) if origins else None
 
 
 def _rms(errors: Array) -> float:

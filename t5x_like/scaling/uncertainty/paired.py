@@ -8,7 +8,7 @@ own would be wrong by the bend of the curve between the two losses, their mean i
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import special
@@ -17,27 +17,15 @@ from t5x_like.scaling.fitting.points import Points
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.uncertainty.intervals import interval
 
+if TYPE_CHECKING:
+    from t5x_like.scaling.fitting.fit import Fit
+
 Array = np.ndarray
 
 SAME = 0.01  # params or tokens this close in logarithm are one cell: shapes and whole steps round a little
 FEWEST_PAIRS = 3
 _STEP = 1e-3  # in log compute, of the central difference for a slope
 _SAMPLES = 4000
-
-
-class Fitted(Protocol):
-    """What is needed of a `fit.Fit`."""
-
-    @property
-    def law(self) -> Any: ...
-    @property
-    def points(self) -> Points: ...
-    @property
-    def vector(self) -> Array: ...
-    @property
-    def draws(self) -> Array: ...
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ class Paired:
     multiplier_interval: Pair | None
 
 
-def paired(a: Fitted, b: Fitted, *, seed: int = 0) -> Paired | None:
+def paired(a: "Fit", b: "Fit", *, seed: int = 0) -> Paired | None:
     """Returns the paired comparison, or None with fewer than three pairs.
 
     Runs of one arm that agree in params, tokens and seed are averaged first (in log loss). Without seeds in both arms,
@@ -114,7 +102,7 @@ def _pairs(a: Points, b: Points) -> tuple[Array, Array, Array]:
     return ratio, np.array([key[0] for key in both], int), np.array([runs[0][key][0] for key in both], int)
 
 
-def _slopes(fit: Fitted, points: Points, rows: Array, vectors: Array) -> Array:
+def _slopes(fit: "Fit", points: Points, rows: Array, vectors: Array) -> Array:
     """Returns -d log loss / d log compute of parameters [R, P], averaged over the given rows, [R]."""
     named = {name: column[:, None] for name, column in fit.law.named(vectors).items()}
     ends = []
