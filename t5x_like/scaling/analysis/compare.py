@@ -2,11 +2,8 @@
 """Comparing two arms (families, attention kinds, optimizers): how much less compute B needs for A's loss, and where.
 
 The *compute multiplier* at a loss is the compute that arm A needs for it over the compute that arm B needs: 1.3 says
-that B is worth 1.3 times its compute. There are two ways to it, and they should agree:
-
-- `compare`: both arms along their fitted compute-optimal frontiers, with the bootstrap draws of both fits. It also says
-  where the better arm changes.
-- `Comparison.paired`: cells that both arms ran, paired by (params, tokens, seed), with hardly a law; see `paired`.
+that B is worth 1.3 times its compute. `compare` reads it off both arms' fitted compute-optimal frontiers, with the
+bootstrap draws of both fits; `Comparison.paired`, which should agree, off cells that both arms ran, with hardly a law.
 
 Losses are comparable only if both arms were scored on the same tokens with the same tokenizer.
 """
@@ -68,13 +65,10 @@ class Comparison:
     """Arm B against arm A.
 
     Attributes:
-      names: of A and B.
       rows: multipliers, from high loss (little compute) to low.
-      crossings: where the better arm changes within the compute that both arms used.
-      verdict: the crossings in words, or that there is none in range.
+      crossings, verdict: where the better arm changes within the compute that both arms used, and the same in words.
       overlap: the losses [low, high] that both arms reach with the compute they used.
       paired: from cells that both arms ran, or None.
-      warnings: plain sentences.
     """
 
     names: tuple[str, str]
@@ -99,7 +93,7 @@ def by_family(points: Points) -> dict[str, Points]:
     families = points.columns.get("family", np.array([], str))
     names = list(dict.fromkeys(families.tolist()))
     if len(names) < 2:
-        has = "no column family" if "family" not in points.columns else f"one family, {names[0]!r}"
+        has = f"one family, {names[0]!r}" if names else "no column family"
         raise UserError(f"{points.source}: it has {has}; arms to compare need a column family with two names")
     return {name: points.take(families == name) for name in names}
 
@@ -113,7 +107,6 @@ def compare(
       a, b: fits of the two arms; the laws may differ.
       losses: where to give the multiplier; by default evenly over what both arms reach.
       flops: or at the losses that A's frontier has at these computes.
-      names: of the arms, for sentences.
       seed: of the shuffle of draws before they are paired. Only arms of the same cells and seeds, row by row, fitted
         with one bootstrap seed, keep their draws in pairs: their shared noise cancels. Without shared seeds that would
         make arms lean the same way by chance.
@@ -121,11 +114,12 @@ def compare(
     Raises:
       UserError: a law without a compute-optimal frontier, or no loss that both arms reach, and none asked for.
     """
-    if losses is not None and flops is not None:
+    given = {name: list(values) for name, values in (("losses", losses), ("flops", flops)) if values is not None}
+    if len(given) > 1:
         raise UserError("losses, flops: give one of them; either says where the multiplier is wanted")
-    for name, values in (("losses", losses), ("flops", flops)):
-        if values is not None and not (np.isfinite(values).all() and np.greater(values, 0).all()):
-            raise UserError(f"{name}: {list(values)}; they must be positive numbers")
+    for name, values in given.items():
+        if not (np.isfinite(values).all() and np.greater(values, 0).all()):
+            raise UserError(f"{name}: {values}; they must be positive numbers")
     compute = np.concatenate([a.points.compute, b.points.compute])
     grid = np.linspace(np.log(compute.min() / BEYOND), np.log(compute.max() * BEYOND), _GRID)
     order = np.arange(len(b.draws))

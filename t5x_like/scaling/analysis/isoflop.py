@@ -72,10 +72,8 @@ class IsoFlop:
       rule: how it was chosen.
       compute: what the budgets are counted in, "flops" (the column) or "6 params tokens".
       tolerance: the largest difference of log compute within a budget.
-      budgets: from small to large.
       laws: form -> {"params", "tokens", "loss"} -> power law; empty for a form with fewer than three minima.
       left_out: {row, params, tokens, flops} of each run that belongs to no budget.
-      warnings: plain sentences.
     """
 
     form: str
@@ -90,8 +88,7 @@ class IsoFlop:
     @property
     def minima(self) -> list[tuple[Budget, Curve]]:
         """The budgets with a minimum of the chosen form, and their curves."""
-        pairs = [(budget, budget.curves[self.form]) for budget in self.budgets]
-        return [(budget, curve) for budget, curve in pairs if curve and not curve.problem]
+        return [(b, curve) for b in self.budgets if (curve := b.curves[self.form]) and not curve.problem]
 
     def against(self, fit: "Fit") -> AgainstSurface:
         """Compares with the compute-optimal sizes of a fitted surface.
@@ -104,20 +101,21 @@ class IsoFlop:
         """
         if not can_share(fit.law):
             raise UserError(f"law {fit.law.name!r} does not say how to share compute between params and tokens")
-        own = np.array([(curve.params, curve.tokens) for _, curve in self.minima], float)
+        curves = [curve for _, curve in self.minima]
+        own = np.array([(curve.params, curve.tokens) for curve in curves], float)
         flops = 6 * own.prod(1)
         best, draws = frontier(fit.law, fit.vector, flops), frontier(fit.law, fit.draws, flops)
         known = len(fit.draws) > 0
         rows = [
             {
                 "flops": float(flops[i]),
-                "params": float(own[i, 0]),
+                "params": curve.params,
                 "params_interval": curve.intervals["params"],
                 "surface_params": float(best.params[i]),
                 "surface_params_interval": pair(*interval(draws.params[:, i])) if known else None,
                 "ratio": float(own[i, 0] / best.params[i]),
             }
-            for i, (_, curve) in enumerate(self.minima)
+            for i, curve in enumerate(curves)
         ]
         law = self.laws[self.form].get("params")
         a, spread = (law.exponent, law.exponent_interval) if law else (None, None)
@@ -154,7 +152,7 @@ def analyse(points: Any, *, tolerance: float = TOLERANCE, replicates: int = 2000
     valleys = {form: [Valley.over(points, rows, form) for rows in groups] for form in FORMS}
     form, rule = choose(valleys)
     rng = np.random.default_rng(seed)
-    found = {name: fit_valleys(valleys[name], name, replicates, rng) for name in FORMS}
+    found = {name: fit_valleys(valleys[name], replicates, rng) for name in FORMS}
     few = f"a {form} needs runs of at least {FORMS[form] + 1} sizes"
     problems = [curve.problem if curve else few for curve in found[form][0]]
     missed = [f"{figure(at)} FLOPs has none: {why}" for at, why in zip(where, problems, strict=True) if why]

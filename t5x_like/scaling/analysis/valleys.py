@@ -25,6 +25,7 @@ QUANTITIES = ("params", "tokens", "loss")
 FORMS = {"parabola": 3, "cubic": 4}  # coefficients
 FEWEST_BUDGETS = 3  # for an exponent
 SAME = 0.01  # sizes closer than this in log params count as one
+Curves = list["Curve | None"]  # of one form, by budget
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def sizes(params: Array) -> list[float]:
 class Valley:
     """Least squares of one budget's losses on powers of x = log params - center: V c = loss, V = Q R."""
 
+    form: str
     center: float
     x: Array  # [n]
     mean_loss: float
@@ -77,12 +79,13 @@ class Valley:
         if len(sizes(points.params[rows])) <= FORMS[form]:
             return None
         loss, logs = points.loss[rows], np.log(points.params[rows])
-        x = logs - logs.mean()
+        center, mean = float(logs.mean()), float(loss.mean())
+        x = logs - center
         q, r = np.linalg.qr(np.vander(x, FORMS[form], increasing=True))
-        root, residuals = np.linalg.inv(r), (loss - q @ (q.T @ loss)) / loss.mean()
+        root, residuals = np.linalg.inv(r), (loss - q @ (q.T @ loss)) / mean
         left_out = residuals / (1 - (q**2).sum(1))
         tokens = polynomial.polyfit(x, np.log(points.tokens[rows]), 1)
-        return cls(float(logs.mean()), x, float(loss.mean()), root @ (q.T @ loss), root, residuals, left_out, tokens)
+        return cls(form, center, x, mean, root @ (q.T @ loss), root, residuals, left_out, tokens)
 
     def minima(self, coefficients: Array) -> Array:
         """Returns log params, log tokens, log loss [R, 3] at the local minima of curves [R, p]; NaN without one."""
@@ -104,8 +107,8 @@ class Valley:
             return None
         left, right = polynomial.polyval(np.array([self.x.min(), self.x.max()]), self.coefficients)
         where, wanted = ("largest", "larger") if right < left else ("smallest", "smaller")
-        form = list(FORMS)[len(self.coefficients) - 3]
-        return f"the {form} is lowest at the {where} size, so the minimum is not bracketed; train {wanted} models there"
+        bracketed = f"lowest at the {where} size, so the minimum is not bracketed"
+        return f"the {self.form} is {bracketed}; train {wanted} models there"
 
     def spread(self) -> float:
         """Standard deviation of log params at the minimum for noise of 1 relative to the loss, to first order."""
@@ -121,14 +124,12 @@ class Valley:
         curve = Curve(self.center, self.coefficients.tolist(), _rms(self.left_out), self.problem)
         if curve.problem:
             return curve
-        minima = self.minima(drawn)
+        best, minima = self.minima(self.coefficients[None])[0], self.minima(drawn)
         with np.errstate(over="ignore"):
-            best = np.exp(self.minima(self.coefficients[None])[0]).tolist()
+            values = dict(zip(QUANTITIES, np.exp(best).tolist(), strict=True))
             around = {name: pair(*interval(np.exp(minima[:, j]))) for j, name in enumerate(QUANTITIES)}
         samples = np.where(self.bracketed(drawn)[:, None], minima, np.nan)
-        return replace(
-            curve, **dict(zip(QUANTITIES, best, strict=True)), intervals=around, samples=samples, spread=self.spread()
-        )
+        return replace(curve, **values, intervals=around, samples=samples, spread=self.spread())
 
 
 def _lowest(coefficients: Array) -> Array:
@@ -155,15 +156,10 @@ def choose(valleys: dict[str, list[Valley | None]]) -> tuple[str, str]:
     return "cubic", f"{said}: the cubic is used in all budgets."
 
 
-Curves = list[Curve | None]
-
-
-def fit_valleys(
-    valleys: list[Valley | None], form: str, replicates: int, rng: np.random.Generator
-) -> tuple[Curves, float, int]:
+def fit_valleys(valleys: list[Valley | None], replicates: int, rng: np.random.Generator) -> tuple[Curves, float, int]:
     """Returns the curves of one form over all budgets, the noise relative to the loss, and its degrees of freedom."""
     fitted = [valley for valley in valleys if valley]
-    freedom = max(1, sum(len(valley.x) - FORMS[form] for valley in fitted))
+    freedom = max(1, sum(len(valley.x) - len(valley.coefficients) for valley in fitted))
     squares = sum(float((valley.residuals**2).sum()) for valley in fitted)
     noise = np.sqrt(squares / rng.chisquare(freedom, replicates))
     curves = [valley.curve(noise, rng) if valley else None for valley in valleys]
