@@ -11,7 +11,6 @@ from t5x_like.errors import UserError
 from t5x_like.scaling.analysis import isoflop
 from t5x_like.scaling.analysis.leaderboard import leaderboard
 from t5x_like.scaling.fitting.fit import Fit
-from t5x_like.scaling.pairs import Pair
 from t5x_like.scaling.uncertainty.coverage import best_method, simulate
 from t5x_like.scaling.uncertainty.sensitivity import by_threshold, by_window, influence
 from t5x_like.scaling.wording import percent
@@ -41,10 +40,11 @@ def analyse(
             return ranking
         return leaderboard(fit.points, delta=fit.huber_delta, progress=_told(progress, "leaderboard"))
 
+    methods = dict.fromkeys((fit.interval_method, "delta", "profile"))  # the last two need no further replicates
     makers: dict[str, Callable[[Fit], Any]] = {  # the slowest last, so that pictures of the others are drawn meanwhile
         "influence": influence,
         "isoflop": _iso_flop,
-        "interval_methods": _by_method,
+        "interval_methods": lambda fit: {name: found for name in methods if (found := fit.intervals_by(name))},
         "sensitivity": lambda fit: {"threshold": by_threshold(fit), "window": by_window(fit)},
         "leaderboard": ranked,
     }
@@ -58,12 +58,6 @@ def analyse(
 
 def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
     return partial(progress, what) if progress else None
-
-
-def _by_method(fit: Fit) -> dict[str, dict[str, Pair]]:
-    """The parameters' intervals by the fit's own method and by those that need no further replicates."""
-    methods = dict.fromkeys((fit.interval_method, "delta", "profile"))
-    return {method: found for method in methods if (found := fit.intervals_by(method))}
 
 
 def _iso_flop(fit: Fit) -> dict[str, Any] | None:

@@ -35,17 +35,20 @@ def concerns(
     """Returns the warnings of a fit, those about the data first, then the fit, then what it is used for."""
     return [
         *points.warnings,
-        *_about_data(law, points),
-        *_about_design(law, points),
+        *_about_points(law, points),
         *_about_residuals(law, points, residuals),
-        *_about_minimum(certificate),
-        *_about_parameters(law, parameters, intervals, certificate),
+        *_about_minimum(law, certificate),
+        *_about_intervals(law, parameters, intervals),
         *_about_frontier(law, points, optimal),
         *_about_extrapolation(holdout, residuals),
     ]
 
 
-def _about_data(law: Law, points: Points) -> Iterator[str]:
+def _points(n: int) -> str:
+    return "1 point" if n == 1 else f"{n} points"
+
+
+def _about_points(law: Law, points: Points) -> Iterator[str]:
     if len(points.fingerprints) > 1:
         names = ", ".join(fingerprint[:12] for fingerprint in points.fingerprints)
         yield (
@@ -56,34 +59,25 @@ def _about_data(law: Law, points: Points) -> Iterator[str]:
     if len(families) > 1:
         yield f"One law is fitted to {len(families)} model families together: {', '.join(families)}."
     unique = points.columns.get("unique_tokens")
-    if unique is None or "unique_tokens" in law.variables:
-        return
-    passes = np.divide(points.tokens, unique, out=np.ones(len(points)), where=unique > 0)
-    if repeated := int((passes > 1 + 1e-6).sum()):
-        strong = f", beyond {REPEATED:g}, where repetition is known to cost" if passes.max() > REPEATED else ""
-        yield (
-            f"{_points(repeated)} saw the same data more than once (up to {passes.max():.2g} times{strong}); "
-            "the law takes every token as fresh."
-        )
-
-
-def _points(n: int) -> str:
-    return "1 point" if n == 1 else f"{n} points"
-
-
-def _about_design(law: Law, points: Points) -> Iterator[str]:
+    if unique is not None and "unique_tokens" not in law.variables:
+        passes = np.divide(points.tokens, unique, out=np.ones(len(points)), where=unique > 0)
+        if repeated := int((passes > 1 + 1e-6).sum()):
+            strong = f", beyond {REPEATED:g}, where repetition is known to cost" if passes.max() > REPEATED else ""
+            yield (
+                f"{_points(repeated)} saw the same data more than once (up to {passes.max():.2g} times{strong}); "
+                "the law takes every token as fresh."
+            )
     n, p = len(points), len(law.parameters)
     if n <= p + 3:
         left = f"leave {n - p} to judge the noise by"
         yield f"{n} points for {p} parameters {left}: the intervals are rough themselves."
-    if not {"params", "tokens"} <= set(law.variables):
-        return
-    correlation = float(np.corrcoef(np.log(points.params), np.log(points.tokens))[0, 1])
-    if abs(correlation) > 0.95:
-        yield (
-            f"Params and tokens rise together (correlation {correlation:.3f} of their logarithms), so the two "
-            "exponents are hard to tell apart: add cells with other tokens per parameter."
-        )
+    if {"params", "tokens"} <= set(law.variables):
+        correlation = float(np.corrcoef(np.log(points.params), np.log(points.tokens))[0, 1])
+        if abs(correlation) > 0.95:
+            yield (
+                f"Params and tokens rise together (correlation {correlation:.3f} of their logarithms), so the two "
+                "exponents are hard to tell apart: add cells with other tokens per parameter."
+            )
 
 
 def _about_residuals(law: Law, points: Points, residuals: Array) -> Iterator[str]:
@@ -101,7 +95,7 @@ def _about_residuals(law: Law, points: Points, residuals: Array) -> Iterator[str
     )
 
 
-def _about_minimum(certificate: Mapping[str, Any]) -> Iterator[str]:
+def _about_minimum(law: Law, certificate: Mapping[str, Any]) -> Iterator[str]:
     second = certificate["second_method"]
     if not second["agrees"]:
         yield (
@@ -115,11 +109,6 @@ def _about_minimum(certificate: Mapping[str, Any]) -> Iterator[str]:
             f"The points barely determine a combination of {' and '.join(names)} (condition number "
             f"{figure(certificate['condition_number'], 2)}): very different values of them fit almost as well."
         )
-
-
-def _about_parameters(
-    law: Law, parameters: Mapping[str, float], intervals: Mapping[str, Pair], certificate: Mapping[str, Any]
-) -> Iterator[str]:
     for bound in certificate["active_bounds"]:
         name = bound.split(" = ")[0]
         if name in law.parameters and not law.coordinates:
@@ -130,6 +119,9 @@ def _about_parameters(
         else:
             what = _PLAIN.get(name, name)
             yield f"{what} is at the edge of the range searched: the points fit a simpler law as well."
+
+
+def _about_intervals(law: Law, parameters: Mapping[str, float], intervals: Mapping[str, Pair]) -> Iterator[str]:
     for name, (low, high) in intervals.items():
         limits = None if law.coordinates else law.nonlinear.get(name)
         if name in law.linear and low is not None and low <= 0 < parameters[name]:

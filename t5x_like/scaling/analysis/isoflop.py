@@ -174,12 +174,10 @@ def analyse(points: Any, *, tolerance: float = TOLERANCE, replicates: int = 2000
 
 def _compute(points: Points) -> tuple[Array, str, list[str]]:
     flops = points.columns.get("flops")
-    if flops is None:
-        return points.compute, "6 params tokens", []
-    if (np.isfinite(flops) & (flops > 0)).all():
+    if flops is not None and (np.isfinite(flops) & (flops > 0)).all():
         return flops, "flops", []
     note = "Some rows have no positive flops: budgets are counted as 6 params tokens in all rows."
-    return points.compute, "6 params tokens", [note]
+    return points.compute, "6 params tokens", [] if flops is None else [note]
 
 
 def _group(points: Points, flops: Array, tolerance: float) -> list[Array]:

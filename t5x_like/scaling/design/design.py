@@ -29,7 +29,7 @@ from t5x_like.scaling.uncertainty.intervals import LEVEL, Delta
 from t5x_like.scaling.wording import figure
 
 Array = np.ndarray
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None] | None
 
 CELLS = 20
 REPEATS = 2  # runs of one cell: they average noise, and say nothing about the law
@@ -131,14 +131,12 @@ def choose(
     tokens: Array,
     limits: Limits,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> Cells:
     """Returns the design that narrows the quantity most within its limits.
 
     Args:
-      prior, asked: from `prior.prior_over` and `prior.question`.
       params, tokens: the sizes and token counts to choose from.
-      limits: on the whole design.
       seed: of the search's random starts.
       progress: called with (what, done, all).
 
@@ -153,15 +151,17 @@ def choose(
             f"{SPARE} cells more: --cells={least} or more"
         )
     cheapest = found.cheapest()
-    needed = float(cheapest @ found.cost)
+    needed, fewest = float(cheapest @ found.cost), int(cheapest.sum())
     values = "{} sizes and {} token counts".format(*found.fewest)
-    if cheapest.sum() > limits.cells:
-        raise UserError(f"--cells={limits.cells}: {values} need --cells={cheapest.sum()} here")
+    if fewest > limits.cells:
+        raise UserError(f"--cells={limits.cells}: {values} need --cells={fewest} here")
     if needed > limits.budget:
+        unit = 10.0 ** (np.floor(np.log10(needed)) - 1)
+        enough_for_it = np.ceil(needed / unit * (1 - 1e-12)) * unit  # in two digits
         raise UserError(
-            f"--budget={_flops(limits.budget)} cannot pay for {cheapest.sum()} cells of these ranges with {values}, "
-            f"the least that law {prior.law.name!r} can be checked with: give --budget={_flops(_up(needed))} or more, "
-            "or smaller --params and --tokens"
+            f"--budget={_flops(limits.budget)} cannot pay for {fewest} cells of these ranges with {values}, the least "
+            f"that law {prior.law.name!r} can be checked with: give --budget={_flops(enough_for_it)} or more, or "
+            "smaller --params and --tokens"
         )
     grids = (plain_grid(k, params, tokens, limits.budget, limits.cells) for k in GRIDS)
     starts = tuple(_nearest(found, grid) for grid in grids if grid is not None)
@@ -174,18 +174,10 @@ def _flops(value: float) -> str:
     return f"{value:.3g}".replace("e+", "e")
 
 
-def _up(value: float) -> float:
-    """Rounds up to two digits."""
-    unit = 10.0 ** (np.floor(np.log10(value)) - 1)
-    return float(np.ceil(value / unit * (1 - 1e-12)) * unit)
-
-
 def _nearest(found: Candidates, grid: Cells) -> Array:
     """The runs [C] of a grid, each at the nearest candidate, as a start for the search."""
-    miss = sum(
-        np.abs(np.log(offered[:, None] / wanted))
-        for offered, wanted in ((found.params, grid.params), (found.tokens, grid.tokens))
-    )
+    pairs = ((found.params, grid.params), (found.tokens, grid.tokens))
+    miss = sum(np.abs(np.log(offered[:, None] / wanted)) for offered, wanted in pairs)
     return np.bincount(np.argmin(miss, 0), grid.counts, len(found.params)).astype(int)
 
 
@@ -194,11 +186,10 @@ class Plan:
     """A design, and what it is expected to say.
 
     Attributes:
-      prior, asked, cells: what was asked of which cells.
       expected: of the quantity.
       range: the smallest and the largest half width over the priors.
       others: of every other quantity, by name.
-      grids: (k, cost, expectation) of plain k x k grids of the same cost.
+      grids: (k, cells, expectation) of plain k x k grids of the same cost.
       budget: FLOPs that the cells should not cost more than.
     """
 
@@ -243,32 +234,28 @@ class Plan:
         return list(self._doubts())
 
     def _doubts(self) -> Iterator[str]:
-        name, different, times = self.asked.name, len(self.cells.params), self.extrapolation or 0.0
-        least, share = enough(len(self.prior.law.parameters)), self.cells.cost / self.budget
-        if self._vague:
+        name, expected, cells, times = self.asked.name, self.expected, self.cells, self.extrapolation or 0.0
+        scale = expected.value
+        if name == "E":  # a prior may well have a small one
+            middle = {"params": np.median(cells.params), "tokens": np.median(cells.tokens)}
+            scale = float(self.prior.law.predict(self.prior.parameters, middle))
+        if expected.half_width > (np.log(10) if expected.factor else 0.5 * scale):
             yield f"{name} would hardly be determined: a larger budget, wider ranges or less noise would help."
-        elif self.range[1] > 2 * self.expected.half_width:
-            worst = self.expected.as_wide(self.range[1]).within
+        elif self.range[1] > 2 * expected.half_width:
+            worst = expected.as_wide(self.range[1]).within
             yield f"With exponents a step from the prior's the interval could be {worst}."
+        share = cells.cost / self.budget
         if share > 1 + 1e-9:
             yield f"These cells cost {share:.3g} times the budget."
         if np.isfinite(self.budget) and share < 0.5:
             saved = f"{100 * share:.2g} % of the budget"
             yield f"These cells cost {saved}: more --cells, or wider ranges, could narrow it further."
+        different, least = len(cells.params), enough(len(self.prior.law.parameters))
         if different < least:
             yield f"Only {different} different cells: {least} would leave {SPARE} to check the law with."
         if times > BEYOND:
             beyond = f"{times:.3g} times beyond the largest run"
             yield f"{name} is asked {beyond}: past {BEYOND:g} times the interval holds only if the law does."
-
-    @property
-    def _vague(self) -> bool:
-        """Whether the interval reaches half as far as the value (for E, as a loss), or a factor of ten."""
-        scale = self.expected.value
-        if self.asked.name == "E":  # a prior may well have a small one
-            middle = {"params": np.median(self.cells.params), "tokens": np.median(self.cells.tokens)}
-            scale = float(self.prior.law.predict(self.prior.parameters, middle))
-        return self.expected.half_width > (np.log(10) if self.expected.factor else 0.5 * scale)
 
 
 def judge(
@@ -277,7 +264,6 @@ def judge(
     """Returns what a design is expected to say, about the quantity and about others.
 
     Args:
-      prior, asked, cells: the question.
       ranges: sizes and token counts over which plain grids are laid, to compare; those of the cells without them.
       budget: FLOPs that the cells should not cost more than.
 
@@ -290,38 +276,34 @@ def judge(
     surface_of(law, Points(params, tokens, loss, source="the design"))  # refuses cells that cannot determine the law
     expected = [expect(prior, asked, cells, which) for which in range(len(prior.vectors))]
     widths = [one.half_width for one in expected]
-    others = {}
-    for name in (*law.parameters, "a"):
-        if name != asked.name and name in names(law):
-            found = expect(prior, question(law, name, asked.at or At(cells.cost)), cells)
-            if np.isfinite(found.half_width) and found.error > _DULL:
-                others[name] = found
-    grids = []
-    for k in GRIDS:
-        grid = plain_grid(k, *(ranges or (cells.params, cells.tokens)), cells.cost, max(len(cells), k * k))
-        if grid is not None and len(grid) > len(law.parameters):
-            grids.append((k, grid, expect(prior, asked, grid)))
+    rest = [name for name in (*law.parameters, "a") if name != asked.name and name in names(law)]
+    others = {name: expect(prior, question(law, name, asked.at or At(cells.cost)), cells) for name in rest}
+    others = {name: one for name, one in others.items() if np.isfinite(one.half_width) and one.error > _DULL}
+    offered = ranges or (cells.params, cells.tokens)
+    plain = ((k, plain_grid(k, *offered, cells.cost, max(len(cells), k * k))) for k in GRIDS)
+    grids = [(k, grid, expect(prior, asked, grid)) for k, grid in plain if grid and len(grid) > len(law.parameters)]
     return Plan(prior, asked, cells, expected[0], (min(widths), max(widths)), others, grids, budget)
 
 
-def simulate(plan: Plan, simulations: int, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+def simulate(plan: Plan, simulations: int, seed: int = 0, progress: Progress = None) -> dict[str, Any]:
     """Draws noisy losses on the design and fits them: `coverage.simulate` for the plan's quantity.
 
     Returns:
       What `coverage.simulate` returns for that one quantity (the logarithm of a factor), with `expected_middle`: how
       wide the middle 95 % of the estimates should be.
     """
-    linear = _linear(plan.prior, plan.prior.vectors[0], plan.cells)
+    prior, name = plan.prior, plan.asked.name
+    linear = _linear(prior, prior.vectors[0], plan.cells)
     of = (lambda vectors: np.log(plan.asked.of(vectors))) if plan.expected.factor else plan.asked.of
     found = coverage.simulate(
         linear.surface,
         linear.theta,
-        plan.prior.noise,
-        plan.prior.huber_delta,
+        prior.noise,
+        prior.huber_delta,
         methods=("wild", "delta"),
         simulations=simulations,
         seed=seed,
-        asked=Quantities((plan.asked.name,), of),
+        asked=Quantities((name,), of),
         progress=partial(progress, "simulation") if progress else None,
     )
     return {**found, "expected_middle": 2 * float(special.ndtri(0.5 + LEVEL / 2)) * plan.expected.error}

@@ -144,10 +144,8 @@ def question(law: Law, name: str, at: At) -> Question:
     if not frontier.can_share(law):
         raise UserError(f"--narrow={name}: law {law.name!r} has no compute-optimal sizes; give --at=params:tokens")
     optimum, place = quantities.optimum(law, np.array([at.flops])).of, _PLACES[spelt]
-    factor = spelt not in ("a", "prediction")
-    return Question(
-        spelt, lambda vectors: optimum(vectors)[..., place : place + 1], factor, None if spelt == "a" else at
-    )
+    factor, where = spelt not in ("a", "prediction"), None if spelt == "a" else at
+    return Question(spelt, lambda vectors: optimum(vectors)[..., place : place + 1], factor, where)
 
 
 def law_for_design(name: str | None) -> Law:
@@ -232,9 +230,16 @@ def prior_over(belief: Belief, cells: Cells) -> Prior:
         centre = Surface.over(law, variables, law.predict(law.named(vector), variables))
         theta = centre.scaled(vector[None])[0]
     _check(law, vector, theta, centre)
+    rows = [theta]
+    for name, (low, high) in law.nonlinear.items():
+        place, step = law.searched.index(name), belief.steps.get(name, STEP)
+        for sign in (-1, 1) if name in law.parameters else ():  # a balance of terms is no exponent
+            row = theta.copy()
+            row[place] = np.clip(row[place] * np.exp(sign * step), 1.01 * low, 0.99 * high)
+            rows.append(row)
     source = belief.source or "default of " + ("small sweeps" if default is SMALL else "large models")
     delta = EFFICIENT * belief.noise if belief.huber_delta == "auto" else belief.huber_delta
-    return Prior(law, centre.natural(_moved(law, belief, theta)), belief.noise, delta, source)
+    return Prior(law, centre.natural(np.array(rows)), belief.noise, delta, source)
 
 
 def _completed(law: Law, belief: Belief, variables: Mapping[str, Array], default: Mapping[str, float]) -> Array:
@@ -267,15 +272,3 @@ def _check(law: Law, vector: Array, theta: Array, surface: Surface) -> None:
         raise UserError(
             f"--prior: law {law.name!r} predicts no usable loss over these ranges with {dict(law.named(vector))}"
         )
-
-
-def _moved(law: Law, belief: Belief, theta: Array) -> Array:
-    """Returns theta, then with each exponent a step lower and higher, [R, P]."""
-    rows = [theta]
-    for name, (low, high) in law.nonlinear.items():
-        place, step = law.searched.index(name), belief.steps.get(name, STEP)
-        for sign in (-1, 1) if name in law.parameters else ():  # a balance of terms is no exponent
-            row = theta.copy()
-            row[place] = np.clip(row[place] * np.exp(sign * step), 1.01 * low, 0.99 * high)
-            rows.append(row)
-    return np.array(rows)

@@ -4,7 +4,7 @@
 Legend: R priors, P parameters, C candidate cells. A design is a count of runs for each candidate, [C].
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from scipy import special
 from t5x_like.scaling.uncertainty.intervals import LEVEL
 
 Array = np.ndarray
+Progress = Callable[[int, int], None] | None
 
 SPARE = 3  # cells beyond the law's parameters: with fewer, nothing would show that the law is wrong
 VALUES = 4  # different params, and tokens, where there are so many: three values follow any E + A / N^alpha
@@ -144,16 +145,11 @@ class _State:
 
 
 def search(
-    candidates: Candidates,
-    limits: Limits,
-    starts: tuple[Array, ...] = (),
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    candidates: Candidates, limits: Limits, starts: Sequence[Array] = (), seed: int = 0, progress: Progress = None
 ) -> Array:
     """Returns the best design found, [C]: greedy starts, given ones and random ones, each improved by exchanges.
 
     Args:
-      candidates: the cells.
       limits: the cheapest allowed design must keep within them.
       starts: further designs to improve, each [C].
       seed: of the random starts.
@@ -168,7 +164,7 @@ def search(
     return min(found, key=lambda state: round(state.score, 11)).counts  # of equal ones the first, whatever the rounding
 
 
-def _starts(candidates: Candidates, limits: Limits, given: tuple[Array, ...], rng: np.random.Generator) -> Iterator:
+def _starts(candidates: Candidates, limits: Limits, given: Sequence[Array], rng: np.random.Generator) -> Iterator:
     cost, cheapest = candidates.cost, candidates.cheapest()
     for greed in _GREED:
         yield _filled(_State(candidates, cheapest), limits, greed).counts

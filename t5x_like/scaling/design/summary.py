@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A design in words, rows and a picture, and its files: design.json, cells.csv, design.png."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,6 @@ def other_rows(plan: Plan) -> Rows:
 
 def simulated_in_words(plan: Plan, found: dict[str, Any]) -> list[str]:
     """Whether simulated sweeps agree with what was expected."""
-
     middle = found["middle"][0]
 
     def told(width: float | None) -> str:
@@ -117,11 +117,9 @@ def prepare(out: str) -> Path:
 
 
 def write(plan: Plan, path: Path, ranges: tuple[Array, Array] | None, command: str, **more: Any) -> list[Path]:
-    """Writes the design and its picture; a design that was chosen rather than checked (`ranges`) gets a cells.csv, too.
+    """Writes design.json and, beside it, design.png and, for a design that was chosen rather than checked, cells.csv.
 
     Args:
-      plan: the design.
-      path: of design.json; the others lie beside it.
       ranges: sizes and token counts it was chosen from, or None.
       command: the command line, for the record.
       more: further results for design.json.
@@ -134,38 +132,39 @@ def write(plan: Plan, path: Path, ranges: tuple[Array, Array] | None, command: s
     if ranges is None:
         return [path, picture]
     cells = plan.cells
-    lines = [
-        f"{n:.0f},{d:.0f},{6 * n * d:.6g},{seed}"
-        for n, d, times in zip(cells.params, cells.tokens, cells.counts, strict=True)
-        for seed in range(times)
-    ]
+    seeds = np.concatenate([np.arange(times) for times in cells.counts])
+    runs = [f"{n:.0f},{d:.0f},{6 * n * d:.6g},{seed}" for n, d, seed in zip(*cells.runs, seeds, strict=True)]
     rows = path.with_name("cells.csv")
-    write_text(rows, "\n".join(["params,tokens,flops,seed", *lines, ""]))
+    write_text(rows, "\n".join(["params,tokens,flops,seed", *runs, ""]))
     return [path, rows, picture]
 
 
 def design_chart(plan: Plan, ranges: tuple[Array, Array] | None = None) -> Chart:
     """Returns the picture: cells over params and tokens, lines of equal compute, and what is to be predicted.
 
-    Args:
-      plan: the design.
-      ranges: sizes and token counts it was chosen from, marked faintly.
+    Cells of the sizes and token counts that it was chosen from (`ranges`) are marked faintly.
     """
-    cells, target = plan.cells, _target(plan)
-    shown = [places for places in ((cells.params, cells.tokens), ranges, target) if places]
+    cells, at, best = plan.cells, plan.asked.at, partial(frontier, plan.prior.law, plan.prior.vectors[0])
+    shown = [(cells.params, cells.tokens), *([ranges] if ranges else [])]
+    if at is not None:
+        target = best(np.array([at.flops])) if at.params is None else Cells.of([at.params], [at.tokens])
+        shown.append((target.params, target.tokens))
     x, y = (
         (float(np.nanmin(values)) / _MARGIN, float(np.nanmax(values)) * _MARGIN)
-        for values in (np.hstack([places[i] for places in shown]) for i in (0, 1))
+        for values in map(np.concatenate, zip(*shown, strict=True))
     )
-    layers: list[Layer] = [*_equal_compute(x, y), *_optimum(plan, x, y)]
+    layers: list[Layer] = list(_equal_compute(x, y))
+    if can_share(plan.prior.law):
+        line = best(np.geomspace(6 * x[0] * y[0], 6 * x[1] * y[1], 60))
+        if np.isfinite(line.params).all():
+            layers.append(Line(line.params, line.tokens, "second", "compute-optimal, by the prior", dash="dash"))
     if ranges:
         offered = Cells.product(*ranges)
         layers.append(Marks(offered.params, offered.tokens, "muted", area=3.0, opacity=0.35))
     layers += _marks(cells)
-    if target:
+    if at is not None:
         hover = (f"{plan.asked.name}, {figure(plan.extrapolation)} times the largest run",)
-        n, d = np.array([target[0]]), np.array([target[1]])
-        layers.append(Marks(n, d, "accent", hover, name=plan.asked.name, area=90.0, shape="diamond"))
+        layers.append(Marks(*shown[-1], "accent", hover, name=plan.asked.name, area=90.0, shape="diamond"))
     panel = Panel(Axis("params", True, "count", x), Axis("training tokens", True, "count", y), tuple(layers))
     return Chart(
         "design",
@@ -173,17 +172,6 @@ def design_chart(plan: Plan, ranges: tuple[Array, Array] | None = None) -> Chart
         "The cells of the design among those it was chosen from; faint lines are of equal compute.",
         (panel,),
     )
-
-
-def _target(plan: Plan) -> tuple[float, float] | None:
-    """Params and tokens of what is asked about: a cell, or the best one of a compute."""
-    at = plan.asked.at
-    if at is None:
-        return None
-    if at.params is not None and at.tokens is not None:
-        return at.params, at.tokens
-    best = frontier(plan.prior.law, plan.prior.vectors[0], np.array([at.flops]))
-    return float(best.params[0]), float(best.tokens[0])
 
 
 def _equal_compute(x: Window, y: Window) -> list[Line]:
@@ -196,15 +184,6 @@ def _equal_compute(x: Window, y: Window) -> list[Line]:
         end = text if y[0] < tokens[1] < y[1] else ""
         lines.append(Line(params, tokens, "muted", end=end, hover=text, width=0.8, opacity=0.35))
     return lines
-
-
-def _optimum(plan: Plan, x: Window, y: Window) -> list[Line]:
-    if not can_share(plan.prior.law):
-        return []
-    best = frontier(plan.prior.law, plan.prior.vectors[0], np.geomspace(6 * x[0] * y[0], 6 * x[1] * y[1], 60))
-    if not np.isfinite(best.params).all():
-        return []
-    return [Line(best.params, best.tokens, "second", name="compute-optimal, by the prior", dash="dash")]
 
 
 def _marks(cells: Cells) -> list[Marks]:
