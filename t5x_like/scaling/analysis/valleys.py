@@ -190,12 +190,7 @@ class PowerLaw:
 
 
 def power_laws(flops: Array, curves: Curves, noise: float, freedom: int) -> tuple[dict[str, PowerLaw], list[str]]:
-    """Returns the power laws through the minima at these computes, by quantity, and sentences; none below three.
-
-    Args:
-      flops: of the budgets, [b].
-      curves, noise, freedom: from `fit_valleys`.
-    """
+    """Returns the power laws through the minima at computes [b], by quantity, none below three, and sentences."""
     kept = [(at, curve) for at, curve in zip(flops, curves, strict=True) if curve and not curve.problem]
     if len(kept) < FEWEST_BUDGETS:
         have = f"{len(kept)} of {len(flops)} budgets have a minimum"

@@ -3,7 +3,7 @@
 
 What a design tells about a quantity is its 95 % interval by the delta method with Student's t (`intervals.Delta`), with
 the losses that the prior predicts and the noise that it expects. The choice minimises that interval, averaged over
-several priors, under a budget of sum 6 params tokens (c-optimal design; `design_search` has the search).
+several priors, under a budget of sum 6 params tokens (c-optimal design; `search` has the search).
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from t5x_like.scaling.uncertainty.intervals import LEVEL, Delta
 from t5x_like.scaling.wording import figure
 
 Array = np.ndarray
-Progress = Callable[[str, int, int], None] | None
+Ticker = Callable[[str, int, int], None] | None  # called with (what, done, all)
 
 CELLS = 20
 REPEATS = 2  # runs of one cell: they average noise, and say nothing about the law
@@ -125,20 +125,13 @@ def candidates(prior: Prior, asked: Question, params: Array, tokens: Array) -> C
 
 
 def choose(
-    prior: Prior,
-    asked: Question,
-    params: Array,
-    tokens: Array,
-    limits: Limits,
-    seed: int = 0,
-    progress: Progress = None,
+    prior: Prior, asked: Question, params: Array, tokens: Array, limits: Limits, seed: int = 0, progress: Ticker = None
 ) -> Cells:
     """Returns the design that narrows the quantity most within its limits.
 
     Args:
       params, tokens: the sizes and token counts to choose from.
       seed: of the search's random starts.
-      progress: called with (what, done, all).
 
     Raises:
       UserError: no design that could check the law keeps within the limits.
@@ -285,7 +278,7 @@ def judge(
     return Plan(prior, asked, cells, expected[0], (min(widths), max(widths)), others, grids, budget)
 
 
-def simulate(plan: Plan, simulations: int, seed: int = 0, progress: Progress = None) -> dict[str, Any]:
+def simulate(plan: Plan, simulations: int, seed: int = 0, progress: Ticker = None) -> dict[str, Any]:
     """Draws noisy losses on the design and fits them: `coverage.simulate` for the plan's quantity.
 
     Returns:

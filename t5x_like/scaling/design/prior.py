@@ -35,7 +35,6 @@ LARGE_FROM = 1e7  # params in the middle of the range from which `LARGE` is the 
 
 NOISE = 0.005  # relative standard deviation of a run's loss
 STEP = 0.2  # relative standard deviation of an exponent of which only the value is given
-_GIVEN = "as given, the rest by default"
 _NARROWEST, _WIDEST = 0.02, 0.5  # steps that a fit may give
 _LIFTED = 0.02  # of a typical loss: what an E of 0 is taken as, for an interval about a bound means nothing
 
@@ -166,16 +165,14 @@ def law_for_design(name: str | None) -> Law:
     return LAWS[name]
 
 
-def belief_from(text: str | os.PathLike[str] | Mapping[str, float] | None) -> Belief:
-    """Reads `E=1.8,alpha=.35`, a mapping of the same, or a fit.json (or its folder); None is all defaults.
+def belief_from(text: str | os.PathLike[str] | None) -> Belief:
+    """Reads `E=1.8,alpha=.35`, or a fit.json (or its folder); None is all defaults.
 
     Raises:
       UserError: not a number, or not a fit.
     """
     if text is None:
         return Belief()
-    if isinstance(text, Mapping):
-        return Belief(parameters=dict(text), source=_GIVEN)
     if "=" not in str(text) or Path(text).exists():
         return _fitted(Path(text))
     found = {}
@@ -185,7 +182,7 @@ def belief_from(text: str | os.PathLike[str] | Mapping[str, float] | None) -> Be
             found[name.strip()] = float(value)
         except ValueError:
             raise UserError(f"--prior: {part.strip()!r}; expected name=number, such as alpha=.35") from None
-    return Belief(parameters=found, source=_GIVEN)
+    return Belief(parameters=found, source="as given, the rest by default")
 
 
 def _fitted(path: Path) -> Belief:
