@@ -26,9 +26,8 @@ from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
 from t5x_like.scaling.design import design
 from t5x_like.scaling.design import summary as design_summary
-from t5x_like.scaling.design.cells import PARAMS, TOKENS, Cells, levels, number, place, read_cells
-from t5x_like.scaling.design.prior import NOISE, Belief, belief_from, prior_over
-from t5x_like.scaling.design.question import At, question
+from t5x_like.scaling.design.cells import PARAMS, TOKENS, At, Cells, levels, number, place, read_cells
+from t5x_like.scaling.design.prior import NOISE, Belief, belief_from, prior_over, question
 from t5x_like.scaling.design.search import Limits
 from t5x_like.scaling.fitting.fit import HUBER_DELTA
 

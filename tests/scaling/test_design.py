@@ -11,9 +11,8 @@ from scipy import special, stats
 from t5x_like.errors import UserError
 from t5x_like.files import write_json
 from t5x_like.scaling.design import design
-from t5x_like.scaling.design.cells import Cells, levels, place, plain_grid, read_cells
-from t5x_like.scaling.design.prior import SMALL, Belief, belief_from, law_for_design, prior_over
-from t5x_like.scaling.design.question import At, names, question
+from t5x_like.scaling.design.cells import At, Cells, levels, place, plain_grid, read_cells
+from t5x_like.scaling.design.prior import SMALL, Belief, belief_from, law_for_design, names, prior_over, question
 from t5x_like.scaling.design.search import Limits
 from t5x_like.scaling.fitting.fit import fit_scaling_law
 from t5x_like.scaling.fitting.surface import Surface

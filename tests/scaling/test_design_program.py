@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from t5x_like.scaling.design import design
-from t5x_like.scaling.design.cells import Cells
-from t5x_like.scaling.design.plot import design_chart
-from t5x_like.scaling.design.prior import Belief, prior_over
-from t5x_like.scaling.design.question import At, question
+from t5x_like.scaling.design.cells import At, Cells
+from t5x_like.scaling.design.prior import Belief, prior_over, question
+from t5x_like.scaling.design.summary import design_chart
 from t5x_like.scaling.laws.catalogue import CHINCHILLA
 
 PROGRAM = Path(__file__).parents[2] / "scripts/design.py"

@@ -2,6 +2,7 @@
 """Everything that is said about a fit besides the fit: hung on it by name, ready for fit.json and the report."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from t5x_like.reporting.wording import percent
 from t5x_like.scaling.analysis import isoflop
 from t5x_like.scaling.analysis.leaderboard import leaderboard
 from t5x_like.scaling.fitting.fit import Fit
-from t5x_like.scaling.pairs import Pair
 from t5x_like.scaling.uncertainty.coverage import best_method, simulate
 from t5x_like.scaling.uncertainty.sensitivity import by_threshold, by_window, influence
 
@@ -35,19 +35,16 @@ def analyse(
       done: called with the fit as soon as one more analysis hangs on it.
     """
 
-    def told(made: int, of: int) -> None:
-        if progress:
-            progress("leaderboard", made, of)
-
     def ranked(fit: Fit) -> dict[str, Any] | None:
         if ranking or fit.law.target != "loss":
             return ranking
-        return leaderboard(fit.points, delta=fit.huber_delta, progress=told)
+        return leaderboard(fit.points, delta=fit.huber_delta, progress=_told(progress, "leaderboard"))
 
+    methods = dict.fromkeys((fit.interval_method, "delta", "profile"))  # the last two need no further replicates
     makers: dict[str, Callable[[Fit], Any]] = {  # the slowest last, so that pictures of the others are drawn meanwhile
         "influence": influence,
         "isoflop": _iso_flop,
-        "interval_methods": _by_method,
+        "interval_methods": lambda fit: {name: found for name in methods if (found := fit.intervals_by(name))},
         "sensitivity": lambda fit: {"threshold": by_threshold(fit), "window": by_window(fit)},
         "leaderboard": ranked,
     }
@@ -59,10 +56,8 @@ def analyse(
     return fit
 
 
-def _by_method(fit: Fit) -> dict[str, dict[str, Pair]]:
-    """The parameters' intervals by the fit's own method and by those that need no further replicates."""
-    methods = dict.fromkeys((fit.interval_method, "delta", "profile"))
-    return {method: found for method in methods if (found := fit.intervals_by(method))}
+def _told(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    return partial(progress, what) if progress else None
 
 
 def _iso_flop(fit: Fit) -> dict[str, Any] | None:
@@ -76,21 +71,18 @@ def _iso_flop(fit: Fit) -> dict[str, Any] | None:
 
 def coverage(fit: Fit, simulations: int, progress: Progress | None = None) -> tuple[Fit, str]:
     """Simulates the fit's own design, and returns the fit with `coverage`, and the method that covers best there."""
-    told = (lambda done, total: progress("coverage", done, total)) if progress else None
     degrees = max(1, len(fit.points) - len(fit.theta))
     noise = float(np.sqrt(((fit.target - fit.surface.predict(fit.theta[None])[0]) ** 2).sum() / degrees))
-    result = simulate(
-        fit.surface, fit.theta, noise, fit.huber_delta, simulations=simulations, seed=fit.seed, progress=told
-    )
+    told, design = _told(progress, "coverage"), (fit.surface, fit.theta, noise, fit.huber_delta)
+    result = simulate(*design, simulations=simulations, seed=fit.seed, progress=told)
     return fit.with_analyses(coverage=result), best_method(result)
 
 
 def coverage_sentences(result: dict[str, Any]) -> list[str]:
     """Says how each method did, best first."""
-    order = sorted(result["methods"], key=lambda name: name != best_method(result))
+    best = best_method(result)
     return [
         f"{name}: nominal 95 % intervals held the truth {percent(found['mean'])} of the time on average, "
         f"{percent(found['lowest'])} to {percent(found['highest'])} by quantity."
-        for name in order
-        for found in (result["methods"][name],)
+        for name, found in sorted(result["methods"].items(), key=lambda item: item[0] != best)
     ]

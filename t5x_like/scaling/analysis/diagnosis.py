@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a careful colleague would say about a fit before anybody spends compute on it, as plain sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,162 +35,135 @@ def concerns(
     """Returns the warnings of a fit, those about the data first, then the fit, then what it is used for."""
     return [
         *points.warnings,
-        *_about_data(law, points),
-        *_about_design(law, points),
+        *_about_points(law, points),
         *_about_residuals(law, points, residuals),
-        *_about_minimum(certificate),
-        *_about_parameters(law, parameters, intervals, certificate),
+        *_about_minimum(law, certificate),
+        *_about_intervals(law, parameters, intervals),
         *_about_frontier(law, points, optimal),
         *_about_extrapolation(holdout, residuals),
     ]
-
-
-def _about_data(law: Law, points: Points) -> list[str]:
-    found = []
-    if len(points.fingerprints) > 1:
-        found.append(
-            f"The runs were trained on {len(points.fingerprints)} different corpora (fingerprints "
-            f"{', '.join(print_[:12] for print_ in points.fingerprints)}): their losses are not comparable."
-        )
-    families = sorted({str(f) for f in points.columns.get("family", []) if f})
-    if len(families) > 1:
-        found.append(f"One law is fitted to {len(families)} model families together: {', '.join(families)}.")
-    unique = points.columns.get("unique_tokens")
-    if unique is not None and "unique_tokens" not in law.variables:
-        passes = np.where(unique > 0, points.tokens / np.where(unique > 0, unique, 1), 1)
-        repeated = int((passes > 1 + 1e-6).sum())
-        if repeated:
-            strong = f", beyond {REPEATED:g}, where repetition is known to cost" if passes.max() > REPEATED else ""
-            found.append(
-                f"{_points(repeated)} saw the same data more than once (up to {passes.max():.2g} times{strong}); "
-                "the law takes every token as fresh."
-            )
-    return found
 
 
 def _points(n: int) -> str:
     return "1 point" if n == 1 else f"{n} points"
 
 
-def _about_design(law: Law, points: Points) -> list[str]:
-    found = []
+def _about_points(law: Law, points: Points) -> Iterator[str]:
+    if len(points.fingerprints) > 1:
+        names = ", ".join(fingerprint[:12] for fingerprint in points.fingerprints)
+        yield (
+            f"The runs were trained on {len(points.fingerprints)} different corpora (fingerprints {names}): their "
+            "losses are not comparable."
+        )
+    families = sorted({str(f) for f in points.columns.get("family", []) if f})
+    if len(families) > 1:
+        yield f"One law is fitted to {len(families)} model families together: {', '.join(families)}."
+    unique = points.columns.get("unique_tokens")
+    if unique is not None and "unique_tokens" not in law.variables:
+        passes = np.divide(points.tokens, unique, out=np.ones(len(points)), where=unique > 0)
+        if repeated := int((passes > 1 + 1e-6).sum()):
+            strong = f", beyond {REPEATED:g}, where repetition is known to cost" if passes.max() > REPEATED else ""
+            yield (
+                f"{_points(repeated)} saw the same data more than once (up to {passes.max():.2g} times{strong}); "
+                "the law takes every token as fresh."
+            )
     n, p = len(points), len(law.parameters)
     if n <= p + 3:
         left = f"leave {n - p} to judge the noise by"
-        found.append(f"{n} points for {p} parameters {left}: the intervals are rough themselves.")
-    if not {"params", "tokens"} <= set(law.variables):
-        return found
-    correlation = float(np.corrcoef(np.log(points.params), np.log(points.tokens))[0, 1])
-    if abs(correlation) > 0.95:
-        found.append(
-            f"Params and tokens rise together (correlation {correlation:.3f} of their logarithms), so the two "
-            "exponents are hard to tell apart: add cells with other tokens per parameter."
-        )
-    return found
+        yield f"{n} points for {p} parameters {left}: the intervals are rough themselves."
+    if {"params", "tokens"} <= set(law.variables):
+        correlation = float(np.corrcoef(np.log(points.params), np.log(points.tokens))[0, 1])
+        if abs(correlation) > 0.95:
+            yield (
+                f"Params and tokens rise together (correlation {correlation:.3f} of their logarithms), so the two "
+                "exponents are hard to tell apart: add cells with other tokens per parameter."
+            )
 
 
-def _about_residuals(law: Law, points: Points, residuals: Array) -> list[str]:
+def _about_residuals(law: Law, points: Points, residuals: Array) -> Iterator[str]:
     """Outliers, by a scale that leaves out as many points as a Huber fit may pass exactly through."""
     scale = robust_scale(residuals, len(law.parameters))
-    if scale < 1e-12:
-        return []
-    far = np.flatnonzero(np.abs(residuals) > OUTLIER * scale)
-    if not len(far):
-        return []
-    worst = far[np.argmax(np.abs(residuals[far]))]
+    far = int((np.abs(residuals) > OUTLIER * scale).sum())
+    if scale < 1e-12 or not far:
+        return
+    worst = np.argmax(np.abs(residuals))
+    miss = float(np.expm1(residuals[worst]) if law.target == "loss" else residuals[worst])
     size, tokens = count(float(points.params[worst])), count(float(points.tokens[worst]))
-    return [
-        f"{_points(len(far))} {'lies' if len(far) == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations "
-        f"off the law; the worst is {percent(_miss(law, residuals[worst]), signed=True)}, at {size} params and "
-        f"{tokens} tokens."
-    ]
+    yield (
+        f"{_points(far)} {'lies' if far == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations "
+        f"off the law; the worst is {percent(miss, signed=True)}, at {size} params and {tokens} tokens."
+    )
 
 
-def _miss(law: Law, residual: float) -> float:
-    """A residual as a share of the loss, or in accuracy."""
-    return float(np.expm1(residual)) if law.target == "loss" else float(residual)
-
-
-def _about_minimum(certificate: Mapping[str, Any]) -> list[str]:
-    found = []
+def _about_minimum(law: Law, certificate: Mapping[str, Any]) -> Iterator[str]:
     second = certificate["second_method"]
     if not second["agrees"]:
-        found.append(
+        yield (
             f"A second method ({second['name']}) ended at objective {second['objective']:.8g}, above this fit's: the "
             "minimum is not confirmed."
         )
     if certificate["condition_number"] > FLAT:
         direction = certificate["flattest_direction"]
         names = [_PLAIN.get(name, name) for name in sorted(direction, key=lambda name: -abs(direction[name]))[:2]]
-        found.append(
+        yield (
             f"The points barely determine a combination of {' and '.join(names)} (condition number "
             f"{figure(certificate['condition_number'], 2)}): very different values of them fit almost as well."
         )
-    return found
+    for bound in certificate["active_bounds"]:
+        name = bound.split(" = ")[0]
+        if name in law.parameters and not law.coordinates:
+            yield (
+                f"{name} is at its bound ({bound}): the losses pull it further, so the law does not describe them "
+                "well, and the other intervals are too narrow."
+            )
+        else:
+            what = _PLAIN.get(name, name)
+            yield f"{what} is at the edge of the range searched: the points fit a simpler law as well."
 
 
-def _about_parameters(
-    law: Law, parameters: Mapping[str, float], intervals: Mapping[str, Pair], certificate: Mapping[str, Any]
-) -> list[str]:
-    found = [
-        f"{name} is at its bound ({bound}): the losses pull it further, so the law does not describe them well, and "
-        "the other intervals are too narrow."
-        if name in law.parameters and not law.coordinates
-        else f"{_PLAIN.get(name, name)} is at the edge of the range searched: the points fit a simpler law as well."
-        for bound in certificate["active_bounds"]
-        for name in (bound.split(" = ")[0],)
-    ]
+def _about_intervals(law: Law, parameters: Mapping[str, float], intervals: Mapping[str, Pair]) -> Iterator[str]:
     for name, (low, high) in intervals.items():
         limits = None if law.coordinates else law.nonlinear.get(name)
         if name in law.linear and low is not None and low <= 0 < parameters[name]:
-            found.append(f"The interval of {name} reaches 0: the points do not exclude a law without it.")
+            yield f"The interval of {name} reaches 0: the points do not exclude a law without it."
         if limits and (low is None or high is None or low <= limits[0] or high >= limits[1]):
-            edge = f"the edge of the range searched, {limits[0]:g} to {limits[1]:g}"
-            found.append(f"The interval of {name} reaches {edge}.")
+            yield f"The interval of {name} reaches the edge of the range searched, {limits[0]:g} to {limits[1]:g}."
         elif limits and low is not None and high is not None and high - low > parameters[name]:
-            found.append(
+            yield (
                 f"The interval of {name}, {low:.2f} to {high:.2f}, is wider than {name} itself: more points, or "
                 "less noise, are needed before extrapolating."
             )
-    return found
 
 
-def _about_frontier(law: Law, points: Points, optimal: Mapping[str, Any] | None) -> list[str]:
+def _about_frontier(law: Law, points: Points, optimal: Mapping[str, Any] | None) -> Iterator[str]:
     if optimal is None:
-        if not {"params", "tokens"} <= set(law.variables):
-            return []
-        reason = "has no minimum at fixed compute here" if can_share(law) else "reads more than params and tokens"
-        return [f"No compute-optimal sizes are given: law {law.name!r} {reason}."]
+        if {"params", "tokens"} <= set(law.variables):
+            reason = "has no minimum at fixed compute here" if can_share(law) else "reads more than params and tokens"
+            yield f"No compute-optimal sizes are given: law {law.name!r} {reason}."
+        return
     low, high = optimal["intervals"].get("a", (0.0, 0.0))
-    found = []
-    if low is None or high is None or high - low > 0.3:
-        found.append(
-            f"The compute-optimal exponent a is known only {_span(low, high)}: sizes far beyond the largest run "
+    unbounded = low is None or high is None
+    if unbounded or high - low > 0.3:
+        known = "without bounds" if unbounded else f"to lie between {low:.2f} and {high:.2f}"
+        yield (
+            f"The compute-optimal exponent a is known only {known}: sizes far beyond the largest run "
             f"(the rows go to {BEYOND:g} times its compute) are guesses."
         )
     ratio = points.tokens / points.params
     ours = [row["tokens_per_param"] for row in optimal["rows"] if row["times_largest"] <= 1]
     if ours and (max(ours) < ratio.min() or min(ours) > ratio.max()):
-        side = "fewer" if max(ours) < ratio.min() else "more"
-        found.append(
-            f"Every point has {'more' if side == 'fewer' else 'fewer'} tokens per parameter than the law calls optimal "
-            f"({figure(min(ours))} to {figure(max(ours))}): cells with {side} would test it."
+        have, wanted = ("more", "fewer") if max(ours) < ratio.min() else ("fewer", "more")
+        yield (
+            f"Every point has {have} tokens per parameter than the law calls optimal "
+            f"({figure(min(ours))} to {figure(max(ours))}): cells with {wanted} would test it."
         )
-    return found
 
 
-def _span(low: float | None, high: float | None) -> str:
-    return "without bounds" if low is None or high is None else f"to lie between {low:.2f} and {high:.2f}"
-
-
-def _about_extrapolation(holdout: Mapping[str, Any] | None, residuals: Array) -> list[str]:
-    if holdout is None:
-        return []
-    missed, fitted = holdout["rms_relative_error"], float(np.sqrt(np.mean(residuals**2)))
-    if missed < MISSED * fitted or missed < 0.005 or fitted == 0:
-        return []
-    return [
-        f"Predicting the {holdout['points']} largest runs from the others misses by {percent(missed)} rms, "
-        f"{missed / fitted:.1f} times the residual of the fit: the losses do not bend as the law does, and an "
-        "extrapolation may miss by more than its interval says."
-    ]
+def _about_extrapolation(holdout: Mapping[str, Any] | None, residuals: Array) -> Iterator[str]:
+    missed, fitted = holdout["rms_relative_error"] if holdout else 0.0, float(np.sqrt(np.mean(residuals**2)))
+    if holdout and missed >= max(MISSED * fitted, 0.005) and fitted > 0:
+        yield (
+            f"Predicting the {holdout['points']} largest runs from the others misses by {percent(missed)} rms, "
+            f"{missed / fitted:.1f} times the residual of the fit: the losses do not bend as the law does, and an "
+            "extrapolation may miss by more than its interval says."
+        )

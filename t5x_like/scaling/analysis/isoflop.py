@@ -13,34 +13,27 @@ ten times farther on one side, its own error (the quartic term) is as large. Siz
 Intervals: see `valleys`. They carry the noise within budgets through minima and power laws.
 """
 
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.reporting.wording import count, figure
-from t5x_like.scaling.analysis.valleys import (
-    FORMS,
-    Curve,
-    PowerLaw,
-    Valley,
-    bootstrap,
-    choose,
-    power_laws,
-    problem_of,
-    sizes,
-)
+from t5x_like.scaling.analysis.valleys import FORMS, Curve, PowerLaw, Valley, choose, fit_valleys, power_laws, sizes
 from t5x_like.scaling.fitting.points import Points, read_points
 from t5x_like.scaling.laws.frontier import can_share, frontier
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.uncertainty.intervals import interval
-from t5x_like.scaling.uncertainty.paired import Fitted
+
+if TYPE_CHECKING:
+    from t5x_like.scaling.fitting.fit import Fit
 
 Array = np.ndarray
 
 TOLERANCE = 0.1  # compute of one budget differs by at most 10 %; rounding to whole steps and widths gives a few
 FEWEST_SIZES = 4
+_DRAWN = ("draws", "samples", "spread")  # what results are made of, and JSON does without
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ class AgainstSurface:
     rows: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        return dict(_json(self))
+        return dict(_json(asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -79,10 +72,8 @@ class IsoFlop:
       rule: how it was chosen.
       compute: what the budgets are counted in, "flops" (the column) or "6 params tokens".
       tolerance: the largest difference of log compute within a budget.
-      budgets: from small to large.
       laws: form -> {"params", "tokens", "loss"} -> power law; empty for a form with fewer than three minima.
       left_out: {row, params, tokens, flops} of each run that belongs to no budget.
-      warnings: plain sentences.
     """
 
     form: str
@@ -97,10 +88,9 @@ class IsoFlop:
     @property
     def minima(self) -> list[tuple[Budget, Curve]]:
         """The budgets with a minimum of the chosen form, and their curves."""
-        pairs = [(budget, budget.curves[self.form]) for budget in self.budgets]
-        return [(budget, curve) for budget, curve in pairs if curve and not curve.problem]
+        return [(b, curve) for b in self.budgets if (curve := b.curves[self.form]) and not curve.problem]
 
-    def against(self, fit: Fitted) -> AgainstSurface:
+    def against(self, fit: "Fit") -> AgainstSurface:
         """Compares with the compute-optimal sizes of a fitted surface.
 
         The surface is asked at C = 6 N* D* of each minimum, so that both divide the same product. `ratio` is the
@@ -111,20 +101,21 @@ class IsoFlop:
         """
         if not can_share(fit.law):
             raise UserError(f"law {fit.law.name!r} does not say how to share compute between params and tokens")
-        own = np.array([(curve.params, curve.tokens) for _, curve in self.minima], float)
+        curves = [curve for _, curve in self.minima]
+        own = np.array([(curve.params, curve.tokens) for curve in curves], float)
         flops = 6 * own.prod(1)
         best, draws = frontier(fit.law, fit.vector, flops), frontier(fit.law, fit.draws, flops)
         known = len(fit.draws) > 0
         rows = [
             {
                 "flops": float(flops[i]),
-                "params": float(own[i, 0]),
+                "params": curve.params,
                 "params_interval": curve.intervals["params"],
                 "surface_params": float(best.params[i]),
                 "surface_params_interval": pair(*interval(draws.params[:, i])) if known else None,
                 "ratio": float(own[i, 0] / best.params[i]),
             }
-            for i, (_, curve) in enumerate(self.minima)
+            for i, curve in enumerate(curves)
         ]
         law = self.laws[self.form].get("params")
         a, spread = (law.exponent, law.exponent_interval) if law else (None, None)
@@ -132,7 +123,7 @@ class IsoFlop:
 
     def to_json(self) -> dict[str, Any]:
         """Returns strict JSON: no arrays, null for what does not exist or is unbounded."""
-        return dict(_json(self))
+        return dict(_json(asdict(self)))
 
 
 def analyse(points: Any, *, tolerance: float = TOLERANCE, replicates: int = 2000, seed: int = 0) -> IsoFlop:
@@ -151,7 +142,7 @@ def analyse(points: Any, *, tolerance: float = TOLERANCE, replicates: int = 2000
         raise UserError(f"tolerance: {tolerance!r}; it must be a positive difference of log compute, such as .1")
     points = read_points(points)
     flops, compute, warnings = _compute(points)
-    groups, left_out, note = _group(points, flops, tolerance)
+    groups = _group(points, flops, tolerance)
     if not groups:
         raise UserError(
             f"{points.source}: no compute budget has runs of at least {FEWEST_SIZES} sizes (a budget is runs whose "
@@ -160,58 +151,58 @@ def analyse(points: Any, *, tolerance: float = TOLERANCE, replicates: int = 2000
     where = np.array([np.exp(np.log(flops[rows]).mean()) for rows in groups])
     valleys = {form: [Valley.over(points, rows, form) for rows in groups] for form in FORMS}
     form, rule = choose(valleys)
-    problems = [problem_of(valley, form) for valley in valleys[form]]
+    rng = np.random.default_rng(seed)
+    found = {name: fit_valleys(valleys[name], replicates, rng) for name in FORMS}
+    few = f"a {form} needs runs of at least {FORMS[form] + 1} sizes"
+    problems = [curve.problem if curve else few for curve in found[form][0]]
     missed = [f"{figure(at)} FLOPs has none: {why}" for at, why in zip(where, problems, strict=True) if why]
     if len(missed) == len(groups):
         raise UserError(f"{points.source}: no budget has a loss minimum between its sizes; {'; '.join(missed)}")
-    rng = np.random.default_rng(seed)
-    found = {name: bootstrap(valleys[name], name, replicates, rng) for name in FORMS}
-    fitted = {name: power_laws(where, minima) for name, minima in found.items()}
+    laws = {name: power_laws(where, *fitted) for name, fitted in found.items()}
     budgets = []
     for i, rows in enumerate(groups):
-        curves = {name: minima.curves[i] for name, minima in found.items()}
+        curves = {name: fitted[0][i] for name, fitted in found.items()}
         budgets.append(Budget(float(where[i]), rows.tolist(), sizes(points.params[rows]), curves))
-    laws = {name: result[0] for name, result in fitted.items()}
-    warnings += [*note, *(f"The budget of {text}." for text in missed), *fitted[form][1]]
-    return IsoFlop(form, rule, compute, tolerance, budgets, laws, left_out, warnings)
+    left_out = [
+        {"row": int(i), "params": float(points.params[i]), "tokens": float(points.tokens[i]), "flops": float(flops[i])}
+        for i in np.delete(np.arange(len(points)), np.concatenate(groups))
+    ]
+    warnings += [*_strays(left_out), *(f"The budget of {text}." for text in missed), *laws[form][1]]
+    chosen = {name: law for name, (law, _) in laws.items()}
+    return IsoFlop(form, rule, compute, tolerance, budgets, chosen, left_out, warnings)
 
 
 def _compute(points: Points) -> tuple[Array, str, list[str]]:
     flops = points.columns.get("flops")
-    if flops is None:
-        return points.compute, "6 params tokens", []
-    if (np.isfinite(flops) & (flops > 0)).all():
+    if flops is not None and (np.isfinite(flops) & (flops > 0)).all():
         return flops, "flops", []
     note = "Some rows have no positive flops: budgets are counted as 6 params tokens in all rows."
-    return points.compute, "6 params tokens", [note]
+    return points.compute, "6 params tokens", [] if flops is None else [note]
 
 
-def _group(points: Points, flops: Array, tolerance: float) -> tuple[list[Array], list[dict[str, float]], list[str]]:
-    """Returns the rows of each budget, from small to large, the runs that are in none, and a sentence on those."""
+def _group(points: Points, flops: Array, tolerance: float) -> list[Array]:
+    """Returns the rows of each budget, from small to large."""
     from scipy.cluster.hierarchy import fcluster, linkage  # half a second, which `import t5x_like` should not take
 
     logs = np.log(flops)
     labels = fcluster(linkage(logs[:, None], "complete"), tolerance, "distance") if len(logs) > 1 else np.ones(1)
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     groups = [rows for rows in groups if len(sizes(points.params[rows])) >= FEWEST_SIZES]
-    groups.sort(key=lambda rows: float(logs[rows].mean()))
-    left_out = [
-        {"row": int(i), "params": float(points.params[i]), "tokens": float(points.tokens[i]), "flops": float(flops[i])}
-        for i in sorted(set(range(len(logs))).difference(*(rows.tolist() for rows in groups)))
-    ]
+    return sorted(groups, key=lambda rows: float(logs[rows].mean()))
+
+
+def _strays(left_out: list[dict[str, float]]) -> list[str]:
     if not left_out:
-        return groups, left_out, []
+        return []
     named = ", ".join(f"{count(run['params'])} params on {count(run['tokens'])} tokens" for run in left_out[:5])
     more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
     runs = "1 run belongs" if len(left_out) == 1 else f"{len(left_out)} runs belong"
-    return groups, left_out, [f"{runs} to no budget of at least {FEWEST_SIZES} sizes: {named}{more}."]
+    return [f"{runs} to no budget of at least {FEWEST_SIZES} sizes: {named}{more}."]
 
 
 def _json(value: Any) -> Any:
-    if is_dataclass(value):
-        return {field.name: _json(getattr(value, field.name)) for field in fields(value) if field.name != "draws"}
     if isinstance(value, dict):
-        return {key: _json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+        return {key: _json(item) for key, item in value.items() if key not in _DRAWN}
+    if isinstance(value, list):
         return [_json(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

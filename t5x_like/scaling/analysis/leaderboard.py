@@ -7,7 +7,7 @@ are more), which asks whether the form follows the surface. Both count the root 
 measured. Laws are ranked by the geometric mean of the two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from t5x_like.scaling.laws.laws import Law
 from t5x_like.scaling.uncertainty.bootstrap import refit
 
 Array = np.ndarray
+Progress = Callable[[int, int], None] | None
 
 ORIGINS = (0.5, 0.65, 0.8)  # shares of the points, by compute, that are fitted
 MOST_FOLDS = 48
@@ -30,25 +31,17 @@ _STARTS = 3  # descents of an origin's fit, from the best cells of the grid for 
 
 
 def entrants(points: Points) -> list[Law]:
-    """Returns the laws to try: those of params and tokens, and of unique_tokens where some of them were repeated.
-
-    One of two that are the same in other letters is enough.
-    """
+    """Returns the laws to try: those of params and tokens, and of unique_tokens where some of them were repeated."""
     laws = [law for law in LAWS.values() if can_share(law) and set(law.variables) <= set(points.variables)]
-    return [law for law in laws if law is not OVERTRAINING]
+    return [law for law in laws if law is not OVERTRAINING]  # which is another in other letters
 
 
 def leaderboard(
-    points: Points,
-    laws: Sequence[str | Law] | None = None,
-    delta: float | str = 1e-3,
-    progress: Callable[[int, int], None] | None = None,
+    points: Points, laws: Sequence[str | Law] | None = None, delta: float | str = 1e-3, progress: Progress = None
 ) -> dict[str, Any]:
-    """Fits every law and ranks them by their error on runs left out.
+    """Fits every law, `entrants` by default, and ranks them by their error on runs left out.
 
     Args:
-      points: the runs.
-      laws: names or laws; `entrants` by default.
       delta: the Huber threshold; "auto" takes each law's own, from its residuals.
       progress: called with (laws done, all laws).
 
@@ -66,7 +59,7 @@ def leaderboard(
             refused[law.name] = str(error)
         if progress:
             progress(done + 1, len(chosen))
-    rows.sort(key=lambda row: (row["score"] is None, row["score"] or 0.0))
+    rows.sort(key=lambda row: np.inf if row["score"] is None else row["score"])
     return {"rows": rows, "best": rows[0]["law"] if rows else None, "refused": refused}
 
 
@@ -77,8 +70,8 @@ def _row(law: Law, points: Points, threshold: float | str) -> dict[str, Any]:
     theta, _, _ = find_minimum(surface, target, delta)
     values = surface.natural(theta[None])[0]
     left_out = _rms(leave_out(surface, target, theta, delta))
-    origins = [origin for share in ORIGINS if (origin := _origin(law, points, surface, target, delta, share))]
-    rolling = _pooled(origins)
+    origins = list(_origins(law, points, surface, target, delta))
+    rolling = _rms(np.array([origin["rms"] for origin in origins])) if origins else None  # each counts once
     return {
         "law": law.name,
         "formula": law.formula,
@@ -96,8 +89,8 @@ def leave_out(surface: Surface, target: Array, theta: Array, delta: float) -> Ar
     """Returns errors [n] of predictions of points, or of groups of them, by fits without them."""
     groups = folds(len(target))
     weights = 1.0 - (groups == np.arange(groups.max() + 1)[:, None])
-    tiled = np.tile(target, (len(weights), 1))
-    refitted = refit(surface, tiled, np.tile(theta, (len(weights), 1)), delta, weights)
+    targets, starts = (np.tile(values, (len(weights), 1)) for values in (target, theta))
+    refitted = refit(surface, targets, starts, delta, weights)
     return (surface.predict(refitted) - target)[groups, np.arange(len(target))]
 
 
@@ -108,32 +101,25 @@ def folds(n: int) -> Array:
     return np.random.default_rng(0).permutation(n) % MOST_FOLDS
 
 
-def _origin(
-    law: Law, points: Points, surface: Surface, target: Array, delta: float, share: float
-) -> dict[str, Any] | None:
-    """Fits the given share of the points, the smallest in compute, and predicts the others; None if it cannot."""
+def _origins(law: Law, points: Points, surface: Surface, target: Array, delta: float) -> Iterator[dict[str, Any]]:
+    """Fits shares of the points, the smallest in compute, and predicts the others, where a share determines the law."""
     compute = points.compute
-    edge = np.sort(compute)[max(0, round(share * len(points)) - 1)]
-    inside = compute <= edge * (1 + 1e-9)  # points of equal compute stay together
-    if inside.all():
-        return None
-    try:
-        surface_of(law, points.take(inside))
-    except UserError:
-        return None
-    theta, _, _ = find_minimum(surface, target, delta, inside.astype(float), starts=_STARTS)
-    errors = (surface.predict(theta[None])[0] - target)[~inside]
-    return {
-        "trained_below_flops": float(edge),
-        "compute_ratio": float(compute.max() / edge),
-        "points": int((~inside).sum()),
-        "rms": _rms(errors),
-    }
-
-
-def _pooled(origins: list[dict[str, Any]]) -> float | None:
-    """Root mean square over origins, each counting once."""
-    return _rms(np.array([origin["rms"] for origin in origins])) if origins else None
+    for share in ORIGINS:
+        edge = np.sort(compute)[max(0, round(share * len(points)) - 1)]
+        inside = compute <= edge * (1 + 1e-9)  # points of equal compute stay together
+        if inside.all():
+            continue
+        try:
+            surface_of(law, points.take(inside))
+        except UserError:
+            continue
+        theta, _, _ = find_minimum(surface, target, delta, inside.astype(float), starts=_STARTS)
+        yield {
+            "trained_below_flops": float(edge),
+            "compute_ratio": float(compute.max() / edge),
+            "points": int((~inside).sum()),
+            "rms": _rms((surface.predict(theta[None])[0] - target)[~inside]),
+        }
 
 
 def _rms(errors: Array) -> float:

@@ -25,6 +25,7 @@ QUANTITIES = ("params", "tokens", "loss")
 FORMS = {"parabola": 3, "cubic": 4}  # coefficients
 FEWEST_BUDGETS = 3  # for an exponent
 SAME = 0.01  # sizes closer than this in log params count as one
+Curves = list["Curve | None"]  # of one form, by budget
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Curve:
       problem: why the runs bracket no minimum, or None.
       params, tokens, loss: the minimum.
       intervals: 95 %, of the three, by name.
+      samples: replicates of their logarithms, [R, 3]; NaN where a replicate's minimum is not bracketed.
+      spread: standard deviation of log params for noise of 1 relative to the loss, by linearisation.
     """
 
     center: float
@@ -47,6 +50,8 @@ class Curve:
     tokens: float | None = None
     loss: float | None = None
     intervals: dict[str, Pair] = field(default_factory=dict)
+    samples: Array = field(default_factory=lambda: np.empty((0, 3)))
+    spread: float = np.nan
 
 
 def sizes(params: Array) -> list[float]:
@@ -58,6 +63,7 @@ def sizes(params: Array) -> list[float]:
 class Valley:
     """Least squares of one budget's losses on powers of x = log params - center: V c = loss, V = Q R."""
 
+    form: str
     center: float
     x: Array  # [n]
     mean_loss: float
@@ -73,12 +79,13 @@ class Valley:
         if len(sizes(points.params[rows])) <= FORMS[form]:
             return None
         loss, logs = points.loss[rows], np.log(points.params[rows])
-        x = logs - logs.mean()
+        center, mean = float(logs.mean()), float(loss.mean())
+        x = logs - center
         q, r = np.linalg.qr(np.vander(x, FORMS[form], increasing=True))
-        root, residuals = np.linalg.inv(r), (loss - q @ (q.T @ loss)) / loss.mean()
+        root, residuals = np.linalg.inv(r), (loss - q @ (q.T @ loss)) / mean
         left_out = residuals / (1 - (q**2).sum(1))
         tokens = polynomial.polyfit(x, np.log(points.tokens[rows]), 1)
-        return cls(float(logs.mean()), x, float(loss.mean()), root @ (q.T @ loss), root, residuals, left_out, tokens)
+        return cls(form, center, x, mean, root @ (q.T @ loss), root, residuals, left_out, tokens)
 
     def minima(self, coefficients: Array) -> Array:
         """Returns log params, log tokens, log loss [R, 3] at the local minima of curves [R, p]; NaN without one."""
@@ -89,18 +96,40 @@ class Valley:
 
     def bracketed(self, coefficients: Array) -> Array:
         """Returns whether the minima of curves [R, p] are the lowest between smallest and largest size, [R]."""
-        x, low, high = _lowest(coefficients), self.x.min(), self.x.max()
-        inside, left, right = (
-            polynomial.polyval(np.broadcast_to(at, x.shape), coefficients.T, tensor=False) for at in (x, low, high)
-        )
+        x, low, high = np.broadcast_arrays(_lowest(coefficients), self.x.min(), self.x.max())
+        inside, left, right = polynomial.polyval(np.stack([x, low, high]), coefficients.T, tensor=False)
         return np.asarray((low < x) & (x < high) & (inside <= np.minimum(left, right)))
+
+    @property
+    def problem(self) -> str | None:
+        """Why the curve has no minimum that the runs bracket, or None."""
+        if self.bracketed(self.coefficients[None])[0]:
+            return None
+        left, right = polynomial.polyval(np.array([self.x.min(), self.x.max()]), self.coefficients)
+        where, wanted = ("largest", "larger") if right < left else ("smallest", "smaller")
+        bracketed = f"lowest at the {where} size, so the minimum is not bracketed"
+        return f"the {self.form} is {bracketed}; train {wanted} models there"
 
     def spread(self) -> float:
         """Standard deviation of log params at the minimum for noise of 1 relative to the loss, to first order."""
-        x, powers = _lowest(self.coefficients[None])[0], np.arange(len(self.coefficients))
-        slopes = powers * np.where(powers > 0, x ** np.maximum(powers - 1, 0), 0.0)
+        x, p = _lowest(self.coefficients[None])[0], len(self.coefficients)
+        slopes = np.append(0.0, np.arange(1, p) * x ** np.arange(p - 1))
         curvature = polynomial.polyval(x, polynomial.polyder(self.coefficients, 2))
         return float(np.linalg.norm(self.mean_loss * (slopes @ self.root)) / curvature)
+
+    def curve(self, noise: Array, rng: np.random.Generator) -> Curve:
+        """Returns the curve with its minimum, drawn anew for each standard deviation of the relative noise, [R]."""
+        normal = rng.normal(size=(len(noise), len(self.coefficients))) @ self.root.T
+        drawn = self.coefficients + self.mean_loss * noise[:, None] * normal
+        curve = Curve(self.center, self.coefficients.tolist(), _rms(self.left_out), self.problem)
+        if curve.problem:
+            return curve
+        best, minima = self.minima(self.coefficients[None])[0], self.minima(drawn)
+        with np.errstate(over="ignore"):
+            values = dict(zip(QUANTITIES, np.exp(best).tolist(), strict=True))
+            around = {name: pair(*interval(np.exp(minima[:, j]))) for j, name in enumerate(QUANTITIES)}
+        samples = np.where(self.bracketed(drawn)[:, None], minima, np.nan)
+        return replace(curve, **values, intervals=around, samples=samples, spread=self.spread())
 
 
 def _lowest(coefficients: Array) -> Array:
@@ -112,80 +141,29 @@ def _lowest(coefficients: Array) -> Array:
         return np.where(c2 > 0, -c1 / (c2 + slope), np.where(c3 == 0, np.nan, (slope - c2) / (3 * c3)))
 
 
-def problem_of(valley: Valley | None, form: str) -> str | None:
-    """Returns why a curve has no minimum that the runs bracket, or None."""
-    if valley is None:
-        return f"a {form} needs runs of at least {FORMS[form] + 1} sizes"
-    if valley.bracketed(valley.coefficients[None])[0]:
-        return None
-    left, right = polynomial.polyval(valley.x[[valley.x.argmin(), valley.x.argmax()]], valley.coefficients)
-    where, wanted = ("largest", "larger") if right < left else ("smallest", "smaller")
-    return f"the {form} is lowest at the {where} size, so the minimum is not bracketed; train {wanted} models there"
-
-
 def choose(valleys: dict[str, list[Valley | None]]) -> tuple[str, str]:
     """Returns one form for all budgets (chosen apart, noise would choose, and bend the exponent) and why, in words."""
     both = [(p, c) for p, c in zip(valleys["parabola"], valleys["cubic"], strict=True) if p and c]
     if not both:
         return "parabola", "No budget has the sizes to judge a cubic by."
-    errors = [_rms(np.concatenate([pair[i].left_out for pair in both])) for i in range(2)]
-    minima = [sum(problem_of(valley, form) is None for valley in valleys[form]) for form in FORMS]
-    lost = minima[1] < min(minima[0], FEWEST_BUDGETS)
-    said = (
-        f"Leaving out one run at a time, the parabola misses by {percent(errors[0])}, the cubic by {percent(errors[1])}"
-    )
-    if lost and errors[1] < errors[0]:
+    parabola, cubic = (_rms(np.concatenate([valley.left_out for valley in form])) for form in zip(*both, strict=True))
+    minima = {form: sum(1 for v in valleys[form] if v and not v.problem) for form in FORMS}
+    said = f"Leaving out one run at a time, the parabola misses by {percent(parabola)}, the cubic by {percent(cubic)}"
+    if cubic >= parabola:
+        return "parabola", f"{said}: the parabola is used in all budgets."
+    if minima["cubic"] < min(minima["parabola"], FEWEST_BUDGETS):
         return "parabola", f"{said}; but the cubic has too few bracketed minima."
-    form = "cubic" if errors[1] < errors[0] else "parabola"
-    return form, f"{said}: the {form} is used in all budgets."
+    return "cubic", f"{said}: the cubic is used in all budgets."
 
 
-@dataclass(frozen=True)
-class Minima:
-    """One form's minima over b budgets, as logarithms of `QUANTITIES`; NaN wherever the sizes do not bracket one.
-
-    Attributes:
-      curves: of each budget.
-      best: [b, 3].
-      samples: replicates, [b, R, 3], by the same rule: a replicate takes only minima that are bracketed in it.
-      spread: standard deviation of log params for noise of 1 relative to the loss, [b], by linearisation.
-      noise: the estimate of that noise, with this many degrees of freedom.
-    """
-
-    curves: list[Curve | None]
-    best: Array
-    samples: Array
-    spread: Array
-    noise: float
-    freedom: int
-
-
-def bootstrap(valleys: list[Valley | None], form: str, replicates: int, rng: np.random.Generator) -> Minima:
-    """Returns the minima of all budgets with replicates; see the top of the file."""
+def fit_valleys(valleys: list[Valley | None], replicates: int, rng: np.random.Generator) -> tuple[Curves, float, int]:
+    """Returns the curves of one form over all budgets, the noise relative to the loss, and its degrees of freedom."""
     fitted = [valley for valley in valleys if valley]
-    freedom = max(1, sum(len(valley.x) - FORMS[form] for valley in fitted))
+    freedom = max(1, sum(len(valley.x) - len(valley.coefficients) for valley in fitted))
     squares = sum(float((valley.residuals**2).sum()) for valley in fitted)
     noise = np.sqrt(squares / rng.chisquare(freedom, replicates))
-    curves: list[Curve | None] = []
-    best, spread = np.full((len(valleys), 3), np.nan), np.full(len(valleys), np.nan)
-    samples = np.full((len(valleys), replicates, 3), np.nan)
-    for i, valley in enumerate(valleys):
-        if valley is None:
-            curves.append(None)
-            continue
-        normal = rng.normal(size=(replicates, FORMS[form])) @ valley.root.T
-        drawn = valley.coefficients + valley.mean_loss * noise[:, None] * normal
-        minima = valley.minima(drawn)
-        curve = Curve(valley.center, valley.coefficients.tolist(), _rms(valley.left_out), problem_of(valley, form))
-        if not curve.problem:
-            best[i], spread[i] = valley.minima(valley.coefficients[None])[0], valley.spread()
-            samples[i] = np.where(valley.bracketed(drawn)[:, None], minima, np.nan)
-            with np.errstate(over="ignore"):
-                around = {name: pair(*interval(np.exp(minima[:, j]))) for j, name in enumerate(QUANTITIES)}
-            values = dict(zip(QUANTITIES, np.exp(best[i]).tolist(), strict=True))
-            curve = replace(curve, **values, intervals=around)
-        curves.append(curve)
-    return Minima(curves, best, samples, spread, float(np.sqrt(squares / freedom)), freedom)
+    curves = [valley.curve(noise, rng) if valley else None for valley in valleys]
+    return curves, float(np.sqrt(squares / freedom)), freedom
 
 
 @dataclass(frozen=True)
@@ -211,23 +189,24 @@ class PowerLaw:
             return pair(*interval(np.exp(self.draws[:, 0] + self.draws[:, 1] * np.log(flops))))
 
 
-def power_laws(flops: Array, minima: Minima) -> tuple[dict[str, PowerLaw], list[str]]:
-    """Returns the power laws through the minima at these computes, by quantity, and sentences; none below three."""
-    kept = np.isfinite(minima.spread)
-    if kept.sum() < FEWEST_BUDGETS:
-        have = f"{kept.sum()} of {len(kept)} budgets have a minimum"
+def power_laws(flops: Array, curves: Curves, noise: float, freedom: int) -> tuple[dict[str, PowerLaw], list[str]]:
+    """Returns the power laws through the minima at computes [b], by quantity, none below three, and sentences."""
+    kept = [(at, curve) for at, curve in zip(flops, curves, strict=True) if curve and not curve.problem]
+    if len(kept) < FEWEST_BUDGETS:
+        have = f"{len(kept)} of {len(flops)} budgets have a minimum"
         return {}, [f"{have}; an exponent needs at least {FEWEST_BUDGETS} of them."]
-    x, spread = np.log(flops[kept]), minima.spread[kept]
+    x, spread = np.log([at for at, _ in kept]), np.array([curve.spread for _, curve in kept])
     weights = {"params": spread**-2, "tokens": spread**-2, "loss": np.ones(len(x))}
     laws = {}
     for j, name in enumerate(QUANTITIES):
-        ((start, slope),) = _lines(x, minima.best[kept, None, j], weights[name])
-        draws = _lines(x, minima.samples[kept, :, j], weights[name])
+        best = np.log([getattr(curve, name) for _, curve in kept])
+        ((start, slope),) = _lines(x, best[:, None], weights[name])
+        draws = _lines(x, np.array([curve.samples[:, j] for _, curve in kept]), weights[name])
         laws[name] = PowerLaw(name, float(np.exp(start)), float(slope), pair(*interval(draws[:, 1])), draws)
-    off = minima.best[kept, 0] - np.log(laws["params"].at(flops[kept]))
-    freedom = len(x) - 2
-    ratio = float(((off / spread) ** 2).sum()) / freedom / max(minima.noise, 1e-12) ** 2
-    if ratio <= special.fdtri(freedom, minima.freedom, 0.99):
+    off = np.log([curve.params / laws["params"].at(at) for at, curve in kept])
+    left = len(x) - 2
+    ratio = float(((off / spread) ** 2).sum()) / left / max(noise, 1e-12) ** 2
+    if ratio <= special.fdtri(left, freedom, 0.99):
         return laws, []
     return laws, [
         f"The minima scatter {np.sqrt(ratio):.1f} times as far about the power law of params as the noise within "

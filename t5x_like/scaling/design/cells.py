@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import optimize
 
 from t5x_like.errors import UserError
 from t5x_like.files import read_json
-from t5x_like.scaling.design.question import At
 from t5x_like.scaling.fitting.points import read_points
 from t5x_like.scaling.fitting.surface import SAME
 
@@ -22,6 +22,15 @@ PARAMS, TOKENS = "1e4:1e6", "2e5:4e6"
 LEVELS = 11  # sizes, and token counts, that a range is divided into
 _CLOSEST = 1.1  # two levels differ by this factor at least
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a prediction is wanted: a cell, or the best cell of a compute."""
+
+    flops: float
+    params: float | None = None
+    tokens: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +89,7 @@ def plain_grid(k: int, params: Array, tokens: Array, cost: float, most: int) -> 
     if whole.cost <= cost:
         times = max(1, min(int(cost / whole.cost), most // (k * k)))
         return Cells(whole.params, whole.tokens, whole.counts * times)
-    low, high = 0.1, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if grid(middle).cost <= cost else (low, middle)
-    return grid(low)
+    return grid(optimize.brentq(lambda share: grid(share).cost - cost, 0.1, 1.0, xtol=1e-15))
 
 
 def number(flag: str, text: str) -> float:
@@ -110,10 +115,10 @@ def levels(flag: str, text: str) -> Array:
     Raises:
       UserError: fewer than three values.
     """
-    example = {"params": PARAMS, "tokens": TOKENS}.get(flag, PARAMS)
+    example = TOKENS if flag == "tokens" else PARAMS
     if ":" not in text:
         values = np.unique([number(flag, part) for part in text.split(",") if part.strip()])
-        distinct = 1 + int((np.diff(np.log(values)) > SAME).sum()) if len(values) else 0
+        distinct = np.count_nonzero(np.diff(np.log(values), prepend=-np.inf) > SAME)
         if distinct < 3:
             raise UserError(
                 f"--{flag}={text} has {('no value', 'one value', 'two values')[distinct]}; a law needs at least three, "
@@ -159,10 +164,8 @@ def read_cells(text: str, params: Array, tokens: Array) -> Cells:
     path = Path(text)
     if path.is_dir():
         path = path / ("design.json" if (path / "design.json").is_file() else "points.csv")
-    if path.is_file() and path.suffix == ".json":
-        return _from_design(path)
     if path.is_file():
-        return _from_csv(path)
+        return _from_design(path) if path.suffix == ".json" else _from_csv(path)
     if ":" not in text:
         raise UserError(
             f"--check={text}: no such file; give a CSV with the columns params and tokens, a design.json, a grid such "
@@ -186,12 +189,11 @@ def _from_csv(path: Path) -> Cells:
 
 
 def _from_design(path: Path) -> Cells:
+    content = read_json(path)
     try:
-        rows = [(float(row["params"]), float(row["tokens"]), int(row["runs"])) for row in read_json(path)["cells"]]
-    except UserError:
-        raise
+        rows = [(float(row["params"]), float(row["tokens"]), int(row["runs"])) for row in content["cells"]]
     except (KeyError, TypeError, ValueError):
         raise UserError(f"--check={path}: is no design.json of scripts/design.py") from None
     if not rows or not all(n > 0 and d > 0 and runs > 0 for n, d, runs in rows):
         raise UserError(f"--check={path}: has no cells, or ones that are not positive")
-    return Cells.of(*([row[i] for row in rows for _ in range(row[2])] for i in (0, 1)))
+    return Cells.of(*Cells(*map(np.array, zip(*rows, strict=True))).runs)

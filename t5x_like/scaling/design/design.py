@@ -3,13 +3,13 @@
 
 What a design tells about a quantity is its 95 % interval by the delta method with Student's t (`intervals.Delta`), with
 the losses that the prior predicts and the noise that it expects. The choice minimises that interval, averaged over
-several priors, under a budget of sum 6 params tokens (c-optimal design; `design_search` has the search).
+several priors, under a budget of sum 6 params tokens (c-optimal design; `search` has the search).
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,24 +17,60 @@ from scipy import special
 
 from t5x_like.errors import UserError
 from t5x_like.reporting.wording import figure
-from t5x_like.scaling.design.cells import Cells, plain_grid
-from t5x_like.scaling.design.prior import Prior, described
-from t5x_like.scaling.design.question import At, Expectation, Question, names, question
+from t5x_like.scaling.design.cells import At, Cells, plain_grid
+from t5x_like.scaling.design.prior import Prior, Question, names, question
 from t5x_like.scaling.design.search import SPARE, Candidates, Limits, enough, search
 from t5x_like.scaling.fitting.points import Points
 from t5x_like.scaling.fitting.surface import Surface, surface_of
 from t5x_like.scaling.laws.frontier import BEYOND
 from t5x_like.scaling.laws.quantities import Quantities
+from t5x_like.scaling.pairs import pair
 from t5x_like.scaling.uncertainty import coverage
 from t5x_like.scaling.uncertainty.intervals import LEVEL, Delta
 
 Array = np.ndarray
-Progress = Callable[[str, int, int], None]
+Ticker = Callable[[str, int, int], None] | None  # called with (what, done, all)
 
 CELLS = 20
 REPEATS = 2  # runs of one cell: they average noise, and say nothing about the law
 GRIDS = (3, 4, 5)
 _DULL = 1e-9  # a quantity whose logarithm moves less than this with the parameters does not depend on them
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a design is expected to say: the value at the prior, its standard error, and its 95 % interval.
+
+    For a factor, `error` and `half_width` are of the logarithm.
+    """
+
+    value: float
+    error: float
+    half_width: float
+    factor: bool
+
+    @property
+    def low(self) -> float:
+        return float(self.value * np.exp(-self.half_width)) if self.factor else max(0.0, self.value - self.half_width)
+
+    @property
+    def high(self) -> float:
+        with np.errstate(over="ignore"):
+            return float(self.value * np.exp(self.half_width) if self.factor else self.value + self.half_width)
+
+    @property
+    def within(self) -> str:
+        """`± 0.021`, or `a factor of 1.31`."""
+        if not self.factor:
+            return f"± {figure(self.half_width, 2)}"
+        return f"a factor of {figure(float(np.exp(min(self.half_width, 50.0))))}"
+
+    def as_wide(self, half_width: float) -> "Expectation":
+        return dataclasses.replace(self, half_width=half_width)
+
+    def to_json(self) -> dict[str, Any]:
+        ends = pair(self.low, self.high)
+        return {"value": self.value, "interval": ends, "half_width": self.half_width, "factor": self.factor}
 
 
 @dataclass(frozen=True)
@@ -50,8 +86,7 @@ class _Planned(Delta):
 
 def _linear(prior: Prior, vector: Array, cells: Cells) -> _Planned:
     """The delta method for a design with the losses of one prior, without noise."""
-    params, tokens = cells.runs
-    variables = {"params": params, "tokens": tokens}
+    variables = dict(zip(("params", "tokens"), cells.runs, strict=True))
     surface = Surface.over(prior.law, variables, prior.law.predict(prior.law.named(vector), variables))
     theta = surface.scaled(vector[None])
     return _Planned(surface, surface.predict(theta)[0], theta[0], prior.huber_delta, prior.noise)
@@ -60,11 +95,9 @@ def _linear(prior: Prior, vector: Array, cells: Cells) -> _Planned:
 def expect(prior: Prior, asked: Question, cells: Cells, which: int = 0) -> Expectation:
     """Returns what a design is expected to say about a quantity, under prior number `which`."""
     linear = _linear(prior, prior.vectors[which], cells)
-    value, slopes = linear.gradient(asked.of)
-    error = float(np.sqrt(np.einsum("pm,pq,qm->m", slopes, linear.covariance, slopes)[0]))
-    if asked.factor:
-        error /= float(value[0])
-    return Expectation(float(value[0]), error, error * linear.quantile, asked.factor)
+    (value,), slopes = linear.gradient(asked.of)
+    error = np.sqrt(slopes[:, 0] @ linear.covariance @ slopes[:, 0]) / (value if asked.factor else 1.0)
+    return Expectation(float(value), float(error), float(error * linear.quantile), asked.factor)
 
 
 def candidates(prior: Prior, asked: Question, params: Array, tokens: Array) -> Candidates:
@@ -77,13 +110,13 @@ def candidates(prior: Prior, asked: Question, params: Array, tokens: Array) -> C
     slopes, wanted = [], []
     for vector in prior.vectors:
         linear = _linear(prior, vector, cells)
-        value, gradient = linear.gradient(asked.of)
-        if not (np.isfinite(value).all() and np.isfinite(gradient).all()):
+        (value,), gradient = linear.gradient(asked.of)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
             law, hint = prior.law.name, "; give --at=params:tokens" if asked.name == "prediction" else ""
             raise UserError(f"--narrow={asked.name}: law {law!r} has no compute-optimal sizes with this prior{hint}")
-        if np.abs(gradient).max() < _DULL * abs(value[0]):
-            told = figure(float(value[0]))
-            raise UserError(f"--narrow={asked.name}: it is {told} whatever the losses, under law {prior.law.name!r}")
+        if np.abs(gradient).max() < _DULL * abs(value):
+            told = f"it is {figure(float(value))} whatever the losses, under law {prior.law.name!r}"
+            raise UserError(f"--narrow={asked.name}: {told}")
         # all over one set of candidates, so that every prior has coordinates of its own
         squared, slope = linear.psi
         slopes.append(linear.surface.jacobian(linear.theta[None])[1][0] * slope / np.sqrt(squared))
@@ -92,23 +125,13 @@ def candidates(prior: Prior, asked: Question, params: Array, tokens: Array) -> C
 
 
 def choose(
-    prior: Prior,
-    asked: Question,
-    params: Array,
-    tokens: Array,
-    limits: Limits,
-    seed: int = 0,
-    progress: Progress | None = None,
+    prior: Prior, asked: Question, params: Array, tokens: Array, limits: Limits, seed: int = 0, progress: Ticker = None
 ) -> Cells:
     """Returns the design that narrows the quantity most within its limits.
 
     Args:
-      prior: from `design_prior.prior_over`.
-      asked: from `question`.
       params, tokens: the sizes and token counts to choose from.
-      limits: on the whole design.
       seed: of the search's random starts.
-      progress: called with (what, done, all).
 
     Raises:
       UserError: no design that could check the law keeps within the limits.
@@ -121,19 +144,21 @@ def choose(
             f"{SPARE} cells more: --cells={least} or more"
         )
     cheapest = found.cheapest()
-    needed = float(cheapest @ found.cost)
+    needed, fewest = float(cheapest @ found.cost), int(cheapest.sum())
     values = "{} sizes and {} token counts".format(*found.fewest)
-    if cheapest.sum() > limits.cells:
-        raise UserError(f"--cells={limits.cells}: {values} need --cells={cheapest.sum()} here")
+    if fewest > limits.cells:
+        raise UserError(f"--cells={limits.cells}: {values} need --cells={fewest} here")
     if needed > limits.budget:
+        unit = 10.0 ** (np.floor(np.log10(needed)) - 1)
+        enough_for_it = np.ceil(needed / unit * (1 - 1e-12)) * unit  # in two digits
         raise UserError(
-            f"--budget={_flops(limits.budget)} cannot pay for {cheapest.sum()} cells of these ranges with {values}, "
-            f"the least that law {prior.law.name!r} can be checked with: give --budget={_flops(_up(needed))} or more, "
-            "or smaller --params and --tokens"
+            f"--budget={_flops(limits.budget)} cannot pay for {fewest} cells of these ranges with {values}, the least "
+            f"that law {prior.law.name!r} can be checked with: give --budget={_flops(enough_for_it)} or more, or "
+            "smaller --params and --tokens"
         )
-    grids = tuple(_counts(found, plain_grid(k, params, tokens, limits.budget, limits.cells)) for k in GRIDS)
-    told = (lambda done, total: progress("search", done, total)) if progress else None
-    counts = search(found, limits, tuple(g for g in grids if g is not None), seed, told)
+    grids = (plain_grid(k, params, tokens, limits.budget, limits.cells) for k in GRIDS)
+    starts = tuple(_nearest(found, grid) for grid in grids if grid is not None)
+    counts = search(found, limits, starts, seed, partial(progress, "search") if progress else None)
     used = counts > 0
     return Cells(found.params[used], found.tokens[used], counts[used])
 
@@ -142,21 +167,11 @@ def _flops(value: float) -> str:
     return f"{value:.3g}".replace("e+", "e")
 
 
-def _up(value: float) -> float:
-    """Rounds up to two digits."""
-    unit = 10.0 ** (np.floor(np.log10(value)) - 1)
-    return float(np.ceil(value / unit * (1 - 1e-12)) * unit)
-
-
-def _counts(found: Candidates, cells: Cells | None) -> Array | None:
-    """The nearest candidates of a grid, as a start for the search."""
-    if cells is None:
-        return None
-    counts = np.zeros(len(found.params), int)
-    for params, tokens, times in zip(cells.params, cells.tokens, cells.counts, strict=True):
-        miss = np.abs(np.log(found.params / params)) + np.abs(np.log(found.tokens / tokens))
-        counts[np.argmin(miss)] += times
-    return counts
+def _nearest(found: Candidates, grid: Cells) -> Array:
+    """The runs [C] of a grid, each at the nearest candidate, as a start for the search."""
+    pairs = ((found.params, grid.params), (found.tokens, grid.tokens))
+    miss = sum(np.abs(np.log(offered[:, None] / wanted)) for offered, wanted in pairs)
+    return np.bincount(np.argmin(miss, 0), grid.counts, len(found.params)).astype(int)
 
 
 @dataclass(frozen=True)
@@ -164,12 +179,11 @@ class Plan:
     """A design, and what it is expected to say.
 
     Attributes:
-      prior, asked, cells: what was asked of which cells.
       expected: of the quantity.
       range: the smallest and the largest half width over the priors.
       others: of every other quantity, by name.
-      grids: (k, cost, expectation) of plain k x k grids of the same cost.
-      warnings: plain sentences.
+      grids: (k, cells, expectation) of plain k x k grids of the same cost.
+      budget: FLOPs that the cells should not cost more than.
     """
 
     prior: Prior
@@ -179,7 +193,7 @@ class Plan:
     range: tuple[float, float]
     others: Mapping[str, Expectation]
     grids: Sequence[tuple[int, Cells, Expectation]]
-    warnings: Sequence[str]
+    budget: float
 
     @property
     def extrapolation(self) -> float | None:
@@ -187,26 +201,54 @@ class Plan:
         return self.asked.at.flops / self.cells.largest if self.asked.at else None
 
     def to_json(self) -> dict[str, Any]:
-        params, tokens, counts = self.cells.params, self.cells.tokens, self.cells.counts
-        rows = zip(params, tokens, counts, strict=True)
-        at = self.asked.at
+        cells, at = self.cells, self.asked.at
+        columns = zip(cells.params.tolist(), cells.tokens.tolist(), cells.counts.tolist(), strict=True)
         return {
             "narrow": self.asked.name,
-            "at": None if at is None else {k: v for k, v in vars(at).items() if v is not None},
+            "at": None if at is None else {name: value for name, value in vars(at).items() if value is not None},
             "expected": self.expected.to_json(),
             "half_width_over_priors": list(self.range),
-            "runs": len(self.cells),
-            "flops": self.cells.cost,
+            "runs": len(cells),
+            "flops": cells.cost,
             "extrapolation": self.extrapolation,
-            "cells": [{"params": float(n), "tokens": float(d), "runs": int(c)} for n, d, c in rows],
+            "cells": [{"params": n, "tokens": d, "runs": runs} for n, d, runs in columns],
             "others": {name: one.to_json() for name, one in self.others.items()},
             "grids": [
-                {"grid": f"{k} x {k}", "runs": len(cells), "flops": cells.cost, **found.to_json()}
-                for k, cells, found in self.grids
+                {"grid": f"{k} x {k}", "runs": len(grid), "flops": grid.cost, **found.to_json()}
+                for k, grid, found in self.grids
             ],
-            "prior": described(self.prior),
-            "warnings": list(self.warnings),
+            "prior": self.prior.to_json(),
+            "warnings": self.warnings,
         }
+
+    @property
+    def warnings(self) -> list[str]:
+        """Plain sentences."""
+        return list(self._doubts())
+
+    def _doubts(self) -> Iterator[str]:
+        name, expected, cells, times = self.asked.name, self.expected, self.cells, self.extrapolation or 0.0
+        scale = expected.value
+        if name == "E":  # a prior may well have a small one
+            middle = {"params": np.median(cells.params), "tokens": np.median(cells.tokens)}
+            scale = float(self.prior.law.predict(self.prior.parameters, middle))
+        if expected.half_width > (np.log(10) if expected.factor else 0.5 * scale):
+            yield f"{name} would hardly be determined: a larger budget, wider ranges or less noise would help."
+        elif self.range[1] > 2 * expected.half_width:
+            worst = expected.as_wide(self.range[1]).within
+            yield f"With exponents a step from the prior's the interval could be {worst}."
+        share = cells.cost / self.budget
+        if share > 1 + 1e-9:
+            yield f"These cells cost {share:.3g} times the budget."
+        if np.isfinite(self.budget) and share < 0.5:
+            saved = f"{100 * share:.2g} % of the budget"
+            yield f"These cells cost {saved}: more --cells, or wider ranges, could narrow it further."
+        different, least = len(cells.params), enough(len(self.prior.law.parameters))
+        if different < least:
+            yield f"Only {different} different cells: {least} would leave {SPARE} to check the law with."
+        if times > BEYOND:
+            beyond = f"{times:.3g} times beyond the largest run"
+            yield f"{name} is asked {beyond}: past {BEYOND:g} times the interval holds only if the law does."
 
 
 def judge(
@@ -215,7 +257,6 @@ def judge(
     """Returns what a design is expected to say, about the quantity and about others.
 
     Args:
-      prior, asked, cells: the question.
       ranges: sizes and token counts over which plain grids are laid, to compare; those of the cells without them.
       budget: FLOPs that the cells should not cost more than.
 
@@ -225,76 +266,37 @@ def judge(
     law = prior.law
     params, tokens = cells.runs
     loss = law.predict(prior.parameters, {"params": params, "tokens": tokens})
-    surface_of(law, Points(params, tokens, loss, source="the design"))
-    widths = [expect(prior, asked, cells, which).half_width for which in range(len(prior.vectors))]
-    others = {}
-    for name in (*law.parameters, "a"):
-        if name != asked.name and name in names(law):
-            found = expect(prior, question(law, name, asked.at or At(cells.cost)), cells)
-            if np.isfinite(found.half_width) and found.error > _DULL:
-                others[name] = found
-    grids = []
-    for k in GRIDS:
-        grid = plain_grid(k, *(ranges or (cells.params, cells.tokens)), cells.cost, max(len(cells), k * k))
-        if grid is not None and len(grid) > len(law.parameters):
-            grids.append((k, grid, expect(prior, asked, grid)))
-    plan = Plan(prior, asked, cells, expect(prior, asked, cells), (min(widths), max(widths)), others, grids, ())
-    return dataclasses.replace(plan, warnings=_warnings(plan, budget))
+    surface_of(law, Points(params, tokens, loss, source="the design"))  # refuses cells that cannot determine the law
+    expected = [expect(prior, asked, cells, which) for which in range(len(prior.vectors))]
+    widths = [one.half_width for one in expected]
+    rest = [name for name in (*law.parameters, "a") if name != asked.name and name in names(law)]
+    others = {name: expect(prior, question(law, name, asked.at or At(cells.cost)), cells) for name in rest}
+    others = {name: one for name, one in others.items() if np.isfinite(one.half_width) and one.error > _DULL}
+    offered = ranges or (cells.params, cells.tokens)
+    plain = ((k, plain_grid(k, *offered, cells.cost, max(len(cells), k * k))) for k in GRIDS)
+    grids = [(k, grid, expect(prior, asked, grid)) for k, grid in plain if grid and len(grid) > len(law.parameters)]
+    return Plan(prior, asked, cells, expected[0], (min(widths), max(widths)), others, grids, budget)
 
 
-def _vague(plan: Plan) -> bool:
-    """Whether the interval reaches half as far as the value (for E, as a loss), or a factor of ten."""
-    scale = plan.expected.value
-    if plan.asked.name == "E":  # a prior may well have a small one
-        middle = {"params": np.median(plan.cells.params), "tokens": np.median(plan.cells.tokens)}
-        scale = float(plan.prior.law.predict(plan.prior.parameters, middle))
-    return plan.expected.half_width > (np.log(10) if plan.expected.factor else 0.5 * scale)
-
-
-def _warnings(plan: Plan, budget: float) -> list[str]:
-    found, least = [], enough(len(plan.prior.law.parameters))
-    if _vague(plan):
-        found.append(
-            f"{plan.asked.name} would hardly be determined: a larger budget, wider ranges or less noise would help."
-        )
-    elif plan.range[1] > 2 * plan.expected.half_width:
-        worst = dataclasses.replace(plan.expected, half_width=plan.range[1])
-        found.append(f"With exponents a step from the prior's the interval could be {worst.within}.")
-    if plan.cells.cost > budget * (1 + 1e-9):
-        found.append(f"These cells cost {plan.cells.cost / budget:.3g} times the budget.")
-    if np.isfinite(budget) and plan.cells.cost < 0.5 * budget:
-        share = f"{100 * plan.cells.cost / budget:.2g} % of the budget"
-        found.append(f"These cells cost {share}: more --cells, or wider ranges, could narrow it further.")
-    if len(plan.cells.params) < least:
-        found.append(
-            f"Only {len(plan.cells.params)} different cells: {least} would leave {SPARE} to check the law with."
-        )
-    if plan.extrapolation is not None and plan.extrapolation > BEYOND:
-        found.append(
-            f"{plan.asked.name} is asked {plan.extrapolation:.3g} times beyond the largest run: past {BEYOND:g} times "
-            "the interval holds only if the law does."
-        )
-    return found
-
-
-def simulate(plan: Plan, simulations: int, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+def simulate(plan: Plan, simulations: int, seed: int = 0, progress: Ticker = None) -> dict[str, Any]:
     """Draws noisy losses on the design and fits them: `coverage.simulate` for the plan's quantity.
 
     Returns:
       What `coverage.simulate` returns for that one quantity (the logarithm of a factor), with `expected_middle`: how
       wide the middle 95 % of the estimates should be.
     """
-    linear = _linear(plan.prior, plan.prior.vectors[0], plan.cells)
+    prior, name = plan.prior, plan.asked.name
+    linear = _linear(prior, prior.vectors[0], plan.cells)
     of = (lambda vectors: np.log(plan.asked.of(vectors))) if plan.expected.factor else plan.asked.of
     found = coverage.simulate(
         linear.surface,
         linear.theta,
-        plan.prior.noise,
-        plan.prior.huber_delta,
+        prior.noise,
+        prior.huber_delta,
         methods=("wild", "delta"),
         simulations=simulations,
         seed=seed,
-        asked=Quantities((plan.asked.name,), of),
-        progress=(lambda done, total: progress("simulation", done, total)) if progress else None,
+        asked=Quantities((name,), of),
+        progress=partial(progress, "simulation") if progress else None,
     )
     return {**found, "expected_middle": 2 * float(special.ndtri(0.5 + LEVEL / 2)) * plan.expected.error}

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is believed before a sweep: a law, its parameters, how uncertain its exponents are, and the noise of a run.
+"""What is believed before a sweep, and what a sweep is asked to narrow.
 
-A design is judged at several priors: the one that is believed, and each exponent a step lower and higher in turn. When
-an exponent moves, the coefficients move with it so that every term keeps its size in the middle of the ranges.
+The belief is a law, its parameters, how uncertain its exponents are, and the noise of a run. A design is judged at
+several priors: the one that is believed, and each exponent a step lower and higher in turn. When an exponent moves, the
+coefficients move with it so that every term keeps its size in the middle of the ranges.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,12 @@ import numpy as np
 
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.files import read_json
-from t5x_like.scaling.design.cells import Cells
+from t5x_like.scaling.design.cells import At, Cells
 from t5x_like.scaling.fitting.fit import HUBER_DELTA
 from t5x_like.scaling.fitting.solver import find_minimum
 from t5x_like.scaling.fitting.surface import Surface
 from t5x_like.scaling.fitting.weights import EFFICIENT
+from t5x_like.scaling.laws import frontier, quantities
 from t5x_like.scaling.laws.catalogue import CHINCHILLA, LAWS
 from t5x_like.scaling.laws.laws import Law
 from t5x_like.scaling.uncertainty.bootstrap import LEAST_SQUARES
@@ -33,9 +35,11 @@ LARGE_FROM = 1e7  # params in the middle of the range from which `LARGE` is the 
 
 NOISE = 0.005  # relative standard deviation of a run's loss
 STEP = 0.2  # relative standard deviation of an exponent of which only the value is given
-_GIVEN = "as given, the rest by default"
 _NARROWEST, _WIDEST = 0.02, 0.5  # steps that a fit may give
 _LIFTED = 0.02  # of a typical loss: what an E of 0 is taken as, for an interval about a bound means nothing
+
+_PLACES = {"a": 0, "N*": 1, "D*": 2, "tokens_per_param": 4, "prediction": 3}  # in what frontier.optimum returns
+_SPELT = {"tokens_per_parameter": "tokens_per_param", "n_opt": "N*", "d_opt": "D*", "loss": "prediction"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,70 @@ class Prior:
 
     @property
     def parameters(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.law.named(self.vectors[0]).items()}
+        return self._named(self.vectors[0])
+
+    def _named(self, vector: Array) -> dict[str, float]:
+        return {name: float(value) for name, value in self.law.named(vector).items()}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "parameters": self.parameters,
+            "noise": self.noise,
+            "huber_delta": self.huber_delta,
+            "source": self.source,
+            "also": [self._named(vector) for vector in self.vectors[1:]],
+        }
+
+
+@dataclass(frozen=True)
+class Question:
+    """One quantity of a law.
+
+    Attributes:
+      name: what `--narrow` calls it.
+      of: printed parameters [..., P] -> [..., 1].
+      factor: whether its error is a factor (sizes, coefficients) rather than a sum (exponents, losses).
+      at: where it is asked for, if that matters.
+    """
+
+    name: str
+    of: Callable[[Array], Array]
+    factor: bool
+    at: At | None = None
+
+
+def names(law: Law) -> list[str]:
+    """What `--narrow` accepts for a law."""
+    return list(dict.fromkeys([*law.parameters, *(_PLACES if frontier.can_share(law) else ["prediction"])]))
+
+
+def question(law: Law, name: str, at: At) -> Question:
+    """Returns what `--narrow=name` asks.
+
+    Raises:
+      UserError: there is no such quantity.
+    """
+    known = names(law)
+    spelt = name.strip().replace(" ", "_").replace("-", "_")
+    spelt = _SPELT.get(spelt.lower(), spelt)
+    if spelt not in known:
+        spelt = next((one for one in known if one.lower() == spelt.lower()), spelt)
+    if spelt not in known:
+        raise unknown_name("--narrow", name, known)
+    if spelt in law.parameters:
+        place = law.parameters.index(spelt)
+        factor = spelt != "E" and spelt not in law.nonlinear
+        return Question(spelt, lambda vectors: vectors[..., place : place + 1], factor)
+    if spelt == "prediction" and at.params is not None:
+        of = quantities.prediction(law, {"params": np.array([at.params]), "tokens": np.array([at.tokens])}).of
+        return Question(spelt, of, False, at)
+    if not frontier.can_share(law):
+        raise UserError(f"--narrow={name}: law {law.name!r} has no compute-optimal sizes; give --at=params:tokens")
+    optimum, place = quantities.optimum(law, np.array([at.flops])).of, _PLACES[spelt]
+    factor, where = spelt not in ("a", "prediction"), None if spelt == "a" else at
+    return Question(spelt, lambda vectors: optimum(vectors)[..., place : place + 1], factor, where)
 
 
 def law_for_design(name: str | None) -> Law:
@@ -87,26 +154,25 @@ def law_for_design(name: str | None) -> Law:
       UserError: there is none of that name, or it reads something else.
     """
     fitting = [law.name for law in LAWS.values() if set(law.variables) == {"params", "tokens"} and law.target == "loss"]
-    if name is not None and name in LAWS and name not in fitting:
+    name = CHINCHILLA.name if name is None else name
+    if name in LAWS and name not in fitting:
         raise UserError(
             f"law {name!r} reads {', '.join(LAWS[name].variables)}; a design needs one of params and tokens:"
             f" {', '.join(fitting)}"
         )
-    if name is not None and name not in fitting:
+    if name not in fitting:
         raise unknown_name("law", name, fitting)
-    return LAWS[name or CHINCHILLA.name]
+    return LAWS[name]
 
 
-def belief_from(text: str | os.PathLike[str] | Mapping[str, float] | None) -> Belief:
-    """Reads `E=1.8,alpha=.35`, a mapping of the same, or a fit.json (or its folder); None is all defaults.
+def belief_from(text: str | os.PathLike[str] | None) -> Belief:
+    """Reads `E=1.8,alpha=.35`, or a fit.json (or its folder); None is all defaults.
 
     Raises:
       UserError: not a number, or not a fit.
     """
     if text is None:
         return Belief()
-    if isinstance(text, Mapping):
-        return Belief(parameters=dict(text), source=_GIVEN)
     if "=" not in str(text) or Path(text).exists():
         return _fitted(Path(text))
     found = {}
@@ -116,7 +182,7 @@ def belief_from(text: str | os.PathLike[str] | Mapping[str, float] | None) -> Be
             found[name.strip()] = float(value)
         except ValueError:
             raise UserError(f"--prior: {part.strip()!r}; expected name=number, such as alpha=.35") from None
-    return Belief(parameters=found, source=_GIVEN)
+    return Belief(parameters=found, source="as given, the rest by default")
 
 
 def _fitted(path: Path) -> Belief:
@@ -156,33 +222,38 @@ def prior_over(belief: Belief, cells: Cells) -> Prior:
     variables = {"params": cells.params, "tokens": cells.tokens}
     middle = float(np.exp(np.log(cells.params).mean()))
     default = SMALL if middle < LARGE_FROM else LARGE
-    loss = CHINCHILLA.predict(default, variables)
-    surface = Surface.over(law, variables, loss)
-    vector = _completed(law, belief, surface, default)
+    vector = _completed(law, belief, variables, default)
     with np.errstate(all="ignore"):
         centre = Surface.over(law, variables, law.predict(law.named(vector), variables))
         theta = centre.scaled(vector[None])[0]
     _check(law, vector, theta, centre)
+    rows = [theta]
+    for name, (low, high) in law.nonlinear.items():
+        place, step = law.searched.index(name), belief.steps.get(name, STEP)
+        for sign in (-1, 1) if name in law.parameters else ():  # a balance of terms is no exponent
+            row = theta.copy()
+            row[place] = np.clip(row[place] * np.exp(sign * step), 1.01 * low, 0.99 * high)
+            rows.append(row)
     source = belief.source or "default of " + ("small sweeps" if default is SMALL else "large models")
     delta = EFFICIENT * belief.noise if belief.huber_delta == "auto" else belief.huber_delta
-    return Prior(law, centre.natural(_moved(law, belief, theta)), belief.noise, delta, source)
+    return Prior(law, centre.natural(np.array(rows)), belief.noise, delta, source)
 
 
-def _completed(law: Law, belief: Belief, surface: Surface, default: Mapping[str, float]) -> Array:
+def _completed(law: Law, belief: Belief, variables: Mapping[str, Array], default: Mapping[str, float]) -> Array:
     """Returns parameters [P]: those given, the others such that every term keeps the size it has by default."""
+    surface = Surface.over(law, variables, CHINCHILLA.predict(default, variables))
     if law is CHINCHILLA:
-        theta = surface.scaled(law.vector(default)[None])
+        theta = surface.scaled(law.vector(default)[None])[0]
     else:
-        losses = CHINCHILLA.predict(
-            default, {name: surface.variables[name] * surface.units[name] for name in law.variables}
-        )
-        theta = find_minimum(surface, surface.response(losses), LEAST_SQUARES)[0][None]
-    for q, name in enumerate(law.nonlinear):
-        theta[0, len(law.linear) + q] = belief.parameters.get(name, theta[0, len(law.linear) + q])
+        loss = CHINCHILLA.predict(default, {n: surface.variables[n] * surface.units[n] for n in law.variables})
+        theta = find_minimum(surface, surface.response(loss), LEAST_SQUARES)[0]
+    for i, name in enumerate(law.searched):
+        if name in law.nonlinear:
+            theta[i] = belief.parameters.get(name, theta[i])
     if "E" in law.linear and not belief.parameters.get("E", 1.0) > 0:
-        theta[0, law.linear.index("E")] = _LIFTED
+        theta[law.linear.index("E")] = _LIFTED
     with np.errstate(all="ignore"):
-        vector = surface.natural(theta)[0]
+        vector = surface.natural(theta[None])[0]
     given = {name: value for name, value in belief.parameters.items() if name != "E" or value != 0}
     return np.array([given.get(name, value) for name, value in zip(law.parameters, vector, strict=True)])
 
@@ -198,30 +269,3 @@ def _check(law: Law, vector: Array, theta: Array, surface: Surface) -> None:
         raise UserError(
             f"--prior: law {law.name!r} predicts no usable loss over these ranges with {dict(law.named(vector))}"
         )
-
-
-def _moved(law: Law, belief: Belief, theta: Array) -> Array:
-    """Returns theta, then with each exponent a step lower and higher, [R, P]."""
-    rows = [theta]
-    for q, (name, (low, high)) in enumerate(law.nonlinear.items()):
-        if name not in law.parameters:
-            continue  # a balance of terms is no exponent
-        place = len(law.linear) + q
-        for sign in (-1, 1):
-            row = theta.copy()
-            row[place] = np.clip(row[place] * np.exp(sign * belief.steps.get(name, STEP)), 1.01 * low, 0.99 * high)
-            rows.append(row)
-    return np.array(rows)
-
-
-def described(prior: Prior) -> dict[str, Any]:
-    """The prior for design.json."""
-    return {
-        "law": prior.law.name,
-        "formula": prior.law.formula,
-        "parameters": prior.parameters,
-        "noise": prior.noise,
-        "huber_delta": prior.huber_delta,
-        "source": prior.source,
-        "also": [{n: float(v) for n, v in prior.law.named(row).items()} for row in prior.vectors[1:]],
-    }

@@ -4,8 +4,9 @@
 Legend: R priors, P parameters, C candidate cells. A design is a count of runs for each candidate, [C].
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import special
@@ -13,6 +14,7 @@ from scipy import special
 from t5x_like.scaling.uncertainty.intervals import LEVEL
 
 Array = np.ndarray
+Progress = Callable[[int, int], None] | None
 
 SPARE = 3  # cells beyond the law's parameters: with fewer, nothing would show that the law is wrong
 VALUES = 4  # different params, and tokens, where there are so many: three values follow any E + A / N^alpha
@@ -21,14 +23,18 @@ _RANDOM_STARTS = 2
 CAUTION = 0.1  # how much the other parameters count beside the quantity
 
 
-def quantile(runs: int, parameters: int) -> float:
-    """Student's t for a 95 % interval with this many runs."""
-    return float(special.stdtrit(max(1, runs - parameters), 0.5 + LEVEL / 2))
-
-
 def enough(parameters: int) -> int:
     """The fewest different cells of a design that can check its law."""
     return parameters + SPARE
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a design may cost: FLOPs in all, runs in all, runs of one cell."""
+
+    budget: float
+    cells: int
+    repeats: int
 
 
 @dataclass(frozen=True)
@@ -45,41 +51,38 @@ class Candidates:
     tokens: Array
     slopes: Array
     wanted: Array
-    sizes: Array = field(init=False)  # index of each candidate's params, [C]
-    budgets: Array = field(init=False)  # index of each candidate's tokens, [C]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", np.unique(self.params, return_inverse=True)[1])
-        object.__setattr__(self, "budgets", np.unique(self.tokens, return_inverse=True)[1])
-
-    @property
+    @cached_property
     def cost(self) -> Array:
         """FLOPs of one run, [C]."""
         return 6.0 * self.params * self.tokens
 
-    @property
-    def fewest(self) -> tuple[int, int]:
+    @cached_property
+    def values(self) -> Array:
+        """Index of each candidate's params, and of its tokens, among the different ones, [2, C]."""
+        return np.stack([np.unique(column, return_inverse=True)[1] for column in (self.params, self.tokens)])
+
+    @cached_property
+    def fewest(self) -> list[int]:
         """How many sizes and how many token counts a design must have."""
-        return min(VALUES, int(self.sizes.max()) + 1), min(VALUES, int(self.budgets.max()) + 1)
+        return [min(VALUES, int(values.max()) + 1) for values in self.values]
 
     def allowed(self, counts: Array) -> bool:
         """Whether a design [C] has cells enough for the law to be checked."""
-        used = np.flatnonzero(counts)
-        values = len(set(self.sizes[used])), len(set(self.budgets[used]))
-        return len(used) >= enough(self.slopes.shape[1]) and values[0] >= self.fewest[0] and values[1] >= self.fewest[1]
+        used = self.values[:, counts > 0]
+        spread = all(len(set(values)) >= few for values, few in zip(used, self.fewest, strict=True))
+        return spread and used.shape[1] >= enough(self.slopes.shape[1])
 
     def cheapest(self) -> Array:
         """The allowed design of least cost, about: cells by cost, those of a new size or token count first."""
         counts = np.zeros(len(self.cost), int)
         order = np.argsort(self.cost)
-        for ids, fewest in zip((self.sizes, self.budgets), self.fewest, strict=True):
-            for value in dict.fromkeys(ids[order]):
-                if len(set(ids[counts > 0])) < fewest and value not in ids[counts > 0]:
-                    counts[order[ids[order] == value][0]] = 1
-        for i in order:
-            if counts.sum() >= enough(self.slopes.shape[1]):
-                break
-            counts[i] = 1
+        for values, few in zip(self.values, self.fewest, strict=True):
+            for value in dict.fromkeys(values[order]):
+                if len(set(values[counts > 0])) < few and value not in values[counts > 0]:
+                    counts[order[values[order] == value][0]] = 1
+        rest = order[counts[order] == 0]
+        counts[rest[: max(0, enough(self.slopes.shape[1]) - counts.sum())]] = 1
         return counts
 
     def score(self, counts: Array) -> float:
@@ -89,12 +92,6 @@ class Candidates:
         free; its fit then wanders too far for the delta method to hold, and could not show that the law is wrong.
         """
         return _State(self, counts).score
-
-    def half_width(self, counts: Array) -> float:
-        """The half width of the quantity's 95 % interval, a geometric mean over priors."""
-        state = _State(self, counts)
-        parameters = self.slopes.shape[1]
-        return float(np.exp(np.log(state.variance).mean() / 2) * quantile(state.runs, parameters))
 
 
 class _State:
@@ -112,24 +109,15 @@ class _State:
         self.variance = np.einsum("rp,rp->r", aimed, candidates.wanted)
         self.hit = np.einsum("rp,rpc->rc", aimed, slopes)  # g' M^-1 x of every candidate x
         self.reach = np.einsum("rpc,rpq,rqc->rc", slopes, self.inverse, slopes, optimize=True)  # x' M^-1 x
-
-    @property
-    def runs(self) -> int:
-        return int(self.counts.sum())
-
-    @property
-    def cost(self) -> float:
-        return float(self.counts @ self.candidates.cost)
-
-    @property
-    def score(self) -> float:
-        return float(self._scored(self.variance, np.zeros(len(self.variance)), self.runs))
+        self.runs, self.cost = int(counts.sum()), float(counts @ candidates.cost)
+        self.score = float(self._scored(self.variance, np.zeros(len(self.variance)), self.runs))
 
     def _scored(self, variance: Array, growth: Array, runs: int) -> Array:
         """Scores [...] of variances [R, ...] and of how much ln det M has grown, [R, ...]."""
         parameters = self.candidates.slopes.shape[1]
         volume = -(self.log_determinant.reshape(-1, *[1] * (growth.ndim - 1)) + growth).mean(0) / parameters
-        return np.log(np.maximum(variance, 1e-300)).mean(0) + 2 * np.log(quantile(runs, parameters)) + CAUTION * volume
+        quantile = float(special.stdtrit(max(1, runs - parameters), 0.5 + LEVEL / 2))
+        return np.log(np.maximum(variance, 1e-300)).mean(0) + 2 * np.log(quantile) + CAUTION * volume
 
     def added(self) -> Array:
         """Scores with one more run of each candidate, [C]."""
@@ -147,116 +135,95 @@ class _State:
         growth = np.log(left[..., None] * (1 + reach))
         return self._scored(variance[..., None] - hit**2 / (1 + reach), growth, self.runs)
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What a design may cost: FLOPs in all, runs in all, runs of one cell."""
-
-    budget: float
-    cells: int
-    repeats: int
+    def changed(self, *, out: int | None = None, to: int | None = None) -> "_State":
+        """The design without one run of candidate `out`, and with one more of `to`."""
+        counts = self.counts.copy()
+        for candidate, change in ((out, -1), (to, 1)):
+            if candidate is not None:
+                counts[candidate] += change
+        return _State(self.candidates, counts)
 
 
 def search(
-    candidates: Candidates,
-    limits: Limits,
-    starts: tuple[Array, ...] = (),
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    candidates: Candidates, limits: Limits, starts: Sequence[Array] = (), seed: int = 0, progress: Progress = None
 ) -> Array:
     """Returns the best design found, [C]: greedy starts, given ones and random ones, each improved by exchanges.
 
     Args:
-      candidates: the cells.
       limits: the cheapest allowed design must keep within them.
       starts: further designs to improve, each [C].
       seed: of the random starts.
       progress: called with (starts done, all starts).
     """
     begun = list(_starts(candidates, limits, starts, np.random.default_rng(seed)))
-    best: _State | None = None
+    found = []
     for i, counts in enumerate(begun):
-        found = _improve(_State(candidates, counts), limits)
-        if best is None or found.score < best.score - 1e-12:
-            best = found
+        found.append(_improve(_State(candidates, counts), limits))
         if progress:
             progress(i + 1, len(begun))
-    assert best is not None
-    return best.counts
+    return min(found, key=lambda state: round(state.score, 11)).counts  # of equal ones the first, whatever the rounding
 
 
-def _starts(candidates: Candidates, limits: Limits, given: tuple[Array, ...], rng: np.random.Generator) -> Iterator:
-    cheapest = candidates.cheapest()
+def _starts(candidates: Candidates, limits: Limits, given: Sequence[Array], rng: np.random.Generator) -> Iterator:
+    cost, cheapest = candidates.cost, candidates.cheapest()
     for greed in _GREED:
-        yield _filled(_State(candidates, cheapest), limits, candidates.cost**greed).counts
+        yield _filled(_State(candidates, cheapest), limits, greed).counts
     for counts in given:
-        if counts @ candidates.cost <= limits.budget and counts.sum() <= limits.cells and candidates.allowed(counts):
+        if counts @ cost <= limits.budget and counts.sum() <= limits.cells and candidates.allowed(counts):
             yield counts
     for _ in range(_RANDOM_STARTS):
         counts = cheapest.copy()
         for i in rng.permutation(len(counts)):
-            fits = counts.sum() < limits.cells and counts @ candidates.cost + candidates.cost[i] <= limits.budget
+            fits = counts.sum() < limits.cells and counts @ cost + cost[i] <= limits.budget
             counts[i] += bool(fits and counts[i] < limits.repeats)
         yield counts
 
 
-def _filled(state: _State, limits: Limits, price: Array) -> _State:
-    """Adds the run of largest gain per price until no more can be paid."""
+def _filled(state: _State, limits: Limits, greed: float = 0.0) -> _State:
+    """Adds the run of largest gain / cost^greed until no more can be paid."""
+    cost = state.candidates.cost
     while True:
         room = limits.budget * (1 + 1e-12) - state.cost
-        possible = (state.candidates.cost <= room) & (state.counts < limits.repeats)
+        possible = (cost <= room) & (state.counts < limits.repeats)
         if state.runs >= limits.cells or not possible.any():
             return state
-        gain = np.where(possible, (state.score - state.added()) / price, -np.inf)
-        state = _moved(state, None, int(np.argmax(gain)))
-
-
-def _moved(state: _State, out: int | None, to: int) -> _State:
-    counts = state.counts.copy()
-    counts[to] += 1
-    if out is not None:
-        counts[out] -= 1
-    return _State(state.candidates, counts)
+        gain = np.where(possible, (state.score - state.added()) / cost**greed, -np.inf)
+        state = state.changed(to=int(np.argmax(gain)))
 
 
 def _improve(state: _State, limits: Limits) -> _State:
     """Exchanges and adds until neither helps, nor giving up one run and spending its cost anew."""
-    while True:
-        state = _exchange(state, limits)
-        better = _respend(state, limits)
-        if better is None:
-            return state
-        state = better
+    before = None
+    while state is not before:
+        before = _exchange(state, limits)
+        state = _respend(before, limits)
+    return state
 
 
 def _exchange(state: _State, limits: Limits) -> _State:
     cost = state.candidates.cost
     while True:
-        state = _filled(state, limits, np.ones_like(cost))
+        state = _filled(state, limits)
         support = np.flatnonzero(state.counts)
         score = state.exchanged(support)
         room = limits.budget * (1 + 1e-12) - state.cost
         score[cost[None] - cost[support][:, None] > room] = np.inf
         score[:, state.counts >= limits.repeats] = np.inf
-        for k, to in zip(*np.unravel_index(np.argsort(score, axis=None)[:200], score.shape), strict=True):
-            if not score[k, to] < state.score - 1e-9:
-                return state
-            moved = _moved(state, int(support[k]), int(to))
-            if state.candidates.allowed(moved.counts):
-                state = moved
-                break
-        else:
+        best = np.argsort(score, axis=None)[:200]
+        out, to = np.unravel_index(best[score.flat[best] < state.score - 1e-9], score.shape)
+        changes = (state.changed(out=i, to=j) for i, j in zip(support[out], to, strict=True))
+        better = next((change for change in changes if change.candidates.allowed(change.counts)), None)
+        if better is None:
             return state
+        state = better
 
 
-def _respend(state: _State, limits: Limits) -> _State | None:
+def _respend(state: _State, limits: Limits) -> _State:
     """Gives up one run, buys others by gain per cost and by gain; the best such design if it is better."""
-    cost, best = state.candidates.cost, state
+    best = state
     for i in np.flatnonzero(state.counts):
-        counts = state.counts.copy()
-        counts[i] -= 1
         for greed in (1.0, 0.0):
-            filled = _filled(_State(state.candidates, counts), limits, cost**greed)
+            filled = _filled(state.changed(out=int(i)), limits, greed)
             if filled.score < best.score - 1e-9 and state.candidates.allowed(filled.counts):
                 best = filled
-    return None if best is state else best
+    return best

@@ -8,7 +8,7 @@ own would be wrong by the bend of the curve between the two losses, their mean i
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
@@ -17,27 +17,15 @@ from t5x_like.scaling.fitting.points import Points
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.uncertainty.intervals import interval
 
+if TYPE_CHECKING:
+    from t5x_like.scaling.fitting.fit import Fit
+
 Array = np.ndarray
 
 SAME = 0.01  # params or tokens this close in logarithm are one cell: shapes and whole steps round a little
 FEWEST_PAIRS = 3
 _STEP = 1e-3  # in log compute, of the central difference for a slope
 _SAMPLES = 4000
-
-
-class Fitted(Protocol):
-    """What is needed of a `fit.Fit`."""
-
-    @property
-    def law(self) -> Any: ...
-    @property
-    def points(self) -> Points: ...
-    @property
-    def vector(self) -> Array: ...
-    @property
-    def draws(self) -> Array: ...
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ class Paired:
     multiplier_interval: Pair | None
 
 
-def paired(a: Fitted, b: Fitted, *, seed: int = 0) -> Paired | None:
+def paired(a: "Fit", b: "Fit", *, seed: int = 0) -> Paired | None:
     """Returns the paired comparison, or None with fewer than three pairs.
 
     Runs of one arm that agree in params, tokens and seed are averaged first (in log loss). Without seeds in both arms,
@@ -102,19 +90,20 @@ def _pairs(a: Points, b: Points) -> tuple[Array, Array, Array]:
     sizes = np.log(np.concatenate([np.stack([p.params, p.tokens], 1) for p in (a, b)]))
     near = (np.abs(sizes[:, None] - sizes[None]) < SAME).all(2)
     cell = near.argmax(1)  # the first row of the same size names the cell
-    seeds = [points.columns.get("seed", np.full(len(points), np.nan)) for points in (a, b)]
-    known = all(np.isfinite(column).all() for column in seeds)
-    keys = list(zip(cell.tolist(), np.concatenate(seeds).tolist() if known else [0.0] * len(cell), strict=True))
-    runs: tuple[dict[Any, list[int]], dict[Any, list[int]]] = ({}, {})
-    for i, key in enumerate(keys):
-        runs[i >= len(a)].setdefault(key, []).append(i)
-    log_loss = np.log(np.concatenate([a.loss, b.loss]))
-    both = [key for key in runs[0] if key in runs[1]]
-    ratio = np.array([log_loss[runs[0][key]].mean() - log_loss[runs[1][key]].mean() for key in both])
-    return ratio, np.array([key[0] for key in both], int), np.array([runs[0][key][0] for key in both], int)
+    seed = np.concatenate([points.columns.get("seed", np.full(len(points), np.nan)) for points in (a, b)])
+    keys = np.stack([cell, seed if np.isfinite(seed).all() else np.zeros(len(cell))], 1)
+    _, first, label = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    of_a = np.arange(len(cell)) < len(a)
+    runs, log_loss = (
+        np.stack([np.bincount(label.ravel(), values * arm, len(first)) for arm in (of_a, ~of_a)])
+        for values in (np.ones(len(cell)), np.log(np.concatenate([a.loss, b.loss])))
+    )
+    both = (runs > 0).all(0)
+    means = log_loss[:, both] / runs[:, both]
+    return means[0] - means[1], cell[first[both]], first[both]
 
 
-def _slopes(fit: Fitted, points: Points, rows: Array, vectors: Array) -> Array:
+def _slopes(fit: "Fit", points: Points, rows: Array, vectors: Array) -> Array:
     """Returns -d log loss / d log compute of parameters [R, P], averaged over the given rows, [R]."""
     named = {name: column[:, None] for name, column in fit.law.named(vectors).items()}
     ends = []
