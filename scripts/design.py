@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: on 5 x 5 matrices threads only wait for one another
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
+from t5x_like.files import make_folder
 from t5x_like.scaling.design import design
 from t5x_like.scaling.design import summary as design_summary
 from t5x_like.scaling.design.cells import PARAMS, TOKENS, At, Cells, levels, number, place, read_cells
@@ -82,7 +84,10 @@ def main() -> None:
     prior = prior_over(_belief(flags), given or Cells.product(params, tokens))
     at = place(flags.at) if flags.at else At(given.cost if given and not flags.budget else budget)
     asked = question(prior.law, flags.narrow, at)
-    path = design_summary.prepare(flags.out) if flags.out else None
+    path = Path(flags.out) if flags.out else None
+    if path:
+        path = path if path.suffix == ".json" else path / "design.json"
+        make_folder(path.parent, "--out")
     with _Patient() as progress:
         limits = Limits(budget, flags.cells, flags.repeats)
         cells = given or design.choose(prior, asked, params, tokens, limits, flags.seed, progress)

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
+from t5x_like.files import make_folder
 from t5x_like.reporting.painter import Painter
 from t5x_like.scaling.analysis import analyses
 from t5x_like.scaling.analysis.leaderboard import leaderboard
@@ -31,7 +32,7 @@ from t5x_like.scaling.fitting.weights import WEIGHTS
 from t5x_like.scaling.laws.catalogue import LAWS, get_law
 from t5x_like.scaling.report import summary
 from t5x_like.scaling.report.analysis_sections import tables_for_terminal
-from t5x_like.scaling.report.report import prepare_folder, start_pictures, write_report
+from t5x_like.scaling.report.report import start_pictures, write_report
 from t5x_like.scaling.uncertainty.intervals import METHODS
 
 SIMULATIONS = 200
@@ -88,7 +89,7 @@ def main() -> None:
     check_options(**_options(flags, flags.interval_method or "wild"))
     points = _read(flags, flags.points)
     points, other, names = _arms(flags, points)
-    out = prepare_folder(flags.out)
+    out = make_folder(flags.out, "--out")
     quiet = not sys.stderr.isatty()
     with Painter(out, workers=1) as painter:
         with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:

@@ -65,7 +65,7 @@ def main() -> None:
         for case in cases:
             studies.append(known_truth.study(case, seeds=flags.seeds))
             bar.advance(task)
-    make_folder(out.parent)
+    make_folder(out.parent, "--out")
     picture = out.with_suffix(".png")
     write_bytes(picture, known_truth_plot.draw(studies))
     commands = "\n".join([*_trainings(flags.sweeps), _this(flags)])

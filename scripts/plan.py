@@ -50,7 +50,7 @@ def main() -> int:
     config = load_run(flags.config, overrides)
     out = Path(flags.out) if flags.out else None
     if out is not None:
-        make_folder(out.parent)
+        make_folder(out.parent, "--out")
     obstacle = "--no-compile" if flags.compile is False else can_compile(slice_)
     if flags.compile and obstacle:
         raise UserError(f"--compile: {obstacle}")

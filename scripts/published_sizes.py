@@ -39,8 +39,8 @@ def main() -> None:
     )
     flags = parser.read()
     folder, out = parser.local_folder("plans", flags.plans), Path(flags.out)
-    make_folder(folder)
-    make_folder(out.parent)
+    make_folder(folder, "--out")
+    make_folder(out.parent, "--out")
     from published_sizes_page import page
 
     from t5x_like.planning.plan import make_plan

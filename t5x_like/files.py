@@ -10,16 +10,19 @@ from typing import Any
 from t5x_like.errors import UserError
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder and its parents, where they are missing.
+def make_folder(path: str | os.PathLike[str], flag: str = "--workdir") -> Path:
+    """Makes a folder that was named by a flag, and its parents, where they are missing.
 
     Raises:
       UserError: a file is in the way, or the user may not write there.
     """
+    path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be made: {error.strerror}; choose another --workdir") from error
+        why = "is a file, not a folder" if path.is_file() else f"cannot be made: {error.strerror}"
+        raise UserError(f"{path}: {why}; choose another {flag}") from error
+    return path
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

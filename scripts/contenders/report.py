@@ -16,7 +16,7 @@ PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers")
 
 def write_report(folder: Path, sections: Sequence[str], settings: Settings) -> str:
     """Runs the sections, one after another, and returns the tables; what is measured is on disk after each section."""
-    make_folder(folder)
+    make_folder(folder, "--out")
     content: dict[str, Any] = {"machine": machine(), "rounds": settings.rounds, "seconds": settings.seconds}
     text = "".join(f"{name}: {value}\n" for name, value in content["machine"].items())
     for name in sections:

@@ -51,7 +51,7 @@ def prepare(
     columns = build_source(config.source).columns
     examples = load_examples(config, columns)
     place = folder / name / VERSION
-    make_folder(place)
+    make_folder(place, "--out")
     splits = {split: entries for split in ("train", "held_out") if (entries := getattr(examples, split))}
     counts = {split: max(1, round(len(entries) / _EXAMPLES_IN_A_SHARD)) for split, entries in splits.items()}
     plan = {"fingerprint": examples.fingerprint, "columns": list(columns), "shards": counts}

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a careful colleague would say about a fit before anybody spends compute on it, as plain sentences."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from t5x_like.reporting.wording import count, figure, percent
 from t5x_like.scaling.fitting.certificate import FLAT
-from t5x_like.scaling.fitting.points import Points
 from t5x_like.scaling.fitting.weights import robust_scale
 from t5x_like.scaling.laws.frontier import BEYOND, can_share
-from t5x_like.scaling.laws.laws import Law
-from t5x_like.scaling.pairs import Pair
 
-Array = np.ndarray
+if TYPE_CHECKING:
+    from t5x_like.scaling.fitting.fit import Fit
 
 _PLAIN = {"S": "the size of the power", "balance": "the balance of params and tokens"}
 OUTLIER = 6.0  # robust standard deviations; a normal residual passes it once in 5e8
@@ -22,33 +20,18 @@ MISSED = 3.0  # held-out error over the residual of the fit, from which the law 
 REPEATED = 4.0  # passes over the data up to which Muennighoff et al. 2023 see repeated tokens worth nearly fresh ones
 
 
-def concerns(
-    law: Law,
-    points: Points,
-    parameters: Mapping[str, float],
-    intervals: Mapping[str, Pair],
-    residuals: Array,
-    certificate: Mapping[str, Any],
-    optimal: Mapping[str, Any] | None,
-    holdout: Mapping[str, Any] | None,
-) -> list[str]:
+def concerns(fit: "Fit") -> list[str]:
     """Returns the warnings of a fit, those about the data first, then the fit, then what it is used for."""
-    return [
-        *points.warnings,
-        *_about_points(law, points),
-        *_about_residuals(law, points, residuals),
-        *_about_minimum(law, certificate),
-        *_about_intervals(law, parameters, intervals),
-        *_about_frontier(law, points, optimal),
-        *_about_extrapolation(holdout, residuals),
-    ]
+    about = (_about_points, _about_residuals, _about_minimum, _about_intervals, _about_frontier, _about_extrapolation)
+    return [*fit.points.warnings, *(sentence for look in about for sentence in look(fit))]
 
 
 def _points(n: int) -> str:
     return "1 point" if n == 1 else f"{n} points"
 
 
-def _about_points(law: Law, points: Points) -> Iterator[str]:
+def _about_points(fit: "Fit") -> Iterator[str]:
+    law, points = fit.law, fit.points
     if len(points.fingerprints) > 1:
         names = ", ".join(fingerprint[:12] for fingerprint in points.fingerprints)
         yield (
@@ -80,8 +63,9 @@ def _about_points(law: Law, points: Points) -> Iterator[str]:
             )
 
 
-def _about_residuals(law: Law, points: Points, residuals: Array) -> Iterator[str]:
+def _about_residuals(fit: "Fit") -> Iterator[str]:
     """Outliers, by a scale that leaves out as many points as a Huber fit may pass exactly through."""
+    law, points, residuals = fit.law, fit.points, fit.residuals
     scale = robust_scale(residuals, len(law.parameters))
     far = int((np.abs(residuals) > OUTLIER * scale).sum())
     if scale < 1e-12 or not far:
@@ -95,7 +79,8 @@ def _about_residuals(law: Law, points: Points, residuals: Array) -> Iterator[str
     )
 
 
-def _about_minimum(law: Law, certificate: Mapping[str, Any]) -> Iterator[str]:
+def _about_minimum(fit: "Fit") -> Iterator[str]:
+    law, certificate = fit.law, fit.certificate
     second = certificate["second_method"]
     if not second["agrees"]:
         yield (
@@ -121,8 +106,9 @@ def _about_minimum(law: Law, certificate: Mapping[str, Any]) -> Iterator[str]:
             yield f"{what} is at the edge of the range searched: the points fit a simpler law as well."
 
 
-def _about_intervals(law: Law, parameters: Mapping[str, float], intervals: Mapping[str, Pair]) -> Iterator[str]:
-    for name, (low, high) in intervals.items():
+def _about_intervals(fit: "Fit") -> Iterator[str]:
+    law, parameters = fit.law, fit.parameters
+    for name, (low, high) in fit.intervals.items():
         limits = None if law.coordinates else law.nonlinear.get(name)
         if name in law.linear and low is not None and low <= 0 < parameters[name]:
             yield f"The interval of {name} reaches 0: the points do not exclude a law without it."
@@ -135,7 +121,8 @@ def _about_intervals(law: Law, parameters: Mapping[str, float], intervals: Mappi
             )
 
 
-def _about_frontier(law: Law, points: Points, optimal: Mapping[str, Any] | None) -> Iterator[str]:
+def _about_frontier(fit: "Fit") -> Iterator[str]:
+    law, points, optimal = fit.law, fit.points, fit.compute_optimal
     if optimal is None:
         if {"params", "tokens"} <= set(law.variables):
             reason = "has no minimum at fixed compute here" if can_share(law) else "reads more than params and tokens"
@@ -159,8 +146,9 @@ def _about_frontier(law: Law, points: Points, optimal: Mapping[str, Any] | None)
         )
 
 
-def _about_extrapolation(holdout: Mapping[str, Any] | None, residuals: Array) -> Iterator[str]:
-    missed, fitted = holdout["rms_relative_error"] if holdout else 0.0, float(np.sqrt(np.mean(residuals**2)))
+def _about_extrapolation(fit: "Fit") -> Iterator[str]:
+    holdout, fitted = fit.holdout, fit.residual_rms
+    missed = holdout["rms_relative_error"] if holdout else 0.0
     if holdout and missed >= max(MISSED * fitted, 0.005) and fitted > 0:
         yield (
             f"Predicting the {holdout['points']} largest runs from the others misses by {percent(missed)} rms, "

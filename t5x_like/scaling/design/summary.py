@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.errors import UserError
 from t5x_like.files import write_bytes, write_json, write_text
 from t5x_like.reporting.charts import Axis, Chart, Layer, Line, Marks, Panel
 from t5x_like.reporting.wording import count, figure, percent, power_of_ten
@@ -100,20 +99,6 @@ def simulated_in_words(plan: Plan, found: dict[str, Any]) -> list[str]:
             "them held the truth."
         )
     return sentences
-
-
-def prepare(out: str) -> Path:
-    """Returns where design.json goes, for a path to it or to a folder; the folder is made.
-
-    Raises:
-      UserError: it cannot be made.
-    """
-    path = Path(out) if out.endswith(".json") else Path(out) / "design.json"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out}: not a folder that can be written ({error.strerror})") from None
-    return path
 
 
 def write(plan: Plan, path: Path, ranges: tuple[Array, Array] | None, command: str, **more: Any) -> list[Path]:

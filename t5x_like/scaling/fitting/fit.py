@@ -344,10 +344,7 @@ def fit_scaling_law(
         holdout=holdout,
         warnings=[no_holdout] if no_holdout else [],
     )
-    found = concerns(
-        chosen, points, fit.parameters, fit.intervals, fit.residuals, fit.certificate, fit.compute_optimal, holdout
-    )
-    fit.warnings[:0] = found
+    fit.warnings[:0] = concerns(fit)
     if surface is even:
         return fit
     return fit.with_analyses(overestimates=_what_leaning_changed(even, measured, delta, fit.residuals))

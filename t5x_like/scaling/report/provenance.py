@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where every number comes from: the points, the runs behind them with their configs and data, and the software."""
 
-import contextlib
 import hashlib
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +70,6 @@ def short(value: Any) -> str:
 def named(versions: dict[str, Any]) -> str:
     """Returns versions in a line: `jax 0.10.2, numpy 2.4.6`."""
     return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def drawn_with() -> dict[str, str]:
-    """Returns the versions of what draws, as far as it is installed."""
-    found = {}
-    for name in ("matplotlib", "plotly"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def _text(value: Any) -> str:

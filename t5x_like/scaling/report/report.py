@@ -9,10 +9,10 @@ import html
 import os
 import re
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from t5x_like.errors import UserError
-from t5x_like.files import write_json, write_text
+from t5x_like.files import make_folder, write_json, write_text
 from t5x_like.reporting import draw_plotly, page
 from t5x_like.reporting.page import Section
 from t5x_like.reporting.painter import Painter
@@ -20,20 +20,6 @@ from t5x_like.reporting.wording import figure, percent, span
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.report import analysis_sections, latex, plots, provenance, sections
 from t5x_like.scaling.report.summary import equation, findings
-
-
-def prepare_folder(out: str | os.PathLike[str]) -> Path:
-    """Creates the output folder, before any work is spent.
-
-    Raises:
-      UserError: it cannot be created, or is a file.
-    """
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out}: not a folder that can be written ({error.strerror})") from None
-    return folder
 
 
 def start_pictures(fit: Fit, painter: Painter) -> None:
@@ -62,10 +48,10 @@ def write_report(
     Returns:
       The path of report.html.
     """
-    folder = prepare_folder(out)
+    folder = make_folder(out, "--out")
     content = fit.to_json()
     content["provenance"]["command"] = command
-    content["provenance"]["versions"] |= provenance.drawn_with()
+    content["provenance"]["versions"] |= {name: version(name) for name in ("matplotlib", "plotly")}
     content["provenance"]["runs"] = [
         {name: value for name, value in each.items() if name not in ("config", "packages")}
         for each in provenance.of_runs(fit)

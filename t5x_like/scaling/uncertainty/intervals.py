@@ -171,28 +171,24 @@ class Profile:
     def _tried(
         self, forced: "_Forced", j: Array, moves: Array, value: Array, slopes: Array, logarithmic: Array
     ) -> tuple[Array, Array]:
-        """Moves output j of each row by each of moves [rows, k]; returns where it got to, and the root of the rise."""
-        rows, k = moves.shape
-        got, raised = self._pushed(forced, np.repeat(j, k), moves.ravel(), value, slopes, logarithmic)
-        return got.reshape(rows, k) - forced.at(value)[j][:, None], raised.reshape(rows, k)
+        """Holds output j of each row at its estimate plus each of moves [rows, k].
 
-    def _pushed(
-        self, forced: "_Forced", j: Array, moves: Array, value: Array, slopes: Array, logarithmic: Array
-    ) -> tuple[Array, Array]:
-        """Holds output j of each row at its estimate plus a move; returns where it ended, and the root of the rise."""
-        start = self.start
+        Returns how far it got, and the root of the rise of the objective, [rows, k] each.
+        """
+        start, shape = self.start, moves.shape
+        j, moves = np.repeat(j, shape[1]), moves.ravel()
         direction = start.covariance @ slopes
         length = np.einsum("pm,pm->m", slopes, direction) / np.where(logarithmic, value, 1.0)
         theta = start.theta + (moves / length[j])[:, None] * direction[:, j].T
-        n, m = len(start.target), len(value)
+        middle, n, m, all_ = forced.at(value)[j], len(start.target), len(value), np.arange(len(j))
         target = np.concatenate([np.tile(start.target, (len(j), 1)), np.zeros((len(j), m))], 1)
-        target[np.arange(len(j)), n + j] = forced.pull[j] * (forced.at(value)[j] + moves)
+        target[all_, n + j] = forced.pull[j] * (middle + moves)
         weights = np.concatenate([np.ones((len(j), n)), j[:, None] == np.arange(m)], 1)
         deltas = np.append(np.full(n, start.huber_delta), np.full(m, np.inf))
         theta, _ = minimise(forced, target, theta, deltas, weights, steps=100, tolerance=1e-12)
         risen = huber(start.surface.predict(theta) - start.target, start.huber_delta).sum(1) - start.objective
-        ended = forced.at(forced.function(start.surface.natural(theta)))[np.arange(len(j)), j]
-        return ended, np.sqrt(np.maximum(risen, 0))
+        ended = forced.at(forced.function(start.surface.natural(theta)))[all_, j]
+        return (ended - middle).reshape(shape), np.sqrt(np.maximum(risen, 0)).reshape(shape)
 
 
 def _enclosing(moved: Array, raised: Array, limit: float) -> tuple[Array, Array]:
