@@ -156,22 +156,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture: panels side by side.
+    """One picture: panels side by side; papers put their own title and caption, so they are not drawn into it."""
 
-    Attributes:
-      name: of its files, without an ending.
-      title, caption: plain text; papers put their own, so they are not drawn into the picture.
-      panels: they share the y axis of the first where there are several.
-      scale: the colour scale beside it, for layers whose colour is a number.
-      end_title: what the labels at the right ends of lines are.
-    """
-
-    name: str
+    name: str  # of its files, without an ending
     title: str
     caption: str
-    panels: tuple[Panel, ...]
-    scale: Scale | None = None
-    end_title: str = ""
+    panels: tuple[Panel, ...]  # they share the y axis of the first where there are several
+    scale: Scale | None = None  # the colour scale beside it, for layers whose colour is a number
+    end_title: str = ""  # what the labels at the right ends of lines are
 
     @property
     def ends(self) -> list[tuple[Line, float]]:

@@ -24,20 +24,13 @@ Cell = str | tuple[str, str]  # the text of a table's cell, or that and a smalle
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-      head, rows: text; the first column reads from the left, the others from the right.
-      title: above it.
-      marked: rows that are set back, in italics.
-      folded: if given, the line behind which the table can be folded away; it starts so where `shut`.
-    """
+    """A table of text; the first column reads from the left, the others from the right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    title: str = ""
-    marked: Sequence[bool] = ()
-    folded: str = ""
+    title: str = ""  # above it
+    marked: Sequence[bool] = ()  # rows that are set back, in italics
+    folded: str = ""  # if given, the line behind which the table can be folded away; it starts so where `shut`
     shut: bool = False
 
 

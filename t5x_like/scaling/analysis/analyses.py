@@ -24,9 +24,7 @@ def analyse(
     progress: Progress | None = None,
     done: Callable[[Fit], None] | None = None,
 ) -> Fit:
-    """Returns the fit with `leaderboard`, `sensitivity`, `influence`, `interval_methods`, and perhaps `isoflop`.
-
-    The last is there where runs share budgets.
+    """Returns the fit with `leaderboard`, `sensitivity`, `influence`, `interval_methods` and, of budgets, `isoflop`.
 
     Args:
       fit: any fit; laws are ranked only where they predict a loss from params and tokens.

@@ -62,21 +62,14 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arm B against arm A.
-
-    Attributes:
-      rows: multipliers, from high loss (little compute) to low.
-      crossings, verdict: where the better arm changes within the compute that both arms used, and the same in words.
-      overlap: the losses [low, high] that both arms reach with the compute they used.
-      paired: from cells that both arms ran, or None.
-    """
+    """Arm B against arm A."""
 
     names: tuple[str, str]
-    rows: list[Row]
-    crossings: list[Crossing]
-    verdict: str
-    overlap: tuple[float, float]
-    paired: Paired | None
+    rows: list[Row]  # multipliers, from high loss (little compute) to low
+    crossings: list[Crossing]  # where the better arm changes within the compute that both arms used
+    verdict: str  # the same in words
+    overlap: tuple[float, float]  # the losses [low, high] that both arms reach with the compute they used
+    paired: Paired | None  # from cells that both arms ran, or None
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:

@@ -65,24 +65,15 @@ class AgainstSurface:
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """The analysis.
+    """The analysis; `laws` are {form: {"params", "tokens", "loss": power law}}, empty with fewer than three minima."""
 
-    Attributes:
-      form: the chosen one; `laws[form]` and the curves of that form are the result, the other is for comparison.
-      rule: how it was chosen.
-      compute: what the budgets are counted in, "flops" (the column) or "6 params tokens".
-      tolerance: the largest difference of log compute within a budget.
-      laws: form -> {"params", "tokens", "loss"} -> power law; empty for a form with fewer than three minima.
-      left_out: {row, params, tokens, flops} of each run that belongs to no budget.
-    """
-
-    form: str
-    rule: str
-    compute: str
-    tolerance: float
+    form: str  # the chosen one; `laws[form]` and the curves of that form are the result, the other is for comparison
+    rule: str  # how it was chosen
+    compute: str  # what the budgets are counted in, "flops" (the column) or "6 params tokens"
+    tolerance: float  # the largest difference of log compute within a budget
     budgets: list[Budget]
     laws: dict[str, dict[str, PowerLaw]]
-    left_out: list[dict[str, float]]
+    left_out: list[dict[str, float]]  # {row, params, tokens, flops} of each run that belongs to no budget
     warnings: list[str]
 
     @property

@@ -30,28 +30,21 @@ Curves = list["Curve | None"]  # of one form, by budget
 
 @dataclass(frozen=True)
 class Curve:
-    """A polynomial of loss in log params over one budget's runs.
+    """A polynomial of loss in log params over one budget's runs, and its minimum (params, tokens, loss).
 
-    Attributes:
-      center, coefficients: loss = sum_i coefficients[i] x^i, x = log params - center.
-      left_out_error: root mean square error at each run when it is left out, relative to the budget's mean loss.
-      problem: why the runs bracket no minimum, or None.
-      params, tokens, loss: the minimum.
-      intervals: 95 %, of the three, by name.
-      samples: replicates of their logarithms, [R, 3]; NaN where a replicate's minimum is not bracketed.
-      spread: standard deviation of log params for noise of 1 relative to the loss, by linearisation.
+    `samples` [R, 3] are replicates of the minimum's logarithms; NaN where a replicate's minimum is not bracketed.
     """
 
     center: float
-    coefficients: list[float]
-    left_out_error: float
-    problem: str | None
+    coefficients: list[float]  # loss = sum_i coefficients[i] x^i, x = log params - center
+    left_out_error: float  # root mean square error at each run when it is left out, relative to the budget's mean loss
+    problem: str | None  # why the runs bracket no minimum, or None
     params: float | None = None
     tokens: float | None = None
     loss: float | None = None
-    intervals: dict[str, Pair] = field(default_factory=dict)
+    intervals: dict[str, Pair] = field(default_factory=dict)  # 95 %, of the three, by name
     samples: Array = field(default_factory=lambda: np.empty((0, 3)))
-    spread: float = np.nan
+    spread: float = np.nan  # standard deviation of log params for noise of 1 relative to the loss, by linearisation
 
 
 def sizes(params: Array) -> list[float]:

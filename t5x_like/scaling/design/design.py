@@ -176,24 +176,16 @@ def _nearest(found: Candidates, grid: Cells) -> Array:
 
 @dataclass(frozen=True)
 class Plan:
-    """A design, and what it is expected to say.
-
-    Attributes:
-      expected: of the quantity.
-      range: the smallest and the largest half width over the priors.
-      others: of every other quantity, by name.
-      grids: (k, cells, expectation) of plain k x k grids of the same cost.
-      budget: FLOPs that the cells should not cost more than.
-    """
+    """A design, and what it is expected to say."""
 
     prior: Prior
     asked: Question
     cells: Cells
-    expected: Expectation
-    range: tuple[float, float]
-    others: Mapping[str, Expectation]
-    grids: Sequence[tuple[int, Cells, Expectation]]
-    budget: float
+    expected: Expectation  # of the quantity
+    range: tuple[float, float]  # the smallest and the largest half width over the priors
+    others: Mapping[str, Expectation]  # of every other quantity, by name
+    grids: Sequence[tuple[int, Cells, Expectation]]  # (k, cells, expectation) of plain k x k grids of the same cost
+    budget: float  # FLOPs that the cells should not cost more than
 
     @property
     def extrapolation(self) -> float | None:

@@ -44,37 +44,22 @@ _SPELT = {"tokens_per_parameter": "tokens_per_param", "n_opt": "N*", "d_opt": "D
 
 @dataclass(frozen=True)
 class Belief:
-    """What a user gave: all optional.
+    """What a user gave: all optional. The Huber threshold is that of the fit to come; "auto" follows the noise."""
 
-    Attributes:
-      law: its name; None is the fit's, or chinchilla.
-      parameters: some or all of the law's, by name.
-      steps: relative standard deviations of exponents.
-      noise: relative standard deviation of a run's loss.
-      huber_delta: the threshold of the fit to come; "auto" follows the noise, as in a fit.
-      source: where it is from, for print.
-    """
-
-    law: str | None = None
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    steps: Mapping[str, float] = field(default_factory=dict)
-    noise: float = NOISE
+    law: str | None = None  # its name; None is the fit's, or chinchilla
+    parameters: Mapping[str, float] = field(default_factory=dict)  # some or all of the law's, by name
+    steps: Mapping[str, float] = field(default_factory=dict)  # relative standard deviations of exponents
+    noise: float = NOISE  # relative standard deviation of a run's loss
     huber_delta: float | Literal["auto"] = HUBER_DELTA
-    source: str = ""
+    source: str = ""  # where it is from, for print
 
 
 @dataclass(frozen=True)
 class Prior:
-    """A law with parameters [R, P], printed ones, the first of them believed and the others to be ready for.
+    """A law with parameters, the first of them believed and the others to be ready for; the rest is as in `Belief`."""
 
-    Attributes:
-      law: of params and tokens.
-      vectors: [R, P].
-      noise, huber_delta, source: as in `Belief`.
-    """
-
-    law: Law
-    vectors: Array
+    law: Law  # of params and tokens
+    vectors: Array  # printed parameters, [R, P]
     noise: float
     huber_delta: float
     source: str
@@ -100,19 +85,12 @@ class Prior:
 
 @dataclass(frozen=True)
 class Question:
-    """One quantity of a law.
+    """One quantity of a law."""
 
-    Attributes:
-      name: what `--narrow` calls it.
-      of: printed parameters [..., P] -> [..., 1].
-      factor: whether its error is a factor (sizes, coefficients) rather than a sum (exponents, losses).
-      at: where it is asked for, if that matters.
-    """
-
-    name: str
-    of: Callable[[Array], Array]
-    factor: bool
-    at: At | None = None
+    name: str  # what `--narrow` calls it
+    of: Callable[[Array], Array]  # printed parameters [..., P] -> [..., 1]
+    factor: bool  # whether its error is a factor (sizes, coefficients) rather than a sum (exponents, losses)
+    at: At | None = None  # where it is asked for, if that matters
 
 
 def names(law: Law) -> list[str]:

@@ -39,18 +39,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Cells that may be run, and what each would tell.
+    """Cells that may be run, and what each would tell."""
 
-    Attributes:
-      params, tokens: [C].
-      slopes: derivatives of the response by theta, over the standard deviation of its error, at every prior, [R, P, C].
-      wanted: derivatives of the quantity by theta at every prior, [R, P].
-    """
-
-    params: Array
-    tokens: Array
-    slopes: Array
-    wanted: Array
+    params: Array  # [C]
+    tokens: Array  # [C]
+    slopes: Array  # of the response by theta, over its error's standard deviation, at every prior, [R, P, C]
+    wanted: Array  # derivatives of the quantity by theta at every prior, [R, P]
 
     @cached_property
     def cost(self) -> Array:

@@ -30,16 +30,10 @@ _LARGEST_FRACTION = 1e5  # counts with digits behind the point are products of u
 
 @dataclass
 class Table:
-    """Columns of cells by name.
+    """Columns of cells by name; notes and warnings are plain sentences."""
 
-    Attributes:
-      columns: text or numbers, each [n].
-      labels: what each row is called in an error.
-      notes, warnings: plain sentences.
-    """
-
-    columns: dict[str, list[Any]]
-    labels: list[str]
+    columns: dict[str, list[Any]]  # text or numbers, each [n]
+    labels: list[str]  # what each row is called in an error
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -102,8 +96,7 @@ def recognise(table: Table, name: str, wanted: Sequence[str], given: Mapping[str
     """Names the columns as the fit does: as `given` says, else by what they are often called; derives what is missing.
 
     Args:
-      table: changed in place.
-      name: of it, for errors.
+      table, name: changed in place, and what errors call it.
       wanted: what has to be there in the end: the parameter count's column, tokens, loss.
       given: {name: the table's name of that column}.
 

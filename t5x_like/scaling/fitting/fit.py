@@ -60,25 +60,17 @@ class ExtrapolationWarning(UserWarning):
 class Fit(Minimum):
     """A fitted law: the minimum, and what follows from it.
 
-    Attributes:
-      surface, target, theta, huber_delta: the law on the points, and its minimum in the solver's coordinates.
-      points: what it was fitted to.
-      seed, interval_method, weights: as given, of `intervals.METHODS` and `weights.WEIGHTS`.
-      draws: bootstrap replicates of the parameters, [R, P]; R is 0 when no replicates were asked for.
-      certificate: see `certificate.certify`.
-      holdout: see `holdout.predict_largest`, or None.
-      warnings: plain sentences.
-      analyses: further results by name, each ready for JSON: leaderboard, influence, sensitivity, isoflop, coverage.
+    `analyses` are further results by name, each ready for JSON: leaderboard, influence, sensitivity, isoflop, coverage.
     """
 
-    points: Points
+    points: Points  # what it was fitted to
     seed: int
-    interval_method: str
-    weights: str
-    draws: Array
-    certificate: dict[str, Any]
-    holdout: dict[str, Any] | None
-    warnings: list[str]
+    interval_method: str  # of `intervals.METHODS`
+    weights: str  # of `weights.WEIGHTS`
+    draws: Array  # bootstrap replicates of the parameters, [R, P]; R is 0 when no replicates were asked for
+    certificate: dict[str, Any]  # see `certificate.certify`
+    holdout: dict[str, Any] | None  # see `holdout.predict_largest`, or None
+    warnings: list[str]  # plain sentences
     analyses: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -29,29 +29,20 @@ UNUSABLE = ("diverged", "interrupted")
 class Points:
     """Columns of n runs, and where they came from.
 
-    Attributes:
-      params, tokens, loss: float [n]; parameters, training tokens, and held-out loss in nats per token.
-      columns: the other columns that were given, each [n]: float with NaN for an empty cell, or str.
-      params_column: which parameter count `params` is, such as "params_nonembedding".
-      exact_entropy: the entropy of the source in nats per token, where it is known; the law's E estimates it.
-      source: what was read, for the report.
-      folder: the sweep folder with the run folders, or None.
-      fingerprints: the distinct data fingerprints of the runs.
-      warnings: plain sentences about what was dropped or looks odd.
-      notes: plain sentences about how the table was read.
+    `columns` are the others that were given, each [n]: float with NaN for an empty cell, or str.
     """
 
-    params: Array
-    tokens: Array
-    loss: Array
+    params: Array  # float [n]
+    tokens: Array  # of training, float [n]
+    loss: Array  # held-out, nats per token, float [n]
     columns: Mapping[str, Array] = field(default_factory=dict)
-    params_column: str = "params"
-    exact_entropy: float | None = None
-    source: str = "memory"
-    folder: Path | None = None
-    fingerprints: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    params_column: str = "params"  # which parameter count `params` is, such as "params_nonembedding"
+    exact_entropy: float | None = None  # of the source in nats per token, where it is known; E estimates it
+    source: str = "memory"  # what was read, for the report
+    folder: Path | None = None  # the sweep folder with the run folders, or None
+    fingerprints: tuple[str, ...] = ()  # the distinct data fingerprints of the runs
+    warnings: tuple[str, ...] = ()  # plain sentences about what was dropped or looks odd
+    notes: tuple[str, ...] = ()  # plain sentences about how the table was read
 
     def __len__(self) -> int:
         return len(self.loss)

@@ -164,12 +164,9 @@ def minimise(
     pushes outwards are held there.
 
     Args:
-      surface: the law on its points.
-      target: responses [R, n] or [n].
-      start: theta [R, P].
+      target, start: responses [R, n] or [n], theta [R, P].
       delta: the Huber threshold, or one for each residual [n].
       weights: of the points, [R, n] or [n], each >= 0; equal without them.
-      steps: the most steps per start.
       tolerance: a start is finished when a step promises less than this share of its objective.
 
     Returns:
@@ -245,10 +242,7 @@ def find_minimum(
     """Searches the exponents globally, then descends from the best few cells of the grid that are not neighbours.
 
     Args:
-      surface: the law on its points.
-      target: responses [n].
-      delta: the Huber threshold.
-      weights: of the points, [n].
+      target, weights: responses and weights of the points, [n].
       starts: how many descents, S; by default more, the more exponents there are.
 
     Returns:

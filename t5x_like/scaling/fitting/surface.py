@@ -29,20 +29,13 @@ class Surface:
 
     What is predicted and compared, the response, is the logarithm of a loss, or an accuracy or, where the law says so,
     a loss as it is, times `emphasis`.
-
-    Attributes:
-      law: the law.
-      variables: what it reads, each [n], divided by `units`.
-      units: geometric means for a law with coordinates of its own, else 1.
-      log_unit: logarithm of the geometric mean of the losses; 0 where they are compared as they are.
-      emphasis: [n], square roots of the points' weights.
     """
 
-    law: Law
-    variables: Mapping[str, Array]
-    units: Mapping[str, float]
-    log_unit: float
-    emphasis: Array
+    law: Law  # the law
+    variables: Mapping[str, Array]  # what it reads, each [n], divided by `units`
+    units: Mapping[str, float]  # geometric means for a law with coordinates of its own, else 1
+    log_unit: float  # logarithm of the geometric mean of the losses; 0 where they are compared as they are
+    emphasis: Array  # [n], square roots of the points' weights
 
     @classmethod
     def over(cls, law: Law, variables: Mapping[str, Array], target: Array, emphasis: Array | None = None) -> "Surface":

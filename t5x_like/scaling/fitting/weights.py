@@ -63,13 +63,7 @@ def leaning(surface: Surface, target: Array, delta: float, penalty: float) -> Su
 
     A run can be tuned badly, but not better than well: its loss may lie above the law for reasons that the law is not
     about, hardly below it. So squared residuals of points below the law weigh `penalty` times those of points above
-    it. Which are which follows from the fit, and is found in turns.
-
-    Args:
-      surface: the law on its points.
-      target: losses or accuracies [n].
-      delta: the Huber threshold.
-      penalty: at least 1, which changes nothing.
+    it (1 changes nothing). Which are which follows from the fit, and is found in turns. `target` are losses [n].
     """
     leant, seen = surface, set()
     while True:

@@ -46,10 +46,7 @@ def can_share(law: Law) -> bool:
 def frontier(law: Law, parameters: Array, flops: Array) -> Frontier:
     """Returns the compute-optimal params, tokens and loss; NaN or infinite where a replicate has no optimum.
 
-    Args:
-      law: one that `can_share`.
-      parameters: vectors [..., P] in the order of `law.parameters`.
-      flops: budgets [c].
+    For parameters [..., P] in the order of `law.parameters`, of a law that `can_share`, at budgets [c].
     """
     assert can_share(law)
     named = {name: value[..., None] for name, value in law.named(parameters).items()}
@@ -102,7 +99,6 @@ def compute_optimal(
     """Returns fit.json's `compute_optimal`: a, b, and rows of flops, params, tokens, loss, with intervals.
 
     Args:
-      law: the law.
       estimate: parameters [P].
       spread: 95 % intervals of functions of parameters, as `intervals.Intervals.of`; without it, no intervals.
       compute: the FLOPs of the points, [n].

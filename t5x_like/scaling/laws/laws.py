@@ -40,20 +40,13 @@ class Coordinates:
     The search sees every variable divided by its geometric mean over the points, so that one range fits all data; its
     own parameters are the law's `linear` and `nonlinear`. These two functions translate; `units` is {variable: what it
     was divided by}.
-
-    Attributes:
-      parameters: the names in print.
-      to_search: (printed parameters, units) -> searched parameters.
-      from_search: (searched parameters, units) -> printed parameters.
-      shared: variable -> the variable whose unit it shares.
-      signed: printed parameters that may be negative.
     """
 
-    parameters: tuple[str, ...]
-    to_search: Change
-    from_search: Change
-    shared: Mapping[str, str] = field(default_factory=dict)
-    signed: tuple[str, ...] = ()
+    parameters: tuple[str, ...]  # the names in print
+    to_search: Change  # (printed parameters, units) -> searched parameters
+    from_search: Change  # (searched parameters, units) -> printed parameters
+    shared: Mapping[str, str] = field(default_factory=dict)  # variable -> the variable whose unit it shares
+    signed: tuple[str, ...] = ()  # printed parameters that may be negative
 
 
 @dataclass(frozen=True)
@@ -61,37 +54,32 @@ class Law:
     """One scaling law.
 
     Attributes:
-      name: what `--law=` and `fit.json` call it.
-      formula: the law in one line, for people, in its printed parameters.
       variables: the columns of the points it reads; "compute" is 6 params tokens. The fit works in their logarithms
         where it needs a design.
-      linear: names of the coefficients, each >= 0, in the order of `columns`.
       nonlinear: name -> (lowest, highest) value searched; evenly in the logarithm where the lowest is positive.
       columns: (variables, exponents) -> one array, or the number 1.0, per coefficient. Must be positive and written
         with NumPy operators only: derivatives are taken by a complex step through it, exact to rounding.
       allocation: parameters -> (G, a) such that params = G (C/6)^a minimises the loss under C = 6 params tokens; None
         where the law has no such closed form.
-      coordinates: how it is searched, if not in its printed parameters.
       target: the column it predicts: a loss, or an accuracy, which is always fitted as it is.
       residual: how losses are compared, "log" (Hoffmann et al. 2022) or "raw" (Gadre et al. 2024).
       distinct: variable -> how many values of it the points must have, where that is not three.
       check: variables -> a sentence on why these points cannot determine the law, or None.
-      source: the paper.
     """
 
-    name: str
-    formula: str
+    name: str  # what `--law=` and `fit.json` call it
+    formula: str  # the law in one line, for people, in its printed parameters
     variables: tuple[str, ...]
-    linear: tuple[str, ...]
+    linear: tuple[str, ...]  # names of the coefficients, each >= 0, in the order of `columns`
     nonlinear: Mapping[str, tuple[float, float]]
     columns: Columns
     allocation: Allocation | None = None
-    coordinates: Coordinates | None = None
+    coordinates: Coordinates | None = None  # how it is searched, if not in its printed parameters
     target: Literal["loss", "accuracy"] = "loss"
     residual: str = "log"
     distinct: Mapping[str, int] = field(default_factory=dict)
     check: Callable[[Mapping[str, Array]], str | None] | None = None
-    source: str = ""
+    source: str = ""  # the paper
 
     @property
     def searched(self) -> tuple[str, ...]:

@@ -15,15 +15,10 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Quantities:
-    """m named functions of a law's parameters.
+    """m named functions of a law's parameters."""
 
-    Attributes:
-      names: m of them.
-      of: printed parameters [..., P] -> values [..., m].
-    """
-
-    names: tuple[str, ...]
-    of: Callable[[Array], Array]
+    names: tuple[str, ...]  # m of them
+    of: Callable[[Array], Array]  # printed parameters [..., P] -> values [..., m]
 
 
 def parameters(law: Law) -> Quantities:

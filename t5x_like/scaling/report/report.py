@@ -38,15 +38,12 @@ def write_report(
 ) -> Path:
     """Writes fit.json, the charts, parameters.tex and report.html into `out`, each file whole or not at all.
 
+    Returns the path of report.html.
+
     Args:
-      fit: the fit.
-      out: a folder, created when missing.
       command: the command line that made the fit, for the record.
       painter: what draws the charts; by default, this process. It must write into `out`.
       extra: sections of your own.
-
-    Returns:
-      The path of report.html.
     """
     folder = make_folder(out, "--out")
     content = fit.to_json()

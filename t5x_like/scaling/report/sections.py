@@ -35,13 +35,7 @@ class Report:
 
 
 def of_fit(fit: Fit, content: dict[str, Any], extra: Sequence[Section] = ()) -> Report:
-    """Returns the report of a fit.
-
-    Args:
-      fit: the fit, with whatever analyses hang on it.
-      content: of fit.json.
-      extra: further sections; they come after the analyses.
-    """
+    """Returns the report of a fit and its analyses, with the content of fit.json; `extra` comes after the analyses."""
     drawn = {chart.name: chart for chart in plots.charts(fit)}
     last = [drawn.pop(name) for name in ("residuals", "training_curves") if name in drawn]
     optimum = [drawn.pop("optimal_sizes")] if "optimal_sizes" in drawn else []

@@ -42,15 +42,11 @@ def simulate(
     """Returns the coverage of nominal 95 % intervals when the law at theta is true.
 
     Args:
-      surface: the law on the design's points.
-      theta: the truth [P].
-      noise: standard deviation of the responses about it.
+      surface, theta: the law on the design's points, and the truth [P].
+      noise, shape: standard deviation of the responses about it, and its distribution, of `NOISES`.
       delta: the Huber threshold of every fit.
       methods: of `intervals.METHODS`.
-      shape: of `NOISES`.
-      simulations: data sets.
-      replicates: bootstrap fits for each of them.
-      seed: of noise and bootstraps.
+      simulations, replicates: data sets, and bootstrap fits for each of them.
       asked: what is to be covered; `quantities.standard` without it.
       progress: called with (data sets done, all data sets).
 

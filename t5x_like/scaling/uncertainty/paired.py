@@ -32,25 +32,18 @@ _SAMPLES = 4000
 class Paired:
     """Arm B against arm A on the cells that both ran.
 
-    Attributes:
-      pairs, cells: pairs of runs, and distinct (params, tokens) among them.
-      log_ratio: mean of log(loss of A / loss of B); above 0, B is better.
-      interval: its 95 % t interval.
-      scatter: what the interval measures: "seeds", the scatter of pairs within cells, where there are two pairs a cell
-        on average; or "cells", the scatter of all pairs, to which true differences between cells add.
-      slope: -d log loss / d log compute, the mean over the pairs and both fits.
-      multiplier: exp(log_ratio / slope); None where the fitted loss does not fall.
-      multiplier_interval: 95 %, with the slope's uncertainty where the fits have draws.
+    `scatter` is what the interval measures: "seeds", the scatter of pairs within cells, where there are two pairs a
+    cell on average; or "cells", the scatter of all pairs, to which true differences between cells add.
     """
 
-    pairs: int
-    cells: int
-    log_ratio: float
-    interval: Pair
+    pairs: int  # of runs
+    cells: int  # distinct (params, tokens) among them
+    log_ratio: float  # mean of log(loss of A / loss of B); above 0, B is better
+    interval: Pair  # its 95 % t interval
     scatter: str
-    slope: float
-    multiplier: float | None
-    multiplier_interval: Pair | None
+    slope: float  # -d log loss / d log compute, the mean over the pairs and both fits
+    multiplier: float | None  # exp(log_ratio / slope); None where the fitted loss does not fall
+    multiplier_interval: Pair | None  # 95 %, with the slope's uncertainty where the fits have draws
 
 
 def paired(a: "Fit", b: "Fit", *, seed: int = 0) -> Paired | None:
