@@ -32,7 +32,7 @@ from t5x_like.scaling.fitting.weights import WEIGHTS
 from t5x_like.scaling.laws.catalogue import LAWS, get_law
 from t5x_like.scaling.report import summary
 from t5x_like.scaling.report.analysis_sections import tables_for_terminal
-from t5x_like.scaling.report.report import start_pictures, write_report
+from t5x_like.scaling.report.report import PARAMETER_HEAD, start_pictures, write_report
 from t5x_like.scaling.uncertainty.intervals import METHODS
 
 SIMULATIONS = 200
@@ -180,7 +180,7 @@ def _fit(flags: argparse.Namespace, points: Points, painter: Painter, progress: 
 
 def _print(console: Console, fit: Fit) -> None:
     console.print(f"{fit.law.target} = {summary.equation(fit)}", soft_wrap=True, highlight=False, style="bold")
-    _print_table(console, ("parameter", "estimate", "95 % interval"), summary.parameter_rows(fit))
+    _print_table(console, PARAMETER_HEAD, summary.parameter_rows(fit))
     for sentence in summary.findings(fit):
         console.print(sentence, highlight=False, markup=False)
     for table in tables_for_terminal(fit):

@@ -32,14 +32,7 @@ from t5x_like.training.metrics import Metrics, Stopwatch, Tally
 from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, is_writer, wait_for
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Reporter, Silent
-from t5x_like.training.run_folder import (
-    check_data,
-    check_folder,
-    finite,
-    hold_folder,
-    open_folder,
-    write_environment,
-)
+from t5x_like.training.run_folder import check_data, check_folder, finite, hold_folder, open_folder, write_environment
 from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
 from t5x_like.training.work_folder import WorkFolder, work_folder

@@ -22,9 +22,9 @@ from t5x_like.reporting.charts import Line, Marks
 from t5x_like.reporting.page import Section, Table
 from t5x_like.reporting.palette import DARK
 from t5x_like.scaling.laws.catalogue import LAWS
-from t5x_like.scaling.report import analysis_charts, latex, provenance, sections
+from t5x_like.scaling.report import analysis_charts, latex, provenance
 from t5x_like.scaling.report.analysis_sections import BUILDERS
-from t5x_like.scaling.report.report import write_report
+from t5x_like.scaling.report.report import charts_of, of_fit, write_report
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +126,11 @@ def marks(chart):
 def test_builders_cover_every_analysis_and_only_what_is_there(fit):
     assert set(MADE_UP) == set(BUILDERS)
     content = fit.to_json() | {"provenance": fit.to_json()["provenance"] | {"command": ""}}
-    plain = [section.title for section in sections.of_fit(fit, content).sections]
+    plain = [section.title for section in of_fit(fit, content)]
     assert plain == ["Parameters", "Compute-optimal sizes", "Fit and points", "Residuals", "Points", "Provenance"]
     extra = [Section("My own", ["said"], tables=(Table(("a",), [("b",)]),))]
-    full = sections.of_fit(fit.with_analyses(**MADE_UP), content, extra)
-    added = [section.title for section in full.sections if section.title not in plain]
+    full = of_fit(fit.with_analyses(**MADE_UP), content, extra)
+    added = [section.title for section in full if section.title not in plain]
     assert added == [
         "Other laws",
         "Iso-FLOP analysis",
@@ -141,9 +141,9 @@ def test_builders_cover_every_analysis_and_only_what_is_there(fit):
         "Comparison of arms",
         "My own",
     ]
-    names = [chart.name for chart in full.charts]
+    names = [chart.name for chart in charts_of(full)]
     assert len(names) == len(set(names))  # they are file names
-    for chart in full.charts:
+    for chart in charts_of(full):
         json.dumps(draw_plotly.figure(chart), allow_nan=False)
 
 
@@ -265,7 +265,7 @@ def test_provenance_tells_what_runs_share_and_where_they_differ(sweep):
     shared, own = provenance.shared_and_own(found)
     assert (shared, own) == ({"seed": 0}, ["model.d_model"])
     content = fit.to_json() | {"provenance": fit.to_json()["provenance"] | {"command": "c"}}
-    last = sections.of_fit(fit, content).sections[-1]
+    last = of_fit(fit, content)[-1]
     runs, fields = last.tables
     assert runs.head == ("run", "model.d_model", "data fingerprint", "config sha256")
     assert runs.rows[0] == ("run0", "8", "0123abcd", found[0]["config_sha256"][:12])

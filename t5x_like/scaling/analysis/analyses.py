@@ -70,7 +70,7 @@ def _iso_flop(fit: Fit) -> dict[str, Any] | None:
 def coverage(fit: Fit, simulations: int, progress: Progress | None = None) -> tuple[Fit, str]:
     """Simulates the fit's own design, and returns the fit with `coverage`, and the method that covers best there."""
     degrees = max(1, len(fit.points) - len(fit.theta))
-    noise = float(np.sqrt(((fit.target - fit.surface.predict(fit.theta[None])[0]) ** 2).sum() / degrees))
+    noise = float(np.sqrt((fit.misses**2).sum() / degrees))
     told, design = _told(progress, "coverage"), (fit.surface, fit.theta, noise, fit.huber_delta)
     result = simulate(*design, simulations=simulations, seed=fit.seed, progress=told)
     return fit.with_analyses(coverage=result), best_method(result)

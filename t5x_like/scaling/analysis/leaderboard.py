@@ -14,7 +14,7 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.scaling.fitting.points import Points
-from t5x_like.scaling.fitting.solver import find_minimum
+from t5x_like.scaling.fitting.solver import Minimum, find_minimum
 from t5x_like.scaling.fitting.surface import Surface, surface_of
 from t5x_like.scaling.fitting.weights import own_delta
 from t5x_like.scaling.laws.catalogue import LAWS, OVERTRAINING, get_law
@@ -67,17 +67,16 @@ def _row(law: Law, points: Points, threshold: float | str) -> dict[str, Any]:
     surface = surface_of(law, points)
     target = surface.response(points.measured(law.target))
     delta = own_delta(surface, target) if isinstance(threshold, str) else threshold
-    theta, _, _ = find_minimum(surface, target, delta)
-    values = surface.natural(theta[None])[0]
-    left_out = _rms(leave_out(surface, target, theta, delta))
+    fit = Minimum(surface, target, find_minimum(surface, target, delta)[0], delta)
+    left_out = _rms(leave_out(surface, target, fit.theta, delta))
     origins = list(_origins(law, points, surface, target, delta))
     rolling = _rms(np.array([origin["rms"] for origin in origins])) if origins else None  # each counts once
     return {
         "law": law.name,
         "formula": law.formula,
         "parameters": len(law.parameters),
-        "values": dict(zip(law.parameters, map(float, values), strict=True)),
-        "residual_rms": _rms(surface.predict(theta[None])[0] - target),
+        "values": fit.parameters,
+        "residual_rms": _rms(fit.misses),
         "leave_one_out_rms": left_out,
         "rolling_origin_rms": rolling,
         "origins": origins,

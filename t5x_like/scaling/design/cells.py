@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cells of a design, plain grids of them, and how people write them: ranges, lists, files."""
 
-import csv
 import math
 import re
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from scipy import optimize
 
 from t5x_like.errors import UserError
 from t5x_like.files import read_json
+from t5x_like.scaling.fitting import columns as tables
 from t5x_like.scaling.fitting.points import read_points
 from t5x_like.scaling.fitting.surface import SAME
 
@@ -21,7 +21,6 @@ Array = np.ndarray
 PARAMS, TOKENS = "1e4:1e6", "2e5:4e6"
 LEVELS = 11  # sizes, and token counts, that a range is divided into
 _CLOSEST = 1.1  # two levels differ by this factor at least
-_UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,8 @@ def number(flag: str, text: str) -> float:
     Raises:
       UserError: it is not a positive number.
     """
-    given = text.strip()
-    unit = _UNITS.get(given[-1:].lower(), 1.0)
     try:
-        value = float(given[:-1] if unit > 1 else given) * unit
+        value = tables.number(text.strip().upper())
     except ValueError:
         raise UserError(f"--{flag}: {text!r} is no number; expected one such as 2e5 or 200k") from None
     if not (math.isfinite(value) and value > 0):
@@ -178,14 +175,13 @@ def read_cells(text: str, params: Array, tokens: Array) -> Cells:
 
 
 def _from_csv(path: Path) -> Cells:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = [{(name or "").strip(): cell for name, cell in row.items()} for row in csv.DictReader(file)]
-    if not rows or not {"params", "tokens"} <= set(rows[0]):
+    table = tables.read_csv(path)
+    if not table.labels or not {"params", "tokens"} <= set(table.columns):
         raise UserError(f"--check={path}: expected the columns params and tokens, and a row for every run")
-    if "loss" in rows[0]:  # finished runs: several learning rates of one cell are one run of it
+    if "loss" in table.columns:  # finished runs: several learning rates of one cell are one run of it
         points = read_points(path)
         return Cells.of(points.params, points.tokens)
-    return Cells.of(*([number("check", row[name] or "") for row in rows] for name in ("params", "tokens")))
+    return Cells.of(*([number("check", cell) for cell in table.columns[name]] for name in ("params", "tokens")))
 
 
 def _from_design(path: Path) -> Cells:

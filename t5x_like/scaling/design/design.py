@@ -39,14 +39,11 @@ _DULL = 1e-9  # a quantity whose logarithm moves less than this with the paramet
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a design is expected to say: the value at the prior, its standard error, and its 95 % interval.
+    """What a design is expected to say; for a factor, `error` and `half_width` are of the logarithm."""
 
-    For a factor, `error` and `half_width` are of the logarithm.
-    """
-
-    value: float
-    error: float
-    half_width: float
+    value: float  # at the prior
+    error: float  # standard error
+    half_width: float  # of the 95 % interval
     factor: bool
 
     @property
@@ -129,9 +126,7 @@ def choose(
 ) -> Cells:
     """Returns the design that narrows the quantity most within its limits.
 
-    Args:
-      params, tokens: the sizes and token counts to choose from.
-      seed: of the search's random starts.
+    `params` and `tokens` are the sizes and token counts to choose from, the seed is of the search's random starts.
 
     Raises:
       UserError: no design that could check the law keeps within the limits.

@@ -104,10 +104,7 @@ def simulated_in_words(plan: Plan, found: dict[str, Any]) -> list[str]:
 def write(plan: Plan, path: Path, ranges: tuple[Array, Array] | None, command: str, **more: Any) -> list[Path]:
     """Writes design.json and, beside it, design.png and, for a design that was chosen rather than checked, cells.csv.
 
-    Args:
-      ranges: sizes and token counts it was chosen from, or None.
-      command: the command line, for the record.
-      more: further results for design.json.
+    `ranges` are the sizes and token counts it was chosen from, or None; `more` are further results for design.json.
     """
     from t5x_like.reporting.draw_matplotlib import draw, save  # matplotlib takes longer to load than a search
 

@@ -19,9 +19,7 @@ def certify(minimum: Minimum, values: Array, second: float) -> dict[str, Any]:
     """Returns what speaks for a minimum being the global one.
 
     Args:
-      minimum: the fit.
-      values: the objectives that the descents of the fit reached, [S].
-      second: the lowest objective that `second_opinion` found.
+      values, second: the objectives that descents reached, [S], and the lowest that `second_opinion` found.
 
     Returns:
       `gradient_norm`: of the objective by theta over the free parameters, divided by its size if no residuals
@@ -66,9 +64,7 @@ def _gradient_norm(minimum: Minimum) -> float:
 def second_opinion(
     surface: Surface, log_loss: Array, delta: float, starts: Array, good_enough: float
 ) -> tuple[float, Array]:
-    """Returns the lowest objective that L-BFGS-B reaches, and its theta [P].
-
-    It goes to the next start [S, P] if one's end is not good enough.
+    """Returns the lowest objective that L-BFGS-B reaches, from starts [S, P] until one will do, and its theta [P].
 
     It shares the objective and its derivatives with `solver.minimise`, not the descent or the coordinates. The
     objective is divided by delta times the number of points: at its raw scale scipy's tolerances stop it where it is.

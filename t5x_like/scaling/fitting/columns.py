@@ -24,7 +24,7 @@ ALIASES = {
     "perplexity": ("ppl", "val_ppl", "val_perplexity"),
 }
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
-_WITH_UNIT = re.compile(r"([-+]?[\d.]+(?:e[-+]?\d+)?)\s*([kKMBGT])")
+_WITH_UNIT = re.compile(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([kKMBGT])")
 _LARGEST_FRACTION = 1e5  # counts with digits behind the point are products of units, unless they are large
 
 
@@ -36,11 +36,6 @@ class Table:
     labels: list[str]  # what each row is called in an error
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-    def take(self, rows: Sequence[int]) -> None:
-        """Keeps these rows."""
-        self.columns = {name: [cells[i] for i in rows] for name, cells in self.columns.items()}
-        self.labels = [self.labels[i] for i in rows]
 
 
 def read_csv(path: Path) -> Table:
@@ -90,6 +85,10 @@ def is_missing(cell: Any) -> bool:
     if isinstance(cell, str):
         return cell.lower() in ("", "na", "n/a", "nan", "null", "none", "-")
     return cell is None or cell != cell
+
+
+def rows_were(n: int) -> str:
+    return "1 row was" if n == 1 else f"{n} rows were"
 
 
 def recognise(table: Table, name: str, wanted: Sequence[str], given: Mapping[str, str]) -> None:
@@ -173,6 +172,7 @@ def without_holes(table: Table, names: Sequence[str], strict: bool, unfinished: 
     if strict:
         raise UserError(f"{told[0]}: strict reading refuses rows with a missing number")
     more = f", and {len(told) - 5} more" if len(told) > 5 else ""
-    rows = "1 row was" if len(told) == 1 else f"{len(told)} rows were"
-    table.warnings.append(f"{rows} left out because a number is missing: {', '.join(told[:5])}{more}.")
-    table.take([i for i in range(len(table.labels)) if i not in holes])
+    table.warnings.append(f"{rows_were(len(told))} left out because a number is missing: {', '.join(told[:5])}{more}.")
+    kept = [i for i in range(len(table.labels)) if i not in holes]
+    table.columns = {name: [cells[i] for i in kept] for name, cells in table.columns.items()}
+    table.labels = [table.labels[i] for i in kept]

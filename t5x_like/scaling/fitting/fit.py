@@ -85,7 +85,7 @@ class Fit(Minimum):
     @cached_property
     def compute_optimal(self) -> dict[str, Any] | None:
         """See `frontier.compute_optimal`."""
-        return compute_optimal(self.law, self.vector, self._spread_of, self.points.compute)
+        return compute_optimal(self.law, self.vector, self.spread, self.points.compute)
 
     @cached_property
     def intervals(self) -> dict[str, Pair]:
@@ -97,7 +97,7 @@ class Fit(Minimum):
         spread = self.spread_by(method)
         if spread is None:
             return {}
-        ends = zip(self.law.parameters, *spread.of(quantities.parameters(self.law).of), strict=True)
+        ends = zip(self.law.parameters, *spread.of(lambda vectors: vectors), strict=True)
         return {name: pair(low if name in self.law.signed else max(low, 0.0), high) for name, low, high in ends}
 
     @property
@@ -189,14 +189,10 @@ class Fit(Minimum):
             raise UserError(f"flops: {flops!r}; budgets must be positive numbers")
         self._warn_beyond(float(budgets.max()))
         largest = float(self.points.compute.max())
-        found = compute_optimal(self.law, self.vector, self._spread_of, budgets, largest)
+        found = compute_optimal(self.law, self.vector, self.spread, budgets, largest)
         if found is None:
             raise UserError(f"law {self.law.name!r} has no compute-optimal sizes here: {self.law.formula}")
         return list(found["rows"])
-
-    @property
-    def _spread_of(self) -> Callable[..., tuple[Array, Array]] | None:
-        return self.spread.of if self.spread else None
 
     def compare(self, other: "Fit", **options: Any) -> "Comparison":
         """Compares this arm with another: the compute multiplier at equal loss, with intervals.

@@ -221,22 +221,18 @@ def _usable(points: Points) -> Points:
     """Leaves out repeated rows, runs that did not finish, and all but the best learning rate of a cell."""
     first, _ = _alike([points.params, points.tokens, points.loss, *points.columns.values()])
     if repeats := len(points) - len(first):  # a copied line would count twice
-        points = points.take(np.sort(first), f"{_rows(repeats)} left out as an exact copy of another row.")
+        points = points.take(np.sort(first), f"{tables.rows_were(repeats)} left out as an exact copy of another row.")
     status = points.columns.get("status", np.full(len(points), ""))
     with np.errstate(invalid="ignore"):
         broken = ~np.isin(status, UNUSABLE) & ~(np.isfinite(points.loss) & (points.loss > 0))
     left_out = [(status == word, f"the run was {word}") for word in UNUSABLE]
     left_out.append((broken, "the loss is not a positive finite number"))
-    warnings = [f"{_rows(int(rows.sum()))} left out because {why}." for rows, why in left_out if rows.any()]
+    warnings = [f"{tables.rows_were(int(rows.sum()))} left out because {why}." for rows, why in left_out if rows.any()]
     best, notes = _best_learning_rates(points, ~np.any([rows for rows, _ in left_out], 0))
     points = points.take(best, *warnings, *notes)
     if not len(points):
         raise UserError(f"{points.source}: none of its rows is usable: {' '.join(warnings)}")
     return points
-
-
-def _rows(n: int) -> str:
-    return "1 row was" if n == 1 else f"{n} rows were"
 
 
 def _alike(columns: Sequence[Array]) -> tuple[Array, Array]:

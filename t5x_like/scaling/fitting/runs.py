@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the fit reads out of a sweep's run folders: data fingerprints, training curves, a sample of text."""
 
+import contextlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,16 +68,11 @@ def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
     path = folder / name / "metrics.jsonl"
     if not name or not path.is_file():
         return []
-    return [line for line in map(_line, path.read_text().splitlines()) if line]
-
-
-def _line(text: str) -> dict[str, Any]:
-    """One metrics line; {} for one that an interrupted run left half-written."""
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+    lines = []
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):  # an interrupted run may have written half a line
+            lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def _positive(line: dict[str, Any], *names: str) -> bool:

@@ -130,7 +130,7 @@ def profile(
     """
     given = np.ones(len(target)) if weights is None else weights
     columns, _ = surface.columns(exponents)
-    if surface.logarithmic:
+    if surface.law.logarithmic:
         aim = surface.emphasis
         columns = columns * (aim / np.exp(target / aim - surface.log_unit))
     else:

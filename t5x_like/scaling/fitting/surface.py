@@ -45,12 +45,8 @@ class Surface:
             units = {name: float(np.exp(np.mean(np.log(variables[name])))) for name in law.variables}
             units |= {name: units[other] for name, other in law.coordinates.shared.items()}
         centred = {name: np.asarray(variables[name], float) / units[name] for name in law.variables}
-        log_unit = float(np.mean(np.log(target))) if _logarithmic(law) else 0.0
+        log_unit = float(np.mean(np.log(target))) if law.logarithmic else 0.0
         return cls(law, centred, units, log_unit, np.ones(len(target)) if emphasis is None else emphasis)
-
-    @property
-    def logarithmic(self) -> bool:
-        return _logarithmic(self.law)
 
     @property
     def lower(self) -> Array:
@@ -62,7 +58,7 @@ class Surface:
 
     def response(self, target: Array) -> Array:
         """Returns what `predict` is compared with, [..., n], for losses or accuracies [..., n]."""
-        return self.emphasis * (np.log(target) if self.logarithmic else target)
+        return self.emphasis * (np.log(target) if self.law.logarithmic else target)
 
     def _raw(self, exponents: Array, stepped: int | None = None) -> list[Array]:
         """The law's columns at exponents [R, Q]: K arrays [R, n], complex where they feel the imaginary step of one."""
@@ -92,7 +88,7 @@ class Surface:
         return columns, np.einsum("rk,rkn->rn", theta[:, :k], columns)
 
     def _respond(self, share: Array) -> Array:
-        if not self.logarithmic:
+        if not self.law.logarithmic:
             return self.emphasis * share
         with np.errstate(divide="ignore"):
             return self.emphasis * (np.log(share) + self.log_unit)
@@ -104,7 +100,7 @@ class Surface:
     def misses(self, theta: Array, response: Array) -> Array:
         """Returns log measured - log predicted [n] (measured - predicted of an accuracy) at theta [P]."""
         measured, predicted = response / self.emphasis, self.predict(theta[None])[0] / self.emphasis
-        if self.law.target == "loss" and not self.logarithmic:
+        if self.law.target == "loss" and not self.law.logarithmic:
             return np.asarray(np.log(measured) - np.log(predicted))
         return np.asarray(measured - predicted)
 
@@ -120,7 +116,7 @@ class Surface:
                     by_exponent += theta[:, i, None] * self._tilt(columns[:, i], column)
             slopes.append(by_exponent[:, None])
         slope = np.concatenate(slopes, 1) * self.emphasis
-        return self._respond(share), slope / share[:, None] if self.logarithmic else slope
+        return self._respond(share), slope / share[:, None] if self.law.logarithmic else slope
 
     def _tilt(self, column: Array, stepped: Array) -> Array:
         """The derivative of a column from its complex step; a normalised one keeps its geometric mean."""
@@ -149,10 +145,6 @@ class Surface:
             parameters = np.stack([searched[name] for name in self.law.searched], 1)
         _, means = self.columns(parameters[:, k:])
         return np.concatenate([parameters[:, :k] * np.exp(means - self.log_unit), parameters[:, k:]], 1)
-
-
-def _logarithmic(law: Law) -> bool:
-    return law.target == "loss" and law.residual == "log"
 
 
 def surface_of(law: Law, points: Points, emphasis: Array | None = None) -> Surface:

@@ -50,7 +50,7 @@ def emphasis(surface: Surface, points: Points) -> Array:
         raise UserError(f"weights: loss_stderr needs a positive loss_stderr in every row of {points.source}")
     if surface.law.target != "loss":
         raise UserError(f"weights: loss_stderr weighs losses, and law {surface.law.name!r} predicts an accuracy")
-    own = (stderr / points.loss if surface.logarithmic else stderr) ** 2
+    own = (stderr / points.loss if surface.law.logarithmic else stderr) ** 2
     target = surface.response(points.loss)
     theta, _, _ = find_minimum(surface, target, LEAST_SQUARES)
     missed = ((target - surface.predict(theta[None])[0]) ** 2).sum() / (len(target) - len(theta))

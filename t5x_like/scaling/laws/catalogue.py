@@ -22,8 +22,7 @@ LN10 = float(np.log(10.0))
 def chinchilla_allocation(p: Values) -> tuple[Any, Any]:
     """Hoffmann et al. 2022, equation 4: G = (alpha A / (beta B))^(1 / (alpha + beta)), a = beta / (alpha + beta)."""
     total = p["alpha"] + p["beta"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / total), p["beta"] / total
+    return (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / total), p["beta"] / total
 
 
 CHINCHILLA = Law(
@@ -70,14 +69,9 @@ OVERTRAINING = Law(
         6.0 ** -x["eta"] * v["params"] ** (-2 * x["eta"]),
         6.0 ** -x["eta"] * v["tokens"] ** (-2 * x["eta"]),
     ),
-    allocation=lambda p: (_ratio_power(p["a"], p["b"], 1 / (4 * p["eta"])), 0.5 + 0 * p["eta"]),
+    allocation=lambda p: ((p["a"] / p["b"]) ** (1 / (4 * p["eta"])), 0.5 + 0 * p["eta"]),
     source="Gadre et al. 2024, Language models scale reliably with over-training",
 )
-
-
-def _ratio_power(top: Any, bottom: Any, power: Any) -> Any:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (top / bottom) ** power
 
 
 # --- Powers of a sum ------------------------------------------------------------------------------------------------
@@ -96,7 +90,7 @@ def _log_sum(left: Any, right: Any) -> Any:
     return np.where(np.isfinite(np.real(top)), total, top)
 
 
-def _sum_to_power(v: Values, alpha: Any, beta: Any, balance: Any, k: Any) -> Any:
+def _sum_to_power(v: Values, balance: Any, alpha: Any, beta: Any, k: Any) -> Any:
     """(w params^-alpha + (1 - w) tokens^-beta)^k."""
     by_params, by_tokens = _log_weights(balance)
     return np.exp(k * _log_sum(by_params - alpha * np.log(v["params"]), by_tokens - beta * np.log(v["tokens"])))
@@ -144,7 +138,7 @@ POWER = Law(
     variables=("params", "tokens"),
     linear=("E", "S"),
     nonlinear={"alpha": EXPONENT, "beta": EXPONENT, "k": (0.05, 3.0), "balance": BALANCE},
-    columns=lambda v, x: (1.0, _sum_to_power(v, x["alpha"], x["beta"], x["balance"], x["k"])),
+    columns=lambda v, x: (1.0, _sum_to_power(v, x["balance"], x["alpha"], x["beta"], x["k"])),
     allocation=chinchilla_allocation,  # where the sum is least, its power is
     coordinates=_balanced(("E", "A", "B", "alpha", "beta", "k"), lambda p: (p["alpha"], p["beta"], p["k"])),
     source="Kaplan et al. 2020 and Hoffmann et al. 2022 are its cases beta = 1 / k and k = 1",
@@ -154,11 +148,6 @@ POWER = Law(
 def _kaplan_exponents(p: Values) -> tuple[Any, Any, Any]:
     """(alpha, beta, k) of ((Nc / N)^(alpha_N / alpha_D) + Dc / D)^alpha_D as a power of a sum."""
     return p["alpha_N"] / p["alpha_D"], 1.0, p["alpha_D"]
-
-
-def _kaplan_column(v: Values, x: Values) -> Any:
-    alpha, beta, k = _kaplan_exponents(x)
-    return _sum_to_power(v, alpha, beta, x["balance"], k)
 
 
 def _kaplan_allocation(p: Values) -> tuple[Any, Any]:
@@ -176,7 +165,7 @@ KAPLAN = Law(
     variables=("params", "tokens"),
     linear=("S",),
     nonlinear=_KAPLAN_SEARCH,
-    columns=lambda v, x: (_kaplan_column(v, x),),
+    columns=lambda v, x: (_sum_to_power(v, x["balance"], *_kaplan_exponents(x)),),
     allocation=_kaplan_allocation,
     coordinates=_balanced(("Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
     source="Kaplan et al. 2020, equation 1.5",
@@ -188,7 +177,7 @@ KAPLAN_E = Law(
     variables=("params", "tokens"),
     linear=("E", "S"),
     nonlinear=_KAPLAN_SEARCH,
-    columns=lambda v, x: (1.0, _kaplan_column(v, x)),
+    columns=lambda v, x: (1.0, _sum_to_power(v, x["balance"], *_kaplan_exponents(x))),
     allocation=_kaplan_allocation,
     coordinates=_balanced(("E", "Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
     source="Kaplan et al. 2020, equation 1.5, with an irreducible loss",
@@ -211,7 +200,7 @@ def _data_constrained_column(v: Values, x: Values) -> Any:
         base = np.exp(x["balance"] / x["alpha"]) * unique  # G^2 U_D, the params that are compute-optimal for U_D
     params = effective(v["params"], base, x["R_N"])
     tokens = effective(v["tokens"], unique, x["R_D"])
-    return _sum_to_power({"params": params, "tokens": tokens}, x["alpha"], x["alpha"], x["balance"], 1.0)
+    return _sum_to_power({"params": params, "tokens": tokens}, x["balance"], x["alpha"], x["alpha"], 1.0)
 
 
 def _repeats(variables: Mapping[str, np.ndarray]) -> str | None:

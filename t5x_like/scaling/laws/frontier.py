@@ -8,17 +8,15 @@ For L = E + A/N^alpha + B/D^beta the minimum is a power law (Hoffmann et al. 202
 A law without such a closed form is searched along each budget, and `a` is its slope d ln N* / d ln C there.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from t5x_like.scaling.laws.laws import Law
-from t5x_like.scaling.pairs import Pair, pair
+from t5x_like.scaling.pairs import Function, Intervals, Pair, pair
 
 Array = np.ndarray
-Function = Callable[[Array], Array]
 
 FRESH = {"unique_tokens": np.inf}  # what a law that discounts repeats reads when there are none
 OUTPUTS = ("params", "tokens", "loss", "tokens_per_param")
@@ -90,17 +88,13 @@ def budgets(compute: Array, rows: int = 13) -> Array:
 
 
 def compute_optimal(
-    law: Law,
-    estimate: Array,
-    spread: Callable[[Function], tuple[Array, Array]] | None,
-    compute: Array,
-    largest: float | None = None,
+    law: Law, estimate: Array, spread: Intervals | None, compute: Array, largest: float | None = None
 ) -> dict[str, Any] | None:
     """Returns fit.json's `compute_optimal`: a, b, and rows of flops, params, tokens, loss, with intervals.
 
     Args:
       estimate: parameters [P].
-      spread: 95 % intervals of functions of parameters, as `intervals.Intervals.of`; without it, no intervals.
+      spread: 95 % intervals of functions of parameters, of which there are none without it.
       compute: the FLOPs of the points, [n].
       largest: the largest compute of the points, if `compute` is budgets to give rows for, rather than the points'.
 
@@ -114,7 +108,7 @@ def compute_optimal(
     best = frontier(law, estimate, flops)
     if not (np.isfinite(best.params).all() and np.isfinite(best.loss).all() and (best.params > 0).all()):
         return None
-    low, high = spread(optimum(law, flops)) if spread else (None, None)
+    low, high = spread.of(optimum(law, flops)) if spread else (None, None)
     rows = []
     for i, budget in enumerate(flops):
         row: dict[str, Any] = {"flops": float(budget), "times_largest": float(budget / most)}

@@ -53,33 +53,29 @@ class Coordinates:
 class Law:
     """One scaling law.
 
-    Attributes:
-      variables: the columns of the points it reads; "compute" is 6 params tokens. The fit works in their logarithms
-        where it needs a design.
-      nonlinear: name -> (lowest, highest) value searched; evenly in the logarithm where the lowest is positive.
-      columns: (variables, exponents) -> one array, or the number 1.0, per coefficient. Must be positive and written
-        with NumPy operators only: derivatives are taken by a complex step through it, exact to rounding.
-      allocation: parameters -> (G, a) such that params = G (C/6)^a minimises the loss under C = 6 params tokens; None
-        where the law has no such closed form.
-      target: the column it predicts: a loss, or an accuracy, which is always fitted as it is.
-      residual: how losses are compared, "log" (Hoffmann et al. 2022) or "raw" (Gadre et al. 2024).
-      distinct: variable -> how many values of it the points must have, where that is not three.
-      check: variables -> a sentence on why these points cannot determine the law, or None.
+    `columns` takes (variables, exponents) to one array, or the number 1.0, per coefficient. They must be positive, and
+    written with NumPy operators only: derivatives are taken by a complex step through them, exact to rounding.
+    `allocation` takes parameters to (G, a) such that params = G (C/6)^a minimises the loss under C = 6 params tokens.
     """
 
     name: str  # what `--law=` and `fit.json` call it
     formula: str  # the law in one line, for people, in its printed parameters
-    variables: tuple[str, ...]
+    variables: tuple[str, ...]  # the columns of the points it reads; "compute" is 6 params tokens
     linear: tuple[str, ...]  # names of the coefficients, each >= 0, in the order of `columns`
-    nonlinear: Mapping[str, tuple[float, float]]
+    nonlinear: Mapping[str, tuple[float, float]]  # ends of the search; in logarithms where both are positive
     columns: Columns
-    allocation: Allocation | None = None
+    allocation: Allocation | None = None  # None where the law has no such closed form
     coordinates: Coordinates | None = None  # how it is searched, if not in its printed parameters
-    target: Literal["loss", "accuracy"] = "loss"
-    residual: str = "log"
-    distinct: Mapping[str, int] = field(default_factory=dict)
-    check: Callable[[Mapping[str, Array]], str | None] | None = None
+    target: Literal["loss", "accuracy"] = "loss"  # what it predicts; an accuracy is always fitted as it is
+    residual: str = "log"  # how losses are compared: "log" (Hoffmann et al. 2022) or "raw" (Gadre et al. 2024)
+    distinct: Mapping[str, int] = field(default_factory=dict)  # how many values of a variable there must be, if not 3
+    check: Callable[[Mapping[str, Array]], str | None] | None = None  # variables -> why they cannot determine the law
     source: str = ""  # the paper
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether logarithms of losses are compared."""
+        return self.target == "loss" and self.residual == "log"
 
     @property
     def searched(self) -> tuple[str, ...]:

@@ -21,11 +21,6 @@ class Quantities:
     of: Callable[[Array], Array]  # printed parameters [..., P] -> values [..., m]
 
 
-def parameters(law: Law) -> Quantities:
-    """The parameters themselves."""
-    return Quantities(law.parameters, lambda vectors: vectors)
-
-
 def prediction(law: Law, variables: Mapping[str, Any]) -> Quantities:
     """The law's loss at variables that broadcast to [m]."""
     known = {name: np.asarray(value, float) for name, value in complete(variables).items()}
@@ -51,7 +46,7 @@ def standard(law: Law, variables: Mapping[str, Array]) -> Quantities:
       law: the law.
       variables: of the points, each [n].
     """
-    parts = [parameters(law)]
+    parts = [Quantities(law.parameters, lambda vectors: vectors)]
     known = complete(variables)
     if frontier.can_share(law):
         parts.append(optimum(law, np.array([10 * known["compute"].max()])))

@@ -48,7 +48,8 @@ def charts(fit: Fit) -> list[Chart]:
         draws = frontier(fit.law, fit.draws, flops) if len(fit.draws) else None
         drawn += [_loss_by_compute(fit, best, draws), _optimal_sizes(fit, best, draws)]
     drawn.append(_residuals(fit))
-    if curves := training_curves(fit):
+    folder, names = fit.points.folder, fit.points.columns.get("run")
+    if folder and names is not None and (curves := runs.read_curves(folder, names, fit.points.params)):
         drawn.append(_curves(fit, curves))
     return drawn
 
@@ -70,14 +71,6 @@ def plot_fit(fit: Fit, path: str | Path | None = None) -> Any:
     if path is not None and Path(path).suffix.lstrip(".") not in FORMATS:
         raise UserError(f"{path}: a picture's name ends in {', '.join('.' + kind for kind in FORMATS)}")
     return draw_matplotlib.write(main_chart(fit), path)
-
-
-def training_curves(fit: Fit) -> list[runs.Curve]:
-    """Returns the loss curves of the runs that were fitted, where their folders are at hand."""
-    names = fit.points.columns.get("run")
-    if fit.points.folder is None or names is None:
-        return []
-    return runs.read_curves(fit.points.folder, names, fit.points.params)
 
 
 def size_scale(params: Array) -> Scale:

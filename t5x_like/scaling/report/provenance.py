@@ -13,11 +13,7 @@ _SHOWN = 12  # letters of a hash, enough to tell runs apart
 
 
 def stamp(content: dict[str, Any]) -> str:
-    """Returns one line for captions and the metadata of files.
-
-    Args:
-      content: the `provenance` of fit.json.
-    """
+    """Returns one line for captions and the metadata of files, of the `provenance` of fit.json."""
     ours = content["versions"]["t5x_like"]
     return f"t5x_like {ours}, points {content['points']}, sha256 {content['points_used_sha256'][:_SHOWN]}"
 
@@ -25,9 +21,8 @@ def stamp(content: dict[str, Any]) -> str:
 def of_runs(fit: Fit) -> list[dict[str, Any]]:
     """Returns what the run folders say about each fitted point, as far as they are at hand.
 
-    Returns:
-      Per run: run, config_sha256 (of config.json), config (its fields by dotted name), fingerprint of the data,
-      git_commit, device_kind, packages.
+    Per run: run, config_sha256 (of config.json), config (its fields by dotted name), fingerprint of the data,
+    git_commit, device_kind, packages.
     """
     folder, names = fit.points.folder, fit.points.columns.get("run")
     if folder is None or names is None:

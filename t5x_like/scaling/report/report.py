@@ -2,7 +2,8 @@
 """Writes a fit to a folder: fit.json, every chart as PNG, SVG and PDF, parameters.tex, and one report.html.
 
 The page needs no other file and no network: plotly.js is inside it, once (4.8 MB of script, 2 MB as it is packed).
-Without JavaScript, and in print, the charts are the PNGs.
+Without JavaScript, and in print, the charts are the PNGs. A new section is a function that returns a `Section`, called
+in `of_fit` or, for an analysis that hangs on the fit, named in `analysis_sections.BUILDERS`.
 """
 
 import html
@@ -11,20 +12,28 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from t5x_like.files import make_folder, write_json, write_text
 from t5x_like.reporting import draw_plotly, page
-from t5x_like.reporting.page import Section
+from t5x_like.reporting.charts import Chart
+from t5x_like.reporting.page import Section, Table
 from t5x_like.reporting.painter import Painter
-from t5x_like.reporting.wording import figure, percent, span
+from t5x_like.reporting.wording import count, figure, percent, span
+from t5x_like.scaling.fitting import runs
 from t5x_like.scaling.fitting.fit import Fit
-from t5x_like.scaling.report import analysis_sections, latex, plots, provenance, sections
-from t5x_like.scaling.report.summary import equation, findings
+from t5x_like.scaling.report import analysis_sections, latex, plots, provenance
+from t5x_like.scaling.report.summary import equation, findings, parameter_rows
+
+PARAMETER_HEAD = ("parameter", "estimate", "95 % interval")
+_UNSCREENED = 40  # rows from which a table starts folded
 
 
 def start_pictures(fit: Fit, painter: Painter) -> None:
     """Hands over the charts of the fit and of the analyses it has, to be drawn while it is being analysed further."""
-    charts = [chart for section in analysis_sections.of_analyses(fit) for chart in section.charts]
+    charts = charts_of(analysis_sections.of_analyses(fit))
     painter.paint(charts or plots.charts(fit), provenance.stamp(fit.to_json()["provenance"]))
 
 
@@ -53,15 +62,16 @@ def write_report(
         {name: value for name, value in each.items() if name not in ("config", "packages")}
         for each in provenance.of_runs(fit)
     ]
-    report = sections.of_fit(fit, content, extra)
+    sections = of_fit(fit, content, extra)
+    charts = charts_of(sections)
     painter = painter or Painter(folder)
-    painter.paint(report.charts, provenance.stamp(content["provenance"]))
+    painter.paint(charts, provenance.stamp(content["provenance"]))
     write_json(folder / "fit.json", content)
     write_text(folder / "parameters.tex", latex.parameters_table(fit, content["provenance"]))
     library = draw_plotly.library()
     painter.finish()
-    pngs = {chart.name: (folder / f"{chart.name}.png").read_bytes() for chart in report.charts}
-    write_text(folder / "report.html", render(fit, report.sections, pngs, library))
+    pngs = {chart.name: (folder / f"{chart.name}.png").read_bytes() for chart in charts}
+    write_text(folder / "report.html", render(fit, sections, pngs, library))
     return folder / "report.html"
 
 
@@ -103,3 +113,139 @@ def _tiles(fit: Fit) -> Iterable[tuple[str, str]]:
         name = f"rms error on the {fit.holdout['points']} largest runs, predicted from the others"
         yield name, percent(fit.holdout["rms_relative_error"])
     yield "rms residual of the fit", percent(fit.residual_rms)
+
+
+def of_fit(fit: Fit, content: dict[str, Any], extra: Sequence[Section] = ()) -> list[Section]:
+    """Returns the report of a fit and its analyses, with the content of fit.json; `extra` comes after the analyses."""
+    drawn = {chart.name: chart for chart in plots.charts(fit)}
+    last = [drawn.pop(name) for name in ("residuals", "training_curves") if name in drawn]
+    optimum = [drawn.pop("optimal_sizes")] if "optimal_sizes" in drawn else []
+    sections = [
+        parameters(fit, content),
+        optimal_sizes(fit, optimum),
+        Section("Fit and points", charts=tuple(drawn.values())),
+        Section("Residuals", charts=tuple(last)),
+        *analysis_sections.of_analyses(fit),
+        *extra,
+        points(fit),
+        sample(runs.read_sample(fit.points.folder)),
+        where_from(fit, content),
+    ]
+    return [section for section in sections if section]
+
+
+def charts_of(sections: Sequence[Section]) -> list[Chart]:
+    """Returns the charts of all of them."""
+    return [chart for section in sections for chart in section.charts]
+
+
+def parameters(fit: Fit, content: dict[str, Any]) -> Section:
+    """Estimates and intervals, and how the minimum is known to be one."""
+    table = Table(PARAMETER_HEAD, parameter_rows(fit))
+    note = f"Intervals: {content['provenance']['interval_method']}." if fit.intervals else "No intervals were made."
+    return Section("Parameters", tables=(table,), notes=(_certificate(fit), note))
+
+
+def _certificate(fit: Fit) -> str:
+    c, second = fit.certificate, fit.certificate["second_method"]
+    verdict = "agrees" if second["agrees"] else f"disagrees: it ended at {second['objective']:.10g}"
+    of = "log-loss" if fit.law.target == "loss" else fit.law.target
+    return (
+        f"Objective {fit.objective:.10g}, the sum of Huber losses (delta {fit.huber_delta:g}) of {of} residuals. "
+        f"{c['starts_at_minimum']} of {c['starts']} descents from other exponents end here; "
+        f"{second['name']} {verdict}. "
+        f"Relative gradient {c['gradient_norm']:.1e}; condition number {figure(c['condition_number'])}."
+    )
+
+
+def optimal_sizes(fit: Fit, charts: Sequence[Chart]) -> Section | None:
+    """Compute-optimal params, tokens and loss at round steps of compute."""
+    optimal = fit.compute_optimal
+    if not optimal:
+        return None
+    shows = {"params": count, "tokens": count, "tokens_per_param": figure, "loss": lambda value: figure(value, 4)}
+    rows: list[list[Any]] = []
+    for row in optimal["rows"]:
+        spread = row.get("intervals", {})
+        sizes = [(show(row[name]), span(spread.get(name), show)) for name, show in shows.items()]
+        rows.append([figure(row["flops"]), f"× {figure(row['times_largest'], 2)}", *sizes])
+    head = ("FLOPs", "of the largest", *(name.replace("_", " ") for name in shows))
+    beyond = tuple(row["times_largest"] > 1.001 for row in optimal["rows"])
+    note = (
+        f"{'With 95 % intervals. ' if fit.intervals else ''}FLOPs are 6 × params × tokens; params are counted as in "
+        f"the points ({fit.points.params_column}). Rows in italics lie beyond the largest run."
+    )
+    return Section(
+        "Compute-optimal sizes", charts=tuple(charts), tables=(Table(head, rows, marked=beyond),), notes=(note,)
+    )
+
+
+def points(fit: Fit) -> Section:
+    """Every point with the law's value and its residual."""
+    at, words = fit.points, plots.in_words(fit)
+    rows = [
+        (
+            f"{words[i]['run']}{' (held out)' if fit.held_out[i] else ''}".strip(),
+            words[i]["params"],
+            words[i]["tokens"],
+            figure(float(at.tokens[i] / at.params[i])),
+            figure(float(at.compute[i])),
+            *(words[i][name] for name in ("measured", "law", "residual")),
+        )
+        for i in np.argsort(-at.compute, kind="stable")
+    ]
+    head = ("run", "params", "tokens", "tokens per param", "FLOPs", fit.law.target, "law", "residual")
+    table = Table(head, rows, folded=f"{len(rows)} points, largest first", shut=len(rows) > _UNSCREENED)
+    return Section("Points", tables=(table,))
+
+
+def sample(text: str | None) -> Section | None:
+    """What the largest model writes, where the sweep kept it."""
+    return Section("A sample from the largest model", text=text) if text else None
+
+
+def where_from(fit: Fit, content: dict[str, Any]) -> Section:
+    """Provenance: data, method, software, and each run's config."""
+    made = content["provenance"]
+    found = provenance.of_runs(fit)
+    facts = [
+        ("points", made["points"]),
+        ("points used, sha256", made["points_used_sha256"]),
+        ("params column", fit.points.params_column),
+        ("data fingerprint", ", ".join(made["data_fingerprints"]) or "not recorded"),
+        ("law", f"{fit.law.name}: {fit.law.target} = {fit.law.formula}"),
+        ("intervals", made["interval_method"] if fit.intervals else "none"),
+        ("replicates", f"{made['bootstrap']}, seed {made['seed']}"),
+        ("held out", fit.holdout["rule"] if fit.holdout else "nothing"),
+        ("command", made.get("command") or "from Python"),
+        ("versions of the fit", provenance.named(made["versions"])),
+    ]
+    if not found:
+        return Section("Provenance", facts=tuple(facts))
+    packages = dict.fromkeys(provenance.named(each["packages"]) for each in found if each["packages"])
+    facts += [
+        ("trained on", ", ".join(provenance.distinct(found, "device_kind")) or "not recorded"),
+        ("commits of the runs", ", ".join(map(provenance.short, provenance.distinct(found, "git_commit"))) or "none"),
+        ("versions of the runs", "; ".join(packages) or "not recorded"),
+    ]
+    shared, own = provenance.shared_and_own(found)
+    fields = [(name, str(value)) for name, value in shared.items()]
+    rows = [
+        (
+            each["run"],
+            *(str(each["config"].get(name, "")) for name in own),
+            provenance.short(each["fingerprint"]),
+            provenance.short(each["config_sha256"]),
+        )
+        for each in found
+    ]
+    tables = (
+        Table(
+            ("run", *own, "data fingerprint", "config sha256"),
+            rows,
+            folded=f"{len(rows)} runs, and the {len(own)} config fields in which they differ",
+            shut=True,
+        ),
+        Table(("field", "value"), fields, folded=f"{len(fields)} config fields that all runs share", shut=True),
+    )
+    return Section("Provenance", facts=tuple(facts), tables=tables)

@@ -13,12 +13,8 @@ def equation(fit: Fit) -> str:
     """Returns the law with its numbers, such as `1.82 + 478 / params^0.347 + 2,143 / tokens^0.367`."""
     text = fit.law.formula
     for name in sorted(fit.parameters, key=len, reverse=True):
-        text = _replace_word(text, name, figure(fit.parameters[name], 4))
+        text = re.sub(rf"\b{name}\b", figure(fit.parameters[name], 4), text)
     return text
-
-
-def _replace_word(text: str, word: str, by: str) -> str:
-    return re.sub(rf"\b{word}\b", by, text)
 
 
 def parameter_rows(fit: Fit) -> list[tuple[str, str, str]]:

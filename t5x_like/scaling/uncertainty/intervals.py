@@ -10,20 +10,18 @@ errors; a Huber fit with threshold delta then varies more than least squares by 
 E[psi^2] / E[psi']^2 / s^2, which is pi / 2 for delta -> 0 and 1 for a wide threshold.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from scipy import special
 
 from t5x_like.scaling.fitting.solver import Minimum, huber, minimise
 from t5x_like.scaling.fitting.surface import Surface
+from t5x_like.scaling.pairs import Function, Intervals
 from t5x_like.scaling.uncertainty.bootstrap import LEAST_SQUARES, Progress, pairs_bootstrap, wild_bootstrap
 
 Array = np.ndarray
-Function = Callable[[Array], Array]
 
 LEVEL = 0.95
 BOOTSTRAPS = ("wild", "pairs")
@@ -36,14 +34,6 @@ def interval(samples: Array, level: float = LEVEL) -> tuple[Array, Array]:
     low = np.quantile(np.where(np.isnan(samples), -np.inf, samples), tail, axis=0, method="lower")
     high = np.quantile(np.where(np.isnan(samples), np.inf, samples), 1 - tail, axis=0, method="higher")
     return low, high
-
-
-class Intervals(Protocol):
-    """A method of making intervals for one fit."""
-
-    def of(self, function: Function) -> tuple[Array, Array]:
-        """Returns the 95 % interval, (low [m], high [m]), of a function of printed parameters [..., P] -> [..., m]."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -88,20 +88,17 @@ def influence(fit: Fit) -> dict[str, Any]:
         shifts = asked.of(fit.surface.natural(theta)) - asked.of(fit.vector[None])
         error = np.sqrt((n - 1) / n * ((shifts - shifts.mean(0)) ** 2).sum(0))
         shares = np.nan_to_num(shifts / np.where(error > 0, error, np.inf))
-    runs = fit.points.columns.get("run", np.full(n, ""))
-    rows = []
-    for i in range(n):
-        most = int(np.argmax(np.abs(shares[i])))
-        rows.append(
-            {
-                "run": str(runs[i]),
-                "params": float(fit.points.params[i]),
-                "tokens": float(fit.points.tokens[i]),
-                "loss": float(fit.points.loss[i]),
-                "residual": float(fit.residuals[i]),
-                "shifts": dict(zip(asked.names, map(float, shares[i]), strict=True)),
-                "largest": float(shares[i, most]),
-                "moves": asked.names[most],
-            }
-        )
+    at, most = fit.points, np.abs(shares).argmax(1)
+    runs = at.columns.get("run", np.full(n, ""))
+    columns = {"params": at.params, "tokens": at.tokens, "loss": at.loss, "residual": fit.residuals}
+    columns["largest"] = shares[np.arange(n), most]
+    rows = [
+        {
+            "run": str(runs[i]),
+            **{name: float(column[i]) for name, column in columns.items()},
+            "shifts": dict(zip(asked.names, map(float, shares[i]), strict=True)),
+            "moves": asked.names[most[i]],
+        }
+        for i in range(n)
+    ]
     return {"quantities": list(asked.names), "rows": rows}
