@@ -115,7 +115,10 @@ def _build(
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         texts = (text for entry in examples.train for text in _texts(entry.read(), config.columns))
-        _write(tokenizer or build_tokenizer(config.tokenizer, texts), examples, encode, temporary)
+        first = (examples.train or examples.held_out)[0].read()
+        by_ids = [name for name, kind in config.reads.items() if kind == "text or token ids"]
+        ids = any(not isinstance(first[name], str) for name in by_ids)
+        _write(tokenizer or build_tokenizer(config.tokenizer, texts), examples, encode, temporary, token_ids=ids)
         temporary.chmod(0o755)
         try:
             temporary.rename(folder)
@@ -129,13 +132,16 @@ def _build(
 def _texts(example: Example, columns: Sequence[str]) -> Iterator[str]:
     for column in columns:
         value = example[column]
-        yield value if isinstance(value, str) else " ".join(value)
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+            yield " ".join(value)
+        elif not isinstance(value, list | np.ndarray):  # ids have no text
+            yield str(value)
 
 
-def _write(tokenizer: Tokenizer, examples: Examples, encode: Encode, folder: Path) -> None:
+def _write(tokenizer: Tokenizer, examples: Examples, encode: Encode, folder: Path, **more: Any) -> None:
     tokenizer.save(folder / "tokenizer.json")
     fingerprint = hashlib.sha256()
-    meta: dict[str, Any] = {"corpus_fingerprint": examples.fingerprint}
+    meta: dict[str, Any] = {"corpus_fingerprint": examples.fingerprint, **more}
     for split in SPLITS if examples.train else SPLITS[::-1]:  # columns are seen on examples
         entries: tuple[Entry, ...] = getattr(examples, split)
         (folder / split).mkdir()

@@ -8,7 +8,7 @@ renaming or moving files changes nothing, and the fingerprint names the stream e
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ class Entry:
         """
         example = self.source[self.index]
         if _content(example, self.columns)[0] != self.digest:
-            raise UserError(f"{_place(self.source, self.index)}: changed while it was being read; start again")
+            raise UserError(f"{self.source.place(self.index)}: changed while it was being read; start again")
         return example
 
 
@@ -111,13 +111,17 @@ def _entries(config: TaskConfig, which: Any, columns: Sequence[str]) -> tuple[li
                 f"data: the source {which.kind!r} has no column {column!r}; accepted: "
                 f"{', '.join(source.columns)}{nearest(column, source.columns)}"
             )
+    vocabulary = config.vocab_size
     found: dict[str, Entry] = {}
     skipped, first = 0, ""
     for index in range(len(source)):
         try:
-            digest, size = _content(source[index], columns)
-        except (BadExample, KeyError, TypeError) as error:
-            why = str(error) if isinstance(error, BadExample) else f"{_place(source, index)}: column {error}"
+            example = source[index]
+            if (fault := _fault(config, example, columns, vocabulary)) is not None:
+                raise BadExample(f"{source.place(index)}: {fault}")
+            digest, size = _content(example, columns)
+        except BadExample as error:
+            why = str(error)
             if config.on_bad_example == "stop":
                 raise UserError(f"{why}; or set data.on_bad_example='skip'") from None
             skipped, first = skipped + 1, first or why
@@ -125,6 +129,40 @@ def _entries(config: TaskConfig, which: Any, columns: Sequence[str]) -> tuple[li
         if size:
             found.setdefault(digest, Entry(source, index, digest, size, tuple(columns)))
     return [found[digest] for digest in sorted(found)], (skipped, first)
+
+
+def _fault(config: TaskConfig, example: Example, columns: Sequence[str], vocabulary: int) -> str | None:
+    """Says what is wrong with what a task reads of an example; None: nothing."""
+    for column in columns:
+        if example.get(column) is None:
+            return f"column {column!r} is {'null' if column in example else 'missing'}"
+        value, wanted = example[column], config.reads.get(column, "anything")
+        if not _KINDS[wanted](value):
+            return f"column {column!r} holds {type(value).__name__} {str(value)[:40]!r}; expected {wanted}"
+        if wanted == "text or token ids" and not isinstance(value, str):
+            ids = np.asarray(value)
+            if (wrong := ids[(ids < 0) | (ids >= vocabulary)]).size:
+                return f"column {column!r}: token {wrong[0]} is beyond the vocabulary of {vocabulary} tokens"
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                return f"column {column!r}: character {error.start} is a lone surrogate; expected valid Unicode"
+    return None
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list | np.ndarray) and np.asarray(value, None if len(value) else int).dtype.kind in "iu"
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "anything": lambda value: True,
+    "text or token ids": lambda value: isinstance(value, str) or _whole_numbers(value),
+    "text or a number": lambda value: isinstance(value, str | int | float | np.number),
+    "a list of words": lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
+    "a whole number": lambda value: isinstance(value, int | np.integer),
+    "a list of whole numbers": _whole_numbers,
+}
 
 
 def _content(example: Example, columns: Sequence[str]) -> tuple[str, int]:
@@ -136,17 +174,7 @@ def _content(example: Example, columns: Sequence[str]) -> tuple[str, int]:
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, str):
-        try:
-            return value.encode()
-        except UnicodeEncodeError as error:
-            raise BadExample(f"text: character {error.start} is a lone surrogate; expected valid Unicode") from None
+        return value.encode()
     if isinstance(value, np.ndarray):
-        return f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes()
-    if value is None:
-        raise TypeError("is null")
-    return json.dumps(value).encode()
-
-
-def _place(source: Source, index: int) -> str:
-    paths = getattr(source, "paths", None)
-    return paths[index] if paths and len(paths) == len(source) else f"example {index}"
+        return f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes() if value.size else b""
+    return json.dumps(value).encode() if value != [] else b""

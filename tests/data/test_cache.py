@@ -83,8 +83,8 @@ def test_the_slower_of_two_builders_takes_what_is_there(config, tmp_path, monkey
     write = cache._write
     others = []
 
-    def slow_write(tokenizer, examples, encode, folder):
-        write(tokenizer, examples, encode, folder)
+    def slow_write(tokenizer, examples, encode, folder, **more):
+        write(tokenizer, examples, encode, folder, **more)
         if not others:  # meanwhile, another process
             others.append(folder)
             _build(config, tmp_path / "cache")
@@ -118,7 +118,7 @@ def test_two_processes_at_once(config, tmp_path):
 
 
 def test_a_build_that_is_cut_short_leaves_nothing_to_read(config, tmp_path, monkeypatch):
-    def cut_short(tokenizer, examples, encode, folder):
+    def cut_short(tokenizer, examples, encode, folder, **more):
         (folder / "train.npy").write_bytes(b"half")
         raise KeyboardInterrupt
 

@@ -345,6 +345,59 @@ def test_bad_lines_stop_or_are_counted(tmp_path):
     assert dataset.description["train_examples"] + dataset.description["held_out_examples"] == 6
 
 
+@pytest.mark.parametrize(
+    ("make", "bad", "message"),
+    [
+        (
+            LanguageModelConfig,
+            {"text": [7, 300, 5]},
+            r"column 'text': token 300 is beyond the vocabulary of 257 tokens",
+        ),
+        (LanguageModelConfig, {"text": [7, -1]}, "token -1 is beyond the vocabulary"),
+        (LanguageModelConfig, {"text": 7}, "column 'text' holds int '7'; expected text or token ids"),
+        (LanguageModelConfig, {"text": None}, "column 'text' is null"),
+        (LanguageModelConfig, {"text": "\ud800"}, "column 'text': character 0 is a lone surrogate"),
+        (Seq2SeqDataConfig, {"inputs": [1, 2], "targets": "b"}, r"holds list '\[1, 2\]'; expected text or a number"),
+        (
+            ClassificationConfig,
+            {"text": "a", "label": "good"},
+            "column 'label' holds str 'good'; expected a whole number",
+        ),
+        (TaggingConfig, {"words": "a b", "tags": [1, 2]}, "column 'words' holds str 'a b'; expected a list of words"),
+        (
+            TaggingConfig,
+            {"words": ["a"], "tags": ["x"]},
+            "column 'tags' holds list .*; expected a list of whole numbers",
+        ),
+    ],
+)
+def test_an_example_that_does_not_hold_what_a_task_reads_is_named(make, bad, message, tmp_path):
+    good = {"text": "a {}", "label": 1, "inputs": "a {}", "targets": "b", "words": ["a", "{}"], "tags": [1, 2]}
+    rows = [json.loads(json.dumps(good).replace("{}", str(n))) for n in range(6)]
+    lines = [json.dumps(row) for row in [*rows[:3], good | bad, *rows[3:]]]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines))
+    tokenizer = ByteTokenizerConfig(specials=() if "vocabulary" in message else ("cls", "sep"))
+    how = {"source": JsonLinesConfig(pattern=str(path)), "tokenizer": tokenizer, "sequence_length": 8}
+    with pytest.raises(UserError, match=rf"rows\.jsonl:4: .*{message}"):
+        build_dataset(make(**how), 0, tmp_path / "cache")
+    dataset = build_dataset(make(**how, on_bad_example="skip"), 0, tmp_path / "cache")
+    assert dataset.description["skipped"] == 1
+
+
+def test_texts_that_are_tokens_already_stay_as_they_are(tmp_path):
+    path = tmp_path / "ids.jsonl"
+    rows = [[n + 1] * 5 for n in range(40)]
+    path.write_text("\n".join(json.dumps({"ids": row}) for row in rows))
+    source = JsonLinesConfig(pattern=str(path))
+    config = LanguageModelConfig(source=source, text="ids", tokenizer=BYTES, sequence_length=6)
+    dataset = build_dataset(config, 0, tmp_path / "cache")
+    stream = np.concatenate([dataset.streams[split].stream for split in ("train", "held_out")])
+    assert sorted(stream[stream > 0]) == sorted(token for row in rows for token in row)
+    assert dataset.held_out_bytes_per_token is None  # nobody knows the bytes
+    assert dataset.training_batch(0, 2)["decoder_target_tokens"].shape == (2, 6)
+
+
 # ------------------------------------------------------------------------------------------------ mixtures
 
 

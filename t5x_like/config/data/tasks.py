@@ -33,6 +33,15 @@ class TaskConfig(DataConfig):
                 raise FieldError("sequence_length", f"{length} tokens of the {stream} are below 1")
         inside(self, "(0, 1]", "held_out_fraction")
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """The columns of the source that the task reads, with what each must hold, in words."""
+        return {}
+
+    @property
+    def vocab_size(self) -> int:
+        return 0
+
 
 @dataclass(frozen=True)
 class TextTaskConfig(TaskConfig):
@@ -44,6 +53,10 @@ class TextTaskConfig(TaskConfig):
     def columns(self) -> tuple[str, ...]:
         """The columns of the source that the task reads as text."""
         raise NotImplementedError
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return dict.fromkeys(self.columns, "text or a number")
 
     @property
     def vocab_size(self) -> int:
@@ -62,6 +75,10 @@ class _StreamConfig(TextTaskConfig):
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.text,)
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return {self.text: "text or token ids"}
 
 
 @dataclass(frozen=True)
@@ -205,6 +222,10 @@ class ClassificationConfig(TextTaskConfig):
     def columns(self) -> tuple[str, ...]:
         return (self.text,) if self.second_text is None else (self.text, self.second_text)
 
+    @property
+    def reads(self) -> dict[str, str]:
+        return super().reads | {self.label: "a whole number"}
+
 
 @dataclass(frozen=True)
 class TaggingConfig(TextTaskConfig):
@@ -221,6 +242,10 @@ class TaggingConfig(TextTaskConfig):
     def columns(self) -> tuple[str, ...]:
         return (self.words,)
 
+    @property
+    def reads(self) -> dict[str, str]:
+        return {self.words: "a list of words", self.tags: "a list of whole numbers"}
+
 
 @dataclass(frozen=True)
 class ImageClassificationConfig(TaskConfig):
@@ -235,5 +260,5 @@ class ImageClassificationConfig(TaskConfig):
     label: str = "label"
 
     @property
-    def vocab_size(self) -> int:
-        return 0
+    def reads(self) -> dict[str, str]:
+        return {self.image: "anything", self.label: "a whole number"}

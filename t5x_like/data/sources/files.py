@@ -17,8 +17,10 @@ class TextFiles(Source):
         self.items = self.paths = matching_files(config.pattern)
 
     def __getitem__(self, index: int) -> Example:
-        path = self.paths[index]
-        return {"text": decoded(read_file(path), path)}
+        return {"text": decoded(read_file(self.place(index)), self.place(index))}
+
+    def place(self, index: int) -> str:
+        return self.paths[index]
 
 
 class JsonLines(Source):
@@ -40,6 +42,12 @@ class JsonLines(Source):
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Example:
+        return json_object(self._line(index)[2], self.place(index))
+
+    def _line(self, index: int) -> tuple[str, int, bytes]:
         file = bisect_right(self.starts, index) - 1
-        number, line = self._lines(self.paths[file])[index - self.starts[file]]
-        return json_object(line, f"{self.paths[file]}:{number}")
+        return self.paths[file], *self._lines(self.paths[file])[index - self.starts[file]]
+
+    def place(self, index: int) -> str:
+        path, number, _ = self._line(index)
+        return f"{path}:{number}"

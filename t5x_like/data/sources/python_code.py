@@ -28,6 +28,9 @@ class PythonLibrary(Source):
     def __getitem__(self, index: int) -> Example:
         return {"text": decoded(read_file(self.paths[index]), self.paths[index])}
 
+    def place(self, index: int) -> str:
+        return self.paths[index]
+
 
 class PythonFunctions(Source):
     """Functions with a docstring: "inputs" is the source without it, "targets" its first line."""

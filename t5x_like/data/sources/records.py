@@ -43,6 +43,11 @@ class Parquet(Source):
         group = bisect_right(self.starts, index) - 1
         return self._rows(group).slice(index - self.starts[group], 1).to_pylist()[0]
 
+    def place(self, index: int) -> str:
+        path = self._groups[bisect_right(self.starts, index) - 1][0]
+        first = next(start for start, group in zip(self.starts, self._groups, strict=False) if group[0] == path)
+        return f"{path}, row {index - first}"
+
 
 class ArrayRecords(Source):
     """Records that are JSON objects."""
@@ -55,8 +60,10 @@ class ArrayRecords(Source):
         self.columns = tuple(self[0]) if len(self) else ()
 
     def __getitem__(self, index: int) -> Example:
-        where = f"{self.paths[0]}{' and others' if len(self.paths) > 1 else ''}, record {index}"
-        return json_object(self.items[index], where, in_line=False)
+        return json_object(self.items[index], self.place(index), in_line=False)
+
+    def place(self, index: int) -> str:
+        return f"{self.paths[0]}{' and others' if len(self.paths) > 1 else ''}, record {index}"
 
 
 class TFDS(Source):

@@ -36,6 +36,10 @@ class Source(ABC):
           BadExample: it cannot be read.
         """
 
+    def place(self, index: int) -> str:
+        """What an example is called in an error."""
+        return f"example {index}"
+
 
 class BadExample(Exception):
     """An example that cannot be read: which, and why, in one line."""

@@ -23,8 +23,6 @@ class Framed(TextDataset):
 
 
 class Classification(Framed):
-    beside = ("label",)
-
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
         names, label = self.config.columns, self.config.label
         texts = [tokenizer.encode_documents([str(example[name]) for example in examples]) for name in names]

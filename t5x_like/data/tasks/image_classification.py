@@ -15,7 +15,7 @@ from t5x_like.errors import UserError
 class ImageClassification(FiniteDataset):
     def __init__(self, config: ImageClassificationConfig, seed: int, cache_dir: Any = None, tokenizer: Any = None):
         del cache_dir, tokenizer
-        examples = load_examples(config, (config.image, config.label))
+        examples = load_examples(config, tuple(config.reads))
         self.config, self.entries = config, {"train": examples.train, "held_out": examples.held_out}
         self.vocab_size, self.sequence_length, self.fingerprint = 0, 1, examples.fingerprint
         self.description = {

@@ -20,8 +20,6 @@ from t5x_like.errors import UserError
 
 
 class Tagging(Framed):
-    beside = ("tags",)
-
     def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
         room, columns = self.sequence_length - 2, self.columns[split]
         cls, sep = self.special["cls"], self.special["sep"]

@@ -27,16 +27,14 @@ class TextDataset(FiniteDataset):
       UserError: see `load_examples` and `tokenised`.
 
     Attributes:
-      beside: fields of the config that name columns which are read and no text.
       columns: {split: {column: the arrays that `encode` made of it}}.
     """
 
-    beside: tuple[str, ...] = ()
     tokenizer: Tokenizer
 
     def __init__(self, config: Any, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None):
         self.config, self.sequence_length = config, config.sequence_length
-        read = *config.columns, *(getattr(config, name) for name in self.beside)
+        read = tuple(config.reads)
         text = tokenised(config, load_examples(config, read), self.encode, self.how(read), cache_dir, tokenizer)
         self.tokenizer, self.vocab_size = text.tokenizer, text.tokenizer.vocab_size
         self.columns = {"train": text.train, "held_out": text.held_out}
@@ -79,14 +77,17 @@ class StreamDataset(TextDataset):
 
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
         column = self.config.text
-        return ({column: tokens} for tokens in tokenizer.encode_documents([example[column] for example in examples]))
+        values = [example[column] for example in examples]
+        texts = tokenizer.encode_documents([value for value in values if isinstance(value, str)])
+        for value in values:  # ids stay as they are
+            yield {column: next(texts) if isinstance(value, str) else np.asarray(value, tokenizer.dtype)}
 
     def how(self, read: tuple[str, ...]) -> dict[str, Any]:
         return {}
 
     def count_rows(self, meta: Mapping[str, Any]) -> tuple[int, int]:
         self.streams = {split: columns[self.config.text] for split, columns in self.columns.items()}
-        if self.predicts_all:
+        if self.predicts_all and not meta.get("token_ids"):
             self.held_out_bytes_per_token = meta["held_out_bytes"] / meta["held_out_tokens"]
         if self.config.unique_tokens is not None:
             self.streams["train"] = self._first(self.config.unique_tokens)
