@@ -35,7 +35,7 @@ from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 
-_FORMAT = 2  # raise it when the same examples and tokenizer config give other tokens
+_FORMAT = 3  # raise it when the same examples and tokenizer config give other tokens
 _ABANDONED_SECONDS = 24 * 3600.0
 _TEXT_BYTES_AT_ONCE = 2**26
 _EMPTY_NPY_BYTES = 128  # a header and nothing else
@@ -114,7 +114,7 @@ def _build(
 ) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        texts = (text for entry in examples.train for text in _texts(entry.read(), config.columns))
+        texts = Texts(examples.train, config.columns)
         first = (examples.train or examples.held_out)[0].read()
         by_ids = [name for name, kind in config.reads.items() if kind == "text or token ids"]
         ids = any(not isinstance(first[name], str) for name in by_ids)
@@ -129,13 +129,20 @@ def _build(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _texts(example: Example, columns: Sequence[str]) -> Iterator[str]:
-    for column in columns:
-        value = example[column]
-        if isinstance(value, list) and all(isinstance(word, str) for word in value):
-            yield " ".join(value)
-        elif not isinstance(value, list | np.ndarray):  # ids have no text
-            yield str(value)
+@dataclass(frozen=True)
+class Texts:
+    """The texts of examples, to be read as often as it takes to learn from them."""
+
+    entries: Sequence[Entry]
+    columns: Sequence[str]
+
+    def __iter__(self) -> Iterator[str]:
+        for example in (entry.read() for entry in self.entries):
+            for value in (example[column] for column in self.columns):
+                if isinstance(value, list) and all(isinstance(word, str) for word in value):
+                    yield " ".join(value)
+                elif not isinstance(value, list | np.ndarray):  # ids have no text
+                    yield str(value)
 
 
 def _write(tokenizer: Tokenizer, examples: Examples, encode: Encode, folder: Path, **more: Any) -> None:

@@ -3,6 +3,7 @@
 
 import contextlib
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -117,16 +118,12 @@ def _speller(content: dict[str, Any]) -> Any:
 
 
 def train(config: Any, texts: Iterable[str]) -> LearnedTokenizer:
-    """Learns a vocabulary; the result depends on the texts (not on their order, for BPE) and the config alone.
+    """Learns a vocabulary from texts that can be read twice; it depends on them and the config alone.
 
     Raises:
       UserError: the texts have too little in them for so many tokens, or they spell a special token as a piece.
     """
-    model, trainer, fewest = _TRAINERS[config.kind](config)
-    with _threads():
-        model.train_from_iterator(texts, trainer)
-    if config.kind == "unigram":
-        model = _with_bytes(model)
+    model, fewest = _TRAINERS[config.kind](config, texts, config.vocab_size - config.sentinels)
     model.add_special_tokens([SENTINEL.format(i) for i in reversed(range(config.sentinels))])
     found = model.get_vocab_size(with_added_tokens=True)
     if found != config.vocab_size:
@@ -141,53 +138,80 @@ def _specials(config: Any, *names: str) -> list[str]:
     return [*names, *(SPELT[role] for role in config.specials)]
 
 
-def _bpe(config: Any) -> Any:
+def _learn(model: huggingface.Tokenizer, trainer: Any, texts: Iterable[str]) -> huggingface.Tokenizer:
+    with _threads():
+        model.train_from_iterator(texts, trainer)
+    return model
+
+
+def _bpe(config: Any, texts: Iterable[str], size: int) -> tuple[huggingface.Tokenizer, int]:
     """Text is first cut by GPT-2's pattern (words with their leading space, numbers, punctuation, white space); merges
     never cross a cut. Always the most frequent pair next, ties by the older tokens."""
     model = huggingface.Tokenizer(huggingface.models.BPE())
     model.pre_tokenizer = huggingface.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = huggingface.decoders.ByteLevel()
     trainer = huggingface.trainers.BpeTrainer(
-        vocab_size=config.vocab_size - config.sentinels,
+        vocab_size=size,
         special_tokens=_specials(config, "<|endoftext|>"),
         initial_alphabet=huggingface.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    return model, trainer, 257 + len(config.specials) + config.sentinels
+    return _learn(model, trainer, texts), 257 + len(config.specials) + config.sentinels
 
 
-def _wordpiece(config: Any) -> Any:
-    model = huggingface.Tokenizer(huggingface.models.WordPiece(unk_token="[UNK]"))
-    model.normalizer = huggingface.normalizers.BertNormalizer(lowercase=config.lowercase)
-    model.pre_tokenizer = huggingface.pre_tokenizers.BertPreTokenizer()
-    model.decoder = huggingface.decoders.WordPiece()
-    trainer = huggingface.trainers.WordPieceTrainer(
-        vocab_size=config.vocab_size - config.sentinels,
-        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-        show_progress=False,
+def _wordpiece(config: Any, texts: Iterable[str], size: int) -> tuple[huggingface.Tokenizer, int]:
+    """The library numbers letters in an order that differs from process to process, and ties go by number. So they are
+    found first, and given in order as special tokens, which keep theirs."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+    def model(vocabulary: dict[str, int] | None = None) -> huggingface.Tokenizer:
+        made = huggingface.Tokenizer(huggingface.models.WordPiece(vocabulary or {}, unk_token="[UNK]"))
+        made.normalizer = huggingface.normalizers.BertNormalizer(lowercase=config.lowercase)
+        made.pre_tokenizer = huggingface.pre_tokenizers.BertPreTokenizer()
+        made.decoder = huggingface.decoders.WordPiece()
+        return made
+
+    def learned(size: int, first: list[str]) -> dict[str, int]:
+        trainer = huggingface.trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
+        return _learn(model(), trainer, texts).get_vocab(with_added_tokens=True)
+
+    letters = sorted(set(learned(0, names)).difference(names))
+    made = model(learned(size, [*names, *letters]))
+    made.add_special_tokens(names)
+    return made, 6
+
+
+def _unigram(config: Any, texts: Iterable[str], size: int) -> tuple[huggingface.Tokenizer, int]:
+    """SentencePiece's own trainer, since the library's differs from process to process; what no piece covers is spelt
+    in bytes."""
+    import sentencepiece
+
+    names = _specials(config, "<pad>", "</s>", "<unk>")
+    specials: Any = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "control_symbols": names[3:]}
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=out,
+        model_type="unigram",
+        vocab_size=size,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        max_sentence_length=2**30,
+        minloglevel=2,
+        **specials,
     )
-    return model, trainer, 6
-
-
-def _unigram(config: Any) -> Any:
-    names = _specials(config, "<pad>", "</s>", "<unk>") + [f"<0x{byte:02X}>" for byte in range(256)]
-    model = huggingface.Tokenizer(huggingface.models.Unigram(byte_fallback=True))
+    found = sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+    pieces = [(found.id_to_piece(i), found.get_score(i)) for i in range(found.get_piece_size())]
+    model = huggingface.Tokenizer(huggingface.models.Unigram(pieces, unk_id=2, byte_fallback=True))
     model.pre_tokenizer = huggingface.pre_tokenizers.Metaspace()
     model.decoder = huggingface.decoders.Sequence(
         [huggingface.decoders.ByteFallback(), huggingface.decoders.Metaspace()]
     )
-    trainer = huggingface.trainers.UnigramTrainer(
-        vocab_size=config.vocab_size - config.sentinels, special_tokens=names, unk_token="<unk>", show_progress=False
-    )
-    return model, trainer, len(names) + 1
-
-
-def _with_bytes(model: huggingface.Tokenizer) -> huggingface.Tokenizer:
-    """Spells in bytes what no piece covers, which training forgets."""
-    content = json.loads(model.to_str())
-    content["model"]["byte_fallback"] = True
-    content["added_tokens"] = [token for token in content["added_tokens"] if not _BYTE.fullmatch(token["content"])]
-    return huggingface.Tokenizer.from_str(json.dumps(content))
+    model.add_special_tokens(names)
+    return model, len(names) + 257
 
 
 _TRAINERS: dict[str, Any] = {"bpe": _bpe, "wordpiece": _wordpiece, "unigram": _unigram}
