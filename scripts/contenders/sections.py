@@ -145,10 +145,7 @@ def pipeline(settings: Settings) -> Iterator[Row]:
 
 
 def feeding(settings: Settings) -> Iterator[Row]:
-    """Training steps on rows made between them, or by a worker process, beside the same step on the same rows.
-
-    And the rows alone: how many times faster they are made than the step uses them.
-    """
+    """Rows alone, and steps on rows made between them or by a worker process, beside a step on the same rows."""
     for subject, content in FED.items():
         contenders = [
             Contender("the rows alone", f"{_HERE}.ours:rows_alone", {"content": content}),
