@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Continues a prompt with the model of a run folder, or with the largest model of a sweep.
+"""Continues a prompt with the model of a run folder, of a Hugging Face folder, or with the largest model of a sweep.
 
 A model with an encoder reads the prompt, and what it writes is printed by itself.
 
@@ -39,14 +39,11 @@ def main() -> None:
     flags = parser.read()
     refuse_idle(flags)
 
-    from t5x_like.data.tokenizers import load_tokenizer
     from t5x_like.inference.beam import BeamSearch
     from t5x_like.inference.generate import GREEDY
     from t5x_like.inference.sampling import Sampling
     from t5x_like.models.model import Encodes
-    from t5x_like.sweeps.points import largest_run
-    from t5x_like.training.checkpoints import load_trained
-    from t5x_like.training.cores import cores_as_devices, generation_context, generation_mesh
+    from t5x_like.training.cores import cores_as_devices
     from t5x_like.training.startup import configure_jax
 
     cores_as_devices()
@@ -57,31 +54,45 @@ def main() -> None:
     sampling = Sampling(temperature, flags.top_k or 0, 1.0 if flags.top_p is None else flags.top_p).check()
     if beams is not None:
         beams.check(flags.num_samples, sampling)
-    folder = Path(flags.checkpoint)
-    folder = largest_run(folder) if (folder / "sweep.json").is_file() else folder
-    config, program, params = load_trained(folder, mesh_for=generation_mesh)
-    vocabulary = folder / "tokenizer.json"
-    if not vocabulary.is_file():
-        raise UserError(f"--checkpoint={flags.checkpoint}: was trained on {config.data.kind!r} data, which is no text")
-    tokenizer = load_tokenizer(vocabulary)
-    if isinstance(program.model, Encodes):  # as pairs are trained on, see data/tasks/seq2seq.py
-        text = getattr(config.data, "prefix", "") + flags.prompt
-        prompt, flags.prompt = [*map(int, tokenizer.encode(text)), tokenizer.specials["eos"]], ""
+    model, params, tokenizer, prefix, ctx = opened(Path(flags.checkpoint))
+    if isinstance(model, Encodes):  # as pairs are trained on, see data/tasks/seq2seq.py
+        prompt, flags.prompt = [*map(int, tokenizer.encode(prefix + flags.prompt)), tokenizer.specials["eos"]], ""
     else:
-        prompt = [tokenizer.separator, *map(int, tokenizer.encode(flags.prompt))]
+        start = tokenizer.specials.get("bos", tokenizer.separator)
+        prompt = [start, *map(int, tokenizer.encode(flags.prompt))]
     what = {
-        "model": program.model,
+        "model": model,
         "params": params,
         "prompts": [prompt],
         "max_new_tokens": flags.max_new_tokens,
         "stop_tokens": [tokenizer.separator],
         "num_samples": flags.num_samples,
-        "ctx": generation_context(program.ctx),
+        "ctx": ctx,
     }
     if beams is not None:
         show(flags, tokenizer, what | {"beams": beams, "sampling": GREEDY})
     else:
         stream(flags, tokenizer, what | {"sampling": sampling, "seed": flags.seed or 0})
+
+
+def opened(folder: Path) -> tuple[Any, Any, Any, str, Any]:
+    """Returns a folder's model, parameters and tokenizer, what its inputs begin with, and the context to run it in."""
+    from t5x_like.data.tokenizers import load_tokenizer
+    from t5x_like.interop.hugging_face import is_hf, load_hf, vocabulary_of
+    from t5x_like.models.context import Context
+    from t5x_like.sweeps.points import largest_run
+    from t5x_like.training.checkpoints import load_trained
+    from t5x_like.training.cores import generation_context, generation_mesh
+
+    if is_hf(folder):
+        model, params = load_hf(folder)
+        return model, params, load_tokenizer(vocabulary_of(folder)), "", generation_context(Context())
+    folder = largest_run(folder) if (folder / "sweep.json").is_file() else folder
+    config, program, params = load_trained(folder, mesh_for=generation_mesh)
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"--checkpoint={folder}: was trained on {config.data.kind!r} data, which is no text")
+    prefix = getattr(config.data, "prefix", "")
+    return program.model, params, load_tokenizer(folder / "tokenizer.json"), prefix, generation_context(program.ctx)
 
 
 def refuse_idle(flags: Namespace) -> None:

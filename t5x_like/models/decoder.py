@@ -64,6 +64,8 @@ class Decoder:
 
     def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array:
         """Maps hidden states [B, T, D] to float32 logits [B, T, V]; `params` may be just `unembedding(params)`."""
+        if self.config.scale_logits:
+            hidden = hidden * self.config.d_model**-0.5
         return self.vocabulary.unembed(params, hidden, ctx)
 
     def position_table(self, params: Params) -> Params | None:

@@ -27,7 +27,8 @@ class Vocabulary:
         assert config.vocab_size
         self.size, self.tied, width = config.vocab_size, config.tie_embeddings, width or config.d_model
         # Logits of a unit-variance hidden state through a tied table start with variance 1 at every width.
-        self.table = Embedding(self.size, config.d_model, "vocab", 1 / math.sqrt(config.d_model))
+        stddev = config.embedding_stddev or 1 / math.sqrt(config.d_model)
+        self.table = Embedding(self.size, config.d_model, "vocab", stddev)
         self.logits = Linear("BTD,DV->BTV", (width,), ("embed",), (self.size,), ("vocab",))
         self._width = width
 

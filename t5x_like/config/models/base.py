@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from t5x_like.config.checks import above_zero, at_least, divisors, inside
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.experts import ExpertsConfig
+from t5x_like.config.models.rope import RopeScalingConfig
 from t5x_like.strict import FieldError
 
 NormKind = Literal["layernorm", "rmsnorm"]
@@ -25,6 +26,7 @@ class ModelConfig:
     """
 
     streams: ClassVar[tuple[str, ...]] = ("decoder",)
+    embedding_stddev: ClassVar[float | None] = None  # of the initial values of tokens; None: 1 / sqrt(d_model)
 
     kind: str = ""
     num_layers: int = 2  # of the decoder, where there is one
@@ -62,6 +64,8 @@ class ModelConfig:
 class TransformerConfig(ModelConfig):
     """What Transformers share: the sizes and options of a block, and how tokens get in and out."""
 
+    scaled_by_depth: ClassVar[bool] = True  # whether maps back to the stream start smaller, the more there are
+
     num_heads: int = 4
     num_kv_heads: int | None = None  # None: num_heads; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)
     head_dim: int | None = None  # None: d_model / num_heads
@@ -72,15 +76,18 @@ class TransformerConfig(ModelConfig):
     norm_epsilon: float = 1e-5
     positions: Positions = "rotary"
     rope_theta: float = 10000.0
+    rope_scaling: RopeScalingConfig | None = None  # None: as far as the model was trained
     relative_buckets: int = 32  # of relative positions, with the distance from which all share one: T5's values
     relative_max_distance: int = 128
     window: int | None = None  # keys that a query of self-attention looks back on, its own among them; None: all
+    attention_scale: float | None = None  # of the product of query and key; None: 1 / sqrt(head_dim). T5 has 1
     query_key_norm: bool = False  # an RMSNorm of every head's queries and keys
     attention_soft_cap: float | None = None  # c of c tanh(logits / c); Gemma 2 has 50
     activation: Activation = "gelu_tanh"
     gated_mlp: bool = False
     use_bias: bool = False
     scale_embeddings: bool = False  # by sqrt(d_model), as in Vaswani et al. 2017, section 3.4
+    scale_logits: bool = False  # by 1 / sqrt(d_model), as T5 does whose table is tied
     experts: ExpertsConfig | None = None  # None: every feed-forward block is dense
 
     def __post_init__(self) -> None:
@@ -109,7 +116,7 @@ class TransformerConfig(ModelConfig):
                 f"{self.relative_buckets} is outside 4 to {2 * self.relative_max_distance - 1}, twice "
                 "relative_max_distance",
             )
-        above_zero(self, "rope_theta", "norm_epsilon", "attention_soft_cap")
+        above_zero(self, "rope_theta", "norm_epsilon", "attention_soft_cap", "attention_scale")
         for layers in self.stacks:
             if self.experts is not None and layers % self.experts.every:
                 raise FieldError(
@@ -134,12 +141,18 @@ class TransformerConfig(ModelConfig):
         longest = max(data.lengths.values())
         if self.positions == "learned" and self.max_length is not None and self.max_length < longest:
             raise FieldError("max_length", f"{self.max_length} is below data.sequence_length={longest}")
+        return super().resolved(data) | self._sizes() | {"max_length": self.max_length or longest}
+
+    def filled(self) -> Self:
+        """As `resolve`, of a config that has its vocabulary and its length already."""
+        return dataclasses.replace(self, **self._sizes())
+
+    def _sizes(self) -> dict[str, Any]:
         gated = -(-(8 * self.d_model) // 24) * 8
         mlp_dim = self.mlp_dim or (gated if self.gated_mlp else 4 * self.d_model)
-        return super().resolved(data) | {
+        return {
             "num_kv_heads": self.num_kv_heads or self.num_heads,
             "head_dim": self.head_dim or self.d_model // self.num_heads,
             "mlp_dim": mlp_dim,
-            "max_length": self.max_length or longest,
             "experts": None if self.experts is None else self.experts.resolve(mlp_dim),
         }

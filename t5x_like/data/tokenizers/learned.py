@@ -86,6 +86,10 @@ class LearnedTokenizer(Tokenizer):
             return ids
         return [token for found in ids for token in self._spelt.get(found, (found,))]
 
+    def name_of(self, token: int) -> str:
+        """How the vocabulary spells a token, such as `</s>`."""
+        return str(self._model.id_to_token(token))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         write_text(path, self._model.to_str(pretty=True) + "\n")
 

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_like.config.models.rope import RopeScalingConfig
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.models.context import Context, Layout, Marks, MaskSpec
 from t5x_like.models.layers.biases import Bias
@@ -263,6 +264,8 @@ class Attention(nn.Module):
     out_scale: float = 1.0  # of the last map's initial values
     cross: bool = False  # whether keys and values come from `ctx.memory`
     rope_theta: float | None = None  # base of rotary positions; None: no such
+    rope_scaling: RopeScalingConfig | None = None
+    scale: float | None = None  # of the product of query and key; None: 1 / sqrt(head_dim)
     window: int | None = None  # of these layers, see `MaskSpec`; None: the stack's
     norm_epsilon: float | None = None  # of an RMSNorm of every head's query and key (Henry et al. 2020); None: none
     soft_cap: float | None = None  # see `attend`
@@ -304,7 +307,7 @@ class Attention(nn.Module):
         v = ctx.constrain(v, "batch length kv_heads head_dim")
         if self.rope_theta is not None:
             assert ctx.positions is not None
-            q, k = rotary(q, ctx.positions, self.rope_theta), rotary(k, ctx.positions, self.rope_theta)
+            q, k = (rotary(y, ctx.positions, self.rope_theta, self.rope_scaling) for y in (q, k))
         if cache is not None:
             cache = append(cache, k, v, ctx)
         if cache is None or from_the_start(mask):
@@ -328,8 +331,10 @@ class Attention(nn.Module):
         return self._attend(q, k, v, mask, None, ctx), cache
 
     def _query(self, x: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
-        attends = Attends("memory" if self.cross else "own", mask.causal, mask.window)
-        return self._heads("query", "BTD,DHC->BTHC", (self.num_heads,), ("heads",), attends=attends)(x, ctx)
+        more: Any = {"attends": Attends("memory" if self.cross else "own", mask.causal, mask.window)}
+        if self.scale is not None:  # logits start as large as with the usual scale
+            more["scale"] = 1 / (self.scale * math.sqrt(self.head_dim))
+        return self._heads("query", "BTD,DHC->BTHC", (self.num_heads,), ("heads",), **more)(x, ctx)
 
     def _heads(
         self,
@@ -348,11 +353,15 @@ class Attention(nn.Module):
             return heads
         return Norm("rmsnorm", self.norm_epsilon, axis="head_dim", name=name)(heads)
 
+    def _scaled(self, q: jax.Array) -> jax.Array:
+        """What makes the scale that every implementation has, 1 / sqrt(head_dim), the layer's own."""
+        return q if self.scale is None else q * (self.scale * math.sqrt(self.head_dim))
+
     def _attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: Bias | None, ctx: Context
     ) -> jax.Array:
         execution: Any = {"impl": ctx.attention, "policy": ctx.policy, "layout": ctx.layout, "one_cpu": ctx.one_cpu}
-        return attend(q, k, v, mask=mask, bias=bias, soft_cap=self.soft_cap, **execution)
+        return attend(self._scaled(q), k, v, mask=mask, bias=bias, soft_cap=self.soft_cap, **execution)
 
     def _attend_to(self, cache: Cache, q: jax.Array, mask: MaskSpec, bias: Bias | None, ctx: Context) -> jax.Array:
         """To all slots of a cache; distances are those of positions, for beams put their tokens side by side."""
@@ -361,4 +370,4 @@ class Attention(nn.Module):
         if mask.window is not None:
             near = within_window(mask, -distance())
             allowed = near if allowed is None else allowed & near
-        return attend_to_cache(q, cache, allowed, partial(how.of, distance=distance), ctx.policy)
+        return attend_to_cache(self._scaled(q), cache, allowed, partial(how.of, distance=distance), ctx.policy)

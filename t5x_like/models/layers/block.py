@@ -60,7 +60,8 @@ class Block(nn.Module):
             return y
 
         rotary = c.rope_theta if c.positions == "rotary" else None
-        branches = {"attention": attention("attention", rope_theta=rotary, window=c.window)}
+        turn = {"rope_theta": rotary, "rope_scaling": c.rope_scaling}
+        branches = {"attention": attention("attention", **turn, window=c.window)}
         if self.cross:
             branches["cross_attention"] = attention("cross_attention", cross=True)
         branches["mlp"] = experts if self.experts else lambda y: self._feed_forward()(y, ctx)
@@ -85,14 +86,14 @@ class Block(nn.Module):
 
     @property
     def _out_scale(self) -> float:
-        return 1 / math.sqrt(self.branches)
+        return 1 / math.sqrt(self.branches) if self.config.scaled_by_depth else 1.0
 
     def _attention(self, name: str, **more: Any) -> Attention:
         c = self.config
         assert c.num_kv_heads and c.head_dim
         sizes = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
         epsilon = c.norm_epsilon if c.query_key_norm else None
-        more |= {"norm_epsilon": epsilon, "soft_cap": c.attention_soft_cap, "name": name}
+        more |= {"norm_epsilon": epsilon, "soft_cap": c.attention_soft_cap, "scale": c.attention_scale, "name": name}
         return Attention(*sizes, c.use_bias, self._out_scale, **more)
 
     def _feed_forward(self) -> FeedForward:

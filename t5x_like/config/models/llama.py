@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLaMA and its relatives."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from t5x_like.config.models.base import Activation, TransformerConfig
+
+
+@dataclass(frozen=True)
+class LlamaConfig(TransformerConfig):
+    """LLaMA 1 to 3 (Touvron et al. 2023; Dubey et al. 2024): rotary positions, RMSNorm, a gated SiLU, no biases."""
+
+    kind: Literal["llama"] = "llama"
+    activation: Activation = "silu"
+    gated_mlp: bool = True
+    tie_embeddings: bool = False
+
+
+@dataclass(frozen=True)
+class MistralConfig(LlamaConfig):
+    """Mistral 7B (Jiang et al. 2023): LLaMA with a sliding window; with `experts` Mixtral (Jiang et al. 2024)."""
+
+    kind: Literal["mistral"] = "mistral"  # type: ignore[assignment]
+    window: int | None = 4096

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T5."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions
+from t5x_like.config.models.transformer import EncoderDecoderConfig
+
+
+@dataclass(frozen=True)
+class T5Config(EncoderDecoderConfig):
+    """T5 (Raffel et al. 2020): relative position buckets, RMSNorm before each branch, no biases.
+
+    The defaults are version 1.0's. Version 1.1 has `gated_mlp=True`, `activation="gelu_tanh"`, `tie_embeddings=False`
+    and `scale_logits=False`.
+    """
+
+    scaled_by_depth: ClassVar[bool] = False
+    embedding_stddev: ClassVar[float | None] = 1.0
+
+    kind: Literal["t5"] = "t5"  # type: ignore[assignment]
+    norm: NormKind = "rmsnorm"
+    norm_position: NormPosition = "pre"
+    norm_epsilon: float = 1e-6
+    positions: Positions = "relative"
+    attention_scale: float | None = 1.0
+    activation: Activation = "relu"
+    use_bias: bool = False
+    scale_embeddings: bool = False
+    scale_logits: bool = True

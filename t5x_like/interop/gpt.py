@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPT and GPT-2 in Hugging Face's folders."""
+
+from typing import Any
+
+from t5x_like.config.models.base import TransformerConfig
+from t5x_like.config.models.gpt import GPT1Config, GPT2Config
+from t5x_like.interop.names import Rule
+
+TYPES = {"openai-gpt": GPT1Config, "gpt2": GPT2Config}
+ARCHITECTURES = {"openai-gpt": "OpenAIGPTLMHeadModel", "gpt2": "GPT2LMHeadModel"}
+PREFIX = "transformer."
+IGNORED = r".*\.attn\.(masked_)?bias|lm_head\.weight|position_ids"
+_FIELDS = {
+    "num_layers": "n_layer",
+    "d_model": "n_embd",
+    "num_heads": "n_head",
+    "vocab_size": "vocab_size",
+    "max_length": "n_positions",
+    "norm_epsilon": "layer_norm_epsilon",
+}
+
+
+def rules(config: TransformerConfig) -> list[Rule]:
+    tokens, positions = ("tokens_embed", "positions_embed") if isinstance(config, GPT1Config) else ("wte", "wpe")
+    layer = "decoder/layers/{i}"
+    found = [
+        Rule(f"{tokens}.weight", "token_embedding/embedding"),
+        Rule(f"{positions}.weight", "position_embedding/embedding"),
+        Rule("ln_f.weight", "decoder/final_norm/scale"),
+        Rule("ln_f.bias", "decoder/final_norm/bias"),
+    ]
+    for theirs, ours in (("ln_1", "attention_norm"), ("ln_2", "mlp_norm")):
+        found += [
+            Rule(f"h.{{i}}.{theirs}.weight", f"{layer}/{ours}/scale"),
+            Rule(f"h.{{i}}.{theirs}.bias", f"{layer}/{ours}/bias"),
+        ]
+    for kind, name in (("weight", "kernel"), ("bias", "bias")):
+        joined = tuple(f"{layer}/attention/{part}/{name}" for part in ("query", "key", "value"))
+        found.append(Rule(f"h.{{i}}.attn.c_attn.{kind}", joined, out_first=False))
+        for theirs, ours in (("attn.c_proj", "attention/out"), ("mlp.c_fc", "mlp/up"), ("mlp.c_proj", "mlp/out")):
+            found.append(Rule(f"h.{{i}}.{theirs}.{kind}", f"{layer}/{ours}/{name}", out_first=False))
+    return found
+
+
+def fields(theirs: dict[str, Any]) -> dict[str, Any]:
+    """Our fields out of a config.json."""
+    inner = theirs.get("n_inner")
+    dropout = theirs.get("resid_pdrop", 0.1)
+    return {ours: theirs[name] for ours, name in _FIELDS.items()} | {"mlp_dim": inner, "dropout_rate": dropout}
+
+
+def their_fields(config: Any) -> dict[str, Any]:
+    """A config.json's fields out of ours."""
+    found = {name: getattr(config, ours) for ours, name in _FIELDS.items()}
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout_rate)
+    return found | dropout | {"n_inner": config.mlp_dim, "activation_function": "gelu_new", "afn": "gelu"}
+
+
+SAME = {"activation_function": "gelu_new", "afn": "gelu", "scale_attn_weights": True, "add_cross_attention": False}
+SAME |= {"scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False, "tie_word_embeddings": True}

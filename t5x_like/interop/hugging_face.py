@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole folders of Hugging Face: config.json and safetensors, read and written."""
+
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_like import interop
+from t5x_like.config.models.base import ModelConfig
+from t5x_like.errors import UserError, unknown_name
+from t5x_like.files import make_folder, read_json
+from t5x_like.interop.names import Rule, to_ours, to_theirs
+from t5x_like.interop.safetensors import read_folder, write_folder
+from t5x_like.models import build_model
+from t5x_like.models.layers.parameters import Params, ParamSpec
+from t5x_like.models.model import Model
+
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model")
+
+
+def families() -> dict[str, ModuleType]:
+    """The families that can be read and written, by the model_type of config.json."""
+    files = [file.name for file in pkgutil.iter_modules(interop.__path__)]
+    modules = [importlib.import_module(f"{interop.__name__}.{name}") for name in files if name != "hugging_face"]
+    return {kind: module for module in modules for kind in getattr(module, "TYPES", ())}
+
+
+def is_hf(folder: Path) -> bool:
+    """Whether a folder is one of Hugging Face's: its config.json says `model_type`."""
+    return (folder / "config.json").is_file() and "model_type" in read_json(folder / "config.json")
+
+
+def vocabulary_of(folder: Path) -> Path:
+    """Where a folder's tokenizer is.
+
+    Raises:
+      UserError: it has none that can be read.
+    """
+    for name in _VOCABULARIES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: has no tokenizer; expected {' or '.join(_VOCABULARIES)}")
+
+
+def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
+    """Reads a model of a Hugging Face folder: `model.apply(params, batch)["logits"]` are its logits.
+
+    Args:
+      put: (path, spec, float32 array) -> what stands in the tree; by default an array on the first device.
+
+    Raises:
+      UserError: not such a folder, a family or an option that has no counterpart here, or arrays that are missing,
+        unexpected, damaged or pickled.
+    """
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: has no config.json; expected a folder that save_pretrained has written")
+    theirs = read_json(folder / "config.json")
+    family = _family(theirs.get("model_type"), folder)
+    config = config_of(theirs, family, folder)
+    model = build_model(config)
+    arrays = read_folder(folder)
+    bare = not any(name.startswith(family.PREFIX) for name in arrays)  # of a model without its head
+    rules = [_prefixed(rule, "" if bare else family.PREFIX) for rule in family.rules(config)]
+    return model, to_ours(
+        rules, model.specs(), arrays, f"({family.PREFIX})?({family.IGNORED})", put or _put, str(folder)
+    )
+
+
+def _put(path: str, spec: ParamSpec, array: np.ndarray) -> jax.Array:
+    del path, spec
+    return jax.numpy.asarray(array)
+
+
+def _family(model_type: Any, source: Any) -> ModuleType:
+    known = families()
+    if model_type not in known:
+        raise unknown_name(f"{source}: model_type", str(model_type), sorted(known))
+    return known[model_type]
+
+
+def config_of(theirs: dict[str, Any], family: ModuleType, source: Any) -> ModelConfig:
+    """Our config for a config.json.
+
+    Raises:
+      UserError: it asks for what has no counterpart here.
+    """
+    for name, value in family.SAME.items():
+        if name in theirs and theirs[name] != value:
+            raise UserError(
+                f"{source}/config.json: {name}={theirs[name]!r} has no counterpart here; accepted: {value!r}"
+            )
+    try:
+        config = family.TYPES[theirs["model_type"]](**family.fields(theirs))
+    except KeyError as error:
+        raise UserError(f"{source}/config.json: lacks {error}") from None
+    return config.filled()
+
+
+def _prefixed(rule: Rule, prefix: str) -> Rule:
+    return rule if rule.theirs.startswith("lm_head") else Rule(prefix + rule.theirs, rule.ours, rule.out_first)
+
+
+def _family_of(config: ModelConfig) -> tuple[str, ModuleType]:
+    known = {family.TYPES[name]: (name, family) for name, family in families().items()}
+    if type(config) not in known:
+        names = ", ".join(sorted(kind.kind for kind in known))
+        raise UserError(f"model.kind={config.kind!r} has no counterpart there; accepted: {names}")
+    return known[type(config)]
+
+
+def rules_of(config: ModelConfig) -> list[Rule]:
+    """The rules of a config's family, with the names that whole models have there."""
+    family = _family_of(config)[1]
+    return [_prefixed(rule, family.PREFIX) for rule in family.rules(config)]
+
+
+def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.float32) -> None:
+    """Writes a folder that `transformers` reads: config.json and safetensors.
+
+    Raises:
+      UserError: the model's family or one of its options has no counterpart there.
+    """
+    config = model.config
+    model_type, family = _family_of(config)
+    folder = make_folder(path, "--out")
+    theirs = {
+        "architectures": [family.ARCHITECTURES[model_type]],
+        "model_type": model_type,
+        **family.their_fields(config),
+    }
+    again = config_of(theirs, family, folder)
+    if again != config:
+        differs = next(n for n in vars(config) if getattr(again, n) != getattr(config, n))
+        raise UserError(f"model.{differs}={getattr(config, differs)!r} has no counterpart in model_type={model_type!r}")
+
+    def read(path: str) -> np.ndarray:
+        node = params
+        for name in path.split("/"):
+            node = node[name]
+        return np.asarray(node, np.float32)
+
+    write_folder(folder, to_theirs(rules_of(config), model.specs(), read, dtype))
+    (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")

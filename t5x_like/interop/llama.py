@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLaMA and Mistral in Hugging Face's folders."""
+
+from typing import Any
+
+from t5x_like.config.models.llama import LlamaConfig, MistralConfig
+from t5x_like.config.models.rope import RopeScalingConfig
+from t5x_like.errors import UserError
+from t5x_like.interop.names import Rule
+
+TYPES = {"llama": LlamaConfig, "mistral": MistralConfig}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+PREFIX = "model."
+IGNORED = r".*rotary_emb\.inv_freq"
+SAME = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+_FIELDS = {
+    "num_layers": "num_hidden_layers",
+    "d_model": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "vocab_size": "vocab_size",
+    "max_length": "max_position_embeddings",
+    "norm_epsilon": "rms_norm_eps",
+    "mlp_dim": "intermediate_size",
+}
+_SCALING = {  # by kind: our fields by theirs
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_length",
+        "low_freq_factor": "low_frequency_factor",
+        "high_freq_factor": "high_frequency_factor",
+    },
+    "yarn": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_length",
+        "beta_fast": "beta_fast",
+        "beta_slow": "beta_slow",
+        "attention_factor": "attention_factor",
+    },
+}
+
+
+def rules(config: LlamaConfig) -> list[Rule]:
+    layer, found = "decoder/layers/{i}", []
+    for theirs, ours in (
+        ("input_layernorm", "attention_norm/scale"),
+        ("self_attn.q_proj", "attention/query/kernel"),
+        ("self_attn.k_proj", "attention/key/kernel"),
+        ("self_attn.v_proj", "attention/value/kernel"),
+        ("self_attn.o_proj", "attention/out/kernel"),
+        ("post_attention_layernorm", "mlp_norm/scale"),
+        ("mlp.gate_proj", "mlp/gate/kernel"),
+        ("mlp.up_proj", "mlp/up/kernel"),
+        ("mlp.down_proj", "mlp/out/kernel"),
+    ):
+        found.append(Rule(f"layers.{{i}}.{theirs}.weight", f"{layer}/{ours}"))
+    return [
+        Rule("embed_tokens.weight", "token_embedding/embedding"),
+        *found,
+        Rule("norm.weight", "decoder/final_norm/scale"),
+        Rule("lm_head.weight", "logits/kernel"),
+    ]
+
+
+def fields(theirs: dict[str, Any]) -> dict[str, Any]:
+    """Our fields out of a config.json, old or new: rotary settings stand together since transformers 5."""
+    found = {ours: theirs[name] for ours, name in _FIELDS.items()}
+    found |= {"num_kv_heads": theirs.get("num_key_value_heads"), "head_dim": theirs.get("head_dim")}
+    found["tie_embeddings"] = theirs.get("tie_word_embeddings", False)
+    if theirs["model_type"] == "mistral":
+        found["window"] = theirs.get("sliding_window")
+    rope = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
+    found["rope_theta"] = float(theirs.get("rope_theta") or rope.pop("rope_theta", 10000.0))
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    if kind != "default":
+        if kind not in _SCALING:
+            raise UserError(f"config.json: rope_type={kind!r}; accepted: default, {', '.join(_SCALING)}")
+        known = {ours: rope[name] for name, ours in _SCALING[kind].items() if rope.get(name) is not None}
+        known.setdefault("original_length", theirs["max_position_embeddings"])
+        found["rope_scaling"] = RopeScalingConfig(kind=kind, **known)
+    return found
+
+
+def their_fields(config: Any) -> dict[str, Any]:
+    """A config.json's fields out of ours."""
+    found = {name: getattr(config, ours) for ours, name in _FIELDS.items()} | SAME
+    found |= {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim}
+    found |= {"tie_word_embeddings": config.tie_embeddings, "rope_theta": config.rope_theta}
+    if isinstance(config, MistralConfig):
+        found["sliding_window"] = config.window
+    if (scaling := config.rope_scaling) is not None:
+        names = {name: getattr(scaling, ours) for name, ours in _SCALING[scaling.kind].items()}
+        found["rope_scaling"] = {"rope_type": scaling.kind} | {n: v for n, v in names.items() if v is not None}
+    return found

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose array is whose: rules from names in a Hugging Face checkpoint to parameters here, read in either direction.
+
+    Rule("model.layers.{i}.self_attn.q_proj.weight", "decoder/layers/{i}/attention/query/kernel")
+
+`{i}` runs over layers, which lie stacked here. How the numbers lie follows from the ParamSpec: a matrix is [out, in]
+there, with heads and their width as one dimension, and [in, ..., out, ...] here; anything else is flat but for tables.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from t5x_like.errors import UserError, nearest
+from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
+
+Put = Callable[[str, ParamSpec, np.ndarray], Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One array there; here one parameter, or several that lie side by side in its output dimension."""
+
+    theirs: str
+    ours: str | tuple[str, ...]
+    out_first: bool = True  # whether a matrix is [out, in]; GPT-2's are [in, out]
+
+    @property
+    def all_ours(self) -> tuple[str, ...]:
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+
+@dataclass(frozen=True)
+class _Match:
+    """An array there, and the parameters here that it is: (path, layer in the stack or None) each."""
+
+    theirs: str
+    ours: tuple[tuple[str, int | None], ...]
+    out_first: bool
+
+
+def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Match]:
+    """Expands the rules of arrays that a model of these specs has.
+
+    Raises:
+      UserError: a parameter that no rule names: the family's checkpoints have no counterpart of it.
+    """
+    blocks = [int(number) for path in specs for number in re.findall(r"/layers/(\d+)/", path)]
+    width = max(blocks, default=0) + 1  # of a pattern of layers, whose blocks lie in stacks of their own
+    found: list[_Match] = []
+    for rule in rules:
+        if "{i}" not in rule.theirs:
+            if all(path in specs for path in rule.all_ours):
+                found.append(_Match(rule.theirs, tuple((path, None) for path in rule.all_ours), rule.out_first))
+            continue
+        for block in range(width):
+            paths = [path.format(i=block) for path in rule.all_ours]
+            for layer in range(specs[paths[0]].shape[0] if all(path in specs for path in paths) else 0):
+                theirs = rule.theirs.format(i=layer * width + block)
+                found.append(_Match(theirs, tuple((path, layer) for path in paths), rule.out_first))
+    named = {path for match in found for path, _ in match.ours}
+    if missing := [path for path in specs if path not in named]:
+        raise UserError(f"parameter {missing[0]!r} has no counterpart in this family's checkpoints")
+    return found
+
+
+def to_ours(
+    rules: Sequence[Rule], specs: Params, arrays: Mapping[str, np.ndarray], ignored: str, put: Put, source: str
+) -> Params:
+    """Returns a tree of parameters out of arrays there, one parameter in memory at a time.
+
+    Args:
+      ignored: a regular expression of names that carry nothing, such as buffers.
+      put: (path, spec, float32 array) -> what stands in the tree.
+      source: what errors call the arrays.
+
+    Raises:
+      UserError: an array is missing, unexpected, or of another shape.
+    """
+    named = named_specs(specs)
+    matches = _matches(rules, named)
+    expected = {match.theirs for match in matches}
+    if missing := sorted(expected - set(arrays)):
+        raise UserError(f"{source}: lacks {missing[0]!r}{nearest(missing[0], arrays)}, and {len(missing) - 1} more")
+    if odd := sorted(name for name in set(arrays) - expected if not re.fullmatch(ignored, name)):
+        raise UserError(f"{source}: has {odd[0]!r}, which no parameter here stands for, and {len(odd) - 1} more")
+    by_path: dict[str, list[tuple[int | None, _Match, int]]] = {}
+    for match in matches:
+        for place, (path, layer) in enumerate(match.ours):
+            by_path.setdefault(path, []).append((layer, match, place))
+    tree: Params = {}
+    for path, parts in by_path.items():
+        spec = named[path]
+        whole = np.empty(spec.shape, np.float32)
+        for layer, match, place in parts:
+            target = whole if layer is None else whole[layer]
+            sizes = [_out_size(named[other], stacked=layer is not None) for other, _ in match.ours]
+            target[...] = _part(arrays[match.theirs], spec, target.shape, match, sizes, place, source)
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = put(path, spec, whole)
+    return tree
+
+
+def _is_matrix(spec: ParamSpec) -> bool:
+    own = tuple(axis for axis in spec.axes if axis != "layers")
+    return spec.is_matrix and not spec.lookup and own == spec.in_axes + spec.out_axes and spec.in_axes != ("vocab",)
+
+
+def _out_size(spec: ParamSpec, stacked: bool) -> int:
+    sizes = dict(zip(spec.axes, spec.shape, strict=True))
+    if _is_matrix(spec):
+        return math.prod(sizes[axis] for axis in spec.out_axes)
+    return math.prod(spec.shape[1:] if stacked else spec.shape)
+
+
+def _part(
+    array: np.ndarray,
+    spec: ParamSpec,
+    shape: tuple[int, ...],
+    match: _Match,
+    sizes: Sequence[int],
+    place: int,
+    source: str,
+) -> np.ndarray:
+    """The numbers of one parameter in an array there, as they lie here."""
+    axis = 0 if match.out_first or not _is_matrix(spec) else -1
+    wanted = list(array.shape)
+    if len(sizes) > 1:
+        if array.shape[axis] != sum(sizes):
+            raise UserError(f"{source}: {match.theirs!r} has shape {array.shape}; expected {sum(sizes)} outputs")
+        start = sum(sizes[:place])
+        array = np.take(array, range(start, start + sizes[place]), axis=axis)
+    if _is_matrix(spec) and match.out_first:
+        array = array.T
+    if array.size != math.prod(shape) or (_is_matrix(spec) and array.shape[-1] != sizes[place]):
+        raise UserError(f"{source}: {match.theirs!r} has shape {wanted}; the config asks for {list(shape)}")
+    return np.asarray(array, np.float32).reshape(shape)
+
+
+def to_theirs(
+    rules: Sequence[Rule], specs: Params, read: Callable[[str], np.ndarray], dtype: Any
+) -> dict[str, Callable[[], np.ndarray]]:
+    """Returns what makes each array there, by name; `read` gives a parameter by its path."""
+    named = named_specs(specs)
+
+    def make(match: _Match) -> np.ndarray:
+        parts = []
+        for path, layer in match.ours:
+            spec, value = named[path], read(path)
+            value = value if layer is None else value[layer]
+            if _is_matrix(spec):
+                value = value.reshape(-1, _out_size(spec, stacked=layer is not None))
+                value = value.T if match.out_first else value
+            elif not (spec.lookup or "vocab" in spec.axes):
+                value = value.reshape(-1)
+            parts.append(value)
+        axis = 0 if match.out_first or parts[0].ndim == 1 else -1
+        return np.ascontiguousarray(np.concatenate(parts, axis)).astype(dtype)
+
+    return {match.theirs: lambda match=match: make(match) for match in _matches(rules, named)}  # type: ignore[misc]

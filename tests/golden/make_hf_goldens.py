@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes tests/golden/hf: tiny checkpoints of `transformers`, every parameter drawn anew, and what that library makes of
+them: logits, hidden states and gradients of the loss, in float32, of two rows of which one is padded.
+
+pip install 't5x_like[parity]'
+python tests/golden/make_hf_goldens.py
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+HERE = Path(__file__).parent / "hf"
+SMALL = {"vocab_size": 41}
+LLAMA = {
+    **SMALL,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": 16}
+LLAMA3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 10000.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
+GPT = {**SMALL, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 32}
+T5 = {**SMALL, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
+T5 |= {"decoder_start_token_id": 0}
+FAMILIES = {
+    "gpt1": transformers.OpenAIGPTConfig(**GPT),
+    "gpt2": transformers.GPT2Config(**GPT),
+    "llama_grouped": transformers.LlamaConfig(**LLAMA, num_key_value_heads=2),
+    "llama_single": transformers.LlamaConfig(**{**LLAMA, "tie_word_embeddings": True}, num_key_value_heads=1),
+    "llama3_rope": transformers.LlamaConfig(**LLAMA, num_key_value_heads=2, rope_parameters=LLAMA3),
+    "llama_yarn": transformers.LlamaConfig(**LLAMA, num_key_value_heads=2, rope_parameters=YARN),
+    "mistral": transformers.MistralConfig(**LLAMA, num_key_value_heads=2, sliding_window=4),
+    "t5_v1_0": transformers.T5Config(**T5),
+    "t5_v1_1": transformers.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "t5_v1_1_tied": transformers.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+}
+CLASSES = {"t5": transformers.T5ForConditionalGeneration}
+
+
+def make(name: str, config: transformers.PretrainedConfig) -> None:
+    if name == "t5_v1_1":  # whose published weights have a matrix for logits; transformers 5 sets this to True
+        config.tie_word_embeddings = False
+    torch.manual_seed(sum(map(ord, name)))
+    kind = CLASSES.get(config.model_type, transformers.AutoModelForCausalLM)
+    config._attn_implementation = "eager"
+    model = (kind(config) if kind in CLASSES.values() else kind.from_config(config)).eval().float()
+    if config.model_type == "t5":  # both stacks look up in the same table, whatever the logits do
+        model.encoder.embed_tokens = model.decoder.embed_tokens = model.shared
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            vector = parameter.ndim == 1 and "bias" not in parameter_name
+            parameter.copy_(torch.randn_like(parameter) * (0.3 if vector else 0.2) + float(vector))
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    rng = np.random.default_rng(0)
+    tokens, targets = rng.integers(2, 41, (2, 12)), rng.integers(2, 41, (2, 12))
+    real = np.ones((2, 12), np.int64)
+    real[1, 9:] = 0
+    given = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(real)}
+    if config.is_encoder_decoder:
+        inputs = rng.integers(2, 41, (2, 12))
+        given |= {"decoder_input_ids": torch.tensor(inputs), "use_cache": False}
+    out = model(**given, output_hidden_states=True)
+    loss = torch.nn.functional.cross_entropy(
+        out.logits.reshape(-1, 41), torch.tensor(targets).reshape(-1), reduction="none"
+    )
+    weights = np.ones_like(real) if config.is_encoder_decoder else real
+    loss = (loss.reshape(2, 12) * torch.tensor(weights)).sum() / weights.sum()
+    loss.backward()
+    states = out.decoder_hidden_states if config.is_encoder_decoder else out.hidden_states
+    kept = {"tokens": tokens, "targets": targets, "real": real, "weights": weights, "loss": loss.item()}
+    kept |= {"logits": out.logits.detach().numpy(), "states": torch.stack(states).detach().numpy()}
+    if config.is_encoder_decoder:
+        kept |= {"decoder_tokens": inputs, "memory": out.encoder_last_hidden_state.detach().numpy()}
+    kept |= {f"beams {beams}": generated(model, tokens, beams) for beams in (1, 4)}
+    kept |= {f"grad {n}": p.grad.numpy() for n, p in model.named_parameters()}
+    np.savez_compressed(folder / "expected.npz", **kept)
+    json.loads((folder / "config.json").read_text())
+    print(name, sum(p.numel() for p in model.parameters()), round(loss.item(), 4))
+
+
+def generated(model: transformers.PreTrainedModel, tokens: np.ndarray, beams: int) -> np.ndarray:
+    """Eight new tokens for the first five of one row and nine of the other, the likeliest or by beams: [2, 8]."""
+    how = {"do_sample": False, "max_new_tokens": 8, "num_beams": beams, "pad_token_id": 0, "decoder_start_token_id": 0}
+    how["use_cache"] = False
+    model.generation_config.eos_token_id = None  # or texts would end early
+    settings = transformers.GenerationConfig(**how)
+    out = []
+    for row, length in ((tokens[0], 5), (tokens[1], 9)):
+        given = torch.tensor(row[None, :length])
+        out.append(
+            model.generate(given, attention_mask=torch.ones_like(given), generation_config=settings)[0, -8:].numpy()
+        )
+    return np.stack(out)
+
+
+if __name__ == "__main__":
+    for family, settings in FAMILIES.items():
+        make(family, settings)

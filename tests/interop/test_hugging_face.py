@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Against `transformers`, by goldens that tests/golden/make_hf_goldens.py made: every parameter drawn anew."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_like.errors import UserError
+from t5x_like.inference.beam import BeamSearch
+from t5x_like.inference.generate import generate
+from t5x_like.interop.hugging_face import families, load_hf, rules_of, save_hf
+from t5x_like.interop.names import to_theirs
+from t5x_like.interop.safetensors import read_file, read_folder
+
+GOLDEN = Path(__file__).parents[1] / "golden/hf"
+NAMES = sorted(path.name for path in GOLDEN.iterdir())
+
+
+def batch_of(expected):
+    real = jnp.asarray(expected["real"])
+    tokens = jnp.asarray(expected["tokens"])
+    if "decoder_tokens" not in expected:
+        return {"decoder_input_tokens": tokens, "decoder_segment_ids": real}
+    return {
+        "encoder_input_tokens": tokens,
+        "encoder_segment_ids": real,
+        "decoder_input_tokens": jnp.asarray(expected["decoder_tokens"]),
+        "decoder_segment_ids": jnp.ones_like(tokens),
+    }
+
+
+def largest(difference, at):
+    return float(np.abs(difference[at.astype(bool)]).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_states_and_gradients_are_theirs(name):
+    expected = dict(np.load(GOLDEN / name / "expected.npz"))
+    model, params = load_hf(GOLDEN / name)
+    batch, weights = batch_of(expected), jnp.asarray(expected["weights"], jnp.float32)
+    out = jax.jit(lambda p: model.apply(p, batch, want=("logits", "hidden_states")))(params)
+    seen = np.asarray(expected["weights"])
+    assert largest(np.asarray(out["logits"]) - expected["logits"], seen) < 2e-5
+    for ours, theirs in zip(np.asarray(out["hidden_states"]), expected["states"], strict=True):
+        assert largest(ours - theirs, seen) < 2e-5
+    if "memory" in expected:
+        memory = model.encode(params, batch).values
+        assert largest(np.asarray(memory) - expected["memory"], expected["real"]) < 2e-5
+
+    def loss(params):
+        logits = model.apply(params, batch)["logits"]
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(expected["targets"])[..., None], -1)[
+            ..., 0
+        ]
+        return -(picked * weights).sum() / weights.sum()
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    assert float(value) == pytest.approx(float(expected["loss"]), abs=1e-5)
+    by_name = {name.removeprefix("grad "): value for name, value in expected.items() if name.startswith("grad ")}
+    ours = to_theirs(rules_of(model.config), model.specs(), lambda path: at(gradients, path), np.float32)
+    assert set(ours) == set(by_name)
+    for key, theirs in by_name.items():
+        assert np.linalg.norm(ours[key]() - theirs) < 1e-4 * max(np.linalg.norm(theirs), 1e-6), key
+
+
+def at(tree, path):
+    for part in path.split("/"):
+        tree = tree[part]
+    return np.asarray(tree)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_likeliest_tokens_and_beams_are_theirs(name):
+    expected = np.load(GOLDEN / name / "expected.npz")
+    model, params = load_hf(GOLDEN / name)
+    prompts = [expected["tokens"][0, :5].tolist(), expected["tokens"][1, :9].tolist()]
+    np.testing.assert_array_equal(generate(model, params, prompts, max_new_tokens=8).tokens, expected["beams 1"])
+    found = generate(model, params, prompts, max_new_tokens=8, beams=BeamSearch(4))
+    np.testing.assert_array_equal(found.tokens, expected["beams 4"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_written_is_what_was_read(name, tmp_path):
+    model, params = load_hf(GOLDEN / name)
+    save_hf(model, params, tmp_path / "out")
+    theirs, ours = read_folder(GOLDEN / name), read_folder(tmp_path / "out")
+    assert set(ours) <= set(theirs)  # theirs may hold a tied table twice
+    for key, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[key])
+    again, same = load_hf(tmp_path / "out")
+    assert again.config == model.config
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+
+
+def test_every_family_has_a_golden():
+    kinds = {json.loads((GOLDEN / name / "config.json").read_text())["model_type"] for name in NAMES}
+    assert kinds == set(families())
+
+
+def spoiled(tmp_path, name="llama_grouped", **config):
+    shutil.copytree(GOLDEN / name, tmp_path / name)
+    content = json.loads((tmp_path / name / "config.json").read_text()) | config
+    (tmp_path / name / "config.json").write_text(json.dumps(content))
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "lama"}, r"model_type: 'lama' is not known; accepted: .*did you mean 'llama'"),
+        ({"hidden_act": "relu"}, r"config\.json: hidden_act='relu' has no counterpart here; accepted: 'silu'"),
+        ({"attention_bias": True}, "attention_bias=True has no counterpart here"),
+        ({"num_hidden_layers": 2}, r"has 'model\.layers\.2\..*', which no parameter here stands for"),
+        ({"num_hidden_layers": 4}, r"lacks 'model\.layers\.3\."),
+        ({"intermediate_size": 48}, r"has shape \[40, 24\]; the config asks for \[24, 48\]"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+            "rope_type='dynamic'; accepted: default, linear",
+        ),
+    ],
+)
+def test_what_has_no_counterpart_is_refused_by_name(tmp_path, config, message):
+    with pytest.raises(UserError, match=message):
+        load_hf(spoiled(tmp_path, **config))
+
+
+def test_old_spellings_of_rotary_settings_are_read(tmp_path):
+    new, _ = load_hf(GOLDEN / "llama3_rope")
+    content = json.loads((GOLDEN / "llama3_rope/config.json").read_text())
+    rope = content["rope_parameters"]
+    old = {"rope_scaling": {k: v for k, v in rope.items() if k != "rope_theta"}, "rope_theta": rope["rope_theta"]}
+    folder = spoiled(tmp_path, "llama3_rope", **old, rope_parameters=None)
+    assert load_hf(folder)[0].config == new.config
+
+
+def test_a_header_is_checked_before_it_is_believed(tmp_path):
+    good = (GOLDEN / "llama_grouped/model.safetensors").read_bytes()
+    length = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8 : 8 + length])
+    first = next(name for name in header if name != "__metadata__")
+
+    def wrong(**changes):
+        text = json.dumps({**header, first: {**header[first], **changes}}).encode()
+        return len(text).to_bytes(8, "little") + text + good[8 + length :]
+
+    path = tmp_path / "model.safetensors"
+    for content in (
+        b"",
+        good[:100],
+        good[:-4],
+        good + b"\0",
+        (2**40).to_bytes(8, "little") + good[8:],
+        wrong(shape=[7, 7]),
+        wrong(data_offsets=[0, 2**40]),
+        wrong(data_offsets=[-8, header[first]["data_offsets"][1]]),
+        wrong(dtype="F8"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.safetensors: no usable safetensors file \("):
+            read_file(path)
+
+
+def test_pickled_checkpoints_are_named_and_not_loaded(tmp_path):
+    folder = spoiled(tmp_path)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is pickled, and is not read"):
+        load_hf(folder)
