@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPT and GPT-2 in Hugging Face's folders."""
 
+from collections.abc import Container
 from typing import Any
 
 from t5x_like.config.models.base import TransformerConfig
@@ -9,7 +10,7 @@ from t5x_like.interop.names import Rule
 
 TYPES = {"openai-gpt": GPT1Config, "gpt2": GPT2Config}
 ARCHITECTURES = {"openai-gpt": "OpenAIGPTLMHeadModel", "gpt2": "GPT2LMHeadModel"}
-PREFIX = "transformer."
+PREFIXES = dict.fromkeys(TYPES, "transformer.")
 IGNORED = r".*\.attn\.(masked_)?bias|lm_head\.weight|position_ids"
 _FIELDS = {
     "num_layers": "n_layer",
@@ -25,25 +26,25 @@ def rules(config: TransformerConfig) -> list[Rule]:
     tokens, positions = ("tokens_embed", "positions_embed") if isinstance(config, GPT1Config) else ("wte", "wpe")
     layer = "decoder/layers/{i}"
     found = [
-        Rule(f"{tokens}.weight", "token_embedding/embedding"),
-        Rule(f"{positions}.weight", "position_embedding/embedding"),
-        Rule("ln_f.weight", "decoder/final_norm/scale"),
-        Rule("ln_f.bias", "decoder/final_norm/bias"),
+        Rule(f"transformer.{tokens}.weight", "token_embedding/embedding"),
+        Rule(f"transformer.{positions}.weight", "position_embedding/embedding"),
+        Rule("transformer.ln_f.weight", "decoder/final_norm/scale"),
+        Rule("transformer.ln_f.bias", "decoder/final_norm/bias"),
     ]
     for theirs, ours in (("ln_1", "attention_norm"), ("ln_2", "mlp_norm")):
         found += [
-            Rule(f"h.{{i}}.{theirs}.weight", f"{layer}/{ours}/scale"),
-            Rule(f"h.{{i}}.{theirs}.bias", f"{layer}/{ours}/bias"),
+            Rule(f"transformer.h.{{i}}.{theirs}.weight", f"{layer}/{ours}/scale"),
+            Rule(f"transformer.h.{{i}}.{theirs}.bias", f"{layer}/{ours}/bias"),
         ]
     for kind, name in (("weight", "kernel"), ("bias", "bias")):
         joined = tuple(f"{layer}/attention/{part}/{name}" for part in ("query", "key", "value"))
-        found.append(Rule(f"h.{{i}}.attn.c_attn.{kind}", joined, out_first=False))
+        found.append(Rule(f"transformer.h.{{i}}.attn.c_attn.{kind}", joined, out_first=False))
         for theirs, ours in (("attn.c_proj", "attention/out"), ("mlp.c_fc", "mlp/up"), ("mlp.c_proj", "mlp/out")):
-            found.append(Rule(f"h.{{i}}.{theirs}.{kind}", f"{layer}/{ours}/{name}", out_first=False))
+            found.append(Rule(f"transformer.h.{{i}}.{theirs}.{kind}", f"{layer}/{ours}/{name}", out_first=False))
     return found
 
 
-def fields(theirs: dict[str, Any]) -> dict[str, Any]:
+def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     """Our fields out of a config.json."""
     inner = theirs.get("n_inner")
     dropout = theirs.get("resid_pdrop", 0.1)

@@ -4,6 +4,9 @@
 import importlib
 import json
 import pkgutil
+import re
+from collections.abc import Container
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,14 +66,14 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
         raise UserError(f"{folder}: has no config.json; expected a folder that save_pretrained has written")
     theirs = read_json(folder / "config.json")
     family = _family(theirs.get("model_type"), folder)
-    config = config_of(theirs, family, folder)
-    model = build_model(config)
+    prefix = family.PREFIXES[theirs["model_type"]]
     arrays = read_folder(folder)
-    bare = not any(name.startswith(family.PREFIX) for name in arrays)  # of a model without its head
-    rules = [_prefixed(rule, "" if bare else family.PREFIX) for rule in family.rules(config)]
-    return model, to_ours(
-        rules, model.specs(), arrays, f"({family.PREFIX})?({family.IGNORED})", put or _put, str(folder)
-    )
+    if not any(name.startswith(prefix) for name in arrays):  # of a model without its head
+        arrays = {prefix + name: array for name, array in arrays.items()}
+    config = config_of(theirs, arrays, family, folder)
+    model = build_model(config)
+    ignored = f"({re.escape(prefix)})?({family.IGNORED})"
+    return model, to_ours(family.rules(config), model.specs(), arrays, ignored, put or _put, str(folder))
 
 
 def _put(path: str, spec: ParamSpec, array: np.ndarray) -> jax.Array:
@@ -85,8 +88,8 @@ def _family(model_type: Any, source: Any) -> ModuleType:
     return known[model_type]
 
 
-def config_of(theirs: dict[str, Any], family: ModuleType, source: Any) -> ModelConfig:
-    """Our config for a config.json.
+def config_of(theirs: dict[str, Any], names: Container[str], family: ModuleType, source: Any) -> ModelConfig:
+    """Our config for a config.json and the names of the arrays beside it.
 
     Raises:
       UserError: it asks for what has no counterpart here.
@@ -97,14 +100,10 @@ def config_of(theirs: dict[str, Any], family: ModuleType, source: Any) -> ModelC
                 f"{source}/config.json: {name}={theirs[name]!r} has no counterpart here; accepted: {value!r}"
             )
     try:
-        config = family.TYPES[theirs["model_type"]](**family.fields(theirs))
+        config = family.TYPES[theirs["model_type"]](**family.fields(theirs, names))
     except KeyError as error:
         raise UserError(f"{source}/config.json: lacks {error}") from None
     return config.filled()
-
-
-def _prefixed(rule: Rule, prefix: str) -> Rule:
-    return rule if rule.theirs.startswith("lm_head") else Rule(prefix + rule.theirs, rule.ours, rule.out_first)
 
 
 def _family_of(config: ModelConfig) -> tuple[str, ModuleType]:
@@ -117,8 +116,7 @@ def _family_of(config: ModelConfig) -> tuple[str, ModuleType]:
 
 def rules_of(config: ModelConfig) -> list[Rule]:
     """The rules of a config's family, with the names that whole models have there."""
-    family = _family_of(config)[1]
-    return [_prefixed(rule, family.PREFIX) for rule in family.rules(config)]
+    return list(_family_of(config)[1].rules(config))
 
 
 def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.float32) -> None:
@@ -135,16 +133,17 @@ def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.floa
         "model_type": model_type,
         **family.their_fields(config),
     }
-    again = config_of(theirs, family, folder)
+    arrays = to_theirs(rules_of(config), model.specs(), partial(_at, params), dtype)
+    again = config_of(theirs, arrays, family, folder)
     if again != config:
         differs = next(n for n in vars(config) if getattr(again, n) != getattr(config, n))
         raise UserError(f"model.{differs}={getattr(config, differs)!r} has no counterpart in model_type={model_type!r}")
-
-    def read(path: str) -> np.ndarray:
-        node = params
-        for name in path.split("/"):
-            node = node[name]
-        return np.asarray(node, np.float32)
-
-    write_folder(folder, to_theirs(rules_of(config), model.specs(), read, dtype))
+    write_folder(folder, arrays)
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
+
+
+def _at(params: Params, path: str) -> np.ndarray:
+    node: Any = params
+    for name in path.split("/"):
+        node = node[name]
+    return np.asarray(node, np.float32)

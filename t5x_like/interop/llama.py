@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaMA and Mistral in Hugging Face's folders."""
 
+from collections.abc import Container
 from typing import Any
 
 from t5x_like.config.models.llama import LlamaConfig, MistralConfig
@@ -10,7 +11,7 @@ from t5x_like.interop.names import Rule
 
 TYPES = {"llama": LlamaConfig, "mistral": MistralConfig}
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
-PREFIX = "model."
+PREFIXES = dict.fromkeys(TYPES, "model.")
 IGNORED = r".*rotary_emb\.inv_freq"
 SAME = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
 _FIELDS = {
@@ -53,16 +54,16 @@ def rules(config: LlamaConfig) -> list[Rule]:
         ("mlp.up_proj", "mlp/up/kernel"),
         ("mlp.down_proj", "mlp/out/kernel"),
     ):
-        found.append(Rule(f"layers.{{i}}.{theirs}.weight", f"{layer}/{ours}"))
+        found.append(Rule(f"model.layers.{{i}}.{theirs}.weight", f"{layer}/{ours}"))
     return [
-        Rule("embed_tokens.weight", "token_embedding/embedding"),
+        Rule("model.embed_tokens.weight", "token_embedding/embedding"),
         *found,
-        Rule("norm.weight", "decoder/final_norm/scale"),
+        Rule("model.norm.weight", "decoder/final_norm/scale"),
         Rule("lm_head.weight", "logits/kernel"),
     ]
 
 
-def fields(theirs: dict[str, Any]) -> dict[str, Any]:
+def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     """Our fields out of a config.json, old or new: rotary settings stand together since transformers 5."""
     found = {ours: theirs[name] for ours, name in _FIELDS.items()}
     found |= {"num_kv_heads": theirs.get("num_key_value_heads"), "head_dim": theirs.get("head_dim")}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """T5 in Hugging Face's folders."""
 
+from collections.abc import Container
 from typing import Any
 
 from t5x_like.config.models.t5 import T5Config
@@ -9,7 +10,7 @@ from t5x_like.interop.names import Rule
 
 TYPES = {"t5": T5Config}
 ARCHITECTURES = {"t5": "T5ForConditionalGeneration"}
-PREFIX = ""
+PREFIXES = {"t5": ""}
 IGNORED = (
     r"(en|de)coder\.embed_tokens\.weight|lm_head\.weight|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_.*"
 )
@@ -46,7 +47,7 @@ def rules(config: T5Config) -> list[Rule]:
     return found
 
 
-def fields(theirs: dict[str, Any]) -> dict[str, Any]:
+def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     """Our fields out of a config.json; version 1.1 is told by its gated feed-forward network."""
     found = {ours: theirs[name] for ours, name in _FIELDS.items() if name in theirs}
     projection = theirs.get("feed_forward_proj", "relu")

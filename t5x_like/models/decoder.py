@@ -42,7 +42,7 @@ class Decoder:
 
     def specs(self) -> Params:
         """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
-        return {**self.vocabulary.specs(), "decoder": {**self.decoder.position_specs(), **self.decoder.specs()}}
+        return {**self.vocabulary.specs(), "decoder": {**self.decoder.entry_specs(), **self.decoder.specs()}}
 
     def init(self, key: jax.Array) -> Params:
         """Draws float32 parameters; the same bits on every mesh."""
@@ -68,9 +68,9 @@ class Decoder:
             hidden = hidden * self.config.d_model**-0.5
         return self.vocabulary.unembed(params, hidden, ctx)
 
-    def position_table(self, params: Params) -> Params | None:
-        """Learned positions of the decoder, where there are such."""
-        return params["decoder"].get("position_embedding")
+    def entry(self, params: Params) -> Params:
+        """Where the parameters of `Tower.entry_specs` lie."""
+        return params["decoder"]
 
     def decode(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str], aux: Aux
@@ -79,7 +79,7 @@ class Decoder:
         tokens = batch["decoder_input_tokens"]
         ctx, cache = running(ctx, batch, "decoder", causal=True, cache=cache)
         x = self.vocabulary.embed(params, tokens, ctx)
-        x = self.decoder.enter(x, ctx, self.position_table(params))
+        x = self.decoder.enter(x, ctx, self.entry(params))
         layers = None if cache is None else cache["layers"]
         x, layers, own, states = self.decoder.apply(params["decoder"], x, ctx, layers, "hidden_states" in want)
         outputs: dict[str, Any] = {"hidden": x, "hidden_states": states}

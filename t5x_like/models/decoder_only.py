@@ -19,10 +19,10 @@ class DecoderOnly(Decoder):
     """A decoder by itself. Its learned positions, if any, lie at the top of the tree."""
 
     def specs(self) -> Params:
-        return {**self.vocabulary.specs(), **self.decoder.position_specs(), "decoder": self.decoder.specs()}
+        return {**self.vocabulary.specs(), **self.decoder.entry_specs(), "decoder": self.decoder.specs()}
 
-    def position_table(self, params: Params) -> Params | None:
-        return params.get("position_embedding")
+    def entry(self, params: Params) -> Params:
+        return params
 
     def apply(
         self,

@@ -46,7 +46,8 @@ class Tower:
         every = 1 if c.experts is None else c.experts.every
         last = dense if c.experts is None else Block(c, cross=cross, experts=True, branches=branches)
         self.stack = Stack((*(dense,) * (every - 1), last), layers // every, causal, cross)
-        self.positions = Embedding(c.max_length, c.d_model, "positions", 0.02)
+        self.positions = Embedding(c.max_length + c.position_offset, c.d_model, "positions", 0.02)
+        self.entry_norm = Norm(c.norm, c.norm_epsilon, c.use_bias)
         self.final_norm = Norm(c.norm, c.norm_epsilon, c.use_bias)
 
     def specs(self) -> Params:
@@ -61,27 +62,31 @@ class Tower:
             specs["relative_bias"] = {"table": table}
         return self._in_stream(specs)
 
-    def position_specs(self) -> Params:
-        """{"position_embedding"} where positions are learned; a family says where that lies."""
-        if self.config.positions != "learned":
-            return {}
-        tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-        return self._in_stream({"position_embedding": record_specs(self.positions, tokens)})
+    def entry_specs(self) -> Params:
+        """{"position_embedding", "embedding_norm"} where there are such; a family says where they lie."""
+        specs: Params = {}
+        if self.config.positions == "learned":
+            specs["position_embedding"] = record_specs(self.positions, jax.ShapeDtypeStruct((1, 1), jnp.int32))
+        if self.config.embedding_norm:
+            x = jax.ShapeDtypeStruct((1, 1, self.config.d_model), jnp.float32)
+            specs["embedding_norm"] = record_specs(self.entry_norm, x)
+        return self._in_stream(specs)
 
     def _in_stream(self, specs: Params) -> Params:
         return map_specs(lambda spec: spec.on_streams(self.stream, self.memory or "memory"), specs)
 
-    def enter(self, x: jax.Array, ctx: Context, table: Params | None) -> jax.Array:
-        """Embedded tokens [B, T, D] to what enters the first block; `table` holds learned positions."""
+    def enter(self, x: jax.Array, ctx: Context, params: Params) -> jax.Array:
+        """Embedded tokens [B, T, D] to what enters the first block; among the params are those of `entry_specs`."""
         c = self.config
         assert ctx.positions is not None
         if c.scale_embeddings:
             x = x * math.sqrt(c.d_model)
         if c.positions == "learned":
-            assert table is not None
-            x = x + call(self.positions, table, ctx.positions, ctx)
+            x = x + call(self.positions, params["position_embedding"], ctx.positions + c.position_offset, ctx)
         elif c.positions == "sinusoidal":
             x = x + sinusoidal(ctx.positions, c.d_model)
+        if c.embedding_norm:
+            x = call(self.entry_norm, params["embedding_norm"], x)
         x = dropout(x.astype(ctx.policy.compute), c.dropout_rate, ctx.folded(self.layers), ctx.train)
         return ctx.constrain(x, "batch length embed")
 

@@ -31,7 +31,7 @@ class EncoderDecoder(Decoder):
         self.encoder = Tower(config, config.encoder_layers, "encoder", causal=False)
 
     def specs(self) -> Params:
-        return {**super().specs(), "encoder": {**self.encoder.position_specs(), **self.encoder.specs()}}
+        return {**super().specs(), "encoder": {**self.encoder.entry_specs(), **self.encoder.specs()}}
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params:
         """As `Decoder.init_cache`. The first call through it must have encoder features, which fill the memory; later
@@ -46,7 +46,7 @@ class EncoderDecoder(Decoder):
     def _encode(self, params: Params, batch: Batch, ctx: Context) -> tuple[Memory, Aux]:
         ctx, _ = running(ctx.replace(key=ctx.folded(_ENCODER)), batch, "encoder", causal=False)
         x = self.vocabulary.embed(params, batch["encoder_input_tokens"], ctx)
-        x = self.encoder.enter(x, ctx, params["encoder"].get("position_embedding"))
+        x = self.encoder.enter(x, ctx, params["encoder"])
         x, _, aux, _ = self.encoder.apply(params["encoder"], x, ctx)
         return Memory(x, Marks(ctx.mask.q.segments)), aux
 

@@ -34,6 +34,9 @@ PARAMETER_RULES: Rules = {
     "layers": ("pipe",),
     "head_dim": (),
     "positions": (),
+    "types": (),
+    "head": (),  # of a small network on top of an encoder
+    "classes": (),
     "buckets": (),
     "gates": (),
     "recurrent": ("tensor",),
@@ -57,6 +60,7 @@ ACTIVATION_RULES: Rules = {
     "capacity": ("seq",),  # slots of an expert
     "router": (),
     "positions": (),
+    "types": (),
 }
 
 # Axes that promise to cut everything; `pipe` promises layers alone, `expert` experts, `data` and `seq` no parameters.

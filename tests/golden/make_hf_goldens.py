@@ -31,7 +31,20 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 GPT = {**SMALL, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 32}
 T5 = {**SMALL, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
 T5 |= {"decoder_start_token_id": 0}
+BERT = {
+    **SMALL,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 32,
+}
 FAMILIES = {
+    "bert": transformers.BertConfig(**BERT),
+    "distilbert": transformers.DistilBertConfig(
+        **SMALL, dim=24, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=32
+    ),
+    "roberta": transformers.RobertaConfig(**{**BERT, "type_vocab_size": 1, "layer_norm_eps": 1e-5}, pad_token_id=1),
     "gpt1": transformers.OpenAIGPTConfig(**GPT),
     "gpt2": transformers.GPT2Config(**GPT),
     "llama_grouped": transformers.LlamaConfig(**LLAMA, num_key_value_heads=2),
@@ -43,14 +56,20 @@ FAMILIES = {
     "t5_v1_1": transformers.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     "t5_v1_1_tied": transformers.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
 }
-CLASSES = {"t5": transformers.T5ForConditionalGeneration}
+CLASSES = {
+    "t5": transformers.T5ForConditionalGeneration,
+    "bert": transformers.BertForPreTraining,
+    "distilbert": transformers.DistilBertForMaskedLM,
+    "roberta": transformers.RobertaForMaskedLM,
+}
+ENCODERS = ("bert", "roberta", "distilbert")
 
 
 def make(name: str, config: transformers.PretrainedConfig) -> None:
     if name == "t5_v1_1":  # whose published weights have a matrix for logits; transformers 5 sets this to True
         config.tie_word_embeddings = False
     torch.manual_seed(sum(map(ord, name)))
-    kind = CLASSES.get(config.model_type, transformers.AutoModelForCausalLM)
+    kind = CLASSES.get(name, CLASSES.get(config.model_type, transformers.AutoModelForCausalLM))
     config._attn_implementation = "eager"
     model = (kind(config) if kind in CLASSES.values() else kind.from_config(config)).eval().float()
     if config.model_type == "t5":  # both stacks look up in the same table, whatever the logits do
@@ -71,19 +90,29 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     if config.is_encoder_decoder:
         inputs = rng.integers(2, 41, (2, 12))
         given |= {"decoder_input_ids": torch.tensor(inputs), "use_cache": False}
+    kept = {}
+    if config.model_type == "bert":
+        kept["types"] = (np.arange(12) > 5).astype(np.int64)[None].repeat(2, 0)
+        given["token_type_ids"] = torch.tensor(kept["types"])
     out = model(**given, output_hidden_states=True)
+    if config.model_type == "bert":
+        out.logits = out.prediction_logits
+        kept["next_sentence"] = out.seq_relationship_logits.detach().numpy()
     loss = torch.nn.functional.cross_entropy(
         out.logits.reshape(-1, 41), torch.tensor(targets).reshape(-1), reduction="none"
     )
     weights = np.ones_like(real) if config.is_encoder_decoder else real
     loss = (loss.reshape(2, 12) * torch.tensor(weights)).sum() / weights.sum()
+    if config.model_type == "bert":
+        loss = loss + torch.nn.functional.cross_entropy(out.seq_relationship_logits, torch.tensor([0, 1]))
     loss.backward()
     states = out.decoder_hidden_states if config.is_encoder_decoder else out.hidden_states
-    kept = {"tokens": tokens, "targets": targets, "real": real, "weights": weights, "loss": loss.item()}
+    kept |= {"tokens": tokens, "targets": targets, "real": real, "weights": weights, "loss": loss.item()}
     kept |= {"logits": out.logits.detach().numpy(), "states": torch.stack(states).detach().numpy()}
     if config.is_encoder_decoder:
         kept |= {"decoder_tokens": inputs, "memory": out.encoder_last_hidden_state.detach().numpy()}
-    kept |= {f"beams {beams}": generated(model, tokens, beams) for beams in (1, 4)}
+    if config.model_type not in ENCODERS:
+        kept |= {f"beams {beams}": generated(model, tokens, beams) for beams in (1, 4)}
     kept |= {f"grad {n}": p.grad.numpy() for n, p in model.named_parameters()}
     np.savez_compressed(folder / "expected.npz", **kept)
     json.loads((folder / "config.json").read_text())

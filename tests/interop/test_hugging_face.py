@@ -15,15 +15,19 @@ from t5x_like.inference.beam import BeamSearch
 from t5x_like.inference.generate import generate
 from t5x_like.interop.hugging_face import families, load_hf, rules_of, save_hf
 from t5x_like.interop.names import to_theirs
-from t5x_like.interop.safetensors import read_file, read_folder
+from t5x_like.interop.safetensors import read_file, read_folder, write_file
 
 GOLDEN = Path(__file__).parents[1] / "golden/hf"
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
+WRITERS = [name for name in NAMES if "beams 1" in np.load(GOLDEN / name / "expected.npz")]
 
 
 def batch_of(expected):
     real = jnp.asarray(expected["real"])
     tokens = jnp.asarray(expected["tokens"])
+    if "beams 1" not in expected:
+        types = {"encoder_token_types": jnp.asarray(expected["types"])} if "types" in expected else {}
+        return {"encoder_input_tokens": tokens, "encoder_segment_ids": real, **types}
     if "decoder_tokens" not in expected:
         return {"decoder_input_tokens": tokens, "decoder_segment_ids": real}
     return {
@@ -48,24 +52,28 @@ def test_logits_states_and_gradients_are_theirs(name):
     assert largest(np.asarray(out["logits"]) - expected["logits"], seen) < 2e-5
     for ours, theirs in zip(np.asarray(out["hidden_states"]), expected["states"], strict=True):
         assert largest(ours - theirs, seen) < 2e-5
+    if "next_sentence" in expected:
+        found = model.apply(params, batch, want=("next_sentence",))["next_sentence"]
+        np.testing.assert_allclose(found, expected["next_sentence"], atol=2e-5)
     if "memory" in expected:
         memory = model.encode(params, batch).values
         assert largest(np.asarray(memory) - expected["memory"], expected["real"]) < 2e-5
 
     def loss(params):
-        logits = model.apply(params, batch)["logits"]
-        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.asarray(expected["targets"])[..., None], -1)[
-            ..., 0
-        ]
-        return -(picked * weights).sum() / weights.sum()
+        heads = ("logits", "next_sentence") if "next_sentence" in expected else ("logits",)
+        out = model.apply(params, batch, want=heads)
+        targets = jnp.asarray(expected["targets"])[..., None]
+        picked = jnp.take_along_axis(jax.nn.log_softmax(out["logits"]), targets, -1)[..., 0]
+        follows = jax.nn.log_softmax(out["next_sentence"])[jnp.arange(2), jnp.arange(2)].mean() if len(heads) > 1 else 0
+        return -(picked * weights).sum() / weights.sum() - follows
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(params)
     assert float(value) == pytest.approx(float(expected["loss"]), abs=1e-5)
     by_name = {name.removeprefix("grad "): value for name, value in expected.items() if name.startswith("grad ")}
     ours = to_theirs(rules_of(model.config), model.specs(), lambda path: at(gradients, path), np.float32)
     assert set(ours) == set(by_name)
-    for key, theirs in by_name.items():
-        assert np.linalg.norm(ours[key]() - theirs) < 1e-4 * max(np.linalg.norm(theirs), 1e-6), key
+    for key, theirs in by_name.items():  # a bias of keys has none: the softmax does not see it
+        assert np.linalg.norm(ours[key]() - theirs) < 1e-4 * max(np.linalg.norm(theirs), 1e-2), key
 
 
 def at(tree, path):
@@ -74,7 +82,21 @@ def at(tree, path):
     return np.asarray(tree)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_an_encoder_without_its_heads_is_read(tmp_path):
+    """As sentence encoders are kept: no prefix, nothing but the stack and the pooler."""
+    expected = dict(np.load(GOLDEN / "bert/expected.npz"))
+    arrays = {n.removeprefix("bert."): a for n, a in read_folder(GOLDEN / "bert").items() if n.startswith("bert.")}
+    shutil.copy(GOLDEN / "bert/config.json", tmp_path / "config.json")
+    write_file(tmp_path / "model.safetensors", {name: lambda a=a: np.asarray(a) for name, a in arrays.items()})
+    model, params = load_hf(tmp_path)
+    assert (model.config.lm_head, model.config.pooler, model.config.next_sentence) == (False, True, False)
+    hidden = model.apply(params, batch_of(expected), want=("hidden",))["hidden"]
+    assert largest(np.asarray(hidden) - expected["states"][-1], expected["real"]) < 2e-5
+    with pytest.raises(UserError, match="no logits over the vocabulary"):
+        model.apply(params, batch_of(expected))
+
+
+@pytest.mark.parametrize("name", WRITERS)
 def test_the_likeliest_tokens_and_beams_are_theirs(name):
     expected = np.load(GOLDEN / name / "expected.npz")
     model, params = load_hf(GOLDEN / name)

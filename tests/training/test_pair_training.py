@@ -43,7 +43,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("T5X_LIKE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize(("model", "steps"), [("transformer", 150), ("recurrent", 150)])
+@pytest.mark.parametrize(("model", "steps"), [("transformer", 150), ("recurrent", 150), ("t5", 150)])
 def test_pairs_are_learnt(model, steps, pairs, tmp_path):
     summary = train(run(pairs, model, "seq2seq", "seq2seq", steps), tmp_path / "run")
     assert summary["loss"] < 0.7  # letters that do not look at the input: (4 ln 4 + 0) / 5 = 1.11 nats
@@ -52,6 +52,22 @@ def test_pairs_are_learnt(model, steps, pairs, tmp_path):
 def test_a_prefix_is_seen_as_a_whole(pairs, tmp_path):
     summary = train(run(pairs, "decoder_only", "prefix_lm", "prefix_lm", 150), tmp_path / "run")
     assert summary["loss"] < 1.1  # all bytes alike: ln 257; letters alike: ln 10; here capitals follow from letters
+
+
+@pytest.mark.parametrize("model", ["gpt1", "gpt2", "llama", "mistral"])
+def test_texts_are_learnt(model, pairs, tmp_path):
+    summary = train(run(pairs, model, "language_model", "causal_lm", 150), tmp_path / "run")
+    assert summary["loss"] < 1.0  # 5 of 10 bytes follow from those before; the others are one of four letters: .69
+
+
+@pytest.mark.parametrize("model", ["bert", "roberta", "distilbert"])
+def test_masked_letters_are_learnt(model, pairs, tmp_path):
+    config = run(pairs, model, "masked_lm", "masked_lm", 250)
+    tokenizer = replace(config.data.tokenizer, specials=("mask", "cls", "sep"))
+    data = replace(config.data, tokenizer=tokenizer, sequence_length=32)
+    model_config = replace(config.model, vocab_size=data.vocab_size, max_length=32)
+    summary = train(replace(config, data=data, model=model_config), tmp_path / "run")
+    assert summary["loss"] < 1.15  # who does not look at the other half: 8 of 9 are one of four letters, 1.23 nats
 
 
 def test_a_prefix_objective_needs_prefixes(pairs, tmp_path):

@@ -86,6 +86,8 @@ class TransformerConfig(ModelConfig):
     activation: Activation = "gelu_tanh"
     gated_mlp: bool = False
     use_bias: bool = False
+    position_offset: int = 0  # rows of a learned position table before the first position's; RoBERTa has 2
+    embedding_norm: bool = False  # a norm of what enters the first block, as in BERT
     scale_embeddings: bool = False  # by sqrt(d_model), as in Vaswani et al. 2017, section 3.4
     scale_logits: bool = False  # by 1 / sqrt(d_model), as T5 does whose table is tied
     experts: ExpertsConfig | None = None  # None: every feed-forward block is dense

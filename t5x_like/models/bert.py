@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) and DistilBERT (Sanh et al. 2019).
+
+token + position + type - norm - [norm(x + self-attention), norm(x + mlp)] x L - hidden
+    hidden                - act(dense), norm, the table of tokens, bias          - logits of masked tokens
+    hidden of [CLS]       - tanh(dense)                                          - pooled - next sentence
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config.models.bert import BertConfig
+from t5x_like.errors import UserError
+from t5x_like.models.context import Context
+from t5x_like.models.layers.embeddings import Embedding
+from t5x_like.models.layers.feed_forward import ACTIVATIONS
+from t5x_like.models.layers.linear import Linear
+from t5x_like.models.layers.norms import Norm
+from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, call, initialise, map_specs, record_specs
+from t5x_like.models.model import Batch
+from t5x_like.models.streams import running
+from t5x_like.models.tower import Tower
+from t5x_like.models.vocabulary import Vocabulary
+
+
+class Bert:
+    """An encoder, and heads on what it makes of its input.
+
+    Attributes:
+      config: resolved.
+      vocab_size: rows of the table of tokens.
+      aux_losses: none.
+    """
+
+    aux_losses: Mapping[str, float] = {}
+
+    def __init__(self, config: BertConfig):
+        c = self.config = config
+        self.encoder = Tower(c, c.num_layers, "encoder", causal=False)
+        self.vocabulary = Vocabulary(c)
+        self.vocab_size = self.vocabulary.size
+        self.types = Embedding(c.token_types, c.d_model, "types", 0.02)
+        self.dense = Linear("BTD,DE->BTE", (c.d_model,), ("embed",), (c.d_model,), ("head",), use_bias=True)
+        self.norm = Norm(c.norm, c.norm_epsilon, c.use_bias, axis="head")
+        self.pooler = Linear("BD,DE->BE", (c.d_model,), ("embed",), (c.d_model,), ("head",), use_bias=True)
+        self.next = Linear("BE,EN->BN", (c.d_model,), ("head",), (2,), ("classes",), use_bias=True)
+
+    def specs(self) -> Params:
+        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
+        c, tokens = self.config, jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        states = jax.ShapeDtypeStruct((1, 1, c.d_model), jnp.float32)
+        one = jax.ShapeDtypeStruct((1, c.d_model), jnp.float32)
+        head = {"dense": record_specs(self.dense, states), "norm": record_specs(self.norm, states)}
+        head["logits"] = {"bias": ParamSpec((self.vocab_size,), ("vocab",), init=Constant(0.0))}
+        specs: Params = {"head": head} if c.lm_head else {}
+        if c.token_types:
+            specs["type_embedding"] = record_specs(self.types, tokens)
+        if c.pooler:
+            specs["pooler"] = record_specs(self.pooler, one)
+        if c.next_sentence:
+            specs["next_sentence"] = record_specs(self.next, one)
+        specs = map_specs(lambda spec: spec.on_streams("encoder"), specs)
+        return {
+            **self.vocabulary.specs("encoder"),
+            **specs,
+            "encoder": {**self.encoder.entry_specs(), **self.encoder.specs()},
+        }
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws float32 parameters; the same bits on every mesh."""
+        return initialise(self.specs(), key)
+
+    def unembedding(self, params: Params) -> Params:
+        """The part of the parameters that `unembed` reads."""
+        return {**self.vocabulary.unembedding(params), "head": params["head"]}
+
+    def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array:
+        """Maps hidden states [B, T, D] to float32 logits [B, T, V]; `params` may be just `unembedding(params)`."""
+        ctx, head = ctx or Context(), params["head"]
+        x = ACTIVATIONS[self.config.activation](call(self.dense, head["dense"], hidden, ctx))
+        logits = self.vocabulary.unembed(params, call(self.norm, head["norm"], x), ctx)
+        return logits + head["logits"]["bias"].astype(logits.dtype)
+
+    def apply(
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        key: jax.Array | None = None,
+        train: bool = False,
+        cache: Params | None = None,
+        want: Sequence[str] = ("logits",),
+        ctx: Context | None = None,
+    ) -> dict[str, Any]:
+        """Computes what `want` names of `encoder_input_tokens` int [B, T].
+
+        Also read are `encoder_segment_ids`, `encoder_positions` and `encoder_token_types`, 0 everywhere where absent.
+        `want` may name "logits" float32 [B, T, V], "hidden" [B, T, D], "hidden_states" [L + 1, B, T, D], embeddings
+        first, "pooled" [B, D] and "next_sentence" float32 [B, 2].
+        """
+        assert cache is None
+        c = self.config
+        ctx, _ = running((ctx or Context()).replace(train=train, key=key), batch, "encoder", causal=False)
+        tokens = batch["encoder_input_tokens"]
+        x = self.vocabulary.embed(params, tokens, ctx)
+        if c.token_types:
+            x = x + call(self.types, params["type_embedding"], batch.get("encoder_token_types", jnp.zeros_like(tokens)))
+        x = self.encoder.enter(x, ctx, params["encoder"])
+        x, _, aux, states = self.encoder.apply(params["encoder"], x, ctx, None, "hidden_states" in want)
+        outputs: dict[str, Any] = {"hidden": x, "hidden_states": states, "aux": aux}
+        if "logits" in want:
+            if not c.lm_head:
+                raise UserError("model.lm_head=false: there are no logits over the vocabulary")
+            outputs["logits"] = self.unembed(params, x, ctx)
+        if c.pooler and {"pooled", "next_sentence"} & set(want):
+            outputs["pooled"] = jnp.tanh(call(self.pooler, params["pooler"], x[:, 0], ctx))
+        if c.next_sentence and "next_sentence" in want:
+            logits = call(self.next, params["next_sentence"], outputs["pooled"], ctx)
+            outputs["next_sentence"] = logits.astype(ctx.policy.softmax)
+        return {name: outputs[name] for name in (*want, "aux")}
+
+
+build = Bert
