@@ -127,17 +127,17 @@ def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.floa
     """
     config = model.config
     model_type, family = _family_of(config)
-    folder = make_folder(path, "--out")
     theirs = {
         "architectures": [family.ARCHITECTURES[model_type]],
         "model_type": model_type,
         **family.their_fields(config),
     }
     arrays = to_theirs(rules_of(config), model.specs(), partial(_at, params), dtype)
-    again = config_of(theirs, arrays, family, folder)
+    again = config_of(theirs, arrays, family, path)
     if again != config:
         differs = next(n for n in vars(config) if getattr(again, n) != getattr(config, n))
         raise UserError(f"model.{differs}={getattr(config, differs)!r} has no counterpart in model_type={model_type!r}")
+    folder = make_folder(path, "--out")
     write_folder(folder, arrays)
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
 

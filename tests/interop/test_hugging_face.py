@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Against `transformers`, by goldens that tests/golden/make_hf_goldens.py made: every parameter drawn anew."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_like.config.models import DecoderOnlyConfig
 from t5x_like.errors import UserError
 from t5x_like.inference.beam import BeamSearch
 from t5x_like.inference.generate import generate
 from t5x_like.interop.hugging_face import families, load_hf, rules_of, save_hf
 from t5x_like.interop.names import to_theirs
 from t5x_like.interop.safetensors import read_file, read_folder, write_file
+from t5x_like.models import build_model
 
 GOLDEN = Path(__file__).parents[1] / "golden/hf"
 NAMES = sorted(path.name for path in GOLDEN.iterdir())
@@ -117,6 +120,17 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
     again, same = load_hf(tmp_path / "out")
     assert again.config == model.config
     jax.tree.map(np.testing.assert_array_equal, params, same)
+
+
+def test_what_has_no_counterpart_there_is_not_written(tmp_path):
+    model, params = load_hf(GOLDEN / "llama_grouped")
+    capped = build_model(dataclasses.replace(model.config, attention_soft_cap=30.0))
+    with pytest.raises(UserError, match=r"model\.attention_soft_cap=30\.0 has no counterpart in model_type='llama'"):
+        save_hf(capped, params, tmp_path / "out")
+    plain = build_model(DecoderOnlyConfig(vocab_size=48, max_length=8).filled())
+    with pytest.raises(UserError, match=r"model\.kind='decoder_only' has no counterpart there; accepted: bert, "):
+        save_hf(plain, plain.init(jax.random.key(0)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_family_has_a_golden():
