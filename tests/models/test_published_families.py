@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Families at the sizes that were published: parameters, counted over abstract shapes, are those of the weights."""
+
+import math
+
+import jax
+import pytest
+
+from t5x_like.config.models.bert import BertConfig, DistilBertConfig, RobertaConfig
+from t5x_like.config.models.gpt import GPT1Config, GPT2Config
+from t5x_like.config.models.llama import LlamaConfig, MistralConfig
+from t5x_like.config.models.t5 import T5Config
+from t5x_like.models import build_model
+from t5x_like.models.layers.parameters import ParamSpec
+
+
+def gpt2(layers, width, heads):
+    return GPT2Config(num_layers=layers, d_model=width, num_heads=heads, vocab_size=50257, max_length=1024)
+
+
+def llama(layers, width, heads, mlp, vocabulary=32000, kv_heads=None, kind=LlamaConfig):
+    sizes = {"num_layers": layers, "d_model": width, "num_heads": heads, "num_kv_heads": kv_heads, "mlp_dim": mlp}
+    return kind(**sizes, vocab_size=vocabulary, max_length=2048)
+
+
+def t5(layers, width, heads, head_dim, mlp, gated=False):
+    sizes = {"num_layers": layers, "d_model": width, "num_heads": heads, "head_dim": head_dim, "mlp_dim": mlp}
+    newer = {"gated_mlp": True, "activation": "gelu_tanh", "tie_embeddings": False, "scale_logits": False}
+    return T5Config(**sizes, vocab_size=32128, max_length=512, **(newer if gated else {}))
+
+
+def bert(layers, width, heads, kind=BertConfig, vocabulary=30522, **more):
+    sizes = {"num_layers": layers, "d_model": width, "num_heads": heads, "vocab_size": vocabulary, "max_length": 512}
+    return kind(**sizes, lm_head=False, next_sentence=False, **more)
+
+
+PUBLISHED = {  # of the weights that were released
+    "GPT": (GPT1Config(num_layers=12, d_model=768, num_heads=12, vocab_size=40478, max_length=512), 116_534_784),
+    "GPT-2": (gpt2(12, 768, 12), 124_439_808),
+    "GPT-2 medium": (gpt2(24, 1024, 16), 354_823_168),
+    "GPT-2 large": (gpt2(36, 1280, 20), 774_030_080),
+    "GPT-2 XL": (gpt2(48, 1600, 25), 1_557_611_200),
+    "LLaMA 7B": (llama(32, 4096, 32, 11008), 6_738_415_616),
+    "LLaMA 13B": (llama(40, 5120, 40, 13824), 13_015_864_320),
+    "LLaMA 65B": (llama(80, 8192, 64, 22016), 65_285_660_672),
+    "LLaMA 3 8B": (llama(32, 4096, 32, 14336, 128256, 8), 8_030_261_248),
+    "LLaMA 3 70B": (llama(80, 8192, 64, 28672, 128256, 8), 70_553_706_496),
+    "Mistral 7B": (llama(32, 4096, 32, 14336, 32000, 8, MistralConfig), 7_241_732_096),
+    "T5 small": (t5(6, 512, 8, 64, 2048), 60_506_624),
+    "T5 base": (t5(12, 768, 12, 64, 3072), 222_903_552),
+    "T5 large": (t5(24, 1024, 16, 64, 4096), 737_668_096),
+    "T5 3B": (t5(24, 1024, 32, 128, 16384), 2_851_598_336),
+    "T5 11B": (t5(24, 1024, 128, 128, 65536), 11_307_321_344),
+    "T5 1.1 small": (t5(8, 512, 6, 64, 1024, True), 76_961_152),
+    "T5 1.1 base": (t5(12, 768, 12, 64, 2048, True), 247_577_856),
+    "T5 1.1 large": (t5(24, 1024, 16, 64, 2816, True), 783_150_080),
+    "T5 1.1 XL": (t5(24, 2048, 32, 64, 5120, True), 2_849_757_184),
+    "T5 1.1 XXL": (t5(24, 4096, 64, 64, 10240, True), 11_135_332_352),
+    "BERT base": (bert(12, 768, 12), 109_482_240),
+    "BERT large": (bert(24, 1024, 16), 335_141_888),
+    "RoBERTa base": (bert(12, 768, 12, RobertaConfig, 50265, pooler=True), 124_645_632),
+    "DistilBERT": (bert(6, 768, 12, DistilBertConfig), 66_362_880),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_counted_as_published(name):
+    config, published = PUBLISHED[name]
+    specs = build_model(config.filled()).specs()
+    leaves = jax.tree.leaves(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+    assert sum(math.prod(spec.shape) for spec in leaves) == published
