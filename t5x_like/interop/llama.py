@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaMA and Mistral in Hugging Face's folders."""
+"""LLaMA, Mistral and Mixtral in Hugging Face's folders."""
 
 from collections.abc import Container
 from typing import Any
 
-from t5x_like.config.models.llama import LlamaConfig, MistralConfig
+from t5x_like.config.models.experts import ExpertsConfig
+from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig
 from t5x_like.config.models.rope import RopeScalingConfig
 from t5x_like.errors import UserError
 from t5x_like.interop.names import Rule
 
-TYPES = {"llama": LlamaConfig, "mistral": MistralConfig}
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+TYPES = {"llama": LlamaConfig, "mistral": MistralConfig, "mixtral": MixtralConfig}
+ARCHITECTURES = {name: f"{name.capitalize()}ForCausalLM" for name in TYPES}
 PREFIXES = dict.fromkeys(TYPES, "model.")
 IGNORED = r".*rotary_emb\.inv_freq"
 SAME = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
@@ -55,6 +56,10 @@ def rules(config: LlamaConfig) -> list[Rule]:
         ("mlp.down_proj", "mlp/out/kernel"),
     ):
         found.append(Rule(f"model.layers.{{i}}.{theirs}.weight", f"{layer}/{ours}"))
+    moe = "model.layers.{i}.block_sparse_moe"
+    found.append(Rule(f"{moe}.gate.weight", f"{layer}/experts/router/kernel"))
+    for theirs, ours in (("w1", "gate"), ("w3", "up"), ("w2", "out")):
+        found.append(Rule(f"{moe}.experts.{{e}}.{theirs}.weight", f"{layer}/experts/{ours}/kernel"))
     return [
         Rule("model.embed_tokens.weight", "token_embedding/embedding"),
         *found,
@@ -68,6 +73,13 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     found = {ours: theirs[name] for ours, name in _FIELDS.items()}
     found |= {"num_kv_heads": theirs.get("num_key_value_heads"), "head_dim": theirs.get("head_dim")}
     found["tie_embeddings"] = theirs.get("tie_word_embeddings", False)
+    if theirs["model_type"] == "mixtral":
+        if theirs.get("sliding_window") is not None:
+            found["window"] = theirs["sliding_window"]
+        counts = theirs["num_local_experts"], theirs["num_experts_per_tok"]
+        balance = theirs.get("router_aux_loss_coef", 0.001)
+        how: Any = {"routing": "dropless", "normalise_weights": True, "load_balance_loss": balance}
+        found["experts"] = ExpertsConfig(*counts, **how)
     if theirs["model_type"] == "mistral":
         found["window"] = theirs.get("sliding_window")
     rope = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
@@ -87,6 +99,11 @@ def their_fields(config: Any) -> dict[str, Any]:
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()} | SAME
     found |= {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim}
     found |= {"tie_word_embeddings": config.tie_embeddings, "rope_theta": config.rope_theta}
+    if isinstance(config, MixtralConfig):
+        assert config.experts is not None
+        found |= {"num_local_experts": config.experts.num_experts, "sliding_window": config.window}
+        found |= {"num_experts_per_tok": config.experts.experts_per_token}
+        found |= {"router_aux_loss_coef": config.experts.load_balance_loss}
     if isinstance(config, MistralConfig):
         found["sliding_window"] = config.window
     if (scaling := config.rope_scaling) is not None:

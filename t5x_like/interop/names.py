@@ -3,8 +3,9 @@
 
     Rule("model.layers.{i}.self_attn.q_proj.weight", "decoder/layers/{i}/attention/query/kernel")
 
-`{i}` runs over layers, which lie stacked here. How the numbers lie follows from the ParamSpec: a matrix is [out, in]
-there, with heads and their width as one dimension, and [in, ..., out, ...] here; anything else is flat but for tables.
+`{i}` runs over layers and `{e}` over experts, which lie stacked here. How the numbers lie follows from the ParamSpec: a
+matrix is [out, in] there, with heads and their width as one dimension, and [in, ..., out, ...] here; anything else is
+flat but for tables.
 """
 
 import math
@@ -36,10 +37,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class _Match:
-    """An array there, and the parameters here that it is: (path, layer in the stack or None) each."""
+    """An array there, and the parameters here that it is: paths, and where in the stacks of layers and experts."""
 
     theirs: str
-    ours: tuple[tuple[str, int | None], ...]
+    ours: tuple[tuple[str, tuple[int, ...]], ...]
     out_first: bool
 
 
@@ -55,13 +56,16 @@ def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Mat
     for rule in rules:
         if "{i}" not in rule.theirs:
             if all(path in specs for path in rule.all_ours):
-                found.append(_Match(rule.theirs, tuple((path, None) for path in rule.all_ours), rule.out_first))
+                found.append(_Match(rule.theirs, tuple((path, ()) for path in rule.all_ours), rule.out_first))
             continue
         for block in range(width):
             paths = [path.format(i=block) for path in rule.all_ours]
-            for layer in range(specs[paths[0]].shape[0] if all(path in specs for path in paths) else 0):
-                theirs = rule.theirs.format(i=layer * width + block)
-                found.append(_Match(theirs, tuple((path, layer) for path in paths), rule.out_first))
+            if not all(path in specs for path in paths):
+                continue
+            layers, *more = specs[paths[0]].shape
+            for at in np.ndindex((layers, more[0]) if "{e}" in rule.theirs else (layers,)):
+                theirs = rule.theirs.format(i=at[0] * width + block, e=at[-1])
+                found.append(_Match(theirs, tuple((path, at) for path in paths), rule.out_first))
     named = {path for match in found for path, _ in match.ours}
     if missing := [path for path in specs if path not in named]:
         raise UserError(f"parameter {missing[0]!r} has no counterpart in this family's checkpoints")
@@ -88,17 +92,17 @@ def to_ours(
         raise UserError(f"{source}: lacks {missing[0]!r}{nearest(missing[0], arrays)}, and {len(missing) - 1} more")
     if odd := sorted(name for name in set(arrays) - expected if not re.fullmatch(ignored, name)):
         raise UserError(f"{source}: has {odd[0]!r}, which no parameter here stands for, and {len(odd) - 1} more")
-    by_path: dict[str, list[tuple[int | None, _Match, int]]] = {}
+    by_path: dict[str, list[tuple[tuple[int, ...], _Match, int]]] = {}
     for match in matches:
-        for place, (path, layer) in enumerate(match.ours):
-            by_path.setdefault(path, []).append((layer, match, place))
+        for place, (path, at) in enumerate(match.ours):
+            by_path.setdefault(path, []).append((at, match, place))
     tree: Params = {}
     for path, parts in by_path.items():
         spec = named[path]
         whole = np.empty(spec.shape, np.float32)
-        for layer, match, place in parts:
-            target = whole if layer is None else whole[layer]
-            sizes = [_out_size(named[other], stacked=layer is not None) for other, _ in match.ours]
+        for at, match, place in parts:
+            target = whole[at]
+            sizes = [_out_size(named[other], len(at)) for other, _ in match.ours]
             target[...] = _part(arrays[match.theirs], spec, target.shape, match, sizes, place, source)
         *parents, name = path.split("/")
         node = tree
@@ -109,15 +113,15 @@ def to_ours(
 
 
 def _is_matrix(spec: ParamSpec) -> bool:
-    own = tuple(axis for axis in spec.axes if axis != "layers")
+    own = tuple(axis for axis in spec.axes if axis not in ("layers", "expert"))
     return spec.is_matrix and not spec.lookup and own == spec.in_axes + spec.out_axes and spec.in_axes != ("vocab",)
 
 
-def _out_size(spec: ParamSpec, stacked: bool) -> int:
+def _out_size(spec: ParamSpec, stacks: int) -> int:
     sizes = dict(zip(spec.axes, spec.shape, strict=True))
     if _is_matrix(spec):
         return math.prod(sizes[axis] for axis in spec.out_axes)
-    return math.prod(spec.shape[1:] if stacked else spec.shape)
+    return math.prod(spec.shape[stacks:])
 
 
 def _part(
@@ -152,11 +156,10 @@ def to_theirs(
 
     def make(match: _Match) -> np.ndarray:
         parts = []
-        for path, layer in match.ours:
-            spec, value = named[path], read(path)
-            value = value if layer is None else value[layer]
+        for path, at in match.ours:
+            spec, value = named[path], read(path)[at]
             if _is_matrix(spec):
-                value = value.reshape(-1, _out_size(spec, stacked=layer is not None))
+                value = value.reshape(-1, _out_size(spec, len(at)))
                 value = value.T if match.out_first else value
             elif not (spec.lookup or "vocab" in spec.axes):
                 value = value.reshape(-1)

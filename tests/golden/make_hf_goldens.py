@@ -53,6 +53,7 @@ FAMILIES = {
     "llama3_rope": transformers.LlamaConfig(**LLAMA, num_key_value_heads=2, rope_parameters=LLAMA3),
     "llama_yarn": transformers.LlamaConfig(**LLAMA, num_key_value_heads=2, rope_parameters=YARN),
     "mistral": transformers.MistralConfig(**LLAMA, num_key_value_heads=2, sliding_window=4),
+    "mixtral": transformers.MixtralConfig(**LLAMA, num_key_value_heads=2, num_local_experts=4),
     "t5_v1_0": transformers.T5Config(**T5),
     "t5_v1_1": transformers.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     "t5_v1_1_tied": transformers.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
@@ -71,7 +72,7 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
         config.tie_word_embeddings = False
     torch.manual_seed(sum(map(ord, name)))
     kind = CLASSES.get(name, CLASSES.get(config.model_type, transformers.AutoModelForCausalLM))
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     model = (kind(config) if kind in CLASSES.values() else kind.from_config(config)).eval()
     if config.model_type == "t5":  # both stacks look up in the same table, whatever the logits do
         model.encoder.embed_tokens = model.decoder.embed_tokens = model.shared
@@ -115,13 +116,28 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
         kept |= {"decoder_tokens": inputs, "memory": out.encoder_last_hidden_state.detach().numpy()}
     if config.model_type not in ENCODERS:
         kept |= {f"beams {beams}": generated(model, tokens, beams) for beams in (1, 4)}
-    kept |= {f"grad {n}": p.grad.numpy() for n, p in model.named_parameters()}
+    for parameter_name, parameter in model.named_parameters():
+        kept |= {f"grad {n}": value for n, value in named_in_files(parameter_name, parameter.grad.numpy())}
     kept = {
         key: np.asarray(value, np.float32) if np.asarray(value).dtype == float else value for key, value in kept.items()
     }
     np.savez_compressed(folder / "expected.npz", **kept)
     json.loads((folder / "config.json").read_text())
     print(name, sum(p.numel() for p in model.parameters()), round(loss.item(), 4))
+
+
+def named_in_files(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """A parameter as files have it: experts lie together in memory only."""
+    at = name.replace(".mlp.", ".block_sparse_moe.") if ".mlp.experts" in name or ".mlp.gate.weight" in name else name
+    if name.endswith("experts.gate_up_proj"):
+        first, third = np.split(value, 2, axis=1)
+        parts = {"w1": first, "w3": third}
+    elif name.endswith("experts.down_proj"):
+        parts = {"w2": value}
+    else:
+        return [(at, value)]
+    stem = at.rpartition(".")[0]
+    return [(f"{stem}.{e}.{part}.weight", each[e]) for part, each in parts.items() for e in range(len(value))]
 
 
 def generated(model: transformers.PreTrainedModel, tokens: np.ndarray, beams: int) -> np.ndarray:

@@ -18,6 +18,7 @@ MESHES = {
     "gpt2": {"data": 2, "fsdp": 2, "tensor": 2},
     "llama_grouped": {"data": 2, "fsdp": 2, "tensor": 2},
     "mistral": {"fsdp": 4, "tensor": 2},
+    "mixtral": {"data": 2, "expert": 2, "tensor": 2},
     "t5_v1_0": {"data": 2, "fsdp": 2, "tensor": 2},
     "t5_v1_1": {"data": 2, "fsdp": 2, "seq": 2},
     "bert": {"data": 2, "fsdp": 2, "tensor": 2},

@@ -8,7 +8,7 @@ import pytest
 
 from t5x_like.config.models.bert import BertConfig, DistilBertConfig, RobertaConfig
 from t5x_like.config.models.gpt import GPT1Config, GPT2Config
-from t5x_like.config.models.llama import LlamaConfig, MistralConfig
+from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig
 from t5x_like.config.models.t5 import T5Config
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import ParamSpec
@@ -46,6 +46,7 @@ PUBLISHED = {  # of the weights that were released
     "LLaMA 3 8B": (llama(32, 4096, 32, 14336, 128256, 8), 8_030_261_248),
     "LLaMA 3 70B": (llama(80, 8192, 64, 28672, 128256, 8), 70_553_706_496),
     "Mistral 7B": (llama(32, 4096, 32, 14336, 32000, 8, MistralConfig), 7_241_732_096),
+    "Mixtral 8x7B": (llama(32, 4096, 32, 14336, 32000, 8, MixtralConfig), 46_702_792_704),
     "T5 small": (t5(6, 512, 8, 64, 2048), 60_506_624),
     "T5 base": (t5(12, 768, 12, 64, 3072), 222_903_552),
     "T5 large": (t5(24, 1024, 16, 64, 4096), 737_668_096),

@@ -54,7 +54,7 @@ def test_a_prefix_is_seen_as_a_whole(pairs, tmp_path):
     assert summary["loss"] < 1.1  # all bytes alike: ln 257; letters alike: ln 10; here capitals follow from letters
 
 
-@pytest.mark.parametrize("model", ["gpt1", "gpt2", "llama", "mistral"])
+@pytest.mark.parametrize("model", ["gpt1", "gpt2", "llama", "mistral", "mixtral"])
 def test_texts_are_learnt(model, pairs, tmp_path):
     summary = train(run(pairs, model, "language_model", "causal_lm", 150), tmp_path / "run")
     assert summary["loss"] < 1.0  # 5 of 10 bytes follow from those before; the others are one of four letters: .69

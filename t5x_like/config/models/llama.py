@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaMA and its relatives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from t5x_like.config.models.base import Activation, TransformerConfig
+from t5x_like.config.models.experts import ExpertsConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,19 @@ class LlamaConfig(TransformerConfig):
 
 @dataclass(frozen=True)
 class MistralConfig(LlamaConfig):
-    """Mistral 7B (Jiang et al. 2023): LLaMA with a sliding window; with `experts` Mixtral (Jiang et al. 2024)."""
+    """Mistral 7B (Jiang et al. 2023): LLaMA with a sliding window."""
 
     kind: Literal["mistral"] = "mistral"  # type: ignore[assignment]
     window: int | None = 4096
+
+
+def _two_of_eight() -> ExpertsConfig:
+    return ExpertsConfig(experts_per_token=2, routing="dropless", normalise_weights=True)
+
+
+@dataclass(frozen=True)
+class MixtralConfig(LlamaConfig):
+    """Mixtral (Jiang et al. 2024): every feed-forward network is two of eight, weighed by their router."""
+
+    kind: Literal["mixtral"] = "mixtral"  # type: ignore[assignment]
+    experts: ExpertsConfig | None = field(default_factory=_two_of_eight)
