@@ -16,7 +16,6 @@ from t5x_like.models.model import Decodes, Encodes
 
 Prompts = Sequence[Sequence[int]]
 _MOST_IN_ONE_LOOP = 64  # new tokens; fewer are not worth compiling another loop, which takes a second or two
-START = 0  # what decoders that look at an encoder begin with: padding, as in T5
 
 
 def check_prompts(model: Decodes, prompts: Prompts, max_new_tokens: int, stop_tokens: Sequence[int]) -> None:
@@ -65,7 +64,7 @@ def as_batch(model: Decodes, prompts: Prompts) -> dict[str, jax.Array]:
     tokens, segments = np.zeros((2, len(prompts), length), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], segments[row, : len(prompt)] = prompt, 1
-    start = left_padded([[START]] * len(prompts), 1)
+    start = left_padded([[model.start_token]] * len(prompts), 1)
     return {"encoder_input_tokens": jnp.asarray(tokens), "encoder_segment_ids": jnp.asarray(segments), **start}
 
 

@@ -5,7 +5,7 @@ import importlib
 import json
 import pkgutil
 import re
-from collections.abc import Container
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -88,7 +88,7 @@ def _family(model_type: Any, source: Any) -> ModuleType:
     return known[model_type]
 
 
-def config_of(theirs: dict[str, Any], names: Container[str], family: ModuleType, source: Any) -> ModelConfig:
+def config_of(theirs: dict[str, Any], names: Mapping[str, Any], family: ModuleType, source: Any) -> ModelConfig:
     """Our config for a config.json and the names of the arrays beside it.
 
     Raises:

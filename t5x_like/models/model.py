@@ -85,7 +85,14 @@ class Decodes(LanguageModel, Protocol):
 
 @runtime_checkable
 class Encodes(Model, Protocol):
-    """Has an encoder, whose output a decoder looks at."""
+    """Has an encoder, whose output a decoder looks at.
+
+    Attributes:
+      start_token: what a generated text begins after.
+    """
+
+    @property
+    def start_token(self) -> int: ...
 
     def encode(self, params: Params, batch: Batch, ctx: Context | None = None) -> Memory: ...
 

@@ -38,10 +38,12 @@ class RecurrentModel:
     Attributes:
       config: resolved.
       shares_cache: beams cannot share a cache: each has a state of its own.
+      start_token: what a generated text begins after, as what is trained on does.
     """
 
     max_length = None
     shares_cache = False
+    start_token = 0
 
     def __init__(self, config: RecurrentConfig):
         c = self.config = config

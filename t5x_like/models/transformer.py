@@ -28,6 +28,7 @@ class EncoderDecoder(Decoder):
 
     def __init__(self, config: EncoderDecoderConfig):
         super().__init__(config, memory="encoder")
+        self.start_token = config.decoder_start
         self.encoder = Tower(config, config.encoder_layers, "encoder", causal=False)
 
     def specs(self) -> Params:

@@ -41,6 +41,17 @@ BERT = {
     "max_position_embeddings": 32,
 }
 FAMILIES = {
+    "bart": transformers.BartConfig(
+        **SMALL,
+        d_model=24,
+        encoder_layers=2,
+        decoder_layers=3,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=40,
+        decoder_ffn_dim=40,
+        max_position_embeddings=32,
+    ),
     "bert": transformers.BertConfig(**BERT),
     "distilbert": transformers.DistilBertConfig(
         **SMALL, dim=24, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=32
@@ -59,6 +70,7 @@ FAMILIES = {
     "t5_v1_1_tied": transformers.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
 }
 CLASSES = {
+    "bart": transformers.BartForConditionalGeneration,
     "t5": transformers.T5ForConditionalGeneration,
     "bert": transformers.BertForPreTraining,
     "distilbert": transformers.DistilBertForMaskedLM,
@@ -142,9 +154,13 @@ def named_in_files(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]
 
 def generated(model: transformers.PreTrainedModel, tokens: np.ndarray, beams: int) -> np.ndarray:
     """Eight new tokens for the first five of one row and nine of the other, the likeliest or by beams: [2, 8]."""
-    how = {"do_sample": False, "max_new_tokens": 8, "num_beams": beams, "pad_token_id": 0, "decoder_start_token_id": 0}
+    start = getattr(model.config, "decoder_start_token_id", None)
+    how = {"do_sample": False, "max_new_tokens": 8, "num_beams": beams, "pad_token_id": 0}
+    how |= {"decoder_start_token_id": start, "forced_eos_token_id": None}
     how["use_cache"] = False
-    model.generation_config.eos_token_id = None  # or texts would end early
+    model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = (
+        None  # or texts would end early
+    )
     settings = transformers.GenerationConfig(**how)
     out = []
     for row, length in ((tokens[0], 5), (tokens[1], 9)):

@@ -128,7 +128,7 @@ def test_what_has_no_counterpart_there_is_not_written(tmp_path):
     with pytest.raises(UserError, match=r"model\.attention_soft_cap=30\.0 has no counterpart in model_type='llama'"):
         save_hf(capped, params, tmp_path / "out")
     plain = build_model(DecoderOnlyConfig(vocab_size=48, max_length=8).filled())
-    with pytest.raises(UserError, match=r"model\.kind='decoder_only' has no counterpart there; accepted: bert, "):
+    with pytest.raises(UserError, match=r"model\.kind='decoder_only' has no counterpart there; accepted: bart, bert, "):
         save_hf(plain, plain.init(jax.random.key(0)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -6,6 +6,7 @@ import math
 import jax
 import pytest
 
+from t5x_like.config.models.bart import BartConfig
 from t5x_like.config.models.bert import BertConfig, DistilBertConfig, RobertaConfig
 from t5x_like.config.models.gpt import GPT1Config, GPT2Config
 from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig
@@ -27,6 +28,11 @@ def t5(layers, width, heads, head_dim, mlp, gated=False):
     sizes = {"num_layers": layers, "d_model": width, "num_heads": heads, "head_dim": head_dim, "mlp_dim": mlp}
     newer = {"gated_mlp": True, "activation": "gelu_tanh", "tie_embeddings": False, "scale_logits": False}
     return T5Config(**sizes, vocab_size=32128, max_length=512, **(newer if gated else {}))
+
+
+def bart(layers, width, heads):
+    sizes = {"num_encoder_layers": layers, "num_layers": layers, "d_model": width, "num_heads": heads}
+    return BartConfig(**sizes, vocab_size=50265, max_length=1024)
 
 
 def bert(layers, width, heads, kind=BertConfig, vocabulary=30522, **more):
@@ -57,6 +63,8 @@ PUBLISHED = {  # of the weights that were released
     "T5 1.1 large": (t5(24, 1024, 16, 64, 2816, True), 783_150_080),
     "T5 1.1 XL": (t5(24, 2048, 32, 64, 5120, True), 2_849_757_184),
     "T5 1.1 XXL": (t5(24, 4096, 64, 64, 10240, True), 11_135_332_352),
+    "BART base": (bart(6, 768, 12), 139_420_416),
+    "BART large": (bart(12, 1024, 16), 406_291_456),
     "BERT base": (bert(12, 768, 12), 109_482_240),
     "BERT large": (bert(24, 1024, 16), 335_141_888),
     "RoBERTa base": (bert(12, 768, 12, RobertaConfig, 50265, pooler=True), 124_645_632),

@@ -20,6 +20,7 @@ class EncoderDecoderConfig(TransformerConfig):
 
     kind: Literal["transformer"] = "transformer"
     num_encoder_layers: int | None = None  # None: num_layers
+    decoder_start: int = 0  # the token that a generated text begins after
     norm: NormKind = "layernorm"
     norm_position: NormPosition = "post"
     positions: Positions = "sinusoidal"
@@ -30,6 +31,7 @@ class EncoderDecoderConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         at_least(self, 1, "num_encoder_layers")
+        at_least(self, 0, "decoder_start")
         super().__post_init__()
 
     @property
