@@ -12,6 +12,8 @@ TYPES = {"openai-gpt": GPT1Config, "gpt2": GPT2Config}
 ARCHITECTURES = {"openai-gpt": "OpenAIGPTLMHeadModel", "gpt2": "GPT2LMHeadModel"}
 PREFIXES = dict.fromkeys(TYPES, "transformer.")
 IGNORED = r".*\.attn\.(masked_)?bias|lm_head\.weight|position_ids"
+SAME = {"activation_function": "gelu_new", "afn": "gelu", "scale_attn_weights": True, "add_cross_attention": False}
+SAME |= {"scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False, "tie_word_embeddings": True}
 _FIELDS = {
     "num_layers": "n_layer",
     "d_model": "n_embd",
@@ -55,8 +57,4 @@ def their_fields(config: Any) -> dict[str, Any]:
     """A config.json's fields out of ours."""
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()}
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout_rate)
-    return found | dropout | {"n_inner": config.mlp_dim, "activation_function": "gelu_new", "afn": "gelu"}
-
-
-SAME = {"activation_function": "gelu_new", "afn": "gelu", "scale_attn_weights": True, "add_cross_attention": False}
-SAME |= {"scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False, "tie_word_embeddings": True}
+    return found | dropout | {"n_inner": config.mlp_dim} | SAME

@@ -73,7 +73,20 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
     config = config_of(theirs, arrays, family, folder)
     model = build_model(config)
     ignored = f"({re.escape(prefix)})?({family.IGNORED})"
+    if config.tie_embeddings:
+        _check_copies(family.rules(config), arrays, ignored, folder)
     return model, to_ours(family.rules(config), model.specs(), arrays, ignored, put or _put, str(folder))
+
+
+def _check_copies(rules: list[Rule], arrays: Mapping[str, np.ndarray], ignored: str, source: Path) -> None:
+    """Refuses what looks like a second copy of the table of tokens, and is none."""
+    name = next(rule.theirs for rule in rules if rule.ours == "token_embedding/embedding")
+    if name not in arrays:
+        return  # told where it is read
+    table = arrays[name]
+    for other, array in arrays.items():
+        if array.shape == table.shape and re.fullmatch(ignored, other) and not np.array_equal(array, table):
+            raise UserError(f"{source}: {other!r} differs from {name!r}, which config.json says it is tied to")
 
 
 def _put(path: str, spec: ParamSpec, array: np.ndarray) -> jax.Array:

@@ -13,7 +13,7 @@ from t5x_like.interop.names import Rule
 TYPES = {"llama": LlamaConfig, "mistral": MistralConfig, "mixtral": MixtralConfig}
 ARCHITECTURES = {name: f"{name.capitalize()}ForCausalLM" for name in TYPES}
 PREFIXES = dict.fromkeys(TYPES, "model.")
-IGNORED = r".*rotary_emb\.inv_freq"
+IGNORED = r".*rotary_emb\.inv_freq|lm_head\.weight"
 SAME = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
 _FIELDS = {
     "num_layers": "num_hidden_layers",
@@ -85,9 +85,12 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     rope = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
     found["rope_theta"] = float(theirs.get("rope_theta") or rope.pop("rope_theta", 10000.0))
     kind = rope.pop("rope_type", rope.pop("type", "default"))
+    if kind != "default" and kind not in _SCALING:
+        raise UserError(f"config.json: rope_type={kind!r}; accepted: default, {', '.join(_SCALING)}")
+    known_names = {"type", "rope_theta", *_SCALING.get(kind, ())}
+    if odd := [name for name, value in rope.items() if value is not None and name not in known_names]:
+        raise UserError(f"config.json: {odd[0]}={rope[odd[0]]!r} of rope_type={kind!r} has no counterpart here")
     if kind != "default":
-        if kind not in _SCALING:
-            raise UserError(f"config.json: rope_type={kind!r}; accepted: default, {', '.join(_SCALING)}")
         known = {ours: rope[name] for name, ours in _SCALING[kind].items() if rope.get(name) is not None}
         known.setdefault("original_length", theirs["max_position_embeddings"])
         found["rope_scaling"] = RopeScalingConfig(kind=kind, **known)

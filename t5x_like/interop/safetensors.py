@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -86,36 +86,43 @@ def _entries(header: Mapping[str, Any], size: int) -> Iterator[tuple[str, tuple[
 
 def write_folder(folder: Path, arrays: Mapping[str, Callable[[], np.ndarray]], most_bytes: float = 5e9) -> None:
     """Writes arrays, made one at a time, into as many files as keep each below a size; the folder must exist."""
+    kinds = {
+        name: _Kind(array.dtype, array.shape, array.nbytes) for name, make in arrays.items() for array in (make(),)
+    }
     parts: list[list[str]] = [[]]
-    sizes: dict[str, int] = {}
-    for name, make in arrays.items():
-        sizes[name] = make().nbytes
-        if parts[-1] and sum(sizes[other] for other in parts[-1]) + sizes[name] > most_bytes:
+    for name, kind in kinds.items():
+        if parts[-1] and sum(kinds[other].nbytes for other in parts[-1]) + kind.nbytes > most_bytes:
             parts.append([])
         parts[-1].append(name)
-    names = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]
-    for file, part in zip(names if len(parts) > 1 else [_SINGLE], parts, strict=True):
-        write_file(folder / file, {name: arrays[name] for name in part})
+    files = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]
+    for file, part in zip(files if len(parts) > 1 else [_SINGLE], parts, strict=True):
+        _write_file(folder / file, {name: kinds[name] for name in part}, arrays)
     if len(parts) > 1:
-        places = {name: file for file, part in zip(names, parts, strict=True) for name in part}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        places = {name: file for file, part in zip(files, parts, strict=True) for name in part}
+        total = sum(kind.nbytes for kind in kinds.values())
+        index = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def write_file(path: Path, arrays: Mapping[str, Callable[[], np.ndarray]]) -> None:
-    """Writes one file, under another name until it is whole."""
+class _Kind(NamedTuple):
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def _write_file(path: Path, kinds: Mapping[str, _Kind], arrays: Mapping[str, Callable[[], np.ndarray]]) -> None:
+    """Writes the arrays that `kinds` names into one file, under another name until it is whole."""
     codes = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
-    for name, make in arrays.items():
-        array = make()
-        header[name] = {"dtype": codes[array.dtype], "shape": array.shape, "data_offsets": [at, at + array.nbytes]}
-        at += array.nbytes
+    for name, kind in kinds.items():
+        header[name] = {"dtype": codes[kind.dtype], "shape": kind.shape, "data_offsets": [at, at + kind.nbytes]}
+        at += kind.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for make in arrays.values():
-            file.write(np.ascontiguousarray(make()).tobytes())
+        for name in kinds:
+            file.write(np.ascontiguousarray(arrays[name]()).tobytes())
     temporary.replace(path)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """T5 in Hugging Face's folders."""
 
-from collections.abc import Container
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from t5x_like.config.models.t5 import T5Config
 from t5x_like.errors import UserError
@@ -47,7 +49,7 @@ def rules(config: T5Config) -> list[Rule]:
     return found
 
 
-def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+def fields(theirs: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Our fields out of a config.json; version 1.1 is told by its gated feed-forward network."""
     found = {ours: theirs[name] for ours, name in _FIELDS.items() if name in theirs}
     projection = theirs.get("feed_forward_proj", "relu")
@@ -55,9 +57,12 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
         raise UserError(f"config.json: feed_forward_proj={projection!r}; accepted: {', '.join(_FEED_FORWARD)}")
     activation, gated = _FEED_FORWARD[projection]
     tied = theirs.get("tie_word_embeddings", True)
+    if "lm_head.weight" in arrays and "shared.weight" in arrays:  # transformers 5 writes True of untied ones, too
+        tied = tied and np.array_equal(arrays["lm_head.weight"], arrays["shared.weight"])
     scaled = theirs.get("scale_decoder_outputs", tied)  # a name of its own since transformers 5
     found |= {"activation": activation, "gated_mlp": gated, "tie_embeddings": tied, "scale_logits": scaled}
     found |= {"num_layers": theirs.get("num_decoder_layers") or theirs["num_layers"], "max_length": 512}
+    found["decoder_start"] = theirs.get("decoder_start_token_id") or 0
     return found | {"relative_max_distance": theirs.get("relative_attention_max_distance", 128)}
 
 
@@ -72,4 +77,4 @@ def their_fields(config: Any) -> dict[str, Any]:
     }
     found |= {"relative_attention_max_distance": config.relative_max_distance, "is_encoder_decoder": True}
     found |= {"scale_decoder_outputs": config.scale_logits}
-    return found | {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    return found | {"decoder_start_token_id": config.decoder_start, "pad_token_id": 0, "eos_token_id": 1}

@@ -17,7 +17,7 @@ from t5x_like.inference.beam import BeamSearch
 from t5x_like.inference.generate import generate
 from t5x_like.interop.hugging_face import families, load_hf, rules_of, save_hf
 from t5x_like.interop.names import to_theirs
-from t5x_like.interop.safetensors import read_file, read_folder, write_file
+from t5x_like.interop.safetensors import read_file, read_folder, write_folder
 from t5x_like.models import build_model
 
 GOLDEN = Path(__file__).parents[1] / "golden/hf"
@@ -85,12 +85,47 @@ def at(tree, path):
     return np.asarray(tree)
 
 
+def made(arrays):
+    return {name: lambda array=array: np.asarray(array) for name, array in arrays.items()}
+
+
+def test_sharded_folders_are_read_as_they_were_written(tmp_path):
+    arrays = read_folder(GOLDEN / "gpt2")
+    write_folder(tmp_path, made(arrays), most_bytes=30_000)
+    parts = sorted(tmp_path.glob("model-*-of-*.safetensors"))
+    assert len(parts) > 2
+    again = read_folder(tmp_path)
+    assert set(again) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+    parts[0].unlink()
+    with pytest.raises(UserError, match="no usable safetensors file"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_single", "bart", "t5_v1_0"])
+def test_a_matrix_of_logits_that_is_not_the_table_is_not_overlooked(name, tmp_path):
+    shutil.copy(GOLDEN / name / "config.json", tmp_path / "config.json")
+    arrays = dict(read_folder(GOLDEN / name))
+    table = next(a for n, a in arrays.items() if n.endswith(("wte.weight", "tokens.weight", "shared.weight")))
+    write_folder(tmp_path, made(arrays | {"lm_head.weight": table}))
+    assert load_hf(tmp_path)[0].config.tie_embeddings  # a copy is none
+    write_folder(tmp_path, made(arrays | {"lm_head.weight": table + 1}))
+    if name == "t5_v1_0":  # as transformers 5 does
+        assert not load_hf(tmp_path)[0].config.tie_embeddings
+    else:
+        with pytest.raises(
+            UserError, match=r"'lm_head\.weight' differs from .*, which config\.json says it is tied to"
+        ):
+            load_hf(tmp_path)
+
+
 def test_an_encoder_without_its_heads_is_read(tmp_path):
     """As sentence encoders are kept: no prefix, nothing but the stack and the pooler."""
     expected = dict(np.load(GOLDEN / "bert/expected.npz"))
     arrays = {n.removeprefix("bert."): a for n, a in read_folder(GOLDEN / "bert").items() if n.startswith("bert.")}
     shutil.copy(GOLDEN / "bert/config.json", tmp_path / "config.json")
-    write_file(tmp_path / "model.safetensors", {name: lambda a=a: np.asarray(a) for name, a in arrays.items()})
+    write_folder(tmp_path, made(arrays))
     model, params = load_hf(tmp_path)
     assert (model.config.lm_head, model.config.pooler, model.config.next_sentence) == (False, True, False)
     hidden = model.apply(params, batch_of(expected), want=("hidden",))["hidden"]
@@ -148,6 +183,7 @@ def spoiled(tmp_path, name="llama_grouped", **config):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}}, r"mscale=0\.7 of rope_type='yarn'"),
         ({"model_type": "lama"}, r"model_type: 'lama' is not known; accepted: .*did you mean 'llama'"),
         ({"hidden_act": "relu"}, r"config\.json: hidden_act='relu' has no counterpart here; accepted: 'silu'"),
         ({"attention_bias": True}, "attention_bias=True has no counterpart here"),

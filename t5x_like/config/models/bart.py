@@ -18,4 +18,3 @@ class BartConfig(EncoderDecoderConfig):
     embedding_norm: bool = True
     activation: Activation = "gelu"
     scale_embeddings: bool = False
-    decoder_start: int = 2  # its end of text

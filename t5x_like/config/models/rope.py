@@ -27,3 +27,4 @@ class RopeScalingConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "original_length")
         above_zero(self, "factor", "low_frequency_factor", "high_frequency_factor", "beta_fast", "beta_slow")
+        above_zero(self, "attention_factor")
