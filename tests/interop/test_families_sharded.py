@@ -22,6 +22,8 @@ MESHES = {
     "t5_v1_0": {"data": 2, "fsdp": 2, "tensor": 2},
     "t5_v1_1": {"data": 2, "fsdp": 2, "seq": 2},
     "bart": {"data": 2, "fsdp": 2, "tensor": 2},
+    "mbart": {"data": 2, "fsdp": 2, "tensor": 2},
+    "marian": {"data": 2, "fsdp": 2, "tensor": 2},
     "bert": {"data": 2, "fsdp": 2, "tensor": 2},
     "roberta": {"data": 2, "fsdp": 2, "seq": 2},
     "distilbert": {"data": 2, "fsdp": 2, "tensor": 2},
