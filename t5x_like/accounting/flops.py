@@ -56,7 +56,7 @@ def _scores(query: "ParamSpec", length: int, kv_length: int, full_attention: boo
     channels = math.prod(n for axis, n in sizes if axis == "layers" or axis in query.out_axes)
     assert query.attends is not None
     allowed = mean_keys(length, kv_length, query.attends.causal, query.attends.window)
-    return 4.0 * channels * (kv_length if full_attention else allowed)
+    return 4.0 * query.met * channels * (kv_length if full_attention else allowed)
 
 
 def mean_keys(length: int, kv_length: int, causal: bool, window: int | None) -> float:

@@ -84,7 +84,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     by_part: dict[str, int] = {}
     for name, spec in parameters(config):
         tables += size(spec) if is_table(spec) else 0
-        active += spec.met * size(spec)
+        active += min(spec.met, 1.0) * size(spec)
         by_part[part_of(name)] = by_part.get(part_of(name), 0) + size(spec)
     total = sum(by_part.values())
     return ParameterCount(total, total - tables, round(active), ordered(by_part))

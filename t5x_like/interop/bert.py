@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT, RoBERTa and DistilBERT in Hugging Face's folders."""
+"""BERT, RoBERTa, DistilBERT, ALBERT and ELECTRA in Hugging Face's folders."""
 
 from collections.abc import Container
 from typing import Any
 
-from t5x_like.config.models.bert import BertConfig, DistilBertConfig, RobertaConfig
+from t5x_like.config.models.bert import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
+from t5x_like.errors import unknown_name
 from t5x_like.interop.names import Rule
 
 TYPES = {"bert": BertConfig, "roberta": RobertaConfig, "distilbert": DistilBertConfig}
+TYPES |= {"albert": AlbertConfig, "electra": ElectraConfig}
 ARCHITECTURES = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "distilbert": "DistilBertForMaskedLM"}
-PREFIXES = {"bert": "bert.", "roberta": "roberta.", "distilbert": "distilbert."}
-IGNORED = r".*position_ids|cls\.predictions\.decoder\..*|lm_head\.decoder\..*|vocab_projector\.weight"
-SAME = {"hidden_act": "gelu", "activation": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+ARCHITECTURES |= {"albert": "AlbertForMaskedLM", "electra": "ElectraForMaskedLM"}
+PREFIXES = {kind: f"{kind}." for kind in TYPES}
+IGNORED = r".*position_ids|(cls\.)?predictions\.decoder\..*|lm_head\.decoder\..*|vocab_projector\.weight"
+IGNORED += r"|generator_lm_head\.weight"
+SAME = {"position_embedding_type": "absolute", "is_decoder": False, "num_hidden_groups": 1, "inner_group_num": 1}
 SAME |= {"tie_word_embeddings": True, "sinusoidal_pos_embds": False, "add_cross_attention": False}
 _BERT = {
     "num_layers": "num_hidden_layers",
@@ -33,7 +37,8 @@ _DISTILBERT = {
     "max_length": "max_position_embeddings",
     "dropout_rate": "dropout",
 }
-_LAYER = {  # of the first two
+_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh"}
+_LAYER = {  # of BERT, RoBERTa and ELECTRA
     "attention/query": "attention.self.query",
     "attention/key": "attention.self.key",
     "attention/value": "attention.self.value",
@@ -53,18 +58,37 @@ _DISTILBERT_LAYER = {
     "mlp/out": "ffn.lin2",
     "mlp_norm": "output_layer_norm",
 }
+_ALBERT_LAYER = {
+    "attention/query": "attention.query",
+    "attention/key": "attention.key",
+    "attention/value": "attention.value",
+    "attention/out": "attention.dense",
+    "attention_norm": "attention.LayerNorm",
+    "mlp/up": "ffn",
+    "mlp/out": "ffn_output",
+    "mlp_norm": "full_layer_layer_norm",
+}
+_LAYERS = dict.fromkeys(TYPES, ("encoder.layer.{i}", _LAYER)) | {
+    "distilbert": ("transformer.layer.{i}", _DISTILBERT_LAYER),
+    "albert": ("encoder.albert_layer_groups.{i}.albert_layers.0", _ALBERT_LAYER),
+}
 _HEADS = {  # beside the model itself: dense, norm, bias
     "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
     "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+    "albert": ("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
+    "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
 }
+_POOLERS = {"bert": "bert.pooler.dense", "roberta": "roberta.pooler.dense", "albert": "albert.pooler"}
+_PAIRS = {"bert": "cls.seq_relationship", "albert": "sop_classifier.classifier"}
+_MAPS = {"albert": "albert.encoder.embedding_hidden_mapping_in", "electra": "electra.embeddings_project"}
+_REPLACED = "discriminator_predictions.dense"  # ELECTRA's, of which the other half is called dense_prediction
 
 
 def rules(config: BertConfig) -> list[Rule]:
-    at = PREFIXES[config.kind]
-    distil = isinstance(config, DistilBertConfig)
-    layers = f"{at}transformer.layer" if distil else f"{at}encoder.layer"
-    dense, norm, bias = _HEADS[config.kind]
+    kind = config.kind
+    at, (layers, of_layer) = PREFIXES[kind], _LAYERS[kind]
+    dense, norm, bias = _HEADS[kind]
     found = [
         Rule(f"{at}embeddings.word_embeddings.weight", "token_embedding/embedding"),
         Rule(f"{at}embeddings.position_embeddings.weight", "encoder/position_embedding/embedding"),
@@ -73,11 +97,13 @@ def rules(config: BertConfig) -> list[Rule]:
         *_affine(dense, "head/dense"),
         *_affine(norm, "head/norm"),
         Rule(bias, "head/logits/bias"),
-        *_affine(f"{at}pooler.dense", "pooler"),
-        *_affine("cls.seq_relationship", "next_sentence"),
+        *_affine(_REPLACED, "replaced_tokens/dense"),
+        *_affine(f"{_REPLACED}_prediction", "replaced_tokens/logits"),
     ]
-    for ours, theirs in (_DISTILBERT_LAYER if distil else _LAYER).items():
-        found += _affine(f"{layers}.{{i}}.{theirs}", f"encoder/layers/{{i}}/{ours}")
+    for ours, theirs in (("pooler", _POOLERS), ("next_sentence", _PAIRS), ("embedding_map", _MAPS)):
+        found += _affine(theirs[kind], ours) if kind in theirs else []
+    for ours, name in of_layer.items():
+        found += _affine(f"{at}{layers}.{name}", f"encoder/layers/{{i}}/{ours}")
     return found
 
 
@@ -91,11 +117,19 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     """Our fields out of a config.json and the names of the arrays, which tell what heads there are."""
     kind = theirs["model_type"]
     found = {ours: theirs[name] for ours, name in (_DISTILBERT if kind == "distilbert" else _BERT).items()}
+    named = "activation" if kind == "distilbert" else "hidden_act"
+    activation = theirs.get(named, "gelu")
+    accepted = [name for name in _ACTIVATIONS if name == "gelu" or kind in _PAIRS]  # the others' heads have gelu anyway
+    if activation not in accepted:
+        raise unknown_name(f"config.json: {named}", activation, accepted)
+    found["activation"] = _ACTIVATIONS[activation]
     if kind == "roberta":
         found["max_length"] -= 2
-    if kind != "distilbert":
-        found["pooler"] = f"{PREFIXES[kind]}pooler.dense.weight" in names
-        found["next_sentence"] = "cls.seq_relationship.weight" in names
+    if kind in _MAPS:
+        width = theirs["embedding_size"]
+        found["embedding_width"] = None if kind == "electra" and width == found["d_model"] else width
+    heads = {"pooler": _POOLERS, "next_sentence": _PAIRS, "replaced_tokens": {"electra": _REPLACED}}
+    found |= {ours: f"{name.get(kind)}.weight" in names for ours, name in heads.items()}
     return found | {"lm_head": f"{_HEADS[kind][0]}.weight" in names}
 
 
@@ -105,8 +139,11 @@ def their_fields(config: BertConfig) -> dict[str, Any]:
     found = {name: getattr(config, ours) for ours, name in (_DISTILBERT if distil else _BERT).items()}
     if isinstance(config, RobertaConfig):
         found["max_position_embeddings"] += 2
-    if config.next_sentence:
-        found["architectures"] = ["BertForPreTraining"]
+    if config.kind in _MAPS:
+        found["embedding_size"] = config.embedding_width or config.d_model
+    if config.next_sentence or config.replaced_tokens:
+        found["architectures"] = [ARCHITECTURES[config.kind].replace("ForMaskedLM", "ForPreTraining")]
     elif not config.lm_head:
         found["architectures"] = [ARCHITECTURES[config.kind].replace("ForMaskedLM", "Model")]
-    return found | ({"activation": "gelu"} if distil else {"hidden_act": "gelu"})
+    names = {ours: name for name, ours in _ACTIVATIONS.items()}
+    return found | {"activation" if distil else "hidden_act": names.get(config.activation, "gelu")}

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) and DistilBERT (Sanh et al. 2019).
+"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), DistilBERT (Sanh et al. 2019), ALBERT (Lan et al. 2020) and
+ELECTRA (Clark et al. 2020).
 
-token + position + type - norm - [norm(x + self-attention), norm(x + mlp)] x L - hidden
+token + position + type - norm - [map] - [norm(x + self-attention), norm(x + mlp)] x L - hidden
     hidden                - act(dense), norm, the table of tokens, bias          - logits of masked tokens
+    hidden                - act(dense), a vector                                 - logits of replaced tokens
     hidden of [CLS]       - tanh(dense)                                          - pooled - next sentence
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,25 +42,38 @@ class Bert:
 
     def __init__(self, config: BertConfig):
         c = self.config = config
-        self.encoder = Tower(c, c.num_layers, "encoder", causal=False)
-        self.vocabulary = Vocabulary(c)
+        narrow = c.embedding_width or c.d_model
+        width, wide = (c.d_model,), ("embed",)
+        self.encoder = Tower(
+            c, c.num_layers, "encoder", causal=False, shared=c.shared_layers, entry_width=c.embedding_width
+        )
+        self.vocabulary = Vocabulary(dataclasses.replace(c, d_model=narrow))
         self.vocab_size = self.vocabulary.size
-        self.types = Embedding(c.token_types, c.d_model, "types", 0.02)
-        self.dense = Linear("BTD,DE->BTE", (c.d_model,), ("embed",), (c.d_model,), ("head",), use_bias=True)
+        self.types = Embedding(c.token_types, narrow, "types", 0.02)
+        self.map = Linear("BTE,ED->BTD", (narrow,), ("head",), width, wide, use_bias=True)
+        self.dense = Linear("BTD,DE->BTE", width, wide, (narrow,), ("head",), use_bias=True)
         self.norm = Norm(c.norm, c.norm_epsilon, c.use_bias, axis="head")
-        self.pooler = Linear("BD,DE->BE", (c.d_model,), ("embed",), (c.d_model,), ("head",), use_bias=True)
-        self.next = Linear("BE,EN->BN", (c.d_model,), ("head",), (2,), ("classes",), use_bias=True)
+        self.judge = Linear("BTD,DE->BTE", width, wide, width, ("head",), use_bias=True)
+        self.replaced = Linear("BTE,EN->BTN", width, ("head",), (1,), ("classes",), use_bias=True)
+        self.pooler = Linear("BD,DE->BE", width, wide, width, ("head",), use_bias=True)
+        self.next = Linear("BE,EN->BN", width, ("head",), (2,), ("classes",), use_bias=True)
 
     def specs(self) -> Params:
         """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
         c, tokens = self.config, jax.ShapeDtypeStruct((1, 1), jnp.int32)
         states = jax.ShapeDtypeStruct((1, 1, c.d_model), jnp.float32)
+        narrow = jax.ShapeDtypeStruct((1, 1, c.embedding_width or c.d_model), jnp.float32)
         one = jax.ShapeDtypeStruct((1, c.d_model), jnp.float32)
-        head = {"dense": record_specs(self.dense, states), "norm": record_specs(self.norm, states)}
+        head = {"dense": record_specs(self.dense, states), "norm": record_specs(self.norm, narrow)}
         head["logits"] = {"bias": ParamSpec((self.vocab_size,), ("vocab",), init=Constant(0.0))}
         specs: Params = {"head": head} if c.lm_head else {}
         if c.token_types:
             specs["type_embedding"] = record_specs(self.types, tokens)
+        if c.embedding_width:
+            specs["embedding_map"] = record_specs(self.map, narrow)
+        if c.replaced_tokens:
+            judge, replaced = record_specs(self.judge, states), record_specs(self.replaced, states)
+            specs["replaced_tokens"] = {"dense": judge, "logits": replaced}
         if c.pooler:
             specs["pooler"] = record_specs(self.pooler, one)
         if c.next_sentence:
@@ -99,7 +115,7 @@ class Bert:
 
         Also read are `encoder_segment_ids`, `encoder_positions` and `encoder_token_types`, 0 everywhere where absent.
         `want` may name "logits" float32 [B, T, V], "hidden" [B, T, D], "hidden_states" [L + 1, B, T, D], embeddings
-        first, "pooled" [B, D] and "next_sentence" float32 [B, 2].
+        first, "pooled" [B, D], "next_sentence" float32 [B, 2] and "replaced_tokens" float32 [B, T].
         """
         assert cache is None
         c = self.config
@@ -109,12 +125,19 @@ class Bert:
         if c.token_types:
             x = x + call(self.types, params["type_embedding"], batch.get("encoder_token_types", jnp.zeros_like(tokens)))
         x = self.encoder.enter(x, ctx, params["encoder"])
+        if c.embedding_width:
+            x = ctx.constrain(call(self.map, params["embedding_map"], x, ctx), "batch length embed")
         x, _, aux, states = self.encoder.apply(params["encoder"], x, ctx, None, "hidden_states" in want)
         outputs: dict[str, Any] = {"hidden": x, "hidden_states": states, "aux": aux}
         if "logits" in want:
             if not c.lm_head:
                 raise UserError("model.lm_head=false: there are no logits over the vocabulary")
             outputs["logits"] = self.unembed(params, x, ctx)
+        if c.replaced_tokens and "replaced_tokens" in want:
+            head = params["replaced_tokens"]
+            h = ACTIVATIONS[c.activation](call(self.judge, head["dense"], x, ctx))
+            logits = call(self.replaced, head["logits"], h, ctx)[..., 0]
+            outputs["replaced_tokens"] = logits.astype(ctx.policy.softmax)
         if c.pooler and {"pooled", "next_sentence"} & set(want):
             outputs["pooled"] = jnp.tanh(call(self.pooler, params["pooler"], x[:, 0], ctx))
         if c.next_sentence and "next_sentence" in want:

@@ -4,8 +4,9 @@
     layers/0/...  [L/p, ...]     the pattern's first block of every repeat
     layers/1/...  [L/p, ...]     its second
 
-The layout is the same whether layers are scanned or unrolled, rematerialised or not. The stack is plain JAX on those
-arrays; a block is any Linen module `block(x, ctx, cache) -> (x, cache, aux)`.
+The layout is the same whether layers are scanned or unrolled, rematerialised or not; where repeats share their
+parameters, L/p is 1. The stack is plain JAX on those arrays; a block is any Linen module `block(x, ctx, cache) -> (x,
+cache, aux)`.
 """
 
 import dataclasses
@@ -35,16 +36,18 @@ class Stack:
       repeats: how often the pattern is repeated.
       causal: whether its stream is; a description for `specs`, for what is computed the context says it.
       cross: whether blocks look at a memory.
+      shared: whether all repeats have the same parameters, as in ALBERT (Lan et al. 2020).
     """
 
     pattern: tuple[nn.Module, ...]
     repeats: int
     causal: bool = True
     cross: bool = False
+    shared: bool = False
 
     def specs(self, width: int) -> Params:
         """Returns {"0": specs, ..., "p-1": specs}, each parameter with a leading `layers` dimension."""
-        return map_specs(lambda spec: spec.stacked(self.repeats), self.specs_of_one(width))
+        return map_specs(lambda spec: spec.stacked(self.repeats, self.shared), self.specs_of_one(width))
 
     def specs_of_one(self, width: int) -> Params:
         """Returns the same for a single repeat, without that dimension."""
@@ -59,7 +62,8 @@ class Stack:
             return params
         leaves, treedef = jax.tree.flatten(params)
         split = [_slices(leaf) for leaf in leaves]
-        return tuple(jax.tree.unflatten(treedef, [slices[i] for slices in split]) for i in range(self.repeats))
+        layers = [jax.tree.unflatten(treedef, slices) for slices in zip(*split, strict=True)]
+        return tuple(layers * self.repeats if self.shared else layers)
 
     def for_decoding(self, params: Params | tuple[Params, ...], width: int, ctx: Context) -> tuple[Params, ...]:
         """Parameters as a loop over `apply` through a cache wants them; what has been prepared before stays as it is.
@@ -124,7 +128,9 @@ class Stack:
         repeat = rematerialised(one, ctx.remat if ctx.train else "none", in_scan=ctx.scan_layers)
         starts = len(self.pattern) * (first + jnp.arange(self.repeats))
         if ctx.scan_layers and cache is None and isinstance(params, dict):
-            x, (_, aux, states) = jax.lax.scan(lambda x, xs: repeat(x, *xs), x, (params, cache, starts))
+            layer, layers = (self.unstacked(params)[0], None) if self.shared else (None, params)
+            xs = (layers, cache, starts)
+            x, (_, aux, states) = jax.lax.scan(lambda x, xs: repeat(x, layer or xs[0], *xs[1:]), x, xs)
         else:
             caches: tuple[Params, ...] = ()
             collected = []

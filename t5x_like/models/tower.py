@@ -35,8 +35,11 @@ class Tower:
         *,
         causal: bool,
         memory: str | None = None,
+        shared: bool = False,
+        entry_width: int | None = None,
     ):
-        """`memory` names the stream whose output cross-attention looks at; None: there is no cross-attention."""
+        """`memory` names the stream whose output cross-attention looks at; None: there is no cross-attention. `shared`
+        is as `Stack` has it. `entry_width` is that of what `enter` makes; None: D."""
         c = self.config = config
         assert c.max_length
         self.layers, self.stream, self.memory, self.causal = layers, stream, memory, causal
@@ -45,8 +48,9 @@ class Tower:
         dense = Block(c, cross=cross, branches=branches)
         every = 1 if c.experts is None else c.experts.every
         last = dense if c.experts is None else Block(c, cross=cross, experts=True, branches=branches)
-        self.stack = Stack((*(dense,) * (every - 1), last), layers // every, causal, cross)
-        self.positions = Embedding(c.max_length + c.position_offset, c.d_model, "positions", 0.02)
+        self.stack = Stack((*(dense,) * (every - 1), last), layers // every, causal, cross, shared)
+        self.entry_width = entry_width or c.d_model
+        self.positions = Embedding(c.max_length + c.position_offset, self.entry_width, "positions", 0.02)
         self.entry_norm = Norm(c.norm, c.norm_epsilon, c.use_bias)
         self.final_norm = Norm(c.norm, c.norm_epsilon, c.use_bias)
 
@@ -68,7 +72,7 @@ class Tower:
         if self.config.positions == "learned":
             specs["position_embedding"] = record_specs(self.positions, jax.ShapeDtypeStruct((1, 1), jnp.int32))
         if self.config.embedding_norm:
-            x = jax.ShapeDtypeStruct((1, 1, self.config.d_model), jnp.float32)
+            x = jax.ShapeDtypeStruct((1, 1, self.entry_width), jnp.float32)
             specs["embedding_norm"] = record_specs(self.entry_norm, x)
         return self._in_stream(specs)
 

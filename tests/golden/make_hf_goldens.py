@@ -48,7 +48,10 @@ FAMILIES = {
         **BART, activation_function="swish", scale_embedding=True, decoder_start_token_id=1, pad_token_id=1
     ),
     "mbart": transformers.MBartConfig(**BART, scale_embedding=True, decoder_start_token_id=5),
+    "albert": transformers.AlbertConfig(**{**BERT, "num_hidden_layers": 3}, embedding_size=8),
     "bert": transformers.BertConfig(**BERT),
+    "electra_discriminator": transformers.ElectraConfig(**BERT, embedding_size=24),
+    "electra_generator": transformers.ElectraConfig(**BERT, embedding_size=8),
     "distilbert": transformers.DistilBertConfig(
         **SMALL, dim=24, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=32
     ),
@@ -70,11 +73,15 @@ CLASSES = {
     "marian": transformers.MarianMTModel,
     "mbart": transformers.MBartForConditionalGeneration,
     "t5": transformers.T5ForConditionalGeneration,
+    "albert": transformers.AlbertForPreTraining,
     "bert": transformers.BertForPreTraining,
+    "electra_discriminator": transformers.ElectraForPreTraining,
+    "electra_generator": transformers.ElectraForMaskedLM,
     "distilbert": transformers.DistilBertForMaskedLM,
     "roberta": transformers.RobertaForMaskedLM,
 }
-ENCODERS = ("bert", "roberta", "distilbert")
+ENCODERS = ("bert", "roberta", "distilbert", "albert", "electra")
+PAIRS = {"bert": "seq_relationship_logits", "albert": "sop_logits"}  # logits of two texts
 
 
 def make(name: str, config: transformers.PretrainedConfig) -> None:
@@ -106,20 +113,26 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
         inputs = rng.integers(2, VOCABULARY, (2, 12))
         given |= {"decoder_input_ids": torch.tensor(inputs), "use_cache": False}
     kept = {}
-    if config.model_type == "bert":
+    if config.model_type in (*PAIRS, "electra"):
         kept["types"] = (np.arange(12) > 5).astype(np.int64)[None].repeat(2, 0)
         given["token_type_ids"] = torch.tensor(kept["types"])
     out = model(**given, output_hidden_states=True)
-    if config.model_type == "bert":
-        out.logits = out.prediction_logits
-        kept["next_sentence"] = out.seq_relationship_logits.detach().numpy()
-    loss = torch.nn.functional.cross_entropy(
-        out.logits.reshape(-1, VOCABULARY), torch.tensor(targets).reshape(-1), reduction="none"
-    )
+    if config.model_type in PAIRS:
+        out.logits, pair = out.prediction_logits, out[PAIRS[config.model_type]]
+        kept["next_sentence"] = pair.detach().numpy()
+    if out.logits.ndim == 2:  # of a discriminator
+        targets %= 2
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            out.logits, torch.tensor(targets).double(), reduction="none"
+        )
+    else:
+        loss = torch.nn.functional.cross_entropy(
+            out.logits.reshape(-1, VOCABULARY), torch.tensor(targets).reshape(-1), reduction="none"
+        )
     weights = np.ones_like(real) if config.is_encoder_decoder else real
     loss = (loss.reshape(2, 12) * torch.tensor(weights)).sum() / weights.sum()
-    if config.model_type == "bert":
-        loss = loss + torch.nn.functional.cross_entropy(out.seq_relationship_logits, torch.tensor([0, 1]))
+    if config.model_type in PAIRS:
+        loss = loss + torch.nn.functional.cross_entropy(pair, torch.tensor([0, 1]))
     loss.backward()
     states = out.decoder_hidden_states if config.is_encoder_decoder else out.hidden_states
     kept |= {"tokens": tokens, "targets": targets, "real": real, "weights": weights, "loss": loss.item()}

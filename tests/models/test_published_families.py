@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from t5x_like.config.models.bart import BartConfig, MarianConfig, MBartConfig
-from t5x_like.config.models.bert import BertConfig, DistilBertConfig, RobertaConfig
+from t5x_like.config.models.bert import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
 from t5x_like.config.models.gpt import GPT1Config, GPT2Config
 from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig
 from t5x_like.config.models.t5 import T5Config
@@ -37,7 +37,11 @@ def bart(layers, width, heads, kind=BartConfig, vocabulary=50265, **more):
 
 def bert(layers, width, heads, kind=BertConfig, vocabulary=30522, **more):
     sizes = {"num_layers": layers, "d_model": width, "num_heads": heads, "vocab_size": vocabulary, "max_length": 512}
-    return kind(**sizes, lm_head=False, next_sentence=False, **more)
+    return kind(**sizes, **{"lm_head": False, "next_sentence": False} | more)
+
+
+def electra(layers, width, heads, table):
+    return bert(layers, width, heads, ElectraConfig, embedding_width=table, replaced_tokens=True)
 
 
 PUBLISHED = {  # of the weights that were released
@@ -72,6 +76,17 @@ PUBLISHED = {  # of the weights that were released
     "BERT large": (bert(24, 1024, 16), 335_141_888),
     "RoBERTa base": (bert(12, 768, 12, RobertaConfig, 50265, pooler=True), 124_645_632),
     "DistilBERT": (bert(6, 768, 12, DistilBertConfig), 66_362_880),
+    "ALBERT base": (bert(12, 768, 12, AlbertConfig, 30000), 11_683_584),
+    "ALBERT large": (bert(24, 1024, 16, AlbertConfig, 30000), 17_683_968),
+    "ALBERT xlarge": (bert(24, 2048, 16, AlbertConfig, 30000), 58_724_864),
+    "ALBERT xxlarge": (bert(12, 4096, 64, AlbertConfig, 30000), 222_595_584),
+    "ELECTRA small": (electra(12, 256, 4, 128), 13_549_057),
+    "ELECTRA base": (electra(12, 768, 12, None), 109_483_009),
+    "ELECTRA large": (electra(24, 1024, 16, None), 335_142_913),
+    "ELECTRA base's generator": (
+        bert(12, 256, 4, ElectraConfig, embedding_width=768, lm_head=True),
+        33_740_602,
+    ),
 }
 
 

@@ -60,7 +60,7 @@ def test_texts_are_learnt(model, pairs, tmp_path):
     assert summary["loss"] < 1.0  # 5 of 10 bytes follow from those before; the others are one of four letters: .69
 
 
-@pytest.mark.parametrize("model", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("model", ["bert", "roberta", "distilbert", "albert", "electra"])
 def test_masked_letters_are_learnt(model, pairs, tmp_path):
     config = run(pairs, model, "masked_lm", "masked_lm", 250)
     tokenizer = replace(config.data.tokenizer, specials=("mask", "cls", "sep"))

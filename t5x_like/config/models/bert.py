@@ -24,13 +24,17 @@ class BertConfig(TransformerConfig):
     embedding_norm: bool = True
     dropout_rate: float = 0.1
     token_types: int = 2  # 0: none
+    embedding_width: int | None = None  # of the tables, from which a map leads to d_model; None: d_model, and no map
+    shared_layers: bool = False  # whether all layers have the same parameters
     lm_head: bool = True  # logits over the vocabulary
     pooler: bool = True  # tanh of a map of the first token's state
     next_sentence: bool = True  # a map of that to two logits: the second text follows, or it does not
+    replaced_tokens: bool = False  # a logit for each token: it is not the text's own
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "token_types")
+        at_least(self, 1, "embedding_width")
 
 
 @dataclass(frozen=True)
@@ -52,5 +56,30 @@ class DistilBertConfig(BertConfig):
 
     kind: Literal["distilbert"] = "distilbert"  # type: ignore[assignment]
     token_types: int = 0
+    pooler: bool = False
+    next_sentence: bool = False
+
+
+@dataclass(frozen=True)
+class AlbertConfig(BertConfig):
+    """ALBERT (Lan et al. 2020): BERT with one layer's parameters for all, and narrow tables. `next_sentence` is its
+    head for the order of two texts."""
+
+    kind: Literal["albert"] = "albert"  # type: ignore[assignment]
+    activation: Activation = "gelu_tanh"
+    embedding_width: int | None = 128
+    shared_layers: bool = True
+    dropout_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class ElectraConfig(BertConfig):
+    """ELECTRA (Clark et al. 2020): BERT without a pooler, perhaps with narrow tables.
+
+    With `lm_head` it is the generator; with `replaced_tokens` the discriminator, which tells tokens of the generator
+    from the text's own.
+    """
+
+    kind: Literal["electra"] = "electra"  # type: ignore[assignment]
     pooler: bool = False
     next_sentence: bool = False

@@ -62,7 +62,9 @@ class ParamSpec:
     out_axes: tuple[str, ...] = ()  # of those that it produces
     init: Normal | Constant = Constant(0.0)  # draws the initial value
     stream: str = "own"  # whose tokens meet it
-    met: float = 1.0  # how much of it such a token meets: k / E of E experts' when it is sent to k
+    met: float = (
+        1.0  # how much of it such a token meets: k / E of E experts' when it is sent to k, L if L layers share it
+    )
     lookup: bool = False  # whether a token takes a row of it, and nothing is multiplied
     attends: Attends | None = None  # of a kernel that makes queries
 
@@ -75,9 +77,10 @@ class ParamSpec:
         """Whether it maps inputs to outputs, whatever the number of its dimensions."""
         return bool(self.in_axes and self.out_axes)
 
-    def stacked(self, layers: int) -> "ParamSpec":
-        """The same parameter, once for each of `layers` layers."""
-        return dataclasses.replace(self, shape=(layers, *self.shape), axes=("layers", *self.axes))
+    def stacked(self, layers: int, shared: bool = False) -> "ParamSpec":
+        """The same parameter, once for each of `layers` layers, or once for all of them."""
+        count, met = (1, layers * self.met) if shared else (layers, self.met)
+        return dataclasses.replace(self, shape=(count, *self.shape), axes=("layers", *self.axes), met=met)
 
     def on_streams(self, own: str, memory: str = "memory") -> "ParamSpec":
         """The same parameter in a stack that runs the stream `own` and looks at `memory`."""
