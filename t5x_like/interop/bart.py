@@ -63,9 +63,10 @@ def fields(theirs: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str
         raise unknown_name("config.json: activation_function", theirs["activation_function"], _ACTIVATIONS)
     found = {ours: theirs[name] for ours, name in _FIELDS.items()}
     found["activation"] = _ACTIVATIONS[theirs["activation_function"]]
-    start = theirs.get("decoder_start_token_id")
-    found["decoder_start"] = theirs["bos_token_id"] if start is None else start
-    bias = theirs["model_type"] == "marian" or bool(np.any(arrays.get(_BIAS, 0)))  # that of the others is 0, mostly
+    kind, start = theirs["model_type"], "decoder_start_token_id"
+    begins = kind == "mbart" and theirs.get(start) is None  # each language has a start of its own
+    found["decoder_start"] = theirs["bos_token_id" if begins else start]
+    bias = kind == "marian" or bool(np.any(arrays.get(_BIAS, 0)))  # that of the others is 0, mostly
     return found | {"logits_bias": _BIAS in arrays and bias}
 
 
@@ -74,4 +75,5 @@ def their_fields(config: EncoderDecoderConfig) -> dict[str, Any]:
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()} | SAME
     found |= {"encoder_layers": config.encoder_layers, "is_encoder_decoder": True}
     found |= {"activation_function": config.activation, "decoder_start_token_id": config.decoder_start}
+    found |= {"pad_token_id": config.decoder_start} if config.kind == "marian" else {}  # its texts begin after padding
     return found | {other: found[one] for one, other in _EQUAL}

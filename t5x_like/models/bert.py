@@ -80,7 +80,7 @@ class Bert:
             specs["next_sentence"] = record_specs(self.next, one)
         specs = map_specs(lambda spec: spec.on_streams("encoder"), specs)
         return {
-            **self.vocabulary.specs("encoder"),
+            **self.vocabulary.specs("encoder", c.lm_head),
             **specs,
             "encoder": {**self.encoder.entry_specs(), **self.encoder.specs()},
         }

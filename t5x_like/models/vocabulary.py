@@ -32,11 +32,11 @@ class Vocabulary:
         self.logits = Linear("BTD,DV->BTV", (width,), ("embed",), (self.size,), ("vocab",), config.logits_bias)
         self._width = width
 
-    def specs(self, stream: str = "decoder") -> Params:
-        """Of the tables; `stream` is the one whose hidden states get logits."""
+    def specs(self, stream: str = "decoder", head: bool = True) -> Params:
+        """Of the tables; `stream` is the one whose hidden states get logits, unless there is no `head`."""
 
         def of_stream(spec: ParamSpec) -> ParamSpec:  # a tied table is multiplied, and what is looked up is no work
-            return dataclasses.replace(spec, stream=stream, lookup=spec.lookup and not self.tied)
+            return dataclasses.replace(spec, stream=stream, lookup=spec.lookup and not (self.tied and head))
 
         specs = {"token_embedding": record_specs(self.table, jax.ShapeDtypeStruct((1, 1), jnp.int32))}
         logits = record_specs(self.logits, jax.ShapeDtypeStruct((1, 1, self._width), jnp.float32))

@@ -139,14 +139,16 @@ def test_a_bias_of_the_logits_is_added_to_them(name, tmp_path):
     np.testing.assert_array_equal(read_folder(tmp_path / "out")["final_logits_bias"], bias)
 
 
-def test_an_encoder_without_its_heads_is_read(tmp_path):
+@pytest.mark.parametrize(("name", "pooler"), [("bert", True), ("albert", True), ("electra_discriminator", False)])
+def test_an_encoder_without_its_heads_is_read(name, pooler, tmp_path):
     """As sentence encoders are kept: no prefix, nothing but the stack and the pooler."""
-    expected = dict(np.load(GOLDEN / "bert/expected.npz"))
-    arrays = {n.removeprefix("bert."): a for n, a in read_folder(GOLDEN / "bert").items() if n.startswith("bert.")}
-    shutil.copy(GOLDEN / "bert/config.json", tmp_path / "config.json")
+    expected, prefix = dict(np.load(GOLDEN / name / "expected.npz")), name.partition("_")[0] + "."
+    arrays = {n.removeprefix(prefix): a for n, a in read_folder(GOLDEN / name).items() if n.startswith(prefix)}
+    shutil.copy(GOLDEN / name / "config.json", tmp_path / "config.json")
     write_folder(tmp_path, made(arrays))
     model, params = load_hf(tmp_path)
-    assert (model.config.lm_head, model.config.pooler, model.config.next_sentence) == (False, True, False)
+    c = model.config
+    assert (c.lm_head, c.pooler, c.next_sentence, c.replaced_tokens) == (False, pooler, False, False)
     hidden = model.apply(params, batch_of(expected), want=("hidden",))["hidden"]
     assert largest(np.asarray(hidden) - expected["states"][-1], expected["real"]) < 2e-5
     with pytest.raises(UserError, match="no logits over the vocabulary"):
@@ -171,6 +173,11 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
     assert set(ours) <= set(theirs)  # theirs may hold a tied table twice
     for key, array in ours.items():
         np.testing.assert_array_equal(array, theirs[key])
+    said, says = (json.loads((folder / "config.json").read_text()) for folder in (GOLDEN / name, tmp_path / "out"))
+    for key in (says.keys() & said.keys()) - {"activation_function"}:  # silu has two names
+        assert said[key] in (None, says[key])
+    if name == "marian":  # there padding would be a token that only the published vocabulary has
+        assert says["pad_token_id"] == said["pad_token_id"]
     again, same = load_hf(tmp_path / "out")
     assert again.config == model.config
     jax.tree.map(np.testing.assert_array_equal, params, same)
@@ -182,7 +189,9 @@ def test_what_has_no_counterpart_there_is_not_written(tmp_path):
     with pytest.raises(UserError, match=r"model\.attention_soft_cap=30\.0 has no counterpart in model_type='llama'"):
         save_hf(capped, params, tmp_path / "out")
     plain = build_model(DecoderOnlyConfig(vocab_size=48, max_length=8).filled())
-    with pytest.raises(UserError, match=r"model\.kind='decoder_only' has no counterpart there; accepted: bart, bert, "):
+    with pytest.raises(
+        UserError, match=r"model\.kind='decoder_only' has no counterpart there; accepted: albert, bart, bert, "
+    ):
         save_hf(plain, plain.init(jax.random.key(0)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -56,10 +56,14 @@ def test_parameters_count_once_and_work_as_often_as_it_is_done():
         assert once.by_part[part] * LAYERS == apart.by_part[part]
     assert once.active == once.total
     assert forward_flops(CONFIG, 12) == forward_flops(APART, 12)
-    model = build_model(dataclasses.replace(CONFIG, pooler=False, next_sentence=False))
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    ctx = Context(attention="reference")
-    traced = count_flops(lambda p: model.apply(p, {"encoder_input_tokens": TOKENS}, ctx=ctx), params)
+
+
+@pytest.mark.parametrize("head", ["logits", "replaced_tokens"])
+def test_work_is_that_of_the_traced_program(head):
+    heads = {"lm_head": head == "logits", "replaced_tokens": head != "logits", "pooler": False, "next_sentence": False}
+    model = build_model(dataclasses.replace(CONFIG, **heads))
+    params, ctx = jax.eval_shape(model.init, jax.random.key(0)), Context(attention="reference")
+    traced = count_flops(lambda p: model.apply(p, {"encoder_input_tokens": TOKENS}, want=(head,), ctx=ctx), params)
     assert traced == TOKENS.size * sum(forward_flops(model.config, 12).values())
 
 
