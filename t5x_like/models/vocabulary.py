@@ -30,7 +30,7 @@ class Vocabulary:
         stddev = config.embedding_stddev or 1 / math.sqrt(config.d_model)
         self.table = Embedding(self.size, config.d_model, "vocab", stddev)
         self.logits = Linear("BTD,DV->BTV", (width,), ("embed",), (self.size,), ("vocab",))
-        self._width = width
+        self._width, self._soft_cap = width, getattr(config, "logits_soft_cap", None)
 
     def specs(self, stream: str = "decoder") -> Params:
         """Of the tables; `stream` is the one whose hidden states get logits."""
@@ -61,7 +61,8 @@ class Vocabulary:
         else:
             kernel, pattern = params["logits"]["kernel"], self.logits.pattern
         logits = project(hidden, kernel, pattern, wide, one_cpu=ctx.one_cpu)
-        return ctx.constrain(logits.astype(wide), "batch length vocab")
+        logits = ctx.constrain(logits.astype(wide), "batch length vocab")
+        return logits if self._soft_cap is None else self._soft_cap * jnp.tanh(logits / self._soft_cap)
 
     def for_decoding(self, params: Params, ctx: Context) -> dict[str, Any]:
         """The tables as a loop through a cache wants them, see `Stack.for_decoding`."""
