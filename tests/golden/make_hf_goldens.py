@@ -152,7 +152,7 @@ def named_in_files(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]
     """A parameter as files have it: experts lie together in memory only."""
     at = (
         name.replace(".mlp.", ".block_sparse_moe.")
-        if ".mlp.experts." in name and name.endswith("_proj") or ".mlp.gate.weight" in name
+        if (".mlp.experts." in name and name.endswith("_proj")) or ".mlp.gate.weight" in name
         else name
     )
     if name.endswith("experts.gate_up_proj"):

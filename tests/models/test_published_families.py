@@ -8,9 +8,9 @@ import pytest
 
 from t5x_like.config.models.bart import BartConfig
 from t5x_like.config.models.bert import BertConfig, DistilBertConfig, RobertaConfig
+from t5x_like.config.models.experts import ExpertsConfig
 from t5x_like.config.models.gpt import GPT1Config, GPT2Config
 from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig
-from t5x_like.config.models.experts import ExpertsConfig
 from t5x_like.config.models.t5 import SwitchConfig, T5Config
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import ParamSpec
