@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BART in Hugging Face's folders."""
+"""BART, mBART and Marian in Hugging Face's folders."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from t5x_like.config.models.bart import BartConfig
-from t5x_like.errors import UserError
+from t5x_like.config.models.bart import BartConfig, MarianConfig, MBartConfig
+from t5x_like.config.models.transformer import EncoderDecoderConfig
+from t5x_like.errors import UserError, unknown_name
 from t5x_like.interop.names import Rule
 
-TYPES = {"bart": BartConfig}
-ARCHITECTURES = {"bart": "BartForConditionalGeneration"}
-PREFIXES = {"bart": "model."}
-IGNORED = r"final_logits_bias|model\.final_logits_bias|(en|de)coder\.embed_tokens\.weight|lm_head\.weight"
-SAME: dict[str, Any] = {"activation_function": "gelu", "tie_word_embeddings": True}
+TYPES = {"bart": BartConfig, "mbart": MBartConfig, "marian": MarianConfig}
+ARCHITECTURES = {"bart": "BartForConditionalGeneration", "mbart": "MBartForConditionalGeneration"}
+ARCHITECTURES["marian"] = "MarianMTModel"
+PREFIXES = dict.fromkeys(TYPES, "model.")
+_BIAS = "final_logits_bias"
+IGNORED = rf"{_BIAS}|(en|de)coder\.embed_(tokens|positions)\.weight|lm_head\.weight"  # Marian's positions are fixed
+SAME: dict[str, Any] = {"tie_word_embeddings": True, "share_encoder_decoder_embeddings": True}
 _FIELDS = {
     "num_encoder_layers": "encoder_layers",
     "num_layers": "decoder_layers",
@@ -25,14 +28,14 @@ _FIELDS = {
     "max_length": "max_position_embeddings",
     "dropout_rate": "dropout",
     "scale_embeddings": "scale_embedding",
-    "decoder_start": "decoder_start_token_id",
 }
+_ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
 _ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
 _EQUAL = (("encoder_attention_heads", "decoder_attention_heads"), ("encoder_ffn_dim", "decoder_ffn_dim"))
 
 
-def rules(config: BartConfig) -> list[Rule]:
-    found = [Rule("model.shared.weight", "token_embedding/embedding")]
+def rules(config: EncoderDecoderConfig) -> list[Rule]:
+    found = [Rule("model.shared.weight", "token_embedding/embedding"), Rule(_BIAS, "logits/bias", row=True)]
     for stack in ("encoder", "decoder"):
         at, here = f"model.{stack}", f"{stack}/layers/{{i}}"
         found.append(Rule(f"{at}.embed_positions.weight", f"{stack}/position_embedding/embedding"))
@@ -45,24 +48,30 @@ def rules(config: BartConfig) -> list[Rule]:
         pairs = [(f"{at}.layers.{{i}}.{theirs}", f"{here}/{ours}", "kernel") for theirs, ours in maps.items()]
         pairs += [(f"{at}.layers.{{i}}.{theirs}", f"{here}/{ours}", "scale") for theirs, ours in norms.items()]
         pairs.append((f"{at}.layernorm_embedding", f"{stack}/embedding_norm", "scale"))
+        pairs.append((f"{at}.layer_norm", f"{stack}/final_norm", "scale"))
         for theirs, ours, name in pairs:
             found += [Rule(f"{theirs}.weight", f"{ours}/{name}"), Rule(f"{theirs}.bias", f"{ours}/bias")]
     return found
 
 
 def fields(theirs: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Our fields out of a config.json; what differs between the stacks there, or is added to logits, is refused."""
+    """Our fields out of a config.json; what differs between the stacks there is refused."""
     for one, other in _EQUAL:
         if theirs[one] != theirs[other]:
             raise UserError(f"config.json: {one}={theirs[one]} and {other}={theirs[other]}; accepted: equal ones")
-    for name, array in arrays.items():
-        if name.endswith("final_logits_bias") and np.any(array):
-            raise UserError(f"{name!r} is not zero, and has no counterpart here")
-    return {ours: theirs[name] for ours, name in _FIELDS.items()}
+    if theirs["activation_function"] not in _ACTIVATIONS:
+        raise unknown_name("config.json: activation_function", theirs["activation_function"], _ACTIVATIONS)
+    found = {ours: theirs[name] for ours, name in _FIELDS.items()}
+    found["activation"] = _ACTIVATIONS[theirs["activation_function"]]
+    start = theirs.get("decoder_start_token_id")
+    found["decoder_start"] = theirs["bos_token_id"] if start is None else start
+    bias = theirs["model_type"] == "marian" or bool(np.any(arrays.get(_BIAS, 0)))  # that of the others is 0, mostly
+    return found | {"logits_bias": _BIAS in arrays and bias}
 
 
-def their_fields(config: BartConfig) -> dict[str, Any]:
+def their_fields(config: EncoderDecoderConfig) -> dict[str, Any]:
     """A config.json's fields out of ours."""
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()} | SAME
     found |= {"encoder_layers": config.encoder_layers, "is_encoder_decoder": True}
+    found |= {"activation_function": config.activation, "decoder_start_token_id": config.decoder_start}
     return found | {other: found[one] for one, other in _EQUAL}

@@ -29,6 +29,7 @@ class Rule:
     theirs: str
     ours: str | tuple[str, ...]
     out_first: bool = True  # whether a matrix is [out, in]; GPT-2's are [in, out]
+    row: bool = False  # whether a vector is [1, n]
 
     @property
     def all_ours(self) -> tuple[str, ...]:
@@ -42,6 +43,7 @@ class _Match:
     theirs: str
     ours: tuple[tuple[str, tuple[int, ...]], ...]
     out_first: bool
+    row: bool = False
 
 
 def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Match]:
@@ -56,7 +58,7 @@ def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Mat
     for rule in rules:
         if "{i}" not in rule.theirs:
             if all(path in specs for path in rule.all_ours):
-                found.append(_Match(rule.theirs, tuple((path, ()) for path in rule.all_ours), rule.out_first))
+                found.append(_Match(rule.theirs, tuple((path, ()) for path in rule.all_ours), rule.out_first, rule.row))
             continue
         for block in range(width):
             paths = [path.format(i=block) for path in rule.all_ours]
@@ -163,7 +165,7 @@ def to_theirs(
                 value = value.T if match.out_first else value
             elif not (spec.lookup or "vocab" in spec.axes):
                 value = value.reshape(-1)
-            parts.append(value)
+            parts.append(value[None] if match.row else value)
         axis = 0 if match.out_first or parts[0].ndim == 1 else -1
         return np.ascontiguousarray(np.concatenate(parts, axis)).astype(dtype)
 

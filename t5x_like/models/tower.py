@@ -94,7 +94,7 @@ class Tower:
         if c.positions == "learned":
             x = x + call(self.positions, params["position_embedding"], ctx.positions + c.position_offset, ctx)
         elif c.positions == "sinusoidal":
-            x = x + sinusoidal(ctx.positions, c.d_model)
+            x = x + sinusoidal(ctx.positions, c.d_model, c.sines_first)
         if c.embedding_norm:
             x = call(self.entry_norm, params["embedding_norm"], x)
         x = dropout(x.astype(ctx.policy.compute), c.dropout_rate, ctx.folded(self.layers), ctx.train)

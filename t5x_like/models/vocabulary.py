@@ -29,7 +29,7 @@ class Vocabulary:
         # Logits of a unit-variance hidden state through a tied table start with variance 1 at every width.
         stddev = config.embedding_stddev or 1 / math.sqrt(config.d_model)
         self.table = Embedding(self.size, config.d_model, "vocab", stddev)
-        self.logits = Linear("BTD,DV->BTV", (width,), ("embed",), (self.size,), ("vocab",))
+        self.logits = Linear("BTD,DV->BTV", (width,), ("embed",), (self.size,), ("vocab",), config.logits_bias)
         self._width, self._soft_cap = width, getattr(config, "logits_soft_cap", None)
 
     def specs(self, stream: str = "decoder") -> Params:
@@ -39,8 +39,11 @@ class Vocabulary:
             return dataclasses.replace(spec, stream=stream, lookup=spec.lookup and not self.tied)
 
         specs = {"token_embedding": record_specs(self.table, jax.ShapeDtypeStruct((1, 1), jnp.int32))}
-        if not self.tied:
-            specs["logits"] = record_specs(self.logits, jax.ShapeDtypeStruct((1, 1, self._width), jnp.float32))
+        logits = record_specs(self.logits, jax.ShapeDtypeStruct((1, 1, self._width), jnp.float32))
+        if self.tied:
+            del logits["kernel"]
+        if logits:
+            specs["logits"] = logits
         return map_specs(of_stream, specs)
 
     def embed(self, params: Params, tokens: jax.Array, ctx: Context) -> jax.Array:
@@ -49,8 +52,8 @@ class Vocabulary:
 
     def unembedding(self, params: Params) -> Params:
         """The part of the parameters that `unembed` reads."""
-        name = "token_embedding" if self.tied else "logits"
-        return {name: params[name]}
+        names = (["token_embedding"] if self.tied else []) + (["logits"] if "logits" in params else [])
+        return {name: params[name] for name in names}
 
     def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array:
         """Maps hidden states [B, T, D] to float32 logits [B, T, V]; `params` may be just `unembedding(params)`."""
@@ -61,7 +64,10 @@ class Vocabulary:
         else:
             kernel, pattern = params["logits"]["kernel"], self.logits.pattern
         logits = project(hidden, kernel, pattern, wide, one_cpu=ctx.one_cpu)
-        logits = ctx.constrain(logits.astype(wide), "batch length vocab")
+        logits = logits.astype(wide)
+        if self.logits.use_bias:
+            logits = logits + params["logits"]["bias"].astype(wide)
+        logits = ctx.constrain(logits, "batch length vocab")
         return logits if self._soft_cap is None else self._soft_cap * jnp.tanh(logits / self._soft_cap)
 
     def for_decoding(self, params: Params, ctx: Context) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 them in float64: logits, hidden states and gradients of the loss of two rows, of which one is padded.
 
 pip install 't5x_like[parity]'
-python tests/golden/make_hf_goldens.py [NAME ...]
+python tests/golden/make_hf_goldens.py [name ...]
 """
 
 import shutil
@@ -34,6 +34,8 @@ T5 = {**SMALL, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decod
 T5 |= {"decoder_start_token_id": 0}
 SWITCH = {**T5, "num_decoder_layers": 2, "num_experts": 4, "num_sparse_encoder_layers": 1}
 SWITCH |= {"num_sparse_decoder_layers": 1, "expert_capacity": 4}
+BART = {**SMALL, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
+BART |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 32}
 BERT = {
     **SMALL,
     "hidden_size": 24,
@@ -43,17 +45,11 @@ BERT = {
     "max_position_embeddings": 32,
 }
 FAMILIES = {
-    "bart": transformers.BartConfig(
-        **SMALL,
-        d_model=24,
-        encoder_layers=2,
-        decoder_layers=3,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=40,
-        decoder_ffn_dim=40,
-        max_position_embeddings=32,
+    "bart": transformers.BartConfig(**BART),
+    "marian": transformers.MarianConfig(
+        **BART, activation_function="swish", scale_embedding=True, decoder_start_token_id=1, pad_token_id=1
     ),
+    "mbart": transformers.MBartConfig(**BART, scale_embedding=True, decoder_start_token_id=5),
     "bert": transformers.BertConfig(**BERT),
     "distilbert": transformers.DistilBertConfig(
         **SMALL, dim=24, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=32
@@ -77,6 +73,8 @@ FAMILIES = {
 }
 CLASSES = {
     "bart": transformers.BartForConditionalGeneration,
+    "marian": transformers.MarianMTModel,
+    "mbart": transformers.MBartForConditionalGeneration,
     "t5": transformers.T5ForConditionalGeneration,
     "switch_transformers": transformers.SwitchTransformersForConditionalGeneration,
     "bert": transformers.BertForPreTraining,
@@ -93,13 +91,10 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     kind = CLASSES.get(name, CLASSES.get(config.model_type, transformers.AutoModelForCausalLM))
     config._attn_implementation = config._experts_implementation = "eager"
     model = (kind(config) if kind in CLASSES.values() else kind.from_config(config)).eval()
-    if config.model_type in (
-        "t5",
-        "switch_transformers",
-    ):  # both stacks look up in the same table, whatever the logits do
+    if config.model_type in ("t5", "switch_transformers"):  # both stacks look up in one table
         model.encoder.embed_tokens = model.decoder.embed_tokens = model.shared
     with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
+        for parameter_name, parameter in learnt(model):
             vector = parameter.ndim == 1 and "bias" not in parameter_name
             parameter.copy_(torch.randn_like(parameter) * (0.3 if vector else 0.2) + float(vector))
     folder = HERE / name
@@ -107,6 +102,8 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     model.save_pretrained(folder, safe_serialization=True)
     (folder / "generation_config.json").unlink(missing_ok=True)
     model = model.double()  # of float32 numbers: that library's own rounding reaches 1.5e-5 of logits
+    for _, parameter in learnt(model):
+        parameter.requires_grad_(True)
     rng = np.random.default_rng(0)
     tokens, targets = rng.integers(2, VOCABULARY, (2, 12)), rng.integers(2, VOCABULARY, (2, 12))
     real = np.ones((2, 12), np.int64)
@@ -138,7 +135,7 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
         kept |= {"decoder_tokens": inputs, "memory": out.encoder_last_hidden_state.detach().numpy()}
     if config.model_type not in ENCODERS:
         kept |= {f"beams {beams}": generated(model, tokens, beams) for beams in (1, 4)}
-    for parameter_name, parameter in model.named_parameters():
+    for parameter_name, parameter in learnt(model):
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad  # no token met an expert
         kept |= {f"grad {n}": value for n, value in named_in_files(parameter_name, gradient.numpy())}
     kept = {
@@ -146,6 +143,15 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     }
     np.savez_compressed(folder / "expected.npz", **kept)
     print(name, sum(p.numel() for p in model.parameters()), round(loss.item(), 4))
+
+
+def learnt(model: transformers.PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    """What is trained. Of Marian the sinusoids are parameters there, and the bias of the logits is none."""
+    found = list(model.named_parameters())
+    if model.config.model_type != "marian":
+        return found
+    found = [(name, parameter) for name, parameter in found if "embed_positions" not in name]
+    return [*found, ("final_logits_bias", model.final_logits_bias)]
 
 
 def named_in_files(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
@@ -186,6 +192,5 @@ def generated(model: transformers.PreTrainedModel, tokens: np.ndarray, beams: in
 
 
 if __name__ == "__main__":
-    for family, settings in FAMILIES.items():
-        if family in sys.argv[1:] or not sys.argv[1:]:
-            make(family, settings)
+    for family in sys.argv[1:] or FAMILIES:
+        make(family, FAMILIES[family])

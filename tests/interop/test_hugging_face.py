@@ -120,6 +120,18 @@ def test_a_matrix_of_logits_that_is_not_the_table_is_not_overlooked(name, tmp_pa
             load_hf(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["bart", "mbart"])
+def test_a_bias_of_the_logits_is_added_to_them(name, tmp_path):
+    expected, bias = dict(np.load(GOLDEN / name / "expected.npz")), np.linspace(-1, 1, 48, dtype=np.float32)[None]
+    shutil.copy(GOLDEN / name / "config.json", tmp_path / "config.json")
+    write_folder(tmp_path, made(read_folder(GOLDEN / name) | {"final_logits_bias": bias}))
+    model, params = load_hf(tmp_path)
+    difference = np.asarray(model.apply(params, batch_of(expected))["logits"]) - (expected["logits"] + bias)
+    assert largest(difference, expected["weights"]) < 2e-5
+    save_hf(model, params, tmp_path / "out")
+    np.testing.assert_array_equal(read_folder(tmp_path / "out")["final_logits_bias"], bias)
+
+
 def test_an_encoder_without_its_heads_is_read(tmp_path):
     """As sentence encoders are kept: no prefix, nothing but the stack and the pooler."""
     expected = dict(np.load(GOLDEN / "bert/expected.npz"))
@@ -171,6 +183,23 @@ def test_what_has_no_counterpart_there_is_not_written(tmp_path):
 def test_every_family_has_a_golden():
     kinds = {json.loads((GOLDEN / name / "config.json").read_text())["model_type"] for name in NAMES}
     assert kinds == set(families())
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        (
+            "bart",
+            {"activation_function": "gelu_fast"},
+            r"activation_function: 'gelu_fast' is not known; accepted: gelu",
+        ),
+        ("marian", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder_embeddings=False has no"),
+        ("mbart", {"encoder_ffn_dim": 48}, "encoder_ffn_dim=48 and decoder_ffn_dim=40; accepted: equal ones"),
+    ],
+)
+def test_options_of_other_families_are_refused_by_name(tmp_path, name, config, message):
+    with pytest.raises(UserError, match=message):
+        load_hf(spoiled(tmp_path, name, **config))
 
 
 def spoiled(tmp_path, name="llama_grouped", **config):

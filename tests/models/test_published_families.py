@@ -6,7 +6,7 @@ import math
 import jax
 import pytest
 
-from t5x_like.config.models.bart import BartConfig
+from t5x_like.config.models.bart import BartConfig, MarianConfig, MBartConfig
 from t5x_like.config.models.bert import BertConfig, DistilBertConfig, RobertaConfig
 from t5x_like.config.models.experts import ExpertsConfig
 from t5x_like.config.models.gpt import GPT1Config, GPT2Config
@@ -37,9 +37,9 @@ def switch(layers, width, heads, mlp, experts, every=2, gated=True):
     return SwitchConfig(**sizes, **how, experts=ExpertsConfig(num_experts=experts, every=every))
 
 
-def bart(layers, width, heads):
+def bart(layers, width, heads, kind=BartConfig, vocabulary=50265, **more):
     sizes = {"num_encoder_layers": layers, "num_layers": layers, "d_model": width, "num_heads": heads}
-    return BartConfig(**sizes, vocab_size=50265, max_length=1024)
+    return kind(**sizes, vocab_size=vocabulary, max_length=1024, **more)
 
 
 def bert(layers, width, heads, kind=BertConfig, vocabulary=30522, **more):
@@ -72,6 +72,9 @@ PUBLISHED = {  # of the weights that were released
     "T5 1.1 XXL": (t5(24, 4096, 64, 64, 10240, True), 11_135_332_352),
     "BART base": (bart(6, 768, 12), 139_420_416),
     "BART large": (bart(12, 1024, 16), 406_291_456),
+    "mBART large": (bart(12, 1024, 16, MBartConfig, 250027), 610_851_840),
+    "mBART-50": (bart(12, 1024, 16, MBartConfig, 250054), 610_879_488),
+    "Marian, English to German": (bart(6, 512, 8, MarianConfig, 58101, logits_bias=False), 73_886_208),
     "BERT base": (bert(12, 768, 12), 109_482_240),
     "BERT large": (bert(24, 1024, 16), 335_141_888),
     "RoBERTa base": (bert(12, 768, 12, RobertaConfig, 50265, pooler=True), 124_645_632),

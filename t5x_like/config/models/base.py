@@ -33,6 +33,7 @@ class ModelConfig:
     d_model: int = 64
     vocab_size: int | None = None  # None: the tokenizer's
     tie_embeddings: bool = True
+    logits_bias: bool = False  # a number for every token, as in Marian
     dropout_rate: float = 0.0
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class TransformerConfig(ModelConfig):
     """What Transformers share: the sizes and options of a block, and how tokens get in and out."""
 
     scaled_by_depth: ClassVar[bool] = True  # whether maps back to the stream start smaller, the more there are
+    sines_first: ClassVar[bool] = False  # whether sinusoidal positions have all sines before all cosines
 
     num_heads: int = 4
     num_kv_heads: int | None = None  # None: num_heads; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)

@@ -60,8 +60,9 @@ def rotary_frequencies(half: int, theta: float, scaling: RopeScalingConfig | Non
     return (kept * plain + (1 - kept) * slow).astype(np.float32), size
 
 
-def sinusoidal(positions: jax.Array, width: int) -> jax.Array:
-    """Returns float32 [B, T, width]: sines in the even dimensions, cosines in the odd ones, as in section 3.5."""
+def sinusoidal(positions: jax.Array, width: int, sines_first: bool = False) -> jax.Array:
+    """Returns float32 [B, T, width]: sines in the even dimensions, cosines in the odd ones, as in section 3.5; or sines
+    in the first half and cosines in the second, as in Marian."""
     half = jnp.arange(width // 2, dtype=jnp.float32)
     angles = positions[..., None].astype(jnp.float32) * 10000.0 ** (-2 * half / width)
-    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions.shape, width)
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -2 if sines_first else -1).reshape(*positions.shape, width)
