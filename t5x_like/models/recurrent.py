@@ -55,7 +55,7 @@ class RecurrentModel:
         self.encoder = {str(i): dict.fromkeys(directions, one) for i in range(c.num_layers)}
         self.decoder = {str(i): Recurrent(c.cell, c.d_model, c.d_model) for i in range(c.num_layers)}
         self.first = Linear("BTD,DM->BTM", (c.d_model,), ("embed",), (c.d_model,), ("recurrent",), use_bias=True)
-        self.attention = Attention(c.d_model, 1, 1, c.d_model, use_bias=False, cross=True)
+        self.attention = Attention(c.d_model, 1, 1, c.d_model, bias="none", cross=True)
         self.joint = Linear("BTD,DM->BTM", (2 * c.d_model,), ("embed",), (c.d_model,), ("recurrent",))
         self.unembedding, self.unembed = self.vocabulary.unembedding, self.vocabulary.unembed
 

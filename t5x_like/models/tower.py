@@ -23,7 +23,8 @@ class Tower:
     """Layers over one stream.
 
     Attributes:
-      stack: its blocks; every other layer of Switch-Base has experts, every layer of Mixtral.
+      stack: its blocks; every other layer of Switch-Base has experts, every layer of Mixtral; every other of GPT-3 has
+        a window.
       stream: what it runs.
     """
 
@@ -44,15 +45,24 @@ class Tower:
         assert c.max_length
         self.layers, self.stream, self.memory, self.causal = layers, stream, memory, causal
         cross = memory is not None
-        branches = (3 if cross else 2) * layers
-        dense = Block(c, cross=cross, branches=branches)
-        every = 1 if c.experts is None else c.experts.every
-        last = dense if c.experts is None else Block(c, cross=cross, experts=True, branches=branches)
-        self.stack = Stack((*(dense,) * (every - 1), last), layers // every, causal, cross, shared)
+        pattern = self._pattern(layers, cross)
+        self.stack = Stack(pattern, layers // len(pattern), causal, cross, shared)
         self.entry_width = entry_width or c.d_model
         self.positions = Embedding(c.max_length + c.position_offset, self.entry_width, "positions", 0.02)
-        self.entry_norm = Norm(c.norm, c.norm_epsilon, c.use_bias)
-        self.final_norm = Norm(c.norm, c.norm_epsilon, c.use_bias)
+        self.entry_norm = self.final_norm = Norm(c.norm, c.norm_epsilon, c.use_bias, around_one=c.norm_around_one)
+
+    def _pattern(self, layers: int, cross: bool) -> tuple[Block, ...]:
+        """As many blocks as it takes until experts and windows repeat; where that does not divide the layers, all."""
+        c, branches = self.config, (3 if cross else 2) * layers
+        every = 1 if c.experts is None else c.experts.every
+        period = math.lcm(every, c.global_every or 1)
+
+        def block(number: int) -> Block:
+            experts = c.experts is not None and number % every == c.experts.at
+            sees_all = c.global_every is not None and (number + 1) % c.global_every == 0
+            return Block(c, cross=cross, experts=experts, sees_all=sees_all, branches=branches)
+
+        return tuple(block(number) for number in range(layers if layers % period else period))
 
     def specs(self) -> Params:
         """{"layers", and "final_norm" and "relative_bias" where there are such}."""

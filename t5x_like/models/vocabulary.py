@@ -30,7 +30,7 @@ class Vocabulary:
         stddev = config.embedding_stddev or 1 / math.sqrt(config.d_model)
         self.table = Embedding(self.size, config.d_model, "vocab", stddev)
         self.logits = Linear("BTD,DV->BTV", (width,), ("embed",), (self.size,), ("vocab",), config.logits_bias)
-        self._width = width
+        self._width, self._soft_cap = width, getattr(config, "logits_soft_cap", None)
 
     def specs(self, stream: str = "decoder", head: bool = True) -> Params:
         """Of the tables; `stream` is the one whose hidden states get logits, unless there is no `head`."""
@@ -67,7 +67,8 @@ class Vocabulary:
         logits = logits.astype(wide)
         if self.logits.use_bias:
             logits = logits + params["logits"]["bias"].astype(wide)
-        return ctx.constrain(logits, "batch length vocab")
+        logits = ctx.constrain(logits, "batch length vocab")
+        return logits if self._soft_cap is None else self._soft_cap * jnp.tanh(logits / self._soft_cap)
 
     def for_decoding(self, params: Params, ctx: Context) -> dict[str, Any]:
         """The tables as a loop through a cache wants them, see `Stack.for_decoding`."""

@@ -240,9 +240,10 @@ class Step:
         if experts is None:
             return 0.0
         chosen = experts.experts_per_token
-        if experts.capacity_factor is None:
+        number, factor = experts.num_experts, experts.capacity_factor
+        if factor is None and experts.slots is None:
             return float(chosen)
-        return experts.num_experts * capacity(experts.capacity_factor, chosen, length, experts.num_experts) / length
+        return number * capacity(factor, chosen, length, number, experts.slots) / length
 
     @property
     def _layers_here(self) -> float:

@@ -32,6 +32,8 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 GPT = {**SMALL, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 32}
 T5 = {**SMALL, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
 T5 |= {"decoder_start_token_id": 0}
+SWITCH = {**T5, "num_decoder_layers": 2, "num_experts": 4, "num_sparse_encoder_layers": 1}
+SWITCH |= {"num_sparse_decoder_layers": 1, "expert_capacity": 4}
 BART = {**SMALL, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
 BART |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 32}
 BERT = {
@@ -64,6 +66,10 @@ FAMILIES = {
     "llama_yarn": transformers.LlamaConfig(**LLAMA, num_key_value_heads=2, rope_parameters=YARN),
     "mistral": transformers.MistralConfig(**LLAMA, num_key_value_heads=2, sliding_window=4),
     "mixtral": transformers.MixtralConfig(**LLAMA, num_key_value_heads=2, num_local_experts=4),
+    "switch": transformers.SwitchTransformersConfig(**SWITCH),
+    "switch_c": transformers.SwitchTransformersConfig(
+        **{**SWITCH, "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2}, tie_word_embeddings=False
+    ),
     "t5_v1_0": transformers.T5Config(**T5),
     "t5_v1_1": transformers.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     "t5_v1_1_tied": transformers.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
@@ -73,6 +79,7 @@ CLASSES = {
     "marian": transformers.MarianMTModel,
     "mbart": transformers.MBartForConditionalGeneration,
     "t5": transformers.T5ForConditionalGeneration,
+    "switch_transformers": transformers.SwitchTransformersForConditionalGeneration,
     "albert": transformers.AlbertForPreTraining,
     "bert": transformers.BertForPreTraining,
     "electra_discriminator": transformers.ElectraForPreTraining,
@@ -91,7 +98,7 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     kind = CLASSES.get(name, CLASSES.get(config.model_type, transformers.AutoModelForCausalLM))
     config._attn_implementation = config._experts_implementation = "eager"
     model = (kind(config) if kind in CLASSES.values() else kind.from_config(config)).eval()
-    if config.model_type == "t5":  # both stacks look up in the same table, whatever the logits do
+    if config.model_type in ("t5", "switch_transformers"):  # both stacks look up in one table
         model.encoder.embed_tokens = model.decoder.embed_tokens = model.shared
     with torch.no_grad():
         for parameter_name, parameter in learnt(model):
@@ -142,7 +149,8 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     if config.model_type not in ENCODERS:
         kept |= {f"beams {beams}": generated(model, tokens, beams) for beams in (1, 4)}
     for parameter_name, parameter in learnt(model):
-        kept |= {f"grad {n}": value for n, value in named_in_files(parameter_name, parameter.grad.numpy())}
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad  # no token met an expert
+        kept |= {f"grad {n}": value for n, value in named_in_files(parameter_name, gradient.numpy())}
     kept = {
         key: np.asarray(value, np.float32) if np.asarray(value).dtype == float else value for key, value in kept.items()
     }
@@ -161,7 +169,11 @@ def learnt(model: transformers.PreTrainedModel) -> list[tuple[str, torch.Tensor]
 
 def named_in_files(name: str, value: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """A parameter as files have it: experts lie together in memory only."""
-    at = name.replace(".mlp.", ".block_sparse_moe.") if ".mlp.experts" in name or ".mlp.gate.weight" in name else name
+    at = (
+        name.replace(".mlp.", ".block_sparse_moe.")
+        if (".mlp.experts." in name and name.endswith("_proj")) or ".mlp.gate.weight" in name
+        else name
+    )
     if name.endswith("experts.gate_up_proj"):
         first, third = np.split(value, 2, axis=1)
         parts = {"w1": first, "w3": third}
@@ -178,7 +190,7 @@ def generated(model: transformers.PreTrainedModel, tokens: np.ndarray, beams: in
     start = getattr(model.config, "decoder_start_token_id", None)
     how = {"do_sample": False, "max_new_tokens": 8, "num_beams": beams, "pad_token_id": 0}
     how |= {"decoder_start_token_id": start, "forced_eos_token_id": None}
-    how["use_cache"] = False
+    how["use_cache"] = model.config.model_type == "switch_transformers"  # whose capacity is a call's
     model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = (
         None  # or texts would end early
     )

@@ -21,6 +21,7 @@ MESHES = {
     "mixtral": {"data": 2, "expert": 2, "tensor": 2},
     "t5_v1_0": {"data": 2, "fsdp": 2, "tensor": 2},
     "t5_v1_1": {"data": 2, "fsdp": 2, "seq": 2},
+    "switch": {"data": 2, "expert": 2, "tensor": 2},
     "bart": {"data": 2, "fsdp": 2, "tensor": 2},
     "mbart": {"data": 2, "fsdp": 2, "tensor": 2},
     "marian": {"data": 2, "fsdp": 2, "tensor": 2},

@@ -8,9 +8,10 @@ import pytest
 
 from t5x_like.config.models.bart import BartConfig, MarianConfig, MBartConfig
 from t5x_like.config.models.bert import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
+from t5x_like.config.models.experts import ExpertsConfig
 from t5x_like.config.models.gpt import GPT1Config, GPT2Config
 from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig
-from t5x_like.config.models.t5 import T5Config
+from t5x_like.config.models.t5 import SwitchConfig, T5Config
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import ParamSpec
 
@@ -28,6 +29,12 @@ def t5(layers, width, heads, head_dim, mlp, gated=False):
     sizes = {"num_layers": layers, "d_model": width, "num_heads": heads, "head_dim": head_dim, "mlp_dim": mlp}
     newer = {"gated_mlp": True, "activation": "gelu_tanh", "tie_embeddings": False, "scale_logits": False}
     return T5Config(**sizes, vocab_size=32128, max_length=512, **(newer if gated else {}))
+
+
+def switch(layers, width, heads, mlp, experts, every=2, gated=True):
+    sizes = {"num_layers": layers, "d_model": width, "num_heads": heads, "head_dim": 64, "mlp_dim": mlp}
+    how = {"gated_mlp": gated, "activation": "gelu_tanh" if gated else "relu", "vocab_size": 32128, "max_length": 512}
+    return SwitchConfig(**sizes, **how, experts=ExpertsConfig(num_experts=experts, every=every))
 
 
 def bart(layers, width, heads, kind=BartConfig, vocabulary=50265, **more):
@@ -90,9 +97,24 @@ PUBLISHED = {  # of the weights that were released
 }
 
 
+PAPERS = {  # billions, as printed
+    "Switch-Base": (switch(12, 768, 12, 2048, 128), 7),
+    "Switch-C": (switch(15, 2080, 32, 6144, 2048, 1, False), 1571),
+}
+
+
+def count(config):
+    leaves = jax.tree.leaves(build_model(config.filled()).specs(), is_leaf=lambda node: isinstance(node, ParamSpec))
+    return sum(math.prod(spec.shape) for spec in leaves)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_parameters_are_as_many_as_a_paper_says(name):
+    config, billions = PAPERS[name]
+    assert round(count(config) / 1e9) == billions
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_counted_as_published(name):
     config, published = PUBLISHED[name]
-    specs = build_model(config.filled()).specs()
-    leaves = jax.tree.leaves(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
-    assert sum(math.prod(spec.shape) for spec in leaves) == published
+    assert count(config) == published

@@ -26,7 +26,9 @@ def pairs(tmp_path_factory):
 
 def run(pairs, model, task, objective, steps, **more):
     data = {"kind": task, "source": {"kind": "json_lines", "pattern": str(pairs)}, "tokenizer": {"kind": "byte"}}
-    sizes = {"num_layers": 1, "d_model": 32, "dropout_rate": 0.0} | ({"num_heads": 2} if model != "recurrent" else {})
+    sizes = {"num_layers": 2 if model == "switch" else 1, "d_model": 32, "dropout_rate": 0.0} | (
+        {"num_heads": 2} if model != "recurrent" else {}
+    )
     content = {
         "data": data | {"sequence_length": 16} | ({"encoder_length": 16} if task == "seq2seq" else {}),
         "model": {"kind": model, **sizes},
@@ -43,7 +45,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("T5X_LIKE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("model", ["transformer", "recurrent", "t5", "bart", "mbart", "marian"])
+@pytest.mark.parametrize("model", ["transformer", "recurrent", "t5", "switch", "bart", "mbart", "marian"])
 def test_pairs_are_learnt(model, pairs, tmp_path):
     summary = train(run(pairs, model, "seq2seq", "seq2seq", 150), tmp_path / "run")
     assert summary["loss"] < 0.7  # letters that do not look at the input: (4 ln 4 + 0) / 5 = 1.11 nats

@@ -12,7 +12,7 @@ from t5x_like.config.models.rope import RopeScalingConfig
 from t5x_like.strict import FieldError
 
 NormKind = Literal["layernorm", "rmsnorm"]
-NormPosition = Literal["pre", "post", "sandwich", "parallel"]  # see models/layers/block.py
+NormPosition = Literal["pre", "post", "sandwich", "parallel", "parallel_shared"]  # see models/layers/block.py
 Positions = Literal["rotary", "learned", "sinusoidal", "relative", "alibi", "none"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
@@ -76,18 +76,25 @@ class TransformerConfig(ModelConfig):
     norm: NormKind = "rmsnorm"
     norm_position: NormPosition = "pre"
     norm_epsilon: float = 1e-5
+    norm_around_one: bool = False  # a scale is kept as what it is above 1, as in Gemma
     positions: Positions = "rotary"
     rope_theta: float = 10000.0
     rope_scaling: RopeScalingConfig | None = None  # None: as far as the model was trained
+    rope_dim: int | None = None  # of a head's dimensions, those that are turned; None: all
+    rope_neighbours: bool = False  # pairs that are turned lie side by side, as in the paper and GPT-J
+    local_rope_theta: float | None = None  # of layers with the window, never scaled; None: as in the others
     relative_buckets: int = 32  # of relative positions, with the distance from which all share one: T5's values
     relative_max_distance: int = 128
     window: int | None = None  # keys that a query of self-attention looks back on, its own among them; None: all
+    global_every: int | None = None  # the last layer of each n looks at all keys; GPT-3 has 2, Gemma 3 6; None: none
     attention_scale: float | None = None  # of the product of query and key; None: 1 / sqrt(head_dim). T5 has 1
     query_key_norm: bool = False  # an RMSNorm of every head's queries and keys
     attention_soft_cap: float | None = None  # c of c tanh(logits / c); Gemma 2 has 50
+    logits_soft_cap: float | None = None  # the same of the logits over the vocabulary; Gemma 2 has 30
     activation: Activation = "gelu_tanh"
     gated_mlp: bool = False
     use_bias: bool = False
+    attention_bias: Literal["all", "inputs", "none"] | None = None  # inputs: q, k and v; None: all or none, as use_bias
     position_offset: int = 0  # rows of a learned position table before the first position's; RoBERTa has 2
     embedding_norm: bool = False  # a norm of what enters the first block, as in BERT
     scale_embeddings: bool = False  # by sqrt(d_model), as in Vaswani et al. 2017, section 3.4
@@ -96,7 +103,8 @@ class TransformerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length", "window")
+        sizes = ("num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length", "window", "global_every", "rope_dim")
+        at_least(self, 1, *sizes)
         if self.head_dim is None and self.d_model % self.num_heads:
             raise FieldError(
                 "num_heads",
@@ -110,8 +118,13 @@ class TransformerConfig(ModelConfig):
                 f"{divisors(self.num_heads)}",
             )
         head_dim = self.head_dim or self.d_model // self.num_heads
-        if self.positions == "rotary" and head_dim % 2:
-            raise FieldError("head_dim", f"{head_dim} is odd; rotary positions turn pairs, so it must be even")
+        turned = self.rope_dim or head_dim
+        if self.positions == "rotary" and (turned % 2 or turned > head_dim):
+            name = "head_dim" if self.rope_dim is None else "rope_dim"
+            raise FieldError(name, f"{turned}; rotary positions turn pairs, so it must be even, and at most {head_dim}")
+        if self.window is None and (self.global_every or self.local_rope_theta):
+            name = "global_every" if self.global_every else "local_rope_theta"
+            raise FieldError(name, f"{getattr(self, name)}, but window is None: no layer has one")
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise FieldError("d_model", f"{self.d_model} is odd; sinusoidal positions need an even width")
         if self.positions == "relative" and not 4 <= self.relative_buckets < 2 * self.relative_max_distance:
@@ -121,6 +134,7 @@ class TransformerConfig(ModelConfig):
                 "relative_max_distance",
             )
         above_zero(self, "rope_theta", "norm_epsilon", "attention_soft_cap", "attention_scale")
+        above_zero(self, "local_rope_theta", "logits_soft_cap")
         for layers in self.stacks:
             if self.experts is not None and layers % self.experts.every:
                 raise FieldError(

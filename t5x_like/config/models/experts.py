@@ -27,7 +27,9 @@ class ExpertsConfig:
     routing: Literal["capacity", "dropless", "expert_choice"] = "capacity"
     capacity_factor: float | None = None  # slots for every choice in training; None: 1.25 with capacity, else no such
     eval_capacity_factor: float | None = None  # the same outside training; None: nothing is dropped there
-    every: int = 1  # the last layer of each n has experts, the others are dense; 2: Switch-Base, 1: Mixtral
+    slots: int | None = None  # of an expert, in every sequence of whatever length; None: as the factors say
+    every: int = 1  # one layer of each n has experts, the others are dense; 2: Switch-Base, 1: Mixtral
+    place: int | None = None  # which of the n, from 0; None: the last
     mlp_dim: int | None = None  # of an expert; None: the model's
     load_balance_loss: float | None = None  # coefficient; None: .01, or 0 with expert_choice, where loads are even
     router_z_loss: float = 0.0  # coefficient; ST-MoE (Zoph et al. 2022) has .001
@@ -35,16 +37,22 @@ class ExpertsConfig:
     normalise_weights: bool = False  # a token's weights add up to 1, as Mixtral's do; Switch leaves them as they are
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "num_experts", "experts_per_token", "every", "mlp_dim")
+        at_least(self, 1, "num_experts", "experts_per_token", "every", "mlp_dim", "slots")
+        if self.place is not None and not 0 <= self.place < self.every:
+            raise FieldError(
+                "place", f"{self.place} is none of every={self.every} layers; accepted: 0 to {self.every - 1}"
+            )
         if self.experts_per_token > self.num_experts:
             raise FieldError(
                 "experts_per_token",
                 f"{self.experts_per_token} is above num_experts={self.num_experts}; accepted: 1 to {self.num_experts}",
             )
-        for name in ("capacity_factor", "eval_capacity_factor"):
-            factor = getattr(self, name)
-            if factor is not None and self.routing != "capacity":
-                raise FieldError(name, f"{factor} with routing={self.routing!r}; accepted: only 'capacity' has one")
+        for name in ("capacity_factor", "eval_capacity_factor", "slots"):
+            value = getattr(self, name)
+            if value is not None and self.routing != "capacity":
+                raise FieldError(name, f"{value} with routing={self.routing!r}; accepted: only 'capacity' has one")
+            if value is not None and name != "slots" and self.slots is not None:
+                raise FieldError("slots", f"{self.slots} with {name}={value}; accepted: one of them")
             above_zero(self, name)
         at_least(self, 0, "load_balance_loss", "router_z_loss")
         if self.routing == "expert_choice" and self.load_balance_loss:
@@ -56,12 +64,17 @@ class ExpertsConfig:
             raise FieldError("normalise_weights", "True with routing='expert_choice'; accepted: False")
         inside(self, "[0, 1)", "router_jitter")
 
+    @property
+    def at(self) -> int:
+        """Which of each `every` layers has experts."""
+        return self.every - 1 if self.place is None else self.place
+
     def resolve(self, mlp_dim: int) -> "ExpertsConfig":
         """Fills in every field that is None and has a value; `mlp_dim` is the model's."""
         balance = self.load_balance_loss
         return dataclasses.replace(
             self,
-            capacity_factor=(self.capacity_factor or 1.25) if self.routing == "capacity" else None,
+            capacity_factor=(self.capacity_factor or 1.25) if self.routing == "capacity" and not self.slots else None,
             mlp_dim=self.mlp_dim or mlp_dim,
             load_balance_loss=(0.0 if self.routing == "expert_choice" else 0.01) if balance is None else balance,
         )

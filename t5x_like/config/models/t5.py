@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T5."""
+"""T5 and Switch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions
+from t5x_like.config.models.experts import ExpertsConfig
 from t5x_like.config.models.transformer import EncoderDecoderConfig
 
 
@@ -29,3 +30,15 @@ class T5Config(EncoderDecoderConfig):
     use_bias: bool = False
     scale_embeddings: bool = False
     scale_logits: bool = True
+
+
+def _one_of_many() -> ExpertsConfig:
+    return ExpertsConfig(num_experts=8, every=2, router_jitter=0.01)
+
+
+@dataclass(frozen=True)
+class SwitchConfig(T5Config):
+    """Switch Transformer (Fedus et al. 2022): T5 of which every other feed-forward network is one of many."""
+
+    kind: Literal["switch"] = "switch"  # type: ignore[assignment]
+    experts: ExpertsConfig | None = field(default_factory=_one_of_many)

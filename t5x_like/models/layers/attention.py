@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_like.config.models.rope import RopeScalingConfig
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.models.context import Context, Layout, Marks, MaskSpec
 from t5x_like.models.layers.biases import Bias
@@ -29,7 +28,7 @@ from t5x_like.models.layers.masks import (
 )
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.parameters import Attends, Params
-from t5x_like.models.layers.positions import rotary
+from t5x_like.models.layers.positions import Rotary
 from t5x_like.precision import Policy
 
 IMPLEMENTATIONS = ("auto", "reference", "blockwise", "splash", "cudnn")
@@ -260,14 +259,14 @@ class Attention(nn.Module):
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    use_bias: bool
+    bias: str  # of maps: "all", "inputs" (all but the last) or "none"
     out_scale: float = 1.0  # of the last map's initial values
     cross: bool = False  # whether keys and values come from `ctx.memory`
-    rope_theta: float | None = None  # base of rotary positions; None: no such
-    rope_scaling: RopeScalingConfig | None = None
+    rotary: Rotary | None = None  # positions; None: no such
     scale: float | None = None  # of the product of query and key; None: 1 / sqrt(head_dim)
     window: int | None = None  # of these layers, see `MaskSpec`; None: the stack's
     norm_epsilon: float | None = None  # of an RMSNorm of every head's query and key (Henry et al. 2020); None: none
+    norm_around_one: bool = False  # see `Norm`
     soft_cap: float | None = None  # see `attend`
 
     @nn.compact
@@ -279,7 +278,7 @@ class Attention(nn.Module):
             y, cache = self._to_self(x, mask, ctx, cache)
         heads, axes = (self.num_heads, self.head_dim), ("heads", "head_dim")
         sizes = heads, axes, (self.width,), ("embed",)
-        return Linear("BTHC,HCD->BTD", *sizes, self.use_bias, self.out_scale, name="out")(y, ctx), cache
+        return Linear("BTHC,HCD->BTD", *sizes, self.bias == "all", self.out_scale, name="out")(y, ctx), cache
 
     def _mask(self, x: jax.Array, ctx: Context) -> MaskSpec:
         if self.cross:
@@ -305,9 +304,9 @@ class Attention(nn.Module):
         q = ctx.constrain(self._normed("query_norm", q), "batch length heads head_dim")
         k = ctx.constrain(self._normed("key_norm", k), "batch length kv_heads head_dim")
         v = ctx.constrain(v, "batch length kv_heads head_dim")
-        if self.rope_theta is not None:
+        if self.rotary is not None:
             assert ctx.positions is not None
-            q, k = (rotary(y, ctx.positions, self.rope_theta, self.rope_scaling) for y in (q, k))
+            q, k = (self.rotary.turned(y, ctx.positions) for y in (q, k))
         if cache is not None:
             cache = append(cache, k, v, ctx)
         if cache is None or from_the_start(mask):
@@ -346,12 +345,12 @@ class Attention(nn.Module):
     ) -> Linear:
         """A map to heads; of keys and values unless it says otherwise."""
         shape, axes = (*(shape or (self.num_kv_heads,)), self.head_dim), (*axes, "head_dim")
-        return Linear(pattern, (self.width,), ("embed",), shape, axes, self.use_bias, name=name, **more)
+        return Linear(pattern, (self.width,), ("embed",), shape, axes, self.bias != "none", name=name, **more)
 
     def _normed(self, name: str, heads: jax.Array) -> jax.Array:
         if self.norm_epsilon is None:
             return heads
-        return Norm("rmsnorm", self.norm_epsilon, axis="head_dim", name=name)(heads)
+        return Norm("rmsnorm", self.norm_epsilon, False, "head_dim", self.norm_around_one, name=name)(heads)
 
     def _scaled(self, q: jax.Array) -> jax.Array:
         """What makes the scale that every implementation has, 1 / sqrt(head_dim), the layer's own."""

@@ -16,6 +16,7 @@ from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.experts import Aux, Experts
 from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.norms import Norm
+from t5x_like.models.layers.positions import Rotary
 
 Caches = dict[str, Cache]  # of every attention
 KEYS = {"attention": 0, "mlp": 1, "cross_attention": 3}  # what each branch's randomness is folded with; 2 is a router's
@@ -28,6 +29,7 @@ class Block(nn.Module):
     post       x = norm(x + f(x))            Vaswani et al. 2017, BERT
     sandwich   x = x + norm'(f(norm(x)))     Gemma 2
     parallel   x = x + attention(norm(x)) + mlp(norm'(x))    GPT-NeoX; cross-attention, if any, after it
+    parallel_shared    the same with one norm for both       GPT-J
 
     Maps back to the stream start smaller by the root of `branches`, which keeps its variance near 1 at any depth.
     """
@@ -35,6 +37,7 @@ class Block(nn.Module):
     config: TransformerConfig  # resolved
     cross: bool = False  # whether the block looks at `ctx.memory`, between self-attention and feed-forward
     experts: bool = False  # whether experts stand in the place of the mlp
+    sees_all: bool = False  # whether self-attention does without the config's window
     branches: int = 2  # residual ones, of the whole stack
 
     @nn.compact
@@ -59,30 +62,48 @@ class Block(nn.Module):
             aux.update({name: value / c.expert_layers for name, value in judged.items()})  # the stack adds them up
             return y
 
-        rotary = c.rope_theta if c.positions == "rotary" else None
-        turn = {"rope_theta": rotary, "rope_scaling": c.rope_scaling}
-        branches = {"attention": attention("attention", **turn, window=c.window)}
+        branches = {"attention": attention("attention", **self._within())}
         if self.cross:
             branches["cross_attention"] = attention("cross_attention", cross=True)
         branches["mlp"] = experts if self.experts else lambda y: self._feed_forward()(y, ctx)
-        if c.norm_position == "parallel":
-            both = [self._branch(name, branches.pop(name), x, ctx) for name in ("attention", "mlp")]
+        if c.norm_position.startswith("parallel"):
+            shared = self._norm("attention")(x) if c.norm_position == "parallel_shared" else None
+            both = [self._branch(name, branches.pop(name), x, ctx, shared) for name in ("attention", "mlp")]
             x = x + both[0] + both[1]
         for name, function in branches.items():
             y = self._branch(name, function, x, ctx)
             x = self._norm(name)(x + y) if c.norm_position == "post" else x + y
         return x, None if cache is None else caches, aux
 
-    def _branch(self, name: str, function: Callable[[jax.Array], jax.Array], x: jax.Array, ctx: Context) -> jax.Array:
+    def _branch(
+        self,
+        name: str,
+        function: Callable[[jax.Array], jax.Array],
+        x: jax.Array,
+        ctx: Context,
+        normed: jax.Array | None = None,
+    ) -> jax.Array:
         c = self.config
-        y = function(x if c.norm_position == "post" else self._norm(name)(x))
+        if normed is None:
+            normed = x if c.norm_position == "post" else self._norm(name)(x)
+        y = function(normed)
         if c.norm_position == "sandwich":
             y = self._norm(f"{name}_out")(y)
         return ctx.constrain(dropout(y, c.dropout_rate, ctx.folded(KEYS[name]), ctx.train), "batch length embed")
 
     def _norm(self, branch: str) -> Norm:
         c = self.config
-        return Norm(c.norm, c.norm_epsilon, c.use_bias, name=f"{branch}_norm")
+        return Norm(c.norm, c.norm_epsilon, c.use_bias, around_one=c.norm_around_one, name=f"{branch}_norm")
+
+    def _within(self) -> dict[str, Any]:
+        """Which keys self-attention sees, and how it is told where they are."""
+        c = self.config
+        window = None if self.sees_all else c.window
+        own = c.local_rope_theta if window is not None else None
+        turn = None
+        if c.positions == "rotary":
+            turn = Rotary(own or c.rope_theta, None if own else c.rope_scaling, c.rope_dim, c.rope_neighbours)
+        return {"rotary": turn, "window": window}
 
     @property
     def _out_scale(self) -> float:
@@ -92,9 +113,10 @@ class Block(nn.Module):
         c = self.config
         assert c.num_kv_heads and c.head_dim
         sizes = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
-        epsilon = c.norm_epsilon if c.query_key_norm else None
-        more |= {"norm_epsilon": epsilon, "soft_cap": c.attention_soft_cap, "scale": c.attention_scale, "name": name}
-        return Attention(*sizes, c.use_bias, self._out_scale, **more)
+        more |= {"soft_cap": c.attention_soft_cap, "scale": c.attention_scale, "name": name}
+        if c.query_key_norm:
+            more |= {"norm_epsilon": c.norm_epsilon, "norm_around_one": c.norm_around_one}
+        return Attention(*sizes, c.attention_bias or ("all" if c.use_bias else "none"), self._out_scale, **more)
 
     def _feed_forward(self) -> FeedForward:
         c = self.config

@@ -67,11 +67,11 @@ class Experts(nn.Module):
             experts = jnp.where(real[..., None], experts, c.num_experts)
         experts = ctx.constrain(experts, "batch kv_length router")
         factor = c.capacity_factor if ctx.train else c.eval_capacity_factor
-        if factor is None:
+        if factor is None and c.slots is None:
             y = self._without_bound(x, experts, weights, params, ctx)
             dropped = jnp.zeros((), jnp.float32)
         else:
-            size = routing.capacity(factor, c.experts_per_token, x.shape[1], c.num_experts)
+            size = routing.capacity(factor, c.experts_per_token, x.shape[1], c.num_experts, c.slots)
             slots = routing.assign(experts, c.num_experts, size)
             slots = jax.tree.map(lambda table: ctx.constrain(table, "batch kv_length"), slots)
             held = self._in_slots(routing.dispatch(ctx.constrain(x, "batch kv_length embed"), slots), params, ctx)

@@ -18,11 +18,13 @@ class Norm(nn.Module):
     epsilon: float
     use_bias: bool = False  # after the scale
     axis: str = "embed"  # logical name of the dimension
+    around_one: bool = False  # the parameter is what the scale is above 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape, axes = (x.shape[-1],), (self.axis,)
-        scale = parameter(self, "scale", ParamSpec(shape, axes, init=Constant(1.0)))
+        scale = parameter(self, "scale", ParamSpec(shape, axes, init=Constant(0.0 if self.around_one else 1.0)))
+        scale = 1 + scale if self.around_one else scale
         y = x.astype(jnp.float32)
         if self.kind == "layernorm":
             y = y - y.mean(-1, keepdims=True)

@@ -2,6 +2,7 @@
 """Positions: rotary (Su et al. 2021) and sinusoidal (Vaswani et al. 2017). Learned ones are an embedding table."""
 
 import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +11,30 @@ import numpy as np
 from t5x_like.config.models.rope import RopeScalingConfig
 
 
-def rotary(x: jax.Array, positions: jax.Array, theta: float, scaling: RopeScalingConfig | None = None) -> jax.Array:
-    """Turns the pairs (x[i], x[i + C/2]) of heads [B, T, heads, C], C even, by the angle position * theta^(-2i/C).
+@dataclass(frozen=True)
+class Rotary:
+    """Turns pairs of a head's first `dim` dimensions, of all of them where that is None.
 
-    Differs from the paper: pairs are half a head apart instead of neighbours, the order that LLaMA's published weights
-    in the Hugging Face format have; the two differ by a permutation of the head's dimensions.
+    Differs from the paper: pairs are dim/2 apart, the order that LLaMA's published weights in the Hugging Face format
+    have, unless they are to be `neighbours`; the two differ by a permutation of the head's dimensions.
     """
-    frequencies, size = rotary_frequencies(x.shape[-1] // 2, theta, scaling)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies  # [B, T, 1, C/2]
-    cos, sin = size * jnp.cos(angles), size * jnp.sin(angles)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+    theta: float
+    scaling: RopeScalingConfig | None = None
+    dim: int | None = None
+    neighbours: bool = False
+
+    def turned(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """Turns pair i of heads [B, T, heads, C] by the angle position * theta^(-2i/dim)."""
+        dim = self.dim or x.shape[-1]
+        frequencies, size = rotary_frequencies(dim // 2, self.theta, self.scaling)
+        angles = positions[..., None, None].astype(jnp.float32) * frequencies  # [B, T, 1, dim/2]
+        cos, sin = size * jnp.cos(angles), size * jnp.sin(angles)
+        wide = x[..., :dim].astype(jnp.float32)
+        a, b = (wide[..., ::2], wide[..., 1::2]) if self.neighbours else jnp.split(wide, 2, axis=-1)
+        ends = a * cos - b * sin, b * cos + a * sin
+        out = jnp.stack(ends, axis=-1).reshape(wide.shape) if self.neighbours else jnp.concatenate(ends, axis=-1)
+        return jnp.concatenate([out.astype(x.dtype), x[..., dim:]], axis=-1)
 
 
 def rotary_frequencies(half: int, theta: float, scaling: RopeScalingConfig | None) -> tuple[np.ndarray, float]:

@@ -29,9 +29,14 @@ class Slots(NamedTuple):
     slot_of: jax.Array  # int32 [B, N], the slot that holds a choice; S where none does
 
 
-def capacity(factor: float, experts_per_token: int, length: int, num_experts: int) -> int:
-    """Slots of an expert for a row of `length` tokens: factor k T / E, rounded up (Fedus et al. 2022, equation 3)."""
-    slots = math.ceil(round(factor * experts_per_token * length / num_experts, 6))  # 1.1 * 10 is 11 slots, not 12
+def capacity(
+    factor: float | None, experts_per_token: int, length: int, num_experts: int, slots: int | None = None
+) -> int:
+    """Slots of an expert for a row of `length` tokens: factor k T / E, rounded up (Fedus et al. 2022, equation 3), or
+    `slots` where they are given."""
+    if slots is None:
+        assert factor is not None
+        slots = math.ceil(round(factor * experts_per_token * length / num_experts, 6))  # 1.1 * 10 is 11 slots, not 12
     return min(slots, length)  # a token asks an expert once
 
 
