@@ -108,7 +108,7 @@ def config_of(theirs: dict[str, Any], names: Mapping[str, Any], family: ModuleTy
       UserError: it asks for what has no counterpart here.
     """
     for name, value in family.SAME.items():
-        if name in theirs and theirs[name] != value:
+        if theirs.get(name) not in (None, value):
             raise UserError(
                 f"{source}/config.json: {name}={theirs[name]!r} has no counterpart here; accepted: {value!r}"
             )

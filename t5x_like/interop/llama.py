@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLaMA, Mistral and Mixtral in Hugging Face's folders."""
+"""LLaMA, Mistral, Mixtral and Qwen in Hugging Face's folders."""
 
 from collections.abc import Container
 from typing import Any
 
 from t5x_like.config.models.experts import ExpertsConfig
-from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig
-from t5x_like.config.models.rope import RopeScalingConfig
-from t5x_like.errors import UserError
+from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen3Config
 from t5x_like.interop.names import Rule
+from t5x_like.interop.rope import kinds_of_layers, rope_fields, their_rope, window_fields
 
 TYPES = {"llama": LlamaConfig, "mistral": MistralConfig, "mixtral": MixtralConfig}
+TYPES |= {"qwen2": Qwen2Config, "qwen3": Qwen3Config}
 ARCHITECTURES = {name: f"{name.capitalize()}ForCausalLM" for name in TYPES}
 PREFIXES = dict.fromkeys(TYPES, "model.")
 IGNORED = r".*rotary_emb\.inv_freq|lm_head\.weight"
-SAME = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+SAME = {"hidden_act": "silu", "mlp_bias": False, "pretraining_tp": 1}
 _FIELDS = {
     "num_layers": "num_hidden_layers",
     "d_model": "hidden_size",
@@ -24,38 +24,27 @@ _FIELDS = {
     "norm_epsilon": "rms_norm_eps",
     "mlp_dim": "intermediate_size",
 }
-_SCALING = {  # by kind: our fields by theirs
-    "linear": {"factor": "factor"},
-    "llama3": {
-        "factor": "factor",
-        "original_max_position_embeddings": "original_length",
-        "low_freq_factor": "low_frequency_factor",
-        "high_freq_factor": "high_frequency_factor",
-    },
-    "yarn": {
-        "factor": "factor",
-        "original_max_position_embeddings": "original_length",
-        "beta_fast": "beta_fast",
-        "beta_slow": "beta_slow",
-        "attention_factor": "attention_factor",
-    },
-}
+_LAYER = (
+    ("self_attn.q_proj", "attention/query/kernel"),
+    ("self_attn.k_proj", "attention/key/kernel"),
+    ("self_attn.v_proj", "attention/value/kernel"),
+    ("self_attn.o_proj", "attention/out/kernel"),
+    ("self_attn.q_norm", "attention/query_norm/scale"),
+    ("self_attn.k_norm", "attention/key_norm/scale"),
+    ("mlp.gate_proj", "mlp/gate/kernel"),
+    ("mlp.up_proj", "mlp/up/kernel"),
+    ("mlp.down_proj", "mlp/out/kernel"),
+)
+_NORMS = (("input_layernorm", "attention_norm/scale"), ("post_attention_layernorm", "mlp_norm/scale"))
 
 
-def rules(config: LlamaConfig) -> list[Rule]:
+def rules(config: LlamaConfig, norms: tuple[tuple[str, str], ...] = _NORMS) -> list[Rule]:
     layer, found = "decoder/layers/{i}", []
-    for theirs, ours in (
-        ("input_layernorm", "attention_norm/scale"),
-        ("self_attn.q_proj", "attention/query/kernel"),
-        ("self_attn.k_proj", "attention/key/kernel"),
-        ("self_attn.v_proj", "attention/value/kernel"),
-        ("self_attn.o_proj", "attention/out/kernel"),
-        ("post_attention_layernorm", "mlp_norm/scale"),
-        ("mlp.gate_proj", "mlp/gate/kernel"),
-        ("mlp.up_proj", "mlp/up/kernel"),
-        ("mlp.down_proj", "mlp/out/kernel"),
-    ):
+    for theirs, ours in (*_LAYER, *norms):
         found.append(Rule(f"model.layers.{{i}}.{theirs}.weight", f"{layer}/{ours}"))
+    for theirs, ours in _LAYER[:4]:
+        bias = f"{layer}/{ours.replace('kernel', 'bias')}"
+        found.append(Rule(f"model.layers.{{i}}.{theirs}.bias", bias))
     moe = "model.layers.{i}.block_sparse_moe"
     found.append(Rule(f"{moe}.gate.weight", f"{layer}/experts/router/kernel"))
     for theirs, ours in (("w1", "gate"), ("w3", "up"), ("w2", "out")):
@@ -69,31 +58,23 @@ def rules(config: LlamaConfig) -> list[Rule]:
 
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
-    """Our fields out of a config.json, old or new: rotary settings stand together since transformers 5."""
+    """Our fields out of a config.json, old or new."""
+    kind = theirs["model_type"]
     found = {ours: theirs[name] for ours, name in _FIELDS.items()}
-    found |= {"num_kv_heads": theirs.get("num_key_value_heads"), "head_dim": theirs.get("head_dim")}
-    found["tie_embeddings"] = theirs.get("tie_word_embeddings", False)
-    if theirs["model_type"] == "mixtral":
+    head_dim = theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"]
+    found |= {"num_kv_heads": theirs.get("num_key_value_heads"), "head_dim": head_dim}
+    found |= {"tie_embeddings": theirs.get("tie_word_embeddings", False)} | rope_fields(theirs, head_dim)
+    if theirs.get("attention_bias"):
+        found["attention_bias"] = "all"
+    if kind == "mixtral":
         if theirs.get("sliding_window") is not None:
             found["window"] = theirs["sliding_window"]
         counts = theirs["num_local_experts"], theirs["num_experts_per_tok"]
         balance = theirs.get("router_aux_loss_coef", 0.001)
         how: Any = {"routing": "dropless", "normalise_weights": True, "load_balance_loss": balance}
         found["experts"] = ExpertsConfig(*counts, **how)
-    if theirs["model_type"] == "mistral":
-        found["window"] = theirs.get("sliding_window")
-    rope = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
-    found["rope_theta"] = float(theirs.get("rope_theta") or rope.pop("rope_theta", 10000.0))
-    kind = rope.pop("rope_type", rope.pop("type", "default"))
-    if kind != "default" and kind not in _SCALING:
-        raise UserError(f"config.json: rope_type={kind!r}; accepted: default, {', '.join(_SCALING)}")
-    known_names = {"type", "rope_theta", *_SCALING.get(kind, ())}
-    if odd := [name for name, value in rope.items() if value is not None and name not in known_names]:
-        raise UserError(f"config.json: {odd[0]}={rope[odd[0]]!r} of rope_type={kind!r} has no counterpart here")
-    if kind != "default":
-        known = {ours: rope[name] for name, ours in _SCALING[kind].items() if rope.get(name) is not None}
-        known.setdefault("original_length", theirs["max_position_embeddings"])
-        found["rope_scaling"] = RopeScalingConfig(kind=kind, **known)
+    if kind == "mistral" or theirs.get("use_sliding_window"):
+        found |= window_fields(theirs.get("layer_types"), theirs.get("sliding_window"))
     return found
 
 
@@ -101,7 +82,9 @@ def their_fields(config: Any) -> dict[str, Any]:
     """A config.json's fields out of ours."""
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()} | SAME
     found |= {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim}
-    found |= {"tie_word_embeddings": config.tie_embeddings, "rope_theta": config.rope_theta}
+    found |= {"tie_word_embeddings": config.tie_embeddings} | their_rope(config)
+    if not isinstance(config, Qwen2Config):
+        found["attention_bias"] = config.attention_bias == "all"
     if isinstance(config, MixtralConfig):
         assert config.experts is not None
         found |= {"num_local_experts": config.experts.num_experts, "sliding_window": config.window}
@@ -109,7 +92,7 @@ def their_fields(config: Any) -> dict[str, Any]:
         found |= {"router_aux_loss_coef": config.experts.load_balance_loss}
     if isinstance(config, MistralConfig):
         found["sliding_window"] = config.window
-    if (scaling := config.rope_scaling) is not None:
-        names = {name: getattr(scaling, ours) for name, ours in _SCALING[scaling.kind].items()}
-        found["rope_scaling"] = {"rope_type": scaling.kind} | {n: v for n, v in names.items() if v is not None}
+    elif config.window is not None:
+        layers = kinds_of_layers(config.num_layers, config.global_every)
+        found |= {"use_sliding_window": True, "sliding_window": config.window, "layer_types": layers}
     return found

@@ -30,6 +30,7 @@ class Rule:
     ours: str | tuple[str, ...]
     out_first: bool = True  # whether a matrix is [out, in]; GPT-2's are [in, out]
     row: bool = False  # whether a vector is [1, n]
+    by_head: bool = False  # whether what lies side by side does so in every head, [H, parts, C], as in GPT-NeoX
 
     @property
     def all_ours(self) -> tuple[str, ...]:
@@ -42,8 +43,7 @@ class _Match:
 
     theirs: str
     ours: tuple[tuple[str, tuple[int, ...]], ...]
-    out_first: bool
-    row: bool = False
+    rule: Rule
 
 
 def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Match]:
@@ -58,7 +58,7 @@ def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Mat
     for rule in rules:
         if "{i}" not in rule.theirs:
             if all(path in specs for path in rule.all_ours):
-                found.append(_Match(rule.theirs, tuple((path, ()) for path in rule.all_ours), rule.out_first, rule.row))
+                found.append(_Match(rule.theirs, tuple((path, ()) for path in rule.all_ours), rule))
             continue
         for block in range(width):
             paths = [path.format(i=block) for path in rule.all_ours]
@@ -67,7 +67,7 @@ def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Mat
             layers, *more = specs[paths[0]].shape
             for at in np.ndindex((layers, more[0]) if "{e}" in rule.theirs else (layers,)):
                 theirs = rule.theirs.format(i=at[0] * width + block, e=at[-1])
-                found.append(_Match(theirs, tuple((path, at) for path in paths), rule.out_first))
+                found.append(_Match(theirs, tuple((path, at) for path in paths), rule))
     named = {path for match in found for path, _ in match.ours}
     if missing := [path for path in specs if path not in named]:
         raise UserError(f"parameter {missing[0]!r} has no counterpart in this family's checkpoints")
@@ -136,18 +136,27 @@ def _part(
     source: str,
 ) -> np.ndarray:
     """The numbers of one parameter in an array there, as they lie here."""
-    axis = 0 if match.out_first or not _is_matrix(spec) else -1
+    out_first = match.rule.out_first or not _is_matrix(spec)
     wanted = list(array.shape)
     if len(sizes) > 1:
-        if array.shape[axis] != sum(sizes):
+        if array.shape[0 if out_first else -1] != sum(sizes):
             raise UserError(f"{source}: {match.theirs!r} has shape {array.shape}; expected {sum(sizes)} outputs")
         start = sum(sizes[:place])
-        array = np.take(array, range(start, start + sizes[place]), axis=axis)
-    if _is_matrix(spec) and match.out_first:
+        if match.rule.by_head:
+            array = _heads(array, len(sizes) * spec.shape[-1])
+            array = array.reshape(len(array), len(sizes), -1, *array.shape[2:])[:, place].reshape(-1, *array.shape[2:])
+        else:
+            array = array[start : start + sizes[place]] if out_first else array[..., start : start + sizes[place]]
+    if _is_matrix(spec) and match.rule.out_first:
         array = array.T
     if array.size != math.prod(shape) or (_is_matrix(spec) and array.shape[-1] != sizes[place]):
         raise UserError(f"{source}: {match.theirs!r} has shape {wanted}; the config asks for {list(shape)}")
     return np.asarray(array, np.float32).reshape(shape)
+
+
+def _heads(array: np.ndarray, width: int) -> np.ndarray:
+    """[H width, ...] to [H, width, ...]."""
+    return array.reshape(-1, width, *array.shape[1:])
 
 
 def to_theirs(
@@ -162,11 +171,14 @@ def to_theirs(
             spec, value = named[path], read(path)[at]
             if _is_matrix(spec):
                 value = value.reshape(-1, _out_size(spec, len(at)))
-                value = value.T if match.out_first else value
+                value = value.T if match.rule.out_first else value
             elif not (spec.lookup or "vocab" in spec.axes):
                 value = value.reshape(-1)
-            parts.append(value[None] if match.row else value)
-        axis = 0 if match.out_first or parts[0].ndim == 1 else -1
+            parts.append(value[None] if match.rule.row else value)
+        if match.rule.by_head:
+            heads = np.concatenate([_heads(part, spec.shape[-1]) for part in parts], axis=1)
+            return np.ascontiguousarray(heads.reshape(-1, *heads.shape[2:])).astype(dtype)
+        axis = 0 if match.rule.out_first or parts[0].ndim == 1 else -1
         return np.ascontiguousarray(np.concatenate(parts, axis)).astype(dtype)
 
     return {match.theirs: lambda match=match: make(match) for match in _matches(rules, named)}  # type: ignore[misc]

@@ -28,6 +28,9 @@ LLAMA = {
 }
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": 16}
 LLAMA3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 10000.0}
+GEMMA = {"num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True}
+OPT = {**SMALL, "hidden_size": 24, "num_hidden_layers": 3, "ffn_dim": 40, "num_attention_heads": 4}
+OPT |= {"max_position_embeddings": 32, "word_embed_proj_dim": 24}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
 GPT = {**SMALL, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 32}
 T5 = {**SMALL, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
@@ -58,6 +61,25 @@ FAMILIES = {
         **SMALL, dim=24, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=32
     ),
     "roberta": transformers.RobertaConfig(**{**BERT, "type_vocab_size": 1, "layer_norm_eps": 1e-5}, pad_token_id=1),
+    "bloom": transformers.BloomConfig(**SMALL, hidden_size=24, n_layer=3, n_head=6),
+    "gemma": transformers.GemmaConfig(**{**LLAMA, **GEMMA}),
+    "gemma2": transformers.Gemma2Config(**{**LLAMA, **GEMMA}, query_pre_attn_scalar=16, sliding_window=4),
+    "gemma3": transformers.Gemma3TextConfig(
+        **{**LLAMA, **GEMMA, "num_hidden_layers": 6},
+        query_pre_attn_scalar=8,
+        sliding_window=4,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    ),
+    "gpt_neox": transformers.GPTNeoXConfig(**{**LLAMA, "hidden_size": 32}),
+    "gpt_neox_serial": transformers.GPTNeoXConfig(
+        **{**LLAMA, "hidden_size": 32}, use_parallel_residual=False, attention_bias=False
+    ),
+    "gptj": transformers.GPTJConfig(**GPT, rotary_dim=4),
+    "opt": transformers.OPTConfig(**OPT),
+    "opt_post": transformers.OPTConfig(**OPT, do_layer_norm_before=False),
+    "qwen2": transformers.Qwen2Config(**LLAMA, num_key_value_heads=2),
+    "qwen3": transformers.Qwen3Config(**LLAMA, num_key_value_heads=2, head_dim=8),
+    "llama_biases": transformers.LlamaConfig(**LLAMA, num_key_value_heads=2, attention_bias=True),
     "gpt1": transformers.OpenAIGPTConfig(**GPT),
     "gpt2": transformers.GPT2Config(**GPT),
     "llama_grouped": transformers.LlamaConfig(**LLAMA, num_key_value_heads=2),
@@ -103,7 +125,8 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     with torch.no_grad():
         for parameter_name, parameter in learnt(model):
             vector = parameter.ndim == 1 and "bias" not in parameter_name
-            parameter.copy_(torch.randn_like(parameter) * (0.3 if vector else 0.2) + float(vector))
+            mean = float(vector and not config.model_type.startswith("gemma"))  # whose scales are 1 + what is kept
+            parameter.copy_(torch.randn_like(parameter) * (0.3 if vector else 0.2) + mean)
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, safe_serialization=True)
@@ -149,6 +172,8 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     if config.model_type not in ENCODERS:
         kept |= {f"beams {beams}": generated(model, tokens, beams) for beams in (1, 4)}
     for parameter_name, parameter in learnt(model):
+        if config.model_type == "gpt_neox":
+            parameter_name = parameter_name.replace("lm_head", "embed_out")
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad  # no token met an expert
         kept |= {f"grad {n}": value for n, value in named_in_files(parameter_name, gradient.numpy())}
     kept = {

@@ -9,20 +9,34 @@ import pytest
 from t5x_like.config.models.bart import BartConfig, MarianConfig, MBartConfig
 from t5x_like.config.models.bert import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
 from t5x_like.config.models.experts import ExpertsConfig
-from t5x_like.config.models.gpt import GPT1Config, GPT2Config
-from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig
+from t5x_like.config.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
+from t5x_like.config.models.gpt import (
+    BloomConfig,
+    GPT1Config,
+    GPT2Config,
+    GPT3Config,
+    GPTJConfig,
+    GPTNeoXConfig,
+    OPTConfig,
+)
+from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen3Config
 from t5x_like.config.models.t5 import SwitchConfig, T5Config
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import ParamSpec
 
 
-def gpt2(layers, width, heads):
-    return GPT2Config(num_layers=layers, d_model=width, num_heads=heads, vocab_size=50257, max_length=1024)
+def gpt(layers, width, heads, kind=GPT2Config, vocabulary=50257, length=1024, **more):
+    sizes = {"num_layers": layers, "d_model": width, "num_heads": heads, "vocab_size": vocabulary}
+    return kind(**sizes, max_length=length, **more)
 
 
-def llama(layers, width, heads, mlp, vocabulary=32000, kv_heads=None, kind=LlamaConfig):
+def llama(layers, width, heads, mlp, vocabulary=32000, kv_heads=None, kind=LlamaConfig, **more):
     sizes = {"num_layers": layers, "d_model": width, "num_heads": heads, "num_kv_heads": kv_heads, "mlp_dim": mlp}
-    return kind(**sizes, vocab_size=vocabulary, max_length=2048)
+    return kind(**sizes, vocab_size=vocabulary, max_length=2048, **more)
+
+
+def gemma(layers, width, heads, mlp, kv_heads, kind=GemmaConfig, vocabulary=256000, head_dim=256):
+    return llama(layers, width, heads, mlp, vocabulary, kv_heads, kind, head_dim=head_dim)
 
 
 def t5(layers, width, heads, head_dim, mlp, gated=False):
@@ -53,10 +67,10 @@ def electra(layers, width, heads, table):
 
 PUBLISHED = {  # of the weights that were released
     "GPT": (GPT1Config(num_layers=12, d_model=768, num_heads=12, vocab_size=40478, max_length=512), 116_534_784),
-    "GPT-2": (gpt2(12, 768, 12), 124_439_808),
-    "GPT-2 medium": (gpt2(24, 1024, 16), 354_823_168),
-    "GPT-2 large": (gpt2(36, 1280, 20), 774_030_080),
-    "GPT-2 XL": (gpt2(48, 1600, 25), 1_557_611_200),
+    "GPT-2": (gpt(12, 768, 12), 124_439_808),
+    "GPT-2 medium": (gpt(24, 1024, 16), 354_823_168),
+    "GPT-2 large": (gpt(36, 1280, 20), 774_030_080),
+    "GPT-2 XL": (gpt(48, 1600, 25), 1_557_611_200),
     "LLaMA 7B": (llama(32, 4096, 32, 11008), 6_738_415_616),
     "LLaMA 13B": (llama(40, 5120, 40, 13824), 13_015_864_320),
     "LLaMA 65B": (llama(80, 8192, 64, 22016), 65_285_660_672),
@@ -64,6 +78,20 @@ PUBLISHED = {  # of the weights that were released
     "LLaMA 3 70B": (llama(80, 8192, 64, 28672, 128256, 8), 70_553_706_496),
     "Mistral 7B": (llama(32, 4096, 32, 14336, 32000, 8, MistralConfig), 7_241_732_096),
     "Mixtral 8x7B": (llama(32, 4096, 32, 14336, 32000, 8, MixtralConfig), 46_702_792_704),
+    "GPT-J 6B": (gpt(28, 4096, 16, GPTJConfig, 50400, 2048), 6_050_882_784),
+    "GPT-NeoX 20B": (gpt(44, 6144, 64, GPTNeoXConfig, 50432, 2048), 20_554_567_680),
+    "Pythia 160M": (gpt(12, 768, 12, GPTNeoXConfig, 50304, 2048), 162_322_944),
+    "OPT 125M": (gpt(12, 768, 12, OPTConfig, 50272, 2048), 125_239_296),
+    "BLOOM 560M": (gpt(24, 1024, 16, BloomConfig, 250880, 2048), 559_214_592),
+    "BLOOM": (gpt(70, 14336, 112, BloomConfig, 250880, 2048), 176_247_271_424),
+    "Qwen 2 0.5B": (llama(24, 896, 14, 4864, 151936, 2, Qwen2Config, tie_embeddings=True), 494_032_768),
+    "Qwen 2 7B": (llama(28, 3584, 28, 18944, 152064, 4, Qwen2Config), 7_615_616_512),
+    "Qwen 3 8B": (llama(36, 4096, 32, 12288, 151936, 8, Qwen3Config), 8_190_735_360),
+    "Gemma 2B": (gemma(18, 2048, 8, 16384, 1), 2_506_172_416),
+    "Gemma 7B": (gemma(28, 3072, 16, 24576, 16), 8_537_680_896),
+    "Gemma 2 2B": (gemma(26, 2304, 8, 9216, 4, Gemma2Config), 2_614_341_888),
+    "Gemma 2 9B": (gemma(42, 3584, 16, 14336, 8, Gemma2Config), 9_241_705_984),
+    "Gemma 3 1B": (gemma(26, 1152, 4, 6912, 1, Gemma3Config, 262144), 999_885_952),
     "T5 small": (t5(6, 512, 8, 64, 2048), 60_506_624),
     "T5 base": (t5(12, 768, 12, 64, 3072), 222_903_552),
     "T5 large": (t5(24, 1024, 16, 64, 4096), 737_668_096),
@@ -98,6 +126,8 @@ PUBLISHED = {  # of the weights that were released
 
 
 PAPERS = {  # billions, as printed
+    "GPT-3 175B": (gpt(96, 12288, 96, GPT3Config, length=2048), 175),
+    "GPT-3 13B": (gpt(40, 5120, 40, GPT3Config, length=2048, mlp_dim=20480), 13),
     "Switch-Base": (switch(12, 768, 12, 2048, 128), 7),
     "Switch-C": (switch(15, 2080, 32, 6144, 2048, 1, False), 1571),
 }

@@ -56,10 +56,18 @@ def test_a_prefix_is_seen_as_a_whole(pairs, tmp_path):
     assert summary["loss"] < 1.1  # all bytes alike: ln 257; letters alike: ln 10; here capitals follow from letters
 
 
-@pytest.mark.parametrize("model", ["gpt1", "gpt2", "llama", "mistral", "mixtral"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("gpt1", "gpt2", "gpt3", "gptj", "gpt_neox", "opt", "bloom"),
+        *("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"),
+    ],
+)
 def test_texts_are_learnt(model, pairs, tmp_path):
     summary = train(run(pairs, model, "language_model", "causal_lm", 150), tmp_path / "run")
-    assert summary["loss"] < 1.0  # 5 of 10 bytes follow from those before; the others are one of four letters: .69
+    # 5 of 10 bytes follow from those before; the others are one of four letters: .69. One layer of biases that fall off
+    # with the distance cannot point five bytes back: capitals are one of four to it, 1.11.
+    assert summary["loss"] < (1.5 if model == "bloom" else 1.0)
 
 
 @pytest.mark.parametrize("model", ["bert", "roberta", "distilbert", "albert", "electra"])

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPT."""
+"""GPT and its open relatives."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from t5x_like.config.models.base import NormKind, NormPosition, Positions, TransformerConfig
+from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions, TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -28,3 +28,65 @@ class GPT2Config(TransformerConfig):
     positions: Positions = "learned"
     use_bias: bool = True
     dropout_rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class GPT3Config(GPT2Config):
+    """GPT-3 (Brown et al. 2020): every other layer of GPT-2 looks back on a band of keys alone.
+
+    The paper does not say how wide the band is.
+    """
+
+    kind: Literal["gpt3"] = "gpt3"  # type: ignore[assignment]
+    window: int | None = 256
+    global_every: int | None = 2
+
+
+@dataclass(frozen=True)
+class GPTJConfig(TransformerConfig):
+    """GPT-J (Wang and Komatsuzaki 2021): both branches read one norm; a quarter of a head is turned (`rope_dim`)."""
+
+    kind: Literal["gptj"] = "gptj"
+    norm: NormKind = "layernorm"
+    norm_position: NormPosition = "parallel_shared"
+    rope_neighbours: bool = True
+    use_bias: bool = True
+    attention_bias: Literal["all", "inputs", "none"] | None = "none"
+    tie_embeddings: bool = False
+    logits_bias: bool = True
+
+
+@dataclass(frozen=True)
+class GPTNeoXConfig(TransformerConfig):
+    """GPT-NeoX (Black et al. 2022) and Pythia: branches side by side; a quarter of a head is turned (`rope_dim`)."""
+
+    kind: Literal["gpt_neox"] = "gpt_neox"
+    norm: NormKind = "layernorm"
+    norm_position: NormPosition = "parallel"
+    activation: Activation = "gelu"
+    use_bias: bool = True
+    tie_embeddings: bool = False
+
+
+@dataclass(frozen=True)
+class OPTConfig(TransformerConfig):
+    """OPT (Zhang et al. 2022): GPT-3 with ReLU. Its table of positions begins with two rows that no position has."""
+
+    kind: Literal["opt"] = "opt"
+    norm: NormKind = "layernorm"
+    positions: Positions = "learned"
+    position_offset: int = 2
+    activation: Activation = "relu"
+    use_bias: bool = True
+    dropout_rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class BloomConfig(TransformerConfig):
+    """BLOOM (Le Scao et al. 2022): linear biases of attention instead of positions, and a norm of what enters."""
+
+    kind: Literal["bloom"] = "bloom"
+    norm: NormKind = "layernorm"
+    positions: Positions = "alibi"
+    embedding_norm: bool = True
+    use_bias: bool = True

@@ -36,3 +36,21 @@ class MixtralConfig(LlamaConfig):
 
     kind: Literal["mixtral"] = "mixtral"  # type: ignore[assignment]
     experts: ExpertsConfig | None = field(default_factory=_two_of_eight)
+
+
+@dataclass(frozen=True)
+class Qwen2Config(LlamaConfig):
+    """Qwen 2 (Yang et al. 2024): LLaMA with biases of queries, keys and values."""
+
+    kind: Literal["qwen2"] = "qwen2"  # type: ignore[assignment]
+    attention_bias: Literal["all", "inputs", "none"] | None = "inputs"
+    norm_epsilon: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Qwen3Config(LlamaConfig):
+    """Qwen 3 (Yang et al. 2025): LLaMA with a norm of every head's queries and keys."""
+
+    kind: Literal["qwen3"] = "qwen3"  # type: ignore[assignment]
+    query_key_norm: bool = True
+    norm_epsilon: float = 1e-6

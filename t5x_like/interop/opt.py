@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OPT in Hugging Face's folders."""
+
+from collections.abc import Container
+from typing import Any
+
+from t5x_like.config.models.gpt import OPTConfig
+from t5x_like.errors import UserError
+from t5x_like.interop.names import Rule
+
+TYPES = {"opt": OPTConfig}
+ARCHITECTURES = {"opt": "OPTForCausalLM"}
+PREFIXES = {"opt": "model."}
+IGNORED = r"lm_head\.weight"
+SAME = {"enable_bias": True, "layer_norm_elementwise_affine": True, "_remove_final_layer_norm": False}
+SAME["tie_word_embeddings"] = True
+_FIELDS = {
+    "num_layers": "num_hidden_layers",
+    "d_model": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "mlp_dim": "ffn_dim",
+    "vocab_size": "vocab_size",
+    "max_length": "max_position_embeddings",
+    "dropout_rate": "dropout",
+    "activation": "activation_function",
+}
+
+
+def rules(config: OPTConfig) -> list[Rule]:
+    stack, at, here = "model.decoder", "model.decoder.layers.{i}", "decoder/layers/{i}"
+    found = [
+        Rule(f"{stack}.embed_tokens.weight", "token_embedding/embedding"),
+        Rule(f"{stack}.embed_positions.weight", "position_embedding/embedding"),
+    ]
+    attention = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
+    maps = {f"self_attn.{theirs}": f"attention/{ours}" for theirs, ours in attention.items()}
+    maps |= {"fc1": "mlp/up", "fc2": "mlp/out"}
+    norms = {"self_attn_layer_norm": "attention_norm", "final_layer_norm": "mlp_norm"}
+    pairs = [(f"{at}.{theirs}", f"{here}/{ours}", "kernel") for theirs, ours in maps.items()]
+    pairs += [(f"{at}.{theirs}", f"{here}/{ours}", "scale") for theirs, ours in norms.items()]
+    for theirs, ours, name in (*pairs, (f"{stack}.final_layer_norm", "decoder/final_norm", "scale")):
+        found += [Rule(f"{theirs}.weight", f"{ours}/{name}"), Rule(f"{theirs}.bias", f"{ours}/bias")]
+    return found
+
+
+def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+    """Our fields out of a config.json."""
+    if (width := theirs.get("word_embed_proj_dim")) not in (None, theirs["hidden_size"]):
+        raise UserError(
+            f"config.json: word_embed_proj_dim={width} has no counterpart here; accepted: {theirs['hidden_size']}"
+        )
+    if theirs["activation_function"] not in ("relu", "gelu"):
+        raise UserError(f"config.json: activation_function={theirs['activation_function']!r}; accepted: relu, gelu")
+    found = {ours: theirs[name] for ours, name in _FIELDS.items()}
+    return found | {"norm_position": "pre" if theirs.get("do_layer_norm_before", True) else "post"}
+
+
+def their_fields(config: OPTConfig) -> dict[str, Any]:
+    """A config.json's fields out of ours."""
+    found = {name: getattr(config, ours) for ours, name in _FIELDS.items()} | SAME
+    return found | {"do_layer_norm_before": config.norm_position == "pre"}
