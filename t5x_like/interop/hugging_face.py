@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import math
 import pkgutil
 import re
 from collections.abc import Mapping
@@ -12,14 +13,16 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from t5x_like import interop
 from t5x_like.config.models.base import ModelConfig
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.files import make_folder, read_json
-from t5x_like.interop.names import Rule, to_ours, to_theirs
-from t5x_like.interop.safetensors import read_folder, write_folder
+from t5x_like.interop.names import Parts, Rule, to_ours, to_theirs
+from t5x_like.interop.safetensors import Arrays, read_folder, write_folder
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import Params, ParamSpec
 from t5x_like.models.model import Model
@@ -55,7 +58,7 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
     """Reads a model of a Hugging Face folder: `model.apply(params, batch)["logits"]` are its logits.
 
     Args:
-      put: (path, spec, float32 array) -> what stands in the tree; by default an array on the first device.
+      put: see `to_ours`; by default `placed` on the first device.
 
     Raises:
       UserError: not such a folder, a family or an option that has no counterpart here, or arrays that are missing,
@@ -69,7 +72,7 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
     prefix = family.PREFIXES[theirs["model_type"]]
     arrays = read_folder(folder)
     if not any(name.startswith(prefix) for name in arrays):  # of a model without its head
-        arrays = {prefix + name: array for name, array in arrays.items()}
+        arrays = Arrays({prefix + name: place for name, place in arrays.places.items()})
     config = config_of(theirs, arrays, family, folder)
     model = build_model(config)
     ignored = f"({re.escape(prefix)})?({family.IGNORED})"
@@ -78,20 +81,58 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
     return model, to_ours(family.rules(config), model.specs(), arrays, ignored, put or _put, str(folder))
 
 
-def _check_copies(rules: list[Rule], arrays: Mapping[str, np.ndarray], ignored: str, source: Path) -> None:
+def _check_copies(rules: list[Rule], arrays: Arrays, ignored: str, source: Path) -> None:
     """Refuses what looks like a second copy of the table of tokens, and is none."""
     name = next(rule.theirs for rule in rules if rule.ours == "token_embedding/embedding")
     if name not in arrays:
         return  # told where it is read
-    table = arrays[name]
-    for other, array in arrays.items():
-        if array.shape == table.shape and re.fullmatch(ignored, other) and not np.array_equal(array, table):
+    shape = arrays.places[name].shape
+    copies = [other for other, place in arrays.places.items() if place.shape == shape and re.fullmatch(ignored, other)]
+    for other in copies:
+        if not np.array_equal(arrays[other], arrays[name]):
             raise UserError(f"{source}: {other!r} differs from {name!r}, which config.json says it is tied to")
 
 
-def _put(path: str, spec: ParamSpec, array: np.ndarray) -> jax.Array:
-    del path, spec
-    return jax.numpy.asarray(array)
+def placed(spec: ParamSpec, parts: Parts, sharding: NamedSharding | SingleDeviceSharding) -> jax.Array:
+    """A parameter out of its parts, which are put into it one after the other, so that no second one is in memory."""
+    if sharding.num_devices == 1 and jax.default_backend() == "cpu":
+        return _on(sharding, _gathered(spec, parts))
+    whole = None
+    for at, part in parts:
+        if not at:
+            return _on(sharding, part)
+        if whole is None:
+            whole = jax.jit(partial(jnp.zeros, spec.shape), out_shardings=sharding)()
+        inner = sharding
+        if isinstance(sharding, NamedSharding):
+            inner = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[len(at) :]))
+        whole = _filled(whole, _on(inner, part), at).block_until_ready()  # or parts would wait in memory
+    assert whole is not None
+    return whole
+
+
+def _gathered(spec: ParamSpec, parts: Parts) -> np.ndarray:
+    """The same in NumPy, from a multiple of 64 bytes on: where a CPU takes an array as it is."""
+    size = 4 * math.prod(spec.shape)
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    whole = memory[start : start + size].view(np.float32).reshape(spec.shape)
+    for at, part in parts:
+        whole[at] = part
+    return whole
+
+
+def _on(sharding: NamedSharding | SingleDeviceSharding, array: np.ndarray) -> jax.Array:
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+@partial(jax.jit, donate_argnums=0)
+def _filled(whole: jax.Array, part: jax.Array, at: tuple[jax.Array, ...]) -> jax.Array:
+    return whole.at[at].set(part)
+
+
+def _put(path: str, spec: ParamSpec, parts: Parts) -> jax.Array:
+    return placed(spec, parts, SingleDeviceSharding(jax.devices()[0]))
 
 
 def _family(model_type: Any, source: Any) -> ModuleType:

@@ -10,7 +10,7 @@ flat but for tables.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ import numpy as np
 from t5x_like.errors import UserError, nearest
 from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
 
-Put = Callable[[str, ParamSpec, np.ndarray], Any]
+Parts = Iterator[tuple[tuple[int, ...], np.ndarray]]
+Put = Callable[[str, ParamSpec, Parts], Any]
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,12 @@ def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Mat
 def to_ours(
     rules: Sequence[Rule], specs: Params, arrays: Mapping[str, np.ndarray], ignored: str, put: Put, source: str
 ) -> Params:
-    """Returns a tree of parameters out of arrays there, one parameter in memory at a time.
+    """Returns a tree of parameters out of arrays there, one array in memory at a time.
 
     Args:
       ignored: a regular expression of names that carry nothing, such as buffers.
-      put: (path, spec, float32 array) -> what stands in the tree.
+      put: (path, spec, parts) -> what stands in the tree. The parts are float32 arrays and where each lies in the
+        stacks of layers and experts; one part at () is the whole.
       source: what errors call the arrays.
 
     Raises:
@@ -99,18 +101,19 @@ def to_ours(
         for place, (path, at) in enumerate(match.ours):
             by_path.setdefault(path, []).append((at, match, place))
     tree: Params = {}
-    for path, parts in by_path.items():
+
+    def parts(path: str) -> Parts:
         spec = named[path]
-        whole = np.empty(spec.shape, np.float32)
-        for at, match, place in parts:
-            target = whole[at]
+        for at, match, place in by_path[path]:
             sizes = [_out_size(named[other], len(at)) for other, _ in match.ours]
-            target[...] = _part(arrays[match.theirs], spec, target.shape, match, sizes, place, source)
+            yield at, _part(arrays[match.theirs], spec, spec.shape[len(at) :], match, sizes, place, source)
+
+    for path in by_path:
         *parents, name = path.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[name] = put(path, spec, whole)
+        node[name] = put(path, named[path], parts(path))
     return tree
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of arrays in the safetensors format, by name: eight bytes of length, a JSON header, then the numbers.
 
-A header is checked before anything is read by it: what it says must fill the file exactly. Arrays are views of the
-file, so that only what is used is ever in memory. Pickled checkpoints are not read at all: loading one runs its code.
+A header is checked before anything is read by it: what it says must fill the file exactly. An array is read when it is
+asked for, so that only what is used is ever in memory. Pickled checkpoints are not read at all: loading one runs its
+code.
 """
 
 import json
@@ -23,8 +24,39 @@ _LARGEST_HEADER = 100_000_000  # bytes, as in the format's own library
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def read_folder(folder: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a folder's safetensors files by name, as views.
+class Place(NamedTuple):
+    """Where an array lies: in a file, from a byte on."""
+
+    path: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    at: int
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """Arrays by name, each read anew whenever it is asked for.
+
+    Attributes:
+      places: where they are.
+    """
+
+    def __init__(self, places: Mapping[str, Place]):
+        self.places = places
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        place = self.places[name]
+        count = math.prod(place.shape) * place.dtype.itemsize
+        return np.fromfile(place.path, np.uint8, count, offset=place.at).view(place.dtype).reshape(place.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def read_folder(folder: Path) -> Arrays:
+    """Returns the arrays of a folder's safetensors files by name.
 
     Raises:
       UserError: there is no such file, only pickled ones, or one that is damaged.
@@ -36,7 +68,7 @@ def read_folder(folder: Path) -> dict[str, np.ndarray]:
         files = {name: read_file(folder / Path(name).name) for name in sorted(set(places.values()))}
         if absent := [name for name, file in places.items() if name not in files[file]]:
             raise UserError(f"{folder / places[absent[0]]}: lacks {absent[0]!r}, which {_INDEX} says it has")
-        return {name: files[file][name] for name, file in places.items()}
+        return Arrays({name: files[file].places[name] for name, file in places.items()})
     if (folder / _SINGLE).is_file():
         return read_file(folder / _SINGLE)
     pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
@@ -44,8 +76,8 @@ def read_folder(folder: Path) -> dict[str, np.ndarray]:
     raise UserError(f"{folder}: has neither {_SINGLE} nor {_INDEX}{hint}")
 
 
-def read_file(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of one file by name, as views.
+def read_file(path: Path) -> Arrays:
+    """Returns the arrays of one file by name.
 
     Raises:
       UserError: it is absent or damaged.
@@ -57,15 +89,17 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
             if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
                 raise ValueError(f"its header of {length} bytes does not fit a file of {size}")
             header = json.loads(file.read(length))
-        found = dict(_entries(header, size - 8 - length))
+        places = {
+            name: Place(path, np.dtype(dtype), shape, 8 + length + at)
+            for name, (dtype, shape, at) in _entries(header, size - 8 - length)
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: no usable safetensors file ({error})") from None
-    data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.zeros(0, np.uint8)
-    return {name: data[at : at + span].view(dtype).reshape(shape) for name, (dtype, shape, at, span) in found.items()}
+    return Arrays(places)
 
 
-def _entries(header: Mapping[str, Any], size: int) -> Iterator[tuple[str, tuple[Any, tuple[int, ...], int, int]]]:
-    """(name, (dtype, shape, first byte, bytes)) of a header whose arrays fill `size` bytes without gap or overlap."""
+def _entries(header: Mapping[str, Any], size: int) -> Iterator[tuple[str, tuple[Any, tuple[int, ...], int]]]:
+    """(name, (dtype, shape, first byte)) of a header whose arrays fill `size` bytes without gap or overlap."""
     at = 0
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in sorted(entries, key=lambda pair: pair[1]["data_offsets"]):
@@ -78,7 +112,7 @@ def _entries(header: Mapping[str, Any], size: int) -> Iterator[tuple[str, tuple[
         dtype = np.dtype(DTYPES[entry["dtype"]])
         if begin != at or end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{name!r} of shape {shape} does not fill bytes {begin} to {end}, from {at} on")
-        yield name, (dtype, shape, begin, end - begin)
+        yield name, (dtype, shape, begin)
         at = end
     if at != size:
         raise ValueError(f"its arrays fill {at} of {size} bytes")

@@ -131,7 +131,7 @@ def test_a_matrix_of_logits_that_is_not_the_table_is_not_overlooked(name, tmp_pa
 def test_a_bias_of_the_logits_is_added_to_them(name, tmp_path):
     expected, bias = dict(np.load(GOLDEN / name / "expected.npz")), np.linspace(-1, 1, 48, dtype=np.float32)[None]
     shutil.copy(GOLDEN / name / "config.json", tmp_path / "config.json")
-    write_folder(tmp_path, made(read_folder(GOLDEN / name) | {"final_logits_bias": bias}))
+    write_folder(tmp_path, made(dict(read_folder(GOLDEN / name)) | {"final_logits_bias": bias}))
     model, params = load_hf(tmp_path)
     difference = np.asarray(model.apply(params, batch_of(expected))["logits"]) - (expected["logits"] + bias)
     assert largest(difference, expected["weights"]) < 2e-5
