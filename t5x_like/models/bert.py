@@ -43,20 +43,18 @@ class Bert:
     def __init__(self, config: BertConfig):
         c = self.config = config
         narrow = c.embedding_width or c.d_model
-        width, wide = (c.d_model,), ("embed",)
-        self.encoder = Tower(
-            c, c.num_layers, "encoder", causal=False, shared=c.shared_layers, entry_width=c.embedding_width
-        )
+        stream, table, head = ((c.d_model,), ("embed",)), ((narrow,), ("head",)), ((c.d_model,), ("head",))
+        self.encoder = Tower(c, c.num_layers, "encoder", causal=False, shared=c.shared_layers, entry_width=narrow)
         self.vocabulary = Vocabulary(dataclasses.replace(c, d_model=narrow))
         self.vocab_size = self.vocabulary.size
         self.types = Embedding(c.token_types, narrow, "types", 0.02)
-        self.map = Linear("BTE,ED->BTD", (narrow,), ("head",), width, wide, use_bias=True)
-        self.dense = Linear("BTD,DE->BTE", width, wide, (narrow,), ("head",), use_bias=True)
+        self.map = Linear("BTE,ED->BTD", *table, *stream, use_bias=True)
+        self.dense = Linear("BTD,DE->BTE", *stream, *table, use_bias=True)
         self.norm = Norm(c.norm, c.norm_epsilon, c.use_bias, axis="head")
-        self.judge = Linear("BTD,DE->BTE", width, wide, width, ("head",), use_bias=True)
-        self.replaced = Linear("BTE,EN->BTN", width, ("head",), (1,), ("classes",), use_bias=True)
-        self.pooler = Linear("BD,DE->BE", width, wide, width, ("head",), use_bias=True)
-        self.next = Linear("BE,EN->BN", width, ("head",), (2,), ("classes",), use_bias=True)
+        self.judge = Linear("BTD,DE->BTE", *stream, *head, use_bias=True)
+        self.replaced = Linear("BTE,EN->BTN", *head, (1,), ("classes",), use_bias=True)
+        self.pooler = Linear("BD,DE->BE", *stream, *head, use_bias=True)
+        self.next = Linear("BE,EN->BN", *head, (2,), ("classes",), use_bias=True)
 
     def specs(self) -> Params:
         """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
