@@ -233,7 +233,7 @@ def spoiled(tmp_path, name="llama_grouped", **config):
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}}, r"mscale=0\.7 of rope_type='yarn'"),
         ({"model_type": "lama"}, r"model_type: 'lama' is not known; accepted: .*did you mean 'llama'"),
         ({"hidden_act": "relu"}, r"config\.json: hidden_act='relu' has no counterpart here; accepted: 'silu'"),
-        ({"attention_bias": True}, "attention_bias=True has no counterpart here"),
+        ({"mlp_bias": True}, "mlp_bias=True has no counterpart here"),
         ({"num_hidden_layers": 2}, r"has 'model\.layers\.2\..*', which no parameter here stands for"),
         ({"num_hidden_layers": 4}, r"lacks 'model\.layers\.3\."),
         ({"intermediate_size": 48}, r"has shape \[40, 24\]; the config asks for \[24, 48\]"),
