@@ -28,7 +28,14 @@ def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     content = load_file(path)
     if "base" in content:
         raise UserError(f"--config={path}: is a sweep (it has a field `base`); sweep.py takes sweeps")
-    return convert(RunConfig, with_overrides(content, overrides)).resolve()
+    content = with_overrides(content, overrides)
+    if content.get("init_from"):
+        from t5x_like.training.initial import (
+            completed,
+        )  # only such a run has to read a model before its config is known
+
+        content = completed(content)
+    return convert(RunConfig, content).resolve()
 
 
 def run_from_json(content: Mapping[str, Any]) -> RunConfig:

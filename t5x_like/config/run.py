@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from t5x_like.config.data import AnyDataConfig
 from t5x_like.config.evaluation import check_sets, with_what_sets_share
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
+from t5x_like.config.initial import InitConfig
 from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig
 from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig
 from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
@@ -32,6 +33,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     schedule: ScheduleConfig = field(default_factory=CosineConfig)
     tuning: TuningConfig = field(default_factory=FullTuningConfig)
+    init_from: InitConfig | None = None  # None: parameters are drawn
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)

@@ -65,6 +65,26 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
         unexpected, damaged or pickled.
     """
     folder = Path(path)
+    config, family, arrays = _opened(folder)
+    model, rules = build_model(config), family.rules(config)
+    prefix = family.PREFIXES[_family_of(config)[0]]
+    ignored = f"({re.escape(prefix)})?({family.IGNORED})"
+    if config.tie_embeddings:
+        _check_copies(rules, arrays, ignored, folder)
+    return model, to_ours(rules, model.specs(), arrays, ignored, put or _put, str(folder))
+
+
+def config_of_folder(folder: Path) -> ModelConfig:
+    """Our config of a folder's model.
+
+    Raises:
+      UserError: as `load_hf`, but for what the arrays hold.
+    """
+    return _opened(folder)[0]
+
+
+def _opened(folder: Path) -> tuple[ModelConfig, ModuleType, Arrays]:
+    """A folder's config, its family, and its arrays by the names that whole models have."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: has no config.json; expected a folder that save_pretrained has written")
     theirs = read_json(folder / "config.json")
@@ -73,12 +93,7 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
     arrays = read_folder(folder)
     if not any(name.startswith(prefix) for name in arrays):  # of a model without its head
         arrays = Arrays({prefix + name: place for name, place in arrays.places.items()})
-    config = config_of(theirs, arrays, family, folder)
-    model = build_model(config)
-    ignored = f"({re.escape(prefix)})?({family.IGNORED})"
-    if config.tie_embeddings:
-        _check_copies(family.rules(config), arrays, ignored, folder)
-    return model, to_ours(family.rules(config), model.specs(), arrays, ignored, put or _put, str(folder))
+    return config_of(theirs, arrays, family, folder), family, arrays
 
 
 def _check_copies(rules: list[Rule], arrays: Arrays, ignored: str, source: Path) -> None:

@@ -27,6 +27,7 @@ from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.evaluation import build_sets, evaluate
+from t5x_like.training.initial import begun
 from t5x_like.training.memory_fit import check_sizes, device_memory, is_settled, settle
 from t5x_like.training.metrics import Metrics, Stopwatch, Tally
 from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, is_writer, wait_for
@@ -35,6 +36,7 @@ from t5x_like.training.progress import Reporter, Silent
 from t5x_like.training.run_folder import check_data, check_folder, finite, hold_folder, open_folder, write_environment
 from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
+from t5x_like.training.state import State
 from t5x_like.training.work_folder import WorkFolder, work_folder
 
 
@@ -158,7 +160,7 @@ class _Loop:
         self.tally = Tally()
         check_same({"the newest checkpoint": str(self.checkpoints.latest)})
         if self.checkpoints.latest is None:
-            self.state = self.program.init(init_key)
+            self.state = self._begun(init_key)
         else:
             state, tally = self.checkpoints.restore(self.program.abstract_state)
             self.state = self.program.to_memory(state)
@@ -179,6 +181,11 @@ class _Loop:
         self.stopwatch = Stopwatch()
         self.startup_seconds: float | None = None
         self.began = time.monotonic() - self.tally.wall_seconds
+
+    def _begun(self, key: jax.Array) -> State:
+        if self.config.init_from is None:
+            return self.program.init(key)
+        return self.program.to_memory(begun(self.program, self.program.drawn(key), self.config, self.reporter.note))
 
     def run(self, stop: StopRequest) -> str:
         """Steps to the end, a stop or a loss that is not finite; returns the status."""

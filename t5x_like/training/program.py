@@ -178,10 +178,13 @@ class Program:
         return _placed(jax.eval_shape(self._new_state, jax.random.key(0)), self.state_shardings)
 
     @cached_property
-    def init(self) -> Any:
-        """init(key) -> State, sharded, in the order of memory."""
-        fresh = jax.jit(self._new_state, out_shardings=self.state_shardings)
-        return lambda key: self.to_memory(fresh(key))
+    def drawn(self) -> Callable[[jax.Array], State]:
+        """drawn(key) -> State, sharded, in the order of the model."""
+        return jax.jit(self._new_state, out_shardings=self.state_shardings)
+
+    def init(self, key: jax.Array) -> State:
+        """Draws a state, sharded, in the order of memory."""
+        return self.to_memory(self.drawn(key))
 
     @cached_property
     def step(self) -> Any:

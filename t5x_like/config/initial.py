@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run's parameters come from."""
+
+import re
+from dataclasses import dataclass
+
+from t5x_like.strict import FieldError
+
+HEADS = "(head|labels|next_sentence|pooler|replaced_tokens)/.*"
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """A folder whose parameters a run begins with: of another run, or of Hugging Face.
+
+    A config that says nothing of the model, or of the tokenizer, has the folder's; fields of `model` change it.
+    """
+
+    path: str
+    new: tuple[str, ...] = (HEADS,)  # regular expressions of parameters that are drawn where the folder lacks them
+
+    def __post_init__(self) -> None:
+        for number, pattern in enumerate(self.new):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise FieldError(f"new[{number}]", f"{pattern!r} is no regular expression ({error})") from None
+
+    def may_lack(self, name: str) -> bool:
+        """Whether the folder may lack the parameter of a name."""
+        return any(re.fullmatch(pattern, name) for pattern in self.new)
