@@ -189,9 +189,8 @@ def _extend(beams: BeamSearch, state: State, logits: jax.Array, knobs: Knobs) ->
 def _likeliest(
     scores: jax.Array, logits: jax.Array, norm: jax.Array, number: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The `number` likeliest continuations of hypotheses with log-probabilities [B, W], likeliest first.
-
-    Those of tokens are `logits` [B, W, V] less `norm` [B, W, 1].
+    """The `number` likeliest continuations, likeliest first, by log-probabilities: of hypotheses `scores` [B, W], of
+    tokens `logits` [B, W, V] less `norm` [B, W, 1].
 
     Returns:
       parent, token and log-probability, [B, number] each (fewer where there are no more). Of equals the lower beam

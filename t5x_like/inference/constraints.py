@@ -39,8 +39,8 @@ class Constraints:
     forced_eos_token_id: int | None = None
     suppress_tokens: Sequence[int] = ()
 
-    def check(self, vocab_size: int, max_new_tokens: int) -> None:
-        """Refuses what makes no sense, in one line."""
+    def check(self, max_new_tokens: int) -> dict[str, Sequence[int]]:
+        """Refuses what makes no sense, in one line; returns all tokens that are named."""
         for name, fine, accepted in (
             ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "a number above 0"),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 (off) or more"),
@@ -49,10 +49,8 @@ class Constraints:
             if not fine:
                 raise UserError(f"{name}={getattr(self, name)}: expected {accepted}")
         forced = {name: getattr(self, name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
-        named = [*forced.items(), *(("suppress_tokens", token) for token in self.suppress_tokens)]
-        for name, token in named:
-            if token is not None and not 0 <= token < vocab_size:
-                raise UserError(f"{name}: no token {token}; the model has 0 to {vocab_size - 1}")
+        named = {name: [token] for name, token in forced.items() if token is not None}
+        return named | {"suppress_tokens": self.suppress_tokens}
 
     def bound(self, batch: dict[str, jax.Array], stop_tokens: Sequence[int], max_new_tokens: int) -> Bound:
         """What `constrained` reads for a batch of prompts."""
@@ -65,24 +63,21 @@ class Constraints:
             on["prompt"] = jnp.where(batch["decoder_segment_ids"] > 0, batch["decoder_input_tokens"], _NOTHING)
         if self.min_new_tokens and len(stop_tokens):
             on |= {"fewest": jnp.int32(self.min_new_tokens), "stops": jnp.asarray(stop_tokens, jnp.int32)}
-        if self.forced_bos_token_id is not None:
-            alone = batch["decoder_positions"][:, -1] == 0
-            on["first"] = jnp.where(alone, self.forced_bos_token_id, _NOTHING)
-        if self.forced_eos_token_id is not None:
-            on |= {"last": jnp.int32(self.forced_eos_token_id), "most": jnp.int32(max_new_tokens)}
+        forced = self.forced_bos_token_id, self.forced_eos_token_id
+        if forced != (None, None):
+            first, last = (_NOTHING if token is None else token for token in forced)
+            on["first"] = jnp.where(batch["decoder_positions"][:, -1] == 0, first, _NOTHING)
+            on |= {"last": jnp.int32(last), "most": jnp.int32(max_new_tokens)}
         if len(self.suppress_tokens):
             on["suppress"] = jnp.asarray(self.suppress_tokens, jnp.int32)
         return on
 
 
 def constrained(on: Bound, scores: jax.Array, new: jax.Array, number: jax.Array) -> jax.Array:
-    """Scores [rows, V] of the token that follows the first `number` of the tokens `new` [rows, slots].
-
-    `on` may be of fewer rows, each of which then stands for several that are side by side.
-    """
+    """Scores [rows, V] of what follows the first `number` of the tokens `new` [rows, slots]."""
     rows, vocab = scores.shape
     if "prompt" in on:
-        prompt = jnp.repeat(on["prompt"], rows // len(on["prompt"]), axis=0)
+        prompt = jnp.repeat(on["prompt"], rows // len(on["prompt"]), axis=0)  # beams lie side by side
         row = jnp.concatenate([prompt, jnp.where(jnp.arange(new.shape[1]) < number, new, _NOTHING)], axis=1)
         if "penalty" in on:
             penalised = jnp.where(scores < 0, scores * on["penalty"], scores / on["penalty"])
@@ -91,21 +86,17 @@ def constrained(on: Bound, scores: jax.Array, new: jax.Array, number: jax.Array)
             repeated = _repeated(row, prompt.shape[1] + number, on["ngram"])
             scores = jnp.where(_among(repeated, vocab), -jnp.inf, scores)
     if "stops" in on:
-        too_soon = _among(on["stops"][None], vocab) & (number < on["fewest"])
-        scores = jnp.where(too_soon, -jnp.inf, scores)
+        scores = jnp.where(_among(on["stops"][None], vocab) & (number < on["fewest"]), -jnp.inf, scores)
     if "first" in on:
-        first = jnp.repeat(on["first"], rows // len(on["first"]))[:, None]
-        scores = jnp.where((number == 0) & (first != _NOTHING), _only(first, vocab), scores)
-    if "last" in on:
-        scores = jnp.where(number + 1 == on["most"], _only(on["last"], vocab), scores)
+        first = jnp.where(number == 0, jnp.repeat(on["first"], rows // len(on["first"])), _NOTHING)
+        forced = jnp.where((number + 1 == on["most"]) & (on["last"] != _NOTHING), on["last"], first)[:, None]
+        alone = jnp.where(jnp.arange(vocab) == forced, 0.0, -jnp.inf)
+        scores = jnp.where(forced == _NOTHING, scores, alone)
     return jnp.where(_among(on["suppress"][None], vocab), -jnp.inf, scores) if "suppress" in on else scores
 
 
 def _repeated(row: jax.Array, end: jax.Array, size: jax.Array) -> jax.Array:
-    """Of rows [rows, S] of `end` tokens, those that once came behind the last size - 1; `_NOTHING` elsewhere.
-
-    So of the row a b c a b, with size 3, that is c.
-    """
+    """Of rows [rows, S] of `end` tokens, those that once came behind the last size - 1: of a b c a b, at 3, the c."""
     place = jnp.arange(row.shape[1])
     size = jnp.minimum(size, len(place) + 1)
 
@@ -120,7 +111,3 @@ def _among(tokens: jax.Array, vocab: int) -> jax.Array:
     """Which tokens of the vocabulary are among those of each row [rows, S], bool [rows, V]."""
     places = jnp.where(tokens == _NOTHING, vocab, tokens)  # beyond the end, and dropped
     return jnp.zeros((len(tokens), vocab), bool).at[jnp.arange(len(tokens))[:, None], places].set(True, mode="drop")
-
-
-def _only(token: jax.Array, vocab: int) -> jax.Array:
-    return jnp.where(jnp.arange(vocab) == token, 0.0, -jnp.inf)

@@ -97,8 +97,7 @@ def generate(
       UserError: an empty prompt, more positions than a learned table has, or numbers that make no sense.
     """
     decodes: Decodes = able(model, Decodes, "generation")
-    check_prompts(decodes, prompts, max_new_tokens, stop_tokens)
-    constraints.check(decodes.vocab_size, max_new_tokens)
+    check_prompts(decodes, prompts, max_new_tokens, stop_tokens, constraints)
     ctx = (ctx or Context()).replace(train=False, key=None)
     if beams is not None:
         beams.check(num_samples, sampling)
@@ -147,8 +146,7 @@ def generate_stream(
     once for each. Other arguments are as for `generate`. Stop tokens are left out.
     """
     decodes: Decodes = able(model, Decodes, "generation")
-    check_prompts(decodes, prompts, max_new_tokens, stop_tokens)
-    constraints.check(decodes.vocab_size, max_new_tokens)
+    check_prompts(decodes, prompts, max_new_tokens, stop_tokens, constraints)
     if chunk < 1:
         raise UserError(f"chunk={chunk}: expected 1 or more")
     seen = 0

@@ -144,7 +144,7 @@ def test_a_vocabulary_without_an_end_leaves_it_to_the_next_separator(build):
     [
         (BPETokenizerConfig(vocab_size=400), "has no token for fim_prefix, fim_suffix, fim_middle, which fill in the"),
         (WordPieceTokenizerConfig(vocab_size=120), "has no token for fim_prefix"),
-        (UnigramTokenizerConfig(vocab_size=300, specials=FIM_ROLES), "begins every text with a space"),
+        (UnigramTokenizerConfig(vocab_size=300, specials=FIM_ROLES), "puts a space before every text"),
     ],
 )
 def test_tokenizers_that_cannot_are_refused(build, tokenizer, message):

@@ -101,9 +101,6 @@ class FillInTheMiddleConfig(_StreamConfig):
     """Windows of the same stream; of some of their documents the middle comes last (Bavarian et al. 2022)."""
 
     kind: Literal["fill_in_the_middle"] = "fill_in_the_middle"
-    tokenizer: AnyTokenizer = field(
-        default_factory=lambda: tokenizers.BPETokenizerConfig(specials=tokenizers.FIM_ROLES)
-    )
     rate: float = 0.5  # of the documents
     suffix_first: float = 0.5  # of those: suffix, prefix, middle (SPM); the others are prefix, suffix, middle (PSM)
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fill in the middle (Bavarian et al. 2022): some of a window's documents have their middle moved to their end.
 
-    document               a b c d e f                  cut at two characters drawn uniformly: ab, cd and ef
+    document                   a b c d e f      cut at two characters drawn uniformly: ab, cd and ef
     prefix, suffix, middle     PRE a b SUF e f MID c d END          "PSM"
     suffix, prefix, middle     PRE SUF e f MID a b c d END          "SPM"
 
-Every token is a target. Cuts go by characters, not by tokens, since a cursor stands within a word as often as not: the
-three parts are encoded each by itself. END is left out where the vocabulary has no such token: the separator of the
-next document stands there. Windows are language modelling's, and only then cut, so that every middle comes with its
-parts ("context-level" in the paper); what no longer fits is taken off the end of the suffix, where the window's edge
-is as good anywhere.
+Every token is a target. Cuts go by characters, not by tokens, since a cursor stands within a word as often as not; each
+part is encoded by itself. Without a token for END the next document's separator is the end. Windows are language
+modelling's, and only then cut ("context-level" in the paper), so that a middle comes with its parts; what no longer
+fits is taken off the end of the suffix.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,18 +34,15 @@ class FillInTheMiddle(StreamDataset):
         self.special = self.tokenizer.needs(FIM_ROLES, "fill in the middle")
         self.end = [self.tokenizer.specials["fim_end"]] if "fim_end" in self.tokenizer.specials else []
         if self.tokenizer.decode(self.tokenizer.encode("a")) != "a":
-            raise UserError(
-                "data.tokenizer: begins every text with a space, so none is cut in words; accepted: byte, bpe"
-            )
+            raise UserError("data.tokenizer: puts a space before every text, and so into words; accepted: byte, bpe")
 
     def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
         (stream, starts), most = self.streams[split], self.sequence_length + 1
         noise = self.noise(split, rows, 4 * most, "fill in the middle").reshape(-1, most, 4) / 2**32
         made = []
         for first, numbers in zip(indices * self.sequence_length, noise, strict=True):
-            inside = starts[(starts > first) & (starts < first + most)] - first
-            row: list[int] = []
-            begins = []
+            inside = starts[slice(*np.searchsorted(starts, [first + 1, first + most]))] - first
+            row, begins = list[int](), list[int]()
             for document, drawn in zip(np.split(stream[first : first + most], inside), numbers, strict=False):
                 begins.append(len(row))
                 row += self._moved(document.tolist(), drawn, most - len(row))
