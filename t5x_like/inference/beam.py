@@ -186,9 +186,7 @@ def _extend(beams: BeamSearch, state: State, logits: jax.Array, knobs: Knobs) ->
     }
 
 
-def _likeliest(
-    scores: jax.Array, logits: jax.Array, norm: jax.Array, number: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _likeliest(scores: jax.Array, logits: jax.Array, norm: jax.Array, number: int) -> tuple[jax.Array, ...]:
     """The `number` likeliest continuations, likeliest first, by log-probabilities: of hypotheses `scores` [B, W], of
     tokens `logits` [B, W, V] less `norm` [B, W, 1].
 

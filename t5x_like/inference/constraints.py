@@ -48,9 +48,8 @@ class Constraints:
         ):
             if not fine:
                 raise UserError(f"{name}={getattr(self, name)}: expected {accepted}")
-        forced = {name: getattr(self, name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
-        named = {name: [token] for name, token in forced.items() if token is not None}
-        return named | {"suppress_tokens": self.suppress_tokens}
+        forced = {name: [x] for name, x in vars(self).items() if name.startswith("forced") and x is not None}
+        return forced | {"suppress_tokens": self.suppress_tokens}
 
     def bound(self, batch: dict[str, jax.Array], stop_tokens: Sequence[int], max_new_tokens: int) -> Bound:
         """What `constrained` reads for a batch of prompts."""
