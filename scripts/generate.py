@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Continues a prompt with the model of a run folder, of a Hugging Face folder, or with the largest model of a sweep.
 
-A model with an encoder reads the prompt, and what it writes is printed by itself.
+A model with an encoder reads the prompt, and what it writes is printed by itself. With --suffix the gap between both is
+filled in, by models that were trained on that.
 
 python scripts/generate.py --checkpoint=runs/small --prompt="def main(" --temperature=0.8 --top_p=0.95
 
-On a terminal the text appears as it is made. Several samples, and beams, are printed when they are complete.
+On a terminal the text appears as it is made. Several samples, and beams, are printed when they are complete. What a
+Hugging Face folder's generation_config.json says holds for it, but for what a flag says.
 """
 
+import dataclasses
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -17,62 +20,121 @@ from typing import Any
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
 
+DEFAULTS: dict[str, Any] = {"num_samples": 1, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
+DEFAULTS |= {"top_k": 0, "top_p": 1.0, "seed": 0, "penalty": "hf"}
+RULES: dict[str, Any] = {"false": "heuristic", "true": "first", "never": "optimal"}
+
 
 def main() -> None:
-    parser = Parser(__doc__, required=("checkpoint", "prompt"))
-    add = parser.add_argument
-    add("--checkpoint", metavar="DIR", help="a run folder, or a sweep folder")
-    add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
-    add("--temperature", type=float, help="0 takes the likeliest token (default: 1, with beams 0)")
-    add("--top_k", type=int, help="keep the k likeliest tokens (default: all)")
-    add("--top_p", type=float, help="keep the likeliest tokens that reach probability p (default: all)")
-    add("--max_new_tokens", type=int, default=64, help="(default: %(default)s)")
-    add("--num_samples", type=int, default=1, help="continuations to print (default: %(default)s)")
-    add("--num_beams", type=int, default=1, help="above 1: search for likely text (default: %(default)s)")
-    add("--length_penalty", type=float, help="its exponent, for beams (default: 1)")
-    add("--penalty", choices=("hf", "gnmt"), help="its formula, for beams (default: hf)")
-    add("--stop", metavar="TEXT", action="append", default=[], help="end before this text; may be repeated")
-    add(
-        "--stream", choices=("auto", "always", "never"), default="auto", help="print as it comes (default: %(default)s)"
-    )
-    add("--seed", type=int, help="the same seed gives the same text (default: 0)")
-    flags = parser.read()
-    refuse_idle(flags)
+    flags = parsed()
+    said = settings(flags)
+    refuse_idle(flags, said)
 
     from t5x_like.inference.beam import BeamSearch
+    from t5x_like.inference.constraints import Constraints
     from t5x_like.inference.generate import GREEDY
     from t5x_like.inference.sampling import Sampling
-    from t5x_like.models.model import Encodes
     from t5x_like.training.cores import cores_as_devices
     from t5x_like.training.startup import configure_jax
 
     cores_as_devices()
     configure_jax()
-    alpha = 1.0 if flags.length_penalty is None else flags.length_penalty
-    beams = BeamSearch(flags.num_beams, alpha, flags.penalty or "hf") if flags.num_beams != 1 else None
-    temperature = (1.0 if beams is None else 0.0) if flags.temperature is None else flags.temperature
-    sampling = Sampling(temperature, flags.top_k or 0, 1.0 if flags.top_p is None else flags.top_p).check()
+    rule = RULES[str(said["early_stopping"]).lower()]
+    width, samples = said["num_beams"], said["num_samples"]
+    beams = BeamSearch(width, said["length_penalty"], said["penalty"], rule) if width != 1 else None
+    temperature = said.get("temperature", 1.0 if beams is None else 0.0)
+    sampling = Sampling(temperature, said["top_k"], said["top_p"]).check()
     if beams is not None:
-        beams.check(flags.num_samples, sampling)
+        beams.check(samples, sampling)
     model, params, tokenizer, prefix, ctx = opened(Path(flags.checkpoint))
-    if isinstance(model, Encodes):  # as pairs are trained on, see data/tasks/seq2seq.py
-        prompt, flags.prompt = [*map(int, tokenizer.encode(prefix + flags.prompt)), tokenizer.specials["eos"]], ""
-    else:
-        start = tokenizer.specials.get("bos", tokenizer.separator)
-        prompt = [start, *map(int, tokenizer.encode(flags.prompt))]
+    model, prompt, length = prompted(flags, said, model, tokenizer, prefix)
+    ends = [tokenizer.specials["fim_end"]] if flags.suffix is not None and "fim_end" in tokenizer.specials else []
+    names = {field.name for field in dataclasses.fields(Constraints)}
+    how = {name: value for name, value in said.items() if name in names}
+    if "min_new_tokens" not in said:
+        how["min_new_tokens"] = max(said.get("min_length", 0) - length, 0)
     what = {
         "model": model,
         "params": params,
         "prompts": [prompt],
-        "max_new_tokens": flags.max_new_tokens,
-        "stop_tokens": [tokenizer.separator],
-        "num_samples": flags.num_samples,
+        "max_new_tokens": said.get("max_new_tokens", max(said.get("max_length", length + 64) - length, 1)),
+        "stop_tokens": [*said.get("eos_token_id", [tokenizer.separator]), *ends],
+        "num_samples": samples,
+        "constraints": Constraints(**how),
         "ctx": ctx,
     }
     if beams is not None:
         show(flags, tokenizer, what | {"beams": beams, "sampling": GREEDY})
     else:
-        stream(flags, tokenizer, what | {"sampling": sampling, "seed": flags.seed or 0})
+        stream(flags, tokenizer, what | {"sampling": sampling, "seed": said["seed"]})
+
+
+def parsed() -> Namespace:
+    """The flags; None where one is not given and a folder may say something."""
+    parser = Parser(__doc__, required=("checkpoint", "prompt"))
+    add = parser.add_argument
+    add("--checkpoint", metavar="DIR", help="a run folder, a sweep folder, or a Hugging Face folder")
+    add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
+    add("--suffix", metavar="TEXT", help="what comes behind the gap that is to be filled in")
+    add("--temperature", type=float, help="0 takes the likeliest token (default: 1, with beams 0)")
+    add("--top_k", type=int, help="keep the k likeliest tokens (default: all)")
+    add("--top_p", type=float, help="keep the likeliest tokens that reach probability p (default: all)")
+    add("--max_new_tokens", type=int, help="(default: 64)")
+    add("--min_new_tokens", type=int, help="no end before (default: 0)")
+    add("--num_samples", type=int, help="continuations to print (default: 1)")
+    add("--num_beams", type=int, help="above 1: search for likely text (default: 1)")
+    add("--length_penalty", type=float, help="its exponent, for beams (default: 1)")
+    add("--penalty", choices=("hf", "gnmt"), help="its formula, for beams (default: hf)")
+    add("--early_stopping", choices=("false", "true", "never"), help="when beams end (default: false)")
+    add("--repetition_penalty", type=float, help="above 1: tokens that the text has are less likely (default: 1)")
+    add("--no_repeat_ngram_size", type=int, metavar="N", help="no N tokens come twice (default: 0, off)")
+    add("--forced_bos_token_id", type=int, metavar="TOKEN", help="comes first, behind a decoder's start")
+    add("--forced_eos_token_id", type=int, metavar="TOKEN", help="comes last, at the largest length")
+    add("--suppress_tokens", type=int, metavar="TOKEN", action="append", help="never comes; may be repeated")
+    add("--eos_token_id", type=int, metavar="TOKEN", action="append", help="ends the text; may be repeated")
+    add("--decoder_start_token_id", type=int, metavar="TOKEN", help="what a decoder begins with")
+    add("--stop", metavar="TEXT", action="append", default=[], help="end before this text; may be repeated")
+    add(
+        "--stream", choices=("auto", "always", "never"), default="auto", help="print as it comes (default: %(default)s)"
+    )
+    add("--seed", type=int, help="the same seed gives the same text (default: 0)")
+    return parser.read()
+
+
+def settings(flags: Namespace) -> dict[str, Any]:
+    """What flags say, else the folder, else nobody; a flag that only samples use asks for samples."""
+    from t5x_like.interop.generation import generation_settings
+
+    folder = generation_settings(Path(flags.checkpoint))
+    folder["num_samples"] = folder.pop("num_return_sequences", 1)
+    given = {name: value for name, value in vars(flags).items() if value is not None}
+    if folder.get("temperature") == 0 and given.keys() & {"top_k", "top_p", "seed"}:
+        del folder["temperature"]
+    return DEFAULTS | folder | given
+
+
+def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any, prefix: str) -> tuple[Any, Any, int]:
+    """The model, with the start that was asked for, what it reads, and how many tokens there are before new ones."""
+    from t5x_like.config.data.tokenizers import FIM_ROLES
+    from t5x_like.data.tasks.fill_in_the_middle import asked
+    from t5x_like.models import build_model
+    from t5x_like.models.model import Encodes
+
+    encodes, start = isinstance(model, Encodes), said.get("decoder_start_token_id")
+    for name, idle in (("suffix", encodes), ("decoder_start_token_id", not hasattr(model.config, "decoder_start"))):
+        if idle and getattr(flags, name) is not None:
+            raise UserError(f"--{name}={getattr(flags, name)}: makes no sense for a {model.config.kind} model")
+    if start is not None and hasattr(model.config, "decoder_start"):
+        model = build_model(dataclasses.replace(model.config, decoder_start=start))
+    text = [*map(int, tokenizer.encode(prefix + flags.prompt))]
+    if encodes:  # as pairs are trained on, see data/tasks/seq2seq.py
+        flags.prompt = ""
+        return model, [*text, tokenizer.specials["eos"]], 1
+    if flags.suffix is not None:
+        special = tokenizer.needs(FIM_ROLES, "--suffix")
+        text = asked(special, text, [*map(int, tokenizer.encode(flags.suffix))])
+    prompt = [tokenizer.specials.get("bos", tokenizer.separator), *text]
+    return model, prompt, len(prompt)
 
 
 def opened(folder: Path) -> tuple[Any, Any, Any, str, Any]:
@@ -95,14 +157,15 @@ def opened(folder: Path) -> tuple[Any, Any, Any, str, Any]:
     return program.model, params, load_tokenizer(folder / "tokenizer.json"), prefix, generation_context(program.ctx)
 
 
-def refuse_idle(flags: Namespace) -> None:
+def refuse_idle(flags: Namespace, said: dict[str, Any]) -> None:
     """Refuses flags that would change nothing beside the others."""
-    idle = ("top_k", "top_p", "seed") if flags.num_beams != 1 else ("length_penalty", "penalty")
-    reason = "beam search does not sample" if flags.num_beams != 1 else "is for beams; give --num_beams above 1, too"
+    beams = said["num_beams"] != 1
+    idle = ("top_k", "top_p", "seed") if beams else ("length_penalty", "penalty", "early_stopping")
+    reason = "beam search does not sample" if beams else "is for beams; give --num_beams above 1, too"
     for name in idle:
         if getattr(flags, name) is not None:
             raise UserError(f"--{name}={getattr(flags, name)}: {reason}")
-    if flags.stream == "always" and (flags.num_samples > 1 or flags.num_beams > 1):
+    if flags.stream == "always" and (said["num_samples"] > 1 or beams):
         raise UserError("--stream=always: only a single sample is printed as it comes")
 
 
@@ -112,7 +175,7 @@ def show(flags: Namespace, tokenizer: Any, what: dict[str, Any]) -> None:
     from t5x_like.inference.text import TextStream
 
     for tokens in generate(**what).tokens:
-        print(flags.prompt + TextStream(tokenizer, flags.stop).add(tokens, final=True))
+        print(flags.prompt + TextStream(tokenizer, flags.stop).add(tokens, final=True) + (flags.suffix or ""))
 
 
 def stream(flags: Namespace, tokenizer: Any, what: dict[str, Any]) -> None:
@@ -120,12 +183,14 @@ def stream(flags: Namespace, tokenizer: Any, what: dict[str, Any]) -> None:
     from t5x_like.inference.generate import generate_stream
     from t5x_like.inference.text import TextStream
 
-    live = flags.num_samples == 1 and (sys.stdout.isatty() if flags.stream == "auto" else flags.stream == "always")
-    texts = [TextStream(tokenizer, flags.stop) for _ in range(flags.num_samples)]
-    whole = [flags.prompt] * flags.num_samples
+    count = what["num_samples"]
+    live = count == 1 and (sys.stdout.isatty() if flags.stream == "auto" else flags.stream == "always")
+    texts = [TextStream(tokenizer, flags.stop) for _ in range(count)]
+    whole = [flags.prompt] * count
     if live:
         print(flags.prompt, end="", flush=True)
-    pieces: Iterator[list[list[int]]] = generate_stream(**what, chunk=8 if live or flags.stop else flags.max_new_tokens)
+    chunk = 8 if live or flags.stop else what["max_new_tokens"]
+    pieces: Iterator[list[list[int]]] = generate_stream(**what, chunk=chunk)
     for rows in pieces:
         for row, tokens in enumerate(rows):
             new = texts[row].add(tokens)
@@ -135,7 +200,7 @@ def stream(flags: Namespace, tokenizer: Any, what: dict[str, Any]) -> None:
         if all(text.finished for text in texts):
             break
     for row, text in enumerate(texts):
-        rest = text.add((), final=True)
+        rest = text.add((), final=True) + (flags.suffix or "")
         print(rest if live else whole[row] + rest)
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.errors import UserError
+from t5x_like.inference.constraints import Bound, constrained
 from t5x_like.inference.prompts import empty_cache_for, lengthened, rooms, rounded_up
 from t5x_like.inference.sampling import Sampling
 from t5x_like.models.context import Context, MaskSpec
@@ -28,7 +29,7 @@ from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Decodes
 
 State = dict[str, Any]
-Knobs = tuple[jax.Array, jax.Array, jax.Array]  # stop tokens, alpha, and how many new tokens at most
+Knobs = tuple[Bound, jax.Array, jax.Array, jax.Array]  # constraints, stop tokens, alpha, most new tokens
 NEVER = -jnp.inf  # the score of a hypothesis that does not exist
 _BLOCK = 64  # of a vocabulary that is ranked
 
@@ -78,6 +79,7 @@ def search(
     batch: dict[str, jax.Array],
     max_new_tokens: int,
     beams: BeamSearch,
+    constraints: Bound,
     stop_tokens: Sequence[int],
     ctx: Context,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,7 +89,7 @@ def search(
       tokens int [B, W, slots], lengths int [B, W] (a stop token counts) and scores float [B, W], best first.
     """
     static, slots = dataclasses.replace(beams, alpha=0.0), rounded_up(max_new_tokens)
-    knobs = jnp.asarray(stop_tokens, jnp.int32), jnp.float32(beams.alpha), jnp.int32(max_new_tokens)
+    knobs = constraints, jnp.asarray(stop_tokens, jnp.int32), jnp.float32(beams.alpha), jnp.int32(max_new_tokens)
     tokens, lengths, scores = _search(model, ctx, static, slots, params, batch, knobs)
     return np.asarray(tokens), np.asarray(lengths), np.asarray(scores)
 
@@ -134,7 +136,7 @@ def _search(
         return extend({**state, "visible": visible, "cache": outputs["cache"]}, outputs["hidden"])
 
     def run(state: State, room: int) -> State:
-        most = jnp.minimum(knobs[2], room)
+        most = jnp.minimum(knobs[-1], room)
         return jax.lax.while_loop(lambda state: (state["number"] < most) & state["open"].any(), advance, state)
 
     state = run(extend(state, outputs["hidden"][:, -1:]), first)
@@ -148,9 +150,13 @@ def _search(
 
 def _extend(beams: BeamSearch, state: State, logits: jax.Array, knobs: Knobs) -> State:
     """Adds a token to every hypothesis, given the logits [B, W, V] that follow it."""
-    width, number = beams.num_beams, state["number"]
-    stops, alpha, until = knobs
-    parent, token, total = _likeliest(state["running"], logits, (1 + stops.size) * width)
+    (count, width, vocab), number = logits.shape, state["number"]
+    bound, stops, alpha, until = knobs
+    norm = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    if bound:  # they see log-probabilities
+        flat = (logits - norm).reshape(-1, vocab), state["running_tokens"].reshape(count * width, -1)
+        logits, norm = constrained(bound, *flat, number).reshape(logits.shape), jnp.zeros_like(norm)
+    parent, token, total = _likeliest(state["running"], logits, norm, (1 + stops.size) * width)
     last = number + 1 == until
     stops_here = (token[..., None] == stops).any(-1) | last
     tokens = _take(state["running_tokens"], parent).at[:, :, number].set(token)
@@ -180,8 +186,9 @@ def _extend(beams: BeamSearch, state: State, logits: jax.Array, knobs: Knobs) ->
     }
 
 
-def _likeliest(scores: jax.Array, logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The `number` likeliest continuations of hypotheses with log-probabilities [B, W], likeliest first.
+def _likeliest(scores: jax.Array, logits: jax.Array, norm: jax.Array, number: int) -> tuple[jax.Array, ...]:
+    """The `number` likeliest continuations, likeliest first, by log-probabilities: of hypotheses `scores` [B, W], of
+    tokens `logits` [B, W, V] less `norm` [B, W, 1].
 
     Returns:
       parent, token and log-probability, [B, number] each (fewer where there are no more). Of equals the lower beam
@@ -189,8 +196,7 @@ def _likeliest(scores: jax.Array, logits: jax.Array, number: int) -> tuple[jax.A
     """
     count, _, vocab = logits.shape
     best, token = top_k(logits, min(number, vocab))  # of every beam: its order is that of the log-probabilities
-    log_probs = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    total = (scores[..., None] + log_probs).reshape(count, -1)
+    total = (scores[..., None] + (best - norm)).reshape(count, -1)
     total, chosen = jax.lax.top_k(total, min(number, total.shape[1]))
     return chosen // best.shape[2], jnp.take_along_axis(token.reshape(count, -1), chosen, axis=1), total
 

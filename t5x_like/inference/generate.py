@@ -12,6 +12,7 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.inference.beam import BeamSearch, search
+from t5x_like.inference.constraints import Constraints, constrained
 from t5x_like.inference.prompts import (
     Prompts,
     as_batch,
@@ -67,6 +68,7 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
     beams: BeamSearch | None = None,
+    constraints: Constraints = Constraints(),
     stop_tokens: Sequence[int] = (),
     num_samples: int = 1,
     log_probs: bool = False,
@@ -83,6 +85,7 @@ def generate(
       max_new_tokens: at most so many tokens are added to each.
       sampling: how tokens are chosen; greedy by default. Beam search does not sample.
       beams: search for likely continuations instead.
+      constraints: what must or must not come next, however tokens are chosen.
       stop_tokens: any of them ends a continuation; it is not part of the result.
       num_samples: continuations for each prompt: independent samples, or the best hypotheses of the beams.
       log_probs: whether to return them.
@@ -94,7 +97,7 @@ def generate(
       UserError: an empty prompt, more positions than a learned table has, or numbers that make no sense.
     """
     decodes: Decodes = able(model, Decodes, "generation")
-    check_prompts(decodes, prompts, max_new_tokens, stop_tokens)
+    check_prompts(decodes, prompts, max_new_tokens, stop_tokens, constraints)
     ctx = (ctx or Context()).replace(train=False, key=None)
     if beams is not None:
         beams.check(num_samples, sampling)
@@ -103,11 +106,12 @@ def generate(
         params = _for_decoding(decodes, ctx, params)
         filled = [*prompts, *_filling(prompts, ctx)]
         batch = as_batch(decodes, filled)
-        tokens, lengths, scores = search(decodes, params, batch, max_new_tokens, beams, stop_tokens, ctx)
+        bound = constraints.bound(batch, stop_tokens, max_new_tokens)
+        tokens, lengths, scores = search(decodes, params, batch, max_new_tokens, beams, bound, stop_tokens, ctx)
         chosen = [(prompt, beam) for prompt in range(len(prompts)) for beam in range(num_samples)]
         best = [_without_stop(tokens[at][: lengths[at]].tolist(), stop_tokens) for at in chosen]
         return Generated(best, scores=[float(scores[at]) for at in chosen])
-    last = max_new_tokens, sampling, stop_tokens, num_samples, log_probs, seed, ctx, max_new_tokens
+    last = max_new_tokens, sampling, constraints, stop_tokens, num_samples, log_probs, seed, ctx, max_new_tokens
     *_, (_, state) = _steps(decodes, params, prompts, *last)
     count = len(prompts) * num_samples
     lengths = np.asarray(state["lengths"])[:count]
@@ -129,6 +133,7 @@ def generate_stream(
     *,
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
+    constraints: Constraints = Constraints(),
     stop_tokens: Sequence[int] = (),
     num_samples: int = 1,
     seed: int = 0,
@@ -141,14 +146,13 @@ def generate_stream(
     once for each. Other arguments are as for `generate`. Stop tokens are left out.
     """
     decodes: Decodes = able(model, Decodes, "generation")
-    check_prompts(decodes, prompts, max_new_tokens, stop_tokens)
+    check_prompts(decodes, prompts, max_new_tokens, stop_tokens, constraints)
     if chunk < 1:
         raise UserError(f"chunk={chunk}: expected 1 or more")
     seen = 0
     ctx = (ctx or Context()).replace(train=False, key=None)
-    for until, state in _steps(
-        decodes, params, prompts, max_new_tokens, sampling, stop_tokens, num_samples, False, seed, ctx, chunk
-    ):
+    last = max_new_tokens, sampling, constraints, stop_tokens, num_samples, False, seed, ctx, chunk
+    for until, state in _steps(decodes, params, prompts, *last):
         tokens, lengths = np.asarray(state["tokens"]), np.asarray(state["lengths"])
         pieces = []
         for row in range(len(prompts) * num_samples):
@@ -173,6 +177,7 @@ def _steps(
     prompts: Prompts,
     max_new_tokens: int,
     sampling: Sampling,
+    constraints: Constraints,
     stop_tokens: Sequence[int],
     num_samples: int,
     log_probs: bool,
@@ -195,7 +200,7 @@ def _steps(
     plan = Plan(model, ctx, room, sampling.kind(), log_probs)
     stops = jnp.asarray(stop_tokens, jnp.int32)
     values = Sampling(jnp.float32(sampling.temperature), jnp.int32(sampling.top_k), jnp.float32(sampling.top_p))
-    knobs = (values, stops, keys)
+    knobs = (values, constraints.bound(batch, stop_tokens, max_new_tokens), stops, keys)
     params = _for_decoding(model, ctx, params)
     until = min(chunk, max_new_tokens)
     state = _start(plan, params, batch, knobs, until)
@@ -260,10 +265,11 @@ _resume = partial(jax.jit, static_argnums=0, donate_argnums=2)(_run)
 
 def _choose(plan: Plan, unembedding: Params, state: State, hidden: jax.Array, knobs: Any) -> State:
     """Appends the token that follows hidden [B, 1, D]; rows that have stopped stay as they are."""
-    sampling, stops, keys = knobs
+    sampling, bound, stops, keys = knobs
     number, stopped = state["number"], state["stopped"]
     logits = plan.model.unembed(unembedding, hidden, plan.ctx)[:, 0]
-    token = sample(logits, sampling, jax.vmap(jax.random.fold_in, (0, None))(keys, number), plan.kind)
+    scores = constrained(bound, logits, state["tokens"], number)
+    token = sample(scores, sampling, jax.vmap(jax.random.fold_in, (0, None))(keys, number), plan.kind)
     token = jnp.where(stopped, 0, token)
     new = {
         "number": number + 1,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.errors import UserError
+from t5x_like.inference.constraints import Constraints
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Decodes, Encodes
@@ -18,7 +19,9 @@ Prompts = Sequence[Sequence[int]]
 _MOST_IN_ONE_LOOP = 64  # new tokens; fewer are not worth compiling another loop, which takes a second or two
 
 
-def check_prompts(model: Decodes, prompts: Prompts, max_new_tokens: int, stop_tokens: Sequence[int]) -> None:
+def check_prompts(
+    model: Decodes, prompts: Prompts, max_new_tokens: int, stop_tokens: Sequence[int], constraints: Constraints
+) -> None:
     """Refuses what the model cannot continue, in one line.
 
     Raises:
@@ -29,7 +32,8 @@ def check_prompts(model: Decodes, prompts: Prompts, max_new_tokens: int, stop_to
         raise UserError("prompt: is empty; expected at least one token")
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: expected 1 or more")
-    for name, tokens in [("stop_tokens", stop_tokens), *(("prompt", prompt) for prompt in prompts)]:
+    named = {"stop_tokens": stop_tokens} | constraints.check(max_new_tokens)
+    for name, tokens in [*named.items(), *(("prompt", prompt) for prompt in prompts)]:
         for token in tokens:
             if not 0 <= token < model.vocab_size:
                 raise UserError(f"{name}: no token {token}; the model has 0 to {model.vocab_size - 1}")

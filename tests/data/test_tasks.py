@@ -12,6 +12,7 @@ from t5x_like.config.data.sources import JsonLinesConfig, TextFilesConfig
 from t5x_like.config.data.tasks import (
     ClassificationConfig,
     DenoisingConfig,
+    FillInTheMiddleConfig,
     LanguageModelConfig,
     MaskedLMDataConfig,
     PrefixLMDataConfig,
@@ -19,14 +20,19 @@ from t5x_like.config.data.tasks import (
     SpanCorruptionConfig,
     TaggingConfig,
 )
-from t5x_like.config.data.tokenizers import BPETokenizerConfig, ByteTokenizerConfig, WordPieceTokenizerConfig
+from t5x_like.config.data.tokenizers import (
+    FIM_ROLES,
+    BPETokenizerConfig,
+    ByteTokenizerConfig,
+    WordPieceTokenizerConfig,
+)
 from t5x_like.data.packing import first_fit
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.data.tasks.span_corruption import noise_mask
 from t5x_like.errors import UserError
 from t5x_like.strict import convert
 
-BYTES = ByteTokenizerConfig(sentinels=40, specials=("mask",))
+BYTES = ByteTokenizerConfig(sentinels=40, specials=("mask", *FIM_ROLES))
 WORDS = WordPieceTokenizerConfig(vocab_size=120)
 SENTENCES = [
     "The cat sat on the mat. ",
@@ -64,6 +70,7 @@ def pairs(tmp_path):
 def configs(texts, pairs):
     return {
         "prefix_lm": PrefixLMDataConfig(source=texts, tokenizer=BYTES, sequence_length=24),
+        "fill_in_the_middle": FillInTheMiddleConfig(source=texts, tokenizer=BYTES, sequence_length=24),
         "span_corruption": SpanCorruptionConfig(source=texts, tokenizer=BYTES, encoder_length=48),
         "masked_lm": MaskedLMDataConfig(source=texts, tokenizer=WORDS, sequence_length=24),
         "static": MaskedLMDataConfig(source=texts, tokenizer=WORDS, sequence_length=24, dynamic=False),
@@ -87,8 +94,8 @@ def configs(texts, pairs):
 
 
 NAMES = [
-    "prefix_lm", "span_corruption", "masked_lm", "static", "whole words", "next sentence", "denoising", "seq2seq",
-    "classification", "tagging",
+    "prefix_lm", "fill_in_the_middle", "span_corruption", "masked_lm", "static", "whole words", "next sentence",
+    "denoising", "seq2seq", "classification", "tagging",
 ]  # fmt: skip
 
 

@@ -322,7 +322,7 @@ def test_the_loop_copies_no_cache(rows, kv_heads):
     plan = Plan(model, ctx, rooms=(16, 32), kind="greedy", log_probs=False)
     batch = left_padded([[3, 4]] * rows, 32)
     keys = jax.random.split(jax.random.key(0), rows)
-    knobs = Sampling(jnp.float32(0), jnp.int32(0), jnp.float32(1)), jnp.zeros(0, jnp.int32), keys
+    knobs = Sampling(jnp.float32(0), jnp.int32(0), jnp.float32(1)), {}, jnp.zeros(0, jnp.int32), keys
     compiled = _start.lower(plan, model.for_decoding(params, ctx), batch, knobs, 8).compile().as_text()
     for slots in (48, 64):  # of two loops
         cache = rf"f32\[(\d,)*({slots},8|8,{slots})\]\S*"

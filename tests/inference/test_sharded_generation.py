@@ -7,16 +7,18 @@ import jax
 import pytest
 
 from t5x_like.inference.beam import BeamSearch
+from t5x_like.inference.constraints import Constraints
 from t5x_like.inference.generate import generate, generate_stream
 from t5x_like.inference.sampling import Sampling
 from t5x_like.training.cores import generation_context, generation_mesh
 from t5x_like.training.program import program_for
 
 PROMPTS = [[3, 4, 5], [1], [2, 2]]  # three rows, which four parts do not divide
+LIMITS = Constraints(1.2, 2, 3, 5, 7, (8,))
 WAYS = {
     "greedy": {},
-    "sampled": {"sampling": Sampling(1.3, top_k=12, top_p=0.9), "num_samples": 2, "seed": 5},
-    "beams": {"beams": BeamSearch(3, 0.6, "gnmt"), "num_samples": 2, "stop_tokens": [2]},
+    "sampled": {"sampling": Sampling(1.3, top_k=12, top_p=0.9), "num_samples": 2, "seed": 5, "constraints": LIMITS},
+    "beams": {"beams": BeamSearch(3, 0.6, "gnmt"), "num_samples": 2, "stop_tokens": [2], "constraints": LIMITS},
 }
 
 

@@ -97,6 +97,19 @@ class PrefixLMDataConfig(_StreamConfig):
 
 
 @dataclass(frozen=True)
+class FillInTheMiddleConfig(_StreamConfig):
+    """Windows of the same stream; of some of their documents the middle comes last (Bavarian et al. 2022)."""
+
+    kind: Literal["fill_in_the_middle"] = "fill_in_the_middle"
+    rate: float = 0.5  # of the documents
+    suffix_first: float = 0.5  # of those: suffix, prefix, middle (SPM); the others are prefix, suffix, middle (PSM)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inside(self, "[0, 1]", "rate", "suffix_first")
+
+
+@dataclass(frozen=True)
 class SpanCorruptionConfig(_StreamConfig):
     """Spans of a text are replaced by sentinels, and are to be filled in (Raffel et al. 2020, section 3.1.4).
 

@@ -7,6 +7,8 @@ from typing import Literal
 from t5x_like.config.checks import at_least
 from t5x_like.strict import FieldError
 
+FIM_ROLES = ("fim_prefix", "fim_suffix", "fim_middle")  # what stands before each part of a text with a gap
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:
@@ -27,8 +29,8 @@ class _WithSpecials(TokenizerConfig):
 
     def __post_init__(self) -> None:
         for role in self.specials:
-            if role not in ("mask", "cls", "sep"):
-                raise FieldError("specials", f"{role!r} is no role that can be added; accepted: mask, cls, sep")
+            if role not in (roles := ("mask", "cls", "sep", *FIM_ROLES, "fim_end")):
+                raise FieldError("specials", f"{role!r} is no role that can be added; accepted: {', '.join(roles)}")
         at_least(self, 0, "sentinels")
 
 

@@ -29,8 +29,11 @@ NAMES = {
     "mask": ("<mask>", "[MASK]"),
     "cls": ("[CLS]", "<cls>", "<s>"),
     "sep": ("[SEP]", "<sep>", "</s>"),
+    "fim_prefix": ("<fim_prefix>", "<|fim_prefix|>", "<fim-prefix>", "▁<PRE>", "<｜fim▁begin｜>"),
+    "fim_suffix": ("<fim_suffix>", "<|fim_suffix|>", "<fim-suffix>", "▁<SUF>", "<｜fim▁hole｜>"),
+    "fim_middle": ("<fim_middle>", "<|fim_middle|>", "<fim-middle>", "▁<MID>", "<｜fim▁end｜>"),
+    "fim_end": ("<fim_end>", "▁<EOT>"),
 }
-SPELT = {"mask": "<mask>", "cls": "<cls>", "sep": "<sep>"}  # as they are added to a vocabulary that is trained here
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # spells what no piece covers
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 _USER_DECIDED = _PARALLELISM in os.environ
@@ -139,7 +142,7 @@ def train(config: Any, texts: Iterable[str]) -> LearnedTokenizer:
 
 
 def _specials(config: Any, *names: str) -> list[str]:
-    return [*names, *(SPELT[role] for role in config.specials)]
+    return [*names, *(f"<{role}>" for role in config.specials)]
 
 
 def _learn(model: huggingface.Tokenizer, trainer: Any, texts: Iterable[str]) -> huggingface.Tokenizer:
@@ -239,7 +242,7 @@ class SentencePieceTokenizer(Tokenizer):
         hidden = {i for i in range(size) if self._model.is_control(i) or self._model.is_unknown(i)}
         roles = {role: getattr(self._model, f"{role}_id")() for role in ("pad", "bos", "eos", "unk")}
         places = {name: i for i, name in enumerate(names)}
-        specials = {role: i for role, i in roles.items() if i >= 0} | _roles(places, ("mask", "cls", "sep"))
+        specials = {role: i for role, i in roles.items() if i >= 0} | _roles(places, NAMES.keys() - roles)
         super().__init__(
             [b"" if i in hidden else spell(name) for i, name in enumerate(names)], specials, _sentinels(places)
         )

@@ -23,7 +23,7 @@ class Tokenizer(ABC):
 
     Attributes:
       token_bytes: what a token stands for: `token_bytes[i]` is the byte string of token i, empty for specials.
-      specials: {role: token} of those among pad, bos, eos, unk, mask, cls and sep that it has.
+      specials: {role: token} of those among pad, bos, eos, unk, mask, cls, sep and fim_* that it has.
       sentinels: tokens that stand for spans, in the order in which they are used.
       separator: put before every document of a stream; it also ends a generated text.
       dtype: of ids, uint16 where the vocabulary allows.
@@ -71,7 +71,7 @@ class Tokenizer(ABC):
         if missing := [role for role in roles if role not in self.specials]:
             raise UserError(
                 f"data.tokenizer: has no token for {', '.join(missing)}, which {what} needs; accepted: "
-                f"kind='wordpiece', or specials={missing}"
+                f"specials={missing}, or a kind that has them"
             )
         if len(self.sentinels) < sentinels:
             raise UserError(
