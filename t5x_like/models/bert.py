@@ -117,7 +117,8 @@ class Bert:
         tokens = batch["encoder_input_tokens"]
         x = self.vocabulary.embed(params, tokens, ctx)
         if c.token_types:
-            x = x + call(self.types, params["type_embedding"], batch.get("encoder_token_types", jnp.zeros_like(tokens)))
+            types = batch.get("encoder_token_types", jnp.zeros_like(tokens))  # RoBERTa has one, pairs two
+            x = x + call(self.types, params["type_embedding"], jnp.minimum(types, c.token_types - 1))
         x = self.encoder.enter(x, ctx, params["encoder"])
         x, _, aux, states = self.encoder.apply(params["encoder"], x, ctx, None, "hidden_states" in want)
         outputs: dict[str, Any] = {"hidden": x, "hidden_states": states, "aux": aux}

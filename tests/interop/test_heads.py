@@ -92,6 +92,15 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, same)
 
 
+def test_all_tokens_have_the_one_type_of_roberta():
+    """Whatever the data say of pairs: its table has no row for a second."""
+    model, params = load_hf(GOLDEN / "roberta_span")
+    expected = np.load(GOLDEN / "roberta_span/expected.npz")
+    types = jnp.asarray(np.arange(10) > 4, jnp.int32)[None].repeat(2, 0)
+    found = model.apply(params, {**batch_of(expected, "span"), "encoder_token_types": types})["logits"]
+    np.testing.assert_allclose(found[0], expected["logits"][0], atol=2e-5)
+
+
 @pytest.mark.parametrize("name", ["bert_tagging", "roberta_classification"])
 def test_a_pooler_that_nothing_reads_is_left(name, tmp_path):
     """As many published checkpoints have one, from before heads did without."""
