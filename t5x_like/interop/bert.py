@@ -107,8 +107,7 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
         tags = "BertForTokenClassification" in (theirs.get("architectures") or ())  # which may have an idle pooler
         of_text = pooler and not tags if kind == "bert" else f"{_CLASSIFIERS[kind][0]}.weight" in names
         head = "classification" if of_text else "tagging"
-    if head is not None:
-        found |= {"head": head, "num_labels": len(theirs.get("id2label") or range(2))}
+    found |= {"head": head, "num_labels": len(theirs.get("id2label") or range(2))} if head else {}
     return found | {"lm_head": f"{_HEADS[kind][0]}.weight" in names}
 
 

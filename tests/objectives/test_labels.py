@@ -155,6 +155,15 @@ def run_of(model, objective, data):
 def test_labels_follow_from_the_data():
     config = run_of({"head": "classification"}, "classification", {"num_labels": 7})
     assert config.model.num_labels == 7
+    more = {"source": {"kind": "text_files", "pattern": "x"}}
+    content = {
+        "data": {"kind": "classification", "num_labels": 7},
+        "evaluation": {"other": more},
+        "model": {"kind": "bert", "head": "classification"},
+        "objective": {"kind": "classification"},
+        "training": {"steps": 1},
+    }
+    assert convert(RunConfig, content).resolve().evaluation["other"].num_labels == 7
     assert (config.model.lm_head, config.model.next_sentence, config.model.pooler) == (False, False, True)
 
 

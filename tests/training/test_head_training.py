@@ -79,6 +79,9 @@ def test_a_rule_is_learnt_on_one_device_and_on_eight_alike(head, examples, tmp_p
     together = train(config_of(examples, head, **MODELS[head][1]), tmp_path / "eight")
     first = [lines_of(tmp_path / name, "train")[0]["loss"] for name in ("one", "eight")]
     assert first[0] == pytest.approx(first[1], rel=1e-5)  # of ten steps; later rounding has grown
+    if head != "tagging":  # whose tokens are those that have tags
+        tokens = [line["tokens"] for line in lines_of(tmp_path / "one", "train")]
+        assert 32 * 10 * 9 < tokens[0] <= 32 * 10 * 16  # ten batches without their padding
     for name in ("one", "eight"):
         assert lines_of(tmp_path / name, "eval")[-1]["accuracy"] > 0.95  # by chance: 1/2, 2/3 and 1/50
     monkeypatch.setattr(sys, "argv", ["evaluate.py", f"--workdir={tmp_path / 'eight'}"])
