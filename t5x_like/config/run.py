@@ -14,7 +14,7 @@ from t5x_like.config.evaluation import check_sets, with_what_sets_share
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.initial import InitConfig
 from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig
-from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig
+from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig, LabelsConfig
 from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
 from t5x_like.config.schedule import CosineConfig, ScheduleConfig
 from t5x_like.config.training import INTERVALS, TrainingConfig
@@ -71,12 +71,15 @@ class RunConfig:
     def _check_streams(self) -> None:
         """Refuses an objective or data that the model cannot do anything with."""
         has, kind = self.model.streams, self.model.kind
+        head = self.objective.kind if isinstance(self.objective, LabelsConfig) else None
         if self.objective.streams != has:
             accepted = [each.kind for each in get_args(AnyObjectiveConfig) if each.streams == has]
             raise UserError(
                 f"objective.kind: {self.objective.kind!r} trains models with {_and(self.objective.streams)}, and "
                 f"model.kind={kind!r} has {_and(has)}; accepted: {', '.join(accepted)}"
             )
+        if head != (given := getattr(self.model, "head", None)):
+            raise UserError(f"model.head: {given!r} is not what {self.objective.kind!r} trains; accepted: {head!r}")
         if missing := [stream for stream in has if stream not in self.data.lengths]:
             raise UserError(
                 f"data.kind: {self.data.kind!r} has no tokens for the {_and(missing)} of model.kind={kind!r}; "

@@ -148,7 +148,7 @@ def _fault(config: TaskConfig, example: Example, columns: Sequence[str], vocabul
                 value.encode()
             except UnicodeEncodeError as error:
                 return f"column {column!r}: character {error.start} is a lone surrogate; expected valid Unicode"
-    return None
+    return config.fault(example) if set(config.reads) <= set(columns) else None
 
 
 def _whole_numbers(value: Any) -> bool:
@@ -160,6 +160,8 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "text or token ids": lambda value: isinstance(value, str) or _whole_numbers(value),
     "text or a number": lambda value: isinstance(value, str | int | float | np.number),
     "a list of words": lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
+    "text": lambda value: isinstance(value, str),
+    "a number": lambda value: isinstance(value, int | float | np.number) and np.isfinite(value),
     "a whole number": lambda value: isinstance(value, int | np.integer),
     "a list of whole numbers": _whole_numbers,
 }

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 Batch = dict[str, np.ndarray]
+COUNTED = ("decoder_loss_weights", "encoder_loss_weights", "encoder_segment_ids")  # not 0 where a token counts
 
 
 class Ragged(NamedTuple):
@@ -79,11 +80,11 @@ def first_fit(sizes: np.ndarray, room: np.ndarray, open_rows: int = 64) -> np.nd
 
 
 def count_targets(batch: Batch) -> np.ndarray:
-    """How many tokens of stacked batches [K, B, ...] are targets, not padding, int64 [K]; rows, where none are tokens.
+    """How many tokens of stacked batches [K, B, ...] are targets, or real where texts have labels, [K]; else rows.
 
     Counted, not added up from weights: those need not be 1, and float32 sums of many lose the last digits.
     """
-    for name in ("decoder_loss_weights", "encoder_loss_weights"):
+    for name in COUNTED:
         if name in batch:
             return np.count_nonzero(batch[name], axis=tuple(range(1, batch[name].ndim)))
     first = next(iter(batch.values()))

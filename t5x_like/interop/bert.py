@@ -14,7 +14,7 @@ ARCHITECTURES = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "di
 ARCHITECTURES |= {"albert": "AlbertForMaskedLM", "electra": "ElectraForMaskedLM"}
 PREFIXES = {kind: f"{kind}." for kind in TYPES}
 IGNORED = r".*position_ids|(cls\.)?predictions\.decoder\..*|lm_head\.decoder\..*|vocab_projector\.weight"
-IGNORED += r"|generator_lm_head\.weight"
+IGNORED += r"|generator_lm_head\.weight|pooler\..*"
 SAME = {"position_embedding_type": "absolute", "is_decoder": False, "num_hidden_groups": 1, "inner_group_num": 1}
 SAME |= {"tie_word_embeddings": True, "sinusoidal_pos_embds": False, "add_cross_attention": False}
 _BERT = {
@@ -83,12 +83,18 @@ _POOLERS = {"bert": "bert.pooler.dense", "roberta": "roberta.pooler.dense", "alb
 _PAIRS = {"bert": "cls.seq_relationship", "albert": "sop_classifier.classifier"}
 _MAPS = {"albert": "albert.encoder.embedding_hidden_mapping_in", "electra": "electra.embeddings_project"}
 _REPLACED = "discriminator_predictions.dense"  # ELECTRA's, of which the other half is called dense_prediction
+_TUNED = {"classification": "SequenceClassification", "tagging": "TokenClassification", "span": "QuestionAnswering"}
+_TWO_MAPS = ("classifier.dense", "classifier.out_proj")
+_CLASSIFIERS = {"roberta": _TWO_MAPS, "electra": _TWO_MAPS, "distilbert": ("pre_classifier", "classifier")}
 
 
 def rules(config: BertConfig) -> list[Rule]:
     kind = config.kind
     at, (layers, of_layer) = PREFIXES[kind], _LAYERS[kind]
     dense, norm, bias = _HEADS[kind]
+    pooler, labels = _POOLERS.get(kind), "qa_outputs" if config.head == "span" else "classifier"
+    if config.head == "classification":
+        pooler, labels = _CLASSIFIERS.get(kind, (pooler, labels))
     found = [
         Rule(f"{at}embeddings.word_embeddings.weight", "token_embedding/embedding"),
         Rule(f"{at}embeddings.position_embeddings.weight", "encoder/position_embedding/embedding"),
@@ -99,9 +105,10 @@ def rules(config: BertConfig) -> list[Rule]:
         Rule(bias, "head/logits/bias"),
         *_affine(_REPLACED, "replaced_tokens/dense"),
         *_affine(f"{_REPLACED}_prediction", "replaced_tokens/logits"),
+        *_affine(labels, "labels"),
     ]
-    for ours, theirs in (("pooler", _POOLERS), ("next_sentence", _PAIRS), ("embedding_map", _MAPS)):
-        found += _affine(theirs[kind], ours) if kind in theirs else []
+    for ours, theirs in (("pooler", pooler), ("next_sentence", _PAIRS.get(kind)), ("embedding_map", _MAPS.get(kind))):
+        found += [] if theirs is None else _affine(theirs, ours)
     for ours, name in of_layer.items():
         found += _affine(f"{at}{layers}.{name}", f"encoder/layers/{{i}}/{ours}")
     return found
@@ -130,6 +137,12 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
         found["embedding_width"] = None if kind == "electra" and width == found["d_model"] else width
     heads = {"pooler": _POOLERS, "next_sentence": _PAIRS, "replaced_tokens": {"electra": _REPLACED}}
     found |= {ours: f"{name.get(kind)}.weight" in names for ours, name in heads.items()}
+    head = "span" if "qa_outputs.weight" in names else None
+    if "classifier.weight" in names or "classifier.out_proj.weight" in names:
+        tags = any(name.endswith("ForTokenClassification") for name in theirs.get("architectures") or ())
+        first = f"{_CLASSIFIERS[kind][0]}.weight" in names if kind in _CLASSIFIERS else found["pooler"] and not tags
+        head = "classification" if first else "tagging"  # the latter may have an idle pooler
+    found |= {"head": head, "num_labels": len(theirs.get("id2label") or range(2))} if head else {}
     return found | {"lm_head": f"{_HEADS[kind][0]}.weight" in names}
 
 
@@ -141,7 +154,11 @@ def their_fields(config: BertConfig) -> dict[str, Any]:
         found["max_position_embeddings"] += 2
     if config.kind in _MAPS:
         found["embedding_size"] = config.embedding_width or config.d_model
-    if config.next_sentence or config.replaced_tokens:
+    if config.head is not None:
+        found["architectures"] = [ARCHITECTURES[config.kind].replace("MaskedLM", _TUNED[config.head])]
+        found["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.num_labels or 2)}
+        found["label2id"] = {name: int(i) for i, name in found["id2label"].items()}
+    elif config.next_sentence or config.replaced_tokens:
         found["architectures"] = [ARCHITECTURES[config.kind].replace("ForMaskedLM", "ForPreTraining")]
     elif not config.lm_head:
         found["architectures"] = [ARCHITECTURES[config.kind].replace("ForMaskedLM", "Model")]

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like import interop
 from t5x_like.config.models.base import ModelConfig
@@ -108,19 +108,20 @@ def _check_copies(rules: list[Rule], arrays: Arrays, ignored: str, source: Path)
             raise UserError(f"{source}: {other!r} differs from {name!r}, which config.json says it is tied to")
 
 
-def placed(spec: ParamSpec, parts: Parts, sharding: NamedSharding | SingleDeviceSharding) -> jax.Array:
-    """A parameter out of its parts, which are put into it one after the other, so that no second one is in memory."""
-    if sharding.num_devices == 1 and jax.default_backend() == "cpu":
-        return _on(sharding, _gathered(spec, parts))
+def placed(spec: ParamSpec, parts: Parts, sharding: NamedSharding | None = None) -> jax.Array:
+    """A parameter out of its parts, which are put into it one after the other, so that no second one is in memory.
+
+    Without a sharding it lies on the first device, and follows what it is used with.
+    """
+    if jax.default_backend() == "cpu" and (sharding is None or sharding.num_devices == 1):
+        return jax.device_put(_gathered(spec, parts), sharding)
     whole = None
     for at, part in parts:
         if not at:
             return _on(sharding, part)
         if whole is None:
             whole = jax.jit(partial(jnp.zeros, spec.shape), out_shardings=sharding)()
-        inner = sharding
-        if isinstance(sharding, NamedSharding):
-            inner = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[len(at) :]))
+        inner = sharding and NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[len(at) :]))
         whole = _filled(whole, _on(inner, part), at).block_until_ready()  # or parts would wait in memory
     assert whole is not None
     return whole
@@ -137,7 +138,9 @@ def _gathered(spec: ParamSpec, parts: Parts) -> np.ndarray:
     return whole
 
 
-def _on(sharding: NamedSharding | SingleDeviceSharding, array: np.ndarray) -> jax.Array:
+def _on(sharding: NamedSharding | None, array: np.ndarray) -> jax.Array:
+    if sharding is None:
+        return jnp.asarray(array)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
@@ -147,7 +150,7 @@ def _filled(whole: jax.Array, part: jax.Array, at: tuple[jax.Array, ...]) -> jax
 
 
 def _put(path: str, spec: ParamSpec, parts: Parts) -> jax.Array:
-    return placed(spec, parts, SingleDeviceSharding(jax.devices()[0]))
+    return placed(spec, parts)
 
 
 def _family(model_type: Any, source: Any) -> ModuleType:

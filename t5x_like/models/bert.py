@@ -6,6 +6,8 @@ token + position + type - norm - [map] - [norm(x + self-attention), norm(x + mlp
     hidden                - act(dense), norm, the table of tokens, bias          - logits of masked tokens
     hidden                - act(dense), a vector                                 - logits of replaced tokens
     hidden of [CLS]       - tanh(dense)                                          - pooled - next sentence
+
+fine-tuned (sections 4.1 to 4.3 and 5.3): pooled - logits of classes; hidden - logits of tags; hidden - start and end
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ import jax.numpy as jnp
 from t5x_like.config.models.bert import BertConfig
 from t5x_like.errors import UserError
 from t5x_like.models.context import Context
-from t5x_like.models.layers.embeddings import Embedding
+from t5x_like.models.layers.embeddings import Embedding, dropout
 from t5x_like.models.layers.feed_forward import ACTIVATIONS
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.norms import Norm
@@ -55,6 +57,9 @@ class Bert:
         self.replaced = Linear("BTE,EN->BTN", *head, (1,), ("classes",), use_bias=True)
         self.pooler = Linear("BD,DE->BE", *stream, *head, use_bias=True)
         self.next = Linear("BE,EN->BN", *head, (2,), ("classes",), use_bias=True)
+        rows, inner = ("B", "head") if c.head == "classification" else ("BT", "embed")
+        labels = (c.num_labels or 2,), ("classes",)
+        self.labels = Linear(f"{rows}D,DN->{rows}N", (c.d_model,), (inner,), *labels, use_bias=True)
 
     def specs(self) -> Params:
         """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
@@ -76,6 +81,8 @@ class Bert:
             specs["pooler"] = record_specs(self.pooler, one)
         if c.next_sentence:
             specs["next_sentence"] = record_specs(self.next, one)
+        if c.head is not None:
+            specs["labels"] = record_specs(self.labels, one if c.head == "classification" else states)
         specs = map_specs(lambda spec: spec.on_streams("encoder"), specs)
         return {
             **self.vocabulary.specs("encoder", c.lm_head),
@@ -89,11 +96,13 @@ class Bert:
 
     def unembedding(self, params: Params) -> Params:
         """The part of the parameters that `unembed` reads."""
+        if not self.config.lm_head:
+            raise UserError("model.lm_head=false: there are no logits over the vocabulary")
         return {**self.vocabulary.unembedding(params), "head": params["head"]}
 
     def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array:
         """Maps hidden states [B, T, D] to float32 logits [B, T, V]; `params` may be just `unembedding(params)`."""
-        ctx, head = ctx or Context(), params["head"]
+        ctx, head = ctx or Context(), self.unembedding(params)["head"]
         x = ACTIVATIONS[self.config.activation](call(self.dense, head["dense"], hidden, ctx))
         logits = self.vocabulary.unembed(params, call(self.norm, head["norm"], x), ctx)
         return logits + head["logits"]["bias"].astype(logits.dtype)
@@ -113,7 +122,8 @@ class Bert:
 
         Also read are `encoder_segment_ids`, `encoder_positions` and `encoder_token_types`, 0 everywhere where absent.
         `want` may name "logits" float32 [B, T, V], "hidden" [B, T, D], "hidden_states" [L + 1, B, T, D], embeddings
-        first, "pooled" [B, D], "next_sentence" float32 [B, 2] and "replaced_tokens" float32 [B, T].
+        first, "pooled" [B, D], "next_sentence" float32 [B, 2] and "replaced_tokens" float32 [B, T]. Of a model with a
+        head "logits" are the head's: [B, N] of classes, [B, T, N] of tags, [B, T, 2] of a span's start and end.
         """
         assert cache is None
         c = self.config
@@ -121,27 +131,40 @@ class Bert:
         tokens = batch["encoder_input_tokens"]
         x = self.vocabulary.embed(params, tokens, ctx)
         if c.token_types:
-            x = x + call(self.types, params["type_embedding"], batch.get("encoder_token_types", jnp.zeros_like(tokens)))
+            types = batch.get("encoder_token_types", jnp.zeros_like(tokens))  # RoBERTa has one, pairs two
+            x = x + call(self.types, params["type_embedding"], jnp.minimum(types, c.token_types - 1))
         x = self.encoder.enter(x, ctx, params["encoder"])
         if c.embedding_width:
             x = ctx.constrain(call(self.map, params["embedding_map"], x, ctx), "batch length embed")
         x, _, aux, states = self.encoder.apply(params["encoder"], x, ctx, None, "hidden_states" in want)
         outputs: dict[str, Any] = {"hidden": x, "hidden_states": states, "aux": aux}
         if "logits" in want:
-            if not c.lm_head:
-                raise UserError("model.lm_head=false: there are no logits over the vocabulary")
-            outputs["logits"] = self.unembed(params, x, ctx)
+            outputs["logits"] = (self.unembed if c.head is None else self._labels)(params, x, ctx)
         if c.replaced_tokens and "replaced_tokens" in want:
             head = params["replaced_tokens"]
             h = ACTIVATIONS[c.activation](call(self.judge, head["dense"], x, ctx))
             logits = call(self.replaced, head["logits"], h, ctx)[..., 0]
             outputs["replaced_tokens"] = logits.astype(ctx.policy.softmax)
         if c.pooler and {"pooled", "next_sentence"} & set(want):
-            outputs["pooled"] = jnp.tanh(call(self.pooler, params["pooler"], x[:, 0], ctx))
+            outputs["pooled"] = self._pooled(params, x[:, 0], ctx)
         if c.next_sentence and "next_sentence" in want:
             logits = call(self.next, params["next_sentence"], outputs["pooled"], ctx)
             outputs["next_sentence"] = logits.astype(ctx.policy.softmax)
         return {name: outputs[name] for name in (*want, "aux")}
+
+    def _pooled(self, params: Params, first: jax.Array, ctx: Context) -> jax.Array:
+        kind = self.config.pooler_activation
+        activation = jnp.tanh if kind == "tanh" else ACTIVATIONS[kind]
+        return activation(call(self.pooler, params["pooler"], first, ctx))
+
+    def _labels(self, params: Params, x: jax.Array, ctx: Context) -> jax.Array:
+        """Hidden states [B, T, D] to the head's logits."""
+        c = self.config
+        if c.head == "classification":
+            rate = c.dropout_rate if c.drops_before_pooler else 0.0
+            x = self._pooled(params, dropout(x[:, 0], rate, ctx.folded(c.num_layers + 1), ctx.train), ctx)
+        x = dropout(x, 0.0 if c.head == "span" else c.dropout_rate, ctx.folded(c.num_layers + 2), ctx.train)
+        return call(self.labels, params["labels"], x, ctx).astype(ctx.policy.softmax)
 
 
 build = Bert

@@ -58,6 +58,9 @@ class TokenCrossEntropy:
         counts by the weight of its tokens, and accumulating M of them minimises the mean over M parts, not what the
         whole batch would have at once. They are reported without their factors, beside what else the model has to say.
 
+        With `labels` and a model of next sentences their mean loss is in "objective", too (Devlin et al. 2019, A.2); a
+        row counts by its weights there, as its tokens do, so that microbatches add up.
+
         The batch has `*_target_tokens` [B, T] of the stream and optionally `*_loss_weights` [B, T]; `scale` is what the
         caller multiplies the mean by before it differentiates, see `Task`.
         """
@@ -77,7 +80,9 @@ class TokenCrossEntropy:
         self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
     ) -> Sums:
         language: LanguageModel = able(model, LanguageModel, f"objective.kind={self.config.kind!r}")
-        outputs = language.apply(params, batch, key=key, train=ctx.train, want=("hidden",), ctx=ctx)
+        pairs = "labels" in batch and getattr(model.config, "next_sentence", False)
+        want = ["hidden"] + ["next_sentence"] * pairs
+        outputs = language.apply(params, batch, key=key, train=ctx.train, want=want, ctx=ctx)
         rest = self._targets(batch)
         targets, weights = rest["targets"], rest["weights"]
         if "decoder_target_distribution" in batch and not ctx.train:
@@ -106,10 +111,15 @@ class TokenCrossEntropy:
         aux = {name: _by_row(value, len(weight)) * weight for name, value in outputs["aux"].items()}
         for name, factor in model.aux_losses.items():
             minimised = minimised + factor * aux[name].sum()
+        values = {}
+        if pairs:
+            found = token_losses(outputs["next_sentence"], batch["labels"], one_cpu=ctx.one_cpu)
+            minimised, real = minimised + (found["loss"] * weight).sum(), (weight > 0).astype(weight.dtype)
+            values = {"next_sentence_" + name: (found[name] * real, real) for name in ("loss", "accuracy")}
         if ctx.train:  # the one that carries the gradient
-            regularised = any(regularisers.values()) or model.aux_losses
+            regularised = any(regularisers.values()) or model.aux_losses or pairs
             sums = {**sums, "objective" if regularised else "loss": minimised}
-        return {name: (value, weight) for name, value in (sums | aux).items()}
+        return values | {name: (value, weight) for name, value in (sums | aux).items()}
 
     def _targets(self, batch: Batch) -> Batch:
         """What is predicted, [B, T] each: "targets" and "weights"."""

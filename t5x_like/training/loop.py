@@ -21,7 +21,7 @@ from t5x_like.config import RunConfig
 from t5x_like.data.ahead import made_ahead
 from t5x_like.data.cache import cache_root
 from t5x_like.data.dataset import Dataset
-from t5x_like.data.packing import count_targets
+from t5x_like.data.packing import COUNTED, count_targets
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
@@ -341,7 +341,7 @@ def _due(step: int, every: int | None) -> bool:
 
 def _count_everywhere(batches: dict[str, jax.Array]) -> jax.Array:
     """`count_targets` of batches whose rows lie on several hosts."""
-    weights = next((batches[n] for n in ("decoder_loss_weights", "encoder_loss_weights") if n in batches), None)
+    weights = next((batches[n] for n in COUNTED if n in batches), None)
     if weights is None:
         first = next(iter(batches.values()))
         return jnp.full(first.shape[0], first.shape[1])

@@ -17,6 +17,7 @@ from t5x_like.config.data.tokenizers import (
     UnigramTokenizerConfig,
     WordPieceTokenizerConfig,
 )
+from t5x_like.data.tasks.span import span_of
 from t5x_like.data.tokenizers import ByteTokenizer, LearnedTokenizer, build_tokenizer, load_tokenizer
 from t5x_like.errors import UserError
 
@@ -197,6 +198,11 @@ def test_a_sentencepiece_model_is_read_as_it_is(tmp_path):
     for text in TEXTS:
         assert ours.encode(text).tolist() == theirs.encode(text)
         assert ours.decode(ours.encode(text)).strip() == theirs.decode(theirs.encode(text))
+    tokens, ends = ours.encode_with_ends("the loss of the model")
+    first, last = span_of(ends, 4, 8)
+    assert ours.decode(tokens[first : last + 1]).strip() == "loss"
+    with pytest.raises(UserError, match=r"does not keep 'the  loss' as it is, so nothing in it can be found"):
+        ours.encode_with_ends("the  loss")
     assert ours.specials == {"pad": 3, "bos": 1, "eos": 2, "unk": 0, "cls": 1, "sep": 2}
     assert ours.sentinels == (theirs.piece_to_id("<extra_id_0>"),)
     ours.save(tmp_path / "tokenizer.json")
@@ -211,3 +217,31 @@ def test_large_vocabularies_take_wider_ids():
     model.pre_tokenizer = huggingface.pre_tokenizers.Whitespace()
     ours = LearnedTokenizer(model)
     assert ours.encode("w69999 w1").tolist() == [69_999, 1] and ours.dtype == np.uint32
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ByteTokenizerConfig(),
+        BPETokenizerConfig(vocab_size=290),
+        WordPieceTokenizerConfig(vocab_size=70),
+        UnigramTokenizerConfig(vocab_size=320),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_tokens_know_where_they_end(config):
+    """Those of a word, found by their ends, are the word; one that spells a special token, too."""
+    ours = build_tokenizer(config, [f"{text} number {n}" for n in range(200) for text in TEXTS])
+    for text in ("the loss\n of naïve   Ωmega models", "x </s> 模型 larger self.loss", "loss"):
+        tokens, ends = ours.encode_with_ends(text)
+        np.testing.assert_array_equal(tokens, ours.encode(text))
+        assert ends[-1] == len(text) and (np.diff(ends) >= 0).all()
+        for word in text.split():
+            start = text.index(word)
+            first, last = span_of(ends, start, start + len(word))
+            spelt = ours.decode(tokens[first : last + 1]).strip()
+            if config.kind != "wordpiece":
+                assert spelt == word
+            elif set(word) <= set(TEXTS[0] + "ï"):  # letters that it knows
+                assert spelt == word.replace("ï", "i")
+    assert [len(part) for part in ours.encode_with_ends("")] == [0, 0]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks: what is made of a source's examples."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from t5x_like.config.checks import above_zero, at_least, inside
 from t5x_like.config.data import sources, tokenizers
@@ -37,6 +38,10 @@ class TaskConfig(DataConfig):
     def reads(self) -> dict[str, str]:
         """The columns of the source that the task reads, with what each must hold, in words."""
         return {}
+
+    def fault(self, example: Mapping[str, Any]) -> str | None:
+        """What is wrong with an example whose columns hold what they must, in words."""
+        return None
 
     @property
     def vocab_size(self) -> int:
@@ -220,13 +225,22 @@ class Seq2SeqDataConfig(TextTaskConfig):
 
 
 @dataclass(frozen=True)
-class ClassificationConfig(TextTaskConfig):
-    """Texts, or pairs of texts, and the number of their class: [CLS] text [SEP], maybe text [SEP]."""
-
+class _LabelledConfig(TextTaskConfig):
     streams: ClassVar[tuple[str, ...]] = ("encoder",)
 
-    kind: Literal["classification"] = "classification"
     tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
+    num_labels: int | None = None  # labels are 0 to num_labels - 1; None: nobody knows
+
+    def _wrong(self, column: str, labels: Iterable[int]) -> str | None:
+        wrong = [label for label in labels if self.num_labels is not None and not 0 <= label < self.num_labels]
+        return f"column {column!r}: {wrong[0]} is outside [0, {self.num_labels}), the labels" if wrong else None
+
+
+@dataclass(frozen=True)
+class ClassificationConfig(_LabelledConfig):
+    """Texts, or pairs, and their class, or a number with `num_labels=1`: [CLS] text [SEP], maybe text [SEP]."""
+
+    kind: Literal["classification"] = "classification"
     text: str = "text"
     second_text: str | None = None
     label: str = "label"
@@ -237,17 +251,17 @@ class ClassificationConfig(TextTaskConfig):
 
     @property
     def reads(self) -> dict[str, str]:
-        return super().reads | {self.label: "a whole number"}
+        return super().reads | {self.label: "a number" if self.num_labels == 1 else "a whole number"}
+
+    def fault(self, example: Mapping[str, Any]) -> str | None:
+        return None if self.num_labels == 1 else self._wrong(self.label, [example[self.label]])
 
 
 @dataclass(frozen=True)
-class TaggingConfig(TextTaskConfig):
+class TaggingConfig(_LabelledConfig):
     """Words and a label for each: the first piece of a word carries it."""
 
-    streams: ClassVar[tuple[str, ...]] = ("encoder",)
-
     kind: Literal["tagging"] = "tagging"
-    tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
     words: str = "words"  # a list of words
     tags: str = "tags"  # a list of as many numbers
 
@@ -258,6 +272,42 @@ class TaggingConfig(TextTaskConfig):
     @property
     def reads(self) -> dict[str, str]:
         return {self.words: "a list of words", self.tags: "a list of whole numbers"}
+
+    def fault(self, example: Mapping[str, Any]) -> str | None:
+        words, tags = example[self.words], example[self.tags]
+        if len(words) != len(tags):
+            return f"{len(tags)} {self.tags} for the {len(words)} {self.words} of {' '.join(words)[:60]!r}"
+        return self._wrong(self.tags, tags)
+
+
+@dataclass(frozen=True)
+class SpanConfig(TextTaskConfig):
+    """Questions with an answer that is a span of a text, as in SQuAD 1.1 (Rajpurkar et al. 2016).
+
+    A text that is too long is cut to the first of its windows, half overlapping, that holds the answer.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("encoder",)
+
+    kind: Literal["span"] = "span"
+    tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
+    question: str = "question"
+    context: str = "context"
+    answer: str = "answer"  # as it is in the context
+    answer_start: str = "answer_start"  # at which character
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.question, self.context
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return super().reads | {self.answer: "text", self.answer_start: "a whole number"}
+
+    def fault(self, example: Mapping[str, Any]) -> str | None:
+        answer, start = example[self.answer], example[self.answer_start]
+        there = start >= 0 and answer.strip() and str(example[self.context]).startswith(answer, start)
+        return None if there else f"column {self.context!r} has no {answer[:40]!r} at character {start}"
 
 
 @dataclass(frozen=True)

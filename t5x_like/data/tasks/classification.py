@@ -21,31 +21,33 @@ class Framed(TextDataset):
     def prepare(self) -> None:
         self.special = self.tokenizer.needs(("cls", "sep"), self.config.kind)
 
+    def features(self, rows: Sequence[Sequence[np.ndarray]], labels: np.ndarray) -> Batch:
+        """Of one or two texts a row, the second of another type than the first."""
+        cls, sep = [self.special["cls"]], [self.special["sep"]]
+        tokens = [np.concatenate([cls, *(piece for part in parts for piece in (part, sep))]) for parts in rows]
+        types = [np.arange(len(row)) >= len(parts[0]) + 2 for row, parts in zip(tokens, rows, strict=True)]
+        more = {"encoder_token_types": padded(types, self.sequence_length)[0], "labels": labels}
+        return encoder_features(*padded(tokens, self.sequence_length)) | more
+
 
 class Classification(Framed):
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
         names, label = self.config.columns, self.config.label
         texts = [tokenizer.encode_documents([str(example[name]) for example in examples]) for name in names]
         for example, *encoded in zip(examples, *texts, strict=True):
-            yield dict(zip(names, encoded, strict=True)) | {"label": np.array([example[label]], np.int32)}
+            yield dict(zip(names, encoded, strict=True)) | {"label": np.array([example[label]], np.float64)}
 
     def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
-        columns = self.columns[split]
-        texts, types = zip(*(self._framed(split, index) for index in indices), strict=True)
-        labels = np.array([columns["label"].row(index)[0] for index in indices], np.int32)
-        features = encoder_features(*padded(texts, self.sequence_length))
-        return features | {"encoder_token_types": padded(types, self.sequence_length)[0], "labels": labels}
+        labels = np.array([self.columns[split]["label"].row(index)[0] for index in indices])
+        labels = labels.astype(np.float32 if self.config.num_labels == 1 else np.int32)
+        return self.features([self._cut(split, index) for index in indices], labels)
 
-    def _framed(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _cut(self, split: str, index: int) -> list[np.ndarray]:
         parts = [self.columns[split][column].row(index) for column in self.config.columns]
         lengths = [len(part) for part in parts]
         while sum(lengths) + len(parts) + 1 > self.sequence_length:
             lengths[int(np.argmax(lengths))] -= 1
-        cls, sep = self.special["cls"], self.special["sep"]
-        pieces = [[cls], *(piece for part, n in zip(parts, lengths, strict=True) for piece in (part[:n], [sep]))]
-        first = lengths[0] + 2
-        tokens = np.concatenate(pieces).astype(np.int32)
-        return tokens, (np.arange(len(tokens)) >= first).astype(np.int32)
+        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
 
 build = Classification

@@ -16,7 +16,6 @@ from t5x_like.data.sources import Example
 from t5x_like.data.tasks.classification import Framed
 from t5x_like.data.tasks.text import Encoded, encoder_features, padded
 from t5x_like.data.tokenizers import Tokenizer
-from t5x_like.errors import UserError
 
 
 class Tagging(Framed):
@@ -35,8 +34,6 @@ class Tagging(Framed):
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
         for example in examples:
             words, tags = example[self.config.words], example[self.config.tags]
-            if len(words) != len(tags):
-                raise UserError(f"data.tags: {len(tags)} tags for the {len(words)} words of {' '.join(words)[:60]!r}")
             pieces = [tokenizer.encode(word if not number else " " + word) for number, word in enumerate(words)]
             labels = [[tag, *[-1] * (len(piece) - 1)] for tag, piece in zip(tags, pieces, strict=True) if len(piece)]
             yield {"words": np.concatenate(pieces), "tags": np.array([tag for row in labels for tag in row], np.int32)}

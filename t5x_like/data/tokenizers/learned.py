@@ -83,6 +83,12 @@ class LearnedTokenizer(Tokenizer):
                 encodings = self._model.encode_batch_fast(list(texts[start : start + 64]), add_special_tokens=False)
             yield from (np.array(self._ordinary(encoding.ids), self.dtype) for encoding in encodings)
 
+    def encode_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        if self._spelt:
+            return super().encode_with_ends(text)
+        found = self._model.encode(text, add_special_tokens=False)
+        return np.array(found.ids, self.dtype), np.array([end for _, end in found.offsets], np.int64)
+
     def _ordinary(self, ids: list[int]) -> list[int]:
         """Unigram models know special tokens as pieces of text: where one was found, its name in bytes."""
         if not self._spelt or self._spelt.keys().isdisjoint(ids):

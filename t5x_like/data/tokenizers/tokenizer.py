@@ -84,6 +84,14 @@ class Tokenizer(ABC):
         """Returns the tokens of one text, [tokens], without a separator."""
         return next(self.encode_documents([text]))
 
+    def encode_with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens of one text that they keep, and how many characters of it begin before the end of each."""
+        tokens, starts = self.encode(text), np.cumsum([0, *(len(character.encode()) for character in text)])
+        ends = np.cumsum([len(self.token_bytes[token]) for token in tokens], dtype=np.int64)
+        if not self.decode_bytes(tokens).endswith(text.encode()):
+            raise UserError(f"data.tokenizer: does not keep {text[:40]!r} as it is, so nothing in it can be found")
+        return tokens, np.searchsorted(starts[:-1], ends - ends[-1:] + starts[-1])  # some put a space before it
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Joins the byte strings of the tokens.
 

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a head on an encoder is fine-tuned for: classes of texts, tags of words, spans that are answers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.errors import UserError
+from t5x_like.models.context import Context
+from t5x_like.models.layers.parameters import Params
+from t5x_like.models.model import Model
+from t5x_like.objectives.cross_entropy import TokenCrossEntropy, token_losses
+from t5x_like.objectives.task import Batch, Sums
+
+
+class Labels(TokenCrossEntropy):
+    """Cross-entropy of `labels`: int [B], or [B, 2] where a span starts and ends, whose two losses are averaged and
+    which is right where both are; one label is a number, float [B], and its loss the square of the distance. Tags are
+    `encoder_target_tokens` [B, T], by `encoder_loss_weights`.
+    """
+
+    def _sums(
+        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
+    ) -> Sums:
+        kind, name = self.config.kind, "encoder_target_tokens" if self.config.kind == "tagging" else "labels"
+        if name not in batch or batch[name].ndim != (1 if kind == "classification" else 2):
+            raise UserError(f"objective.kind: {kind!r} needs data that has its labels; accepted: data.kind={kind!r}")
+        logits, labels = model.apply(params, batch, key=key, train=ctx.train, ctx=ctx)["logits"], batch[name]
+        there = batch.get("encoder_segment_ids", jnp.ones_like(batch["encoder_input_tokens"])) > 0
+        weights = there.any(1).astype(jnp.float32)  # 0 of what fills a last batch up
+        if kind == "classification" and logits.shape[-1] == 1:
+            return {"loss": (jnp.square(logits[:, 0] - labels) * weights, weights)}
+        if kind == "span":  # a distribution over the row's tokens
+            logits = jnp.where(there[..., None], logits, jnp.finfo(logits.dtype).min / 2).swapaxes(1, 2)
+        smoothing = getattr(self.config, "label_smoothing", 0.0) if ctx.train else 0.0
+        values = token_losses(logits, labels, label_smoothing=smoothing, one_cpu=ctx.one_cpu)
+        if not smoothing:
+            values.pop("objective")
+        if kind == "span":
+            values = {name: value.min(1) if name == "accuracy" else value.mean(1) for name, value in values.items()}
+        if kind == "tagging":
+            by_token = batch.get("encoder_loss_weights", there.astype(jnp.float32))
+            return {name: ((value * by_token).sum(1), by_token.sum(1)) for name, value in values.items()}
+        return {name: (value * weights, weights) for name, value in values.items()}
+
+
+build = Labels
