@@ -81,6 +81,7 @@ def parsed() -> Namespace:
     add("--top_p", type=float, help="keep the likeliest tokens that reach probability p (default: all)")
     add("--max_new_tokens", type=int, help="(default: 64)")
     add("--min_new_tokens", type=int, help="no end before (default: 0)")
+    add("--min_length", type=int, help="the same, with the prompt or the decoder's start counted")
     add("--num_samples", type=int, help="continuations to print (default: 1)")
     add("--num_beams", type=int, help="above 1: search for likely text (default: 1)")
     add("--length_penalty", type=float, help="its exponent, for beams (default: 1)")
@@ -110,6 +111,8 @@ def settings(flags: Namespace) -> dict[str, Any]:
     given = {name: value for name, value in vars(flags).items() if value is not None}
     if folder.get("temperature") == 0 and given.keys() & {"top_k", "top_p", "seed"}:
         del folder["temperature"]
+    if "min_length" in given:
+        folder.pop("min_new_tokens", None)
     return DEFAULTS | folder | given
 
 

@@ -131,6 +131,8 @@ def test_flags_win_over_the_file(asked):
     assert given["sampling"].temperature == 0.5
     given, _ = asked("llama_grouped", "--prompt=a", "--top_k=3", eos_token_id=2)
     assert (given["sampling"].temperature, given["sampling"].top_k) == (1.0, 3)  # that asks for samples
+    given, _ = asked("llama_grouped", "--prompt=abc", "--min_length=6", min_new_tokens=9)
+    assert given["constraints"].min_new_tokens == 2
     given, _ = asked("llama_grouped", "--prompt=a", eos_token_id=2)
     assert given["sampling"].temperature == 0
 
