@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the model of a run folder as a Hugging Face folder: config.json, safetensors, and its tokenizer.
+"""Turns a run folder into a Hugging Face folder, or a Hugging Face folder into a run folder, tokenizer and all.
 
 python scripts/convert.py to_hf runs/llama runs/llama_hf
+python scripts/convert.py from_hf runs/llama_hf runs/llama_again
 
-`transformers` reads it with AutoModelForCausalLM.from_pretrained, and scripts/generate.py and t5x_like.load_hf do.
+`transformers` reads what to_hf writes with AutoModelForCausalLM.from_pretrained. scripts/generate.py, evaluate.py and a
+config's `init_from` take either kind of folder, so from_hf is for those who want Orbax checkpoints.
 """
 
 import shutil
@@ -16,29 +18,38 @@ from t5x_like.files import write_json
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("direction", choices=("to_hf",), help="what to write")
-    parser.add_argument("source", metavar="RUN", help="a run folder")
+    parser.add_argument("direction", choices=("to_hf", "from_hf"), help="what to write")
+    parser.add_argument("source", metavar="SOURCE", help="a run folder, or a Hugging Face folder")
     parser.add_argument("out", metavar="OUT", help="the folder to write, new or empty")
     flags = parser.read()
-    folder, out = Path(flags.source), Path(flags.out)
-    if out.is_dir() and any(out.iterdir()):
+    source, out = Path(flags.source), Path(flags.out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out}: is not empty, and nothing of it is overwritten; choose another folder")
+    {"to_hf": to_hf, "from_hf": from_hf}[flags.direction](source, out)
+    print(f"written: {out}")
 
+
+def to_hf(source: Path, out: Path) -> None:
     from t5x_like.data.tokenizers import LearnedTokenizer, load_tokenizer
     from t5x_like.interop.hugging_face import save_hf
     from t5x_like.training.checkpoints import load_trained
 
-    _, program, params = load_trained(folder)
+    _, program, params = load_trained(source)
     save_hf(program.model, params, out)
-    print(f"written: {out}")
-    tokenizer = load_tokenizer(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
+    tokenizer = load_tokenizer(source / "tokenizer.json") if (source / "tokenizer.json").is_file() else None
     if not isinstance(tokenizer, LearnedTokenizer):
         print("note: without a tokenizer: there is no counterpart of this one")
         return
-    shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")
+    shutil.copyfile(source / "tokenizer.json", out / "tokenizer.json")
     names = {role: tokenizer.name_of(token) for role, token in tokenizer.specials.items()}
     named = {f"{role}_token": name for role, name in names.items()}
     write_json(out / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **named})
+
+
+def from_hf(source: Path, out: Path) -> None:
+    from t5x_like.training.initial import write_run
+
+    write_run(source, out)
 
 
 if __name__ == "__main__":

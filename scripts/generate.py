@@ -143,21 +143,17 @@ def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any,
 def opened(folder: Path) -> tuple[Any, Any, Any, str, Any]:
     """Returns a folder's model, parameters and tokenizer, what its inputs begin with, and the context to run it in."""
     from t5x_like.data.tokenizers import load_tokenizer
-    from t5x_like.interop.hugging_face import is_hf, load_hf, vocabulary_of
-    from t5x_like.models.context import Context
+    from t5x_like.interop.hugging_face import is_hf, vocabulary_of
     from t5x_like.sweeps.points import largest_run
-    from t5x_like.training.checkpoints import load_trained
     from t5x_like.training.cores import generation_context, generation_mesh
+    from t5x_like.training.initial import load_any
 
-    if is_hf(folder):
-        model, params = load_hf(folder)
-        return model, params, load_tokenizer(vocabulary_of(folder)), "", generation_context(Context())
     folder = largest_run(folder) if (folder / "sweep.json").is_file() else folder
-    config, program, params = load_trained(folder, mesh_for=generation_mesh)
-    if not (folder / "tokenizer.json").is_file():
+    config, program, params = load_any(folder, mesh_for=generation_mesh)
+    if not (is_hf(folder) or (folder / "tokenizer.json").is_file()):
         raise UserError(f"--checkpoint={folder}: was trained on {config.data.kind!r} data, which is no text")
     prefix = getattr(config.data, "prefix", "")
-    return program.model, params, load_tokenizer(folder / "tokenizer.json"), prefix, generation_context(program.ctx)
+    return program.model, params, load_tokenizer(vocabulary_of(folder)), prefix, generation_context(program.ctx)
 
 
 def refuse_idle(flags: Namespace, said: dict[str, Any]) -> None:

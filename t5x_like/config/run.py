@@ -13,7 +13,7 @@ from t5x_like.config.data import AnyDataConfig
 from t5x_like.config.evaluation import check_sets, with_what_sets_share
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.initial import InitConfig
-from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig
+from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig, ModelConfig
 from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig, LabelsConfig
 from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
 from t5x_like.config.schedule import CosineConfig, ScheduleConfig
@@ -65,8 +65,10 @@ class RunConfig:
                 self.schedule.check(training.steps)
         if getattr(self.data, "held_out_fraction", 0) == 1:
             raise UserError("data.held_out_fraction: 1.0 leaves nothing to train on; only evaluation sets take it")
-        check_sets(self.data, model, self.evaluation)
-        return dataclasses.replace(self, model=model, training=training)
+        data, *others = (_beginning_as(model, each) for each in (self.data, *self.evaluation.values()))
+        sets = dict(zip(self.evaluation, others, strict=True))
+        check_sets(data, model, sets)
+        return dataclasses.replace(self, data=data, model=model, training=training, evaluation=sets)
 
     def _check_streams(self) -> None:
         """Refuses an objective or data that the model cannot do anything with."""
@@ -85,6 +87,12 @@ class RunConfig:
                 f"data.kind: {self.data.kind!r} has no tokens for the {_and(missing)} of model.kind={kind!r}; "
                 f"accepted: data with {_and(has)} tokens"
             )
+
+
+def _beginning_as(model: ModelConfig, data: Any) -> Any:
+    """The same data, whose decoder begins with the model's token."""
+    start = getattr(model, "decoder_start", None)
+    return dataclasses.replace(data, decoder_start=start) if start and hasattr(data, "decoder_start") else data
 
 
 def _and(streams: Sequence[str]) -> str:

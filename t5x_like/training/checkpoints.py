@@ -106,6 +106,12 @@ class Checkpoints:
         self._manager.close()
 
 
+def latest_step(folder: Path) -> int | None:
+    """The step of a run folder's newest checkpoint."""
+    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        return checkpoints.latest
+
+
 def load_trained(
     folder: str | Path,
     *,

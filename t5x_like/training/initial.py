@@ -1,25 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that begins with the parameters of another run, or of a Hugging Face folder."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_like.config import RunConfig
+from t5x_like.accounting.flops import accounting
+from t5x_like.config import MeshConfig, ModelConfig, RunConfig
+from t5x_like.config.data import tasks
+from t5x_like.config.data.tokenizers import FileTokenizerConfig
+from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError
-from t5x_like.files import read_json
+from t5x_like.files import make_folder, write_json
 from t5x_like.interop.hugging_face import config_of_folder, is_hf, load_hf, placed, vocabulary_of
-from t5x_like.interop.names import Parts
-from t5x_like.models.layers.parameters import ParamSpec
-from t5x_like.strict import to_dict
-from t5x_like.training.checkpoints import load_trained
-from t5x_like.training.program import Program
+from t5x_like.kinds import kinds_of
+from t5x_like.models import build_model
+from t5x_like.models.layers.parameters import Params, named_specs
+from t5x_like.strict import convert, to_dict
+from t5x_like.training.checkpoints import Checkpoints, load_trained
+from t5x_like.training.metrics import Tally
+from t5x_like.training.program import Program, program_for
+from t5x_like.training.run_folder import load_config, open_folder
 from t5x_like.training.state import State, split
+
+_TASKS = {("decoder",): "language_model", ("encoder",): "masked_lm", ("encoder", "decoder"): "seq2seq"}
+_TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))}
 
 
 def completed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,78 +46,116 @@ def completed(content: Mapping[str, Any]) -> dict[str, Any]:
     folder, own = Path(path), dict(content.get("model", {}))
     if not (folder / "config.json").is_file():
         raise UserError(f"init_from.path: {path!r} has no config.json; expected a run folder or one of Hugging Face")
-    known = to_dict(config_of_folder(folder)) if is_hf(folder) else read_json(folder / "config.json")["model"]
+    known = to_dict(model_of(folder))
     if own.get("kind", known["kind"]) == known["kind"]:
         own = {**known, **own}
     data = dict(content.get("data", {}))
-    if data.get("kind") and "tokenizer" not in data:
-        there = folder / "tokenizer.json"
-        vocabulary = vocabulary_of(folder) if is_hf(folder) else there if there.is_file() else None
-        data |= {} if vocabulary is None else {"tokenizer": {"kind": "file", "path": str(vocabulary)}}
+    if data.get("kind") in _TEXTS and "tokenizer" not in data:
+        data["tokenizer"] = {"kind": "file", "path": str(vocabulary_of(folder))}
     return {**content, "model": own, "data": data}
 
 
-def begun(program: Program, state: State, config: RunConfig, note: Callable[[str], None]) -> State:
-    """The state before the first step with the folder's parameters in it, one after the other, each where it belongs.
+def hf_run(folder: Path) -> RunConfig:
+    """A run whose model is a Hugging Face folder's, with its tokenizer; its data are only a form for sets to score."""
+    model = config_of_folder(folder)
+    kind = getattr(model, "head", None) or _TASKS[model.streams]
+    data: dict[str, Any] = {"kind": kind, "sequence_length": min(getattr(model, "max_length", None) or 512, 512)}
+    if "encoder" in model.streams and "decoder" in model.streams:
+        data["encoder_length"] = data["sequence_length"]
+    if getattr(model, "head", None) in ("classification", "tagging"):
+        data["num_labels"] = getattr(model, "num_labels", None)
+    objective = "causal_lm" if kind == "language_model" else kind
+    content = {"init_from": {"path": str(folder)}, "data": data, "objective": {"kind": objective}}
+    return convert(RunConfig, completed({**content, "training": {"steps": 1}})).resolve()
 
-    `state` is used up; it is in the order of the model's layers.
+
+def load_any(
+    folder: Path, *, average: bool = True, mesh_for: Callable[[ModelConfig], MeshConfig] = lambda model: MeshConfig()
+) -> tuple[RunConfig, Program, Params]:
+    """As `load_trained`, of a run folder or of Hugging Face's."""
+    if not is_hf(folder):
+        return load_trained(folder, average=average, mesh_for=mesh_for)
+    config = hf_run(folder)
+    program = program_for(dataclasses.replace(config, mesh=mesh_for(config.model)))
+    where = flatten_dict(program.layout.parameters(program.specs), sep="/")
+    return config, program, load_hf(folder, lambda name, spec, parts: placed(spec, parts, where[name]))[1]
+
+
+def write_run(source: Path, folder: Path) -> None:
+    """Writes a Hugging Face folder as a run folder: config, tokenizer, and a checkpoint of step 0."""
+    config = hf_run(source)
+    program = program_for(config)
+    state = begun(program, program.drawn(jax.random.key(config.seed)), config, lambda note: None)
+    vocabulary = folder / "tokenizer.json"
+    data = dataclasses.replace(config.data, tokenizer=FileTokenizerConfig(path=str(vocabulary)))  # type: ignore[call-arg]
+    make_folder(folder, "OUT")
+    open_folder(folder, dataclasses.replace(config, data=data))
+    load_tokenizer(vocabulary_of(source)).save(vocabulary)
+    write_json(folder / "accounting.json", accounting(config))
+    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        checkpoints.save(state, 0, dataclasses.asdict(Tally()))
+
+
+def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
+    """Whether a run's folder has what its parameters need; nothing is read of it but names and shapes.
+
+    Returns:
+      Names of parameters: those that are "found" there, "drawn" for the folder lacks them, and "left out" for the run
+      has no place for them.
 
     Raises:
       UserError: a parameter that the folder lacks and `init_from.new` does not name, or one of another shape.
     """
     assert config.init_from is not None
-    folder, drawn = Path(config.init_from.path), _Drawn(program, state, config.init_from.path)
+    path = config.init_from.path
+    theirs, ours = named_specs(build_model(model_of(Path(path))).specs()), named_specs(specs)
+    for name in theirs.keys() & ours.keys():
+        if theirs[name].shape != ours[name].shape:
+            raise UserError(
+                f"init_from.path: {name!r} has shape {list(theirs[name].shape)} in {path}; this run's config asks for "
+                f"{list(ours[name].shape)}"
+            )
+    drawn = [name for name in ours if name not in theirs]
+    if lacks := [name for name in drawn if not config.init_from.may_lack(name)]:
+        raise UserError(
+            f"init_from.path: {path} lacks {lacks[0]!r} and {len(lacks) - 1} more of this model's parameters; "
+            "accepted: a folder that has them, or patterns of those to draw in init_from.new"
+        )
+    found, left = ([name for name in theirs if (name in ours) == there] for there in (True, False))
+    return {"found": found, "drawn": drawn, "left out": left}
+
+
+def begun(program: Program, state: State, config: RunConfig, note: Callable[[str], None]) -> State:
+    """The state before the first step with the folder's parameters in it, one after the other, each where it belongs.
+
+    `state` is used up; it is in the order of the model's layers. Raises as `check_initial` does.
+    """
+    names = check_initial(config, program.specs)
+    assert config.init_from is not None
+    folder = Path(config.init_from.path)
+    leaves: dict[str, jax.Array] = flatten_dict(program.params(state, average=False), sep="/")
+
+    def replace(name: str, on: Callable[[Any], jax.Array]) -> None:
+        """By what `on` makes, given where it is to lie; the old one goes first, so that there are never both."""
+        if name in leaves:
+            old = leaves[name]
+            old.delete()
+            leaves[name] = on(old.sharding).astype(old.dtype)
+
     if is_hf(folder):
-        load_hf(folder, drawn.put)
+        load_hf(folder, lambda name, spec, parts: replace(name, partial(placed, spec, parts)))
     else:
         _, _, params = load_trained(folder, mesh_for=lambda model: config.mesh)
         for name, array in flatten_dict(params, sep="/").items():
-            drawn.replace(name, array.shape, partial(jax.device_put, array))
-    missing = [name for name in drawn.leaves if name not in drawn.found]
-    if lacks := [name for name in missing if not config.init_from.may_lack(name)]:
-        raise UserError(
-            f"init_from.path: {folder} lacks {lacks[0]!r} and {len(lacks) - 1} more of this model's parameters; "
-            "accepted: a folder that has them, or patterns of those to draw in init_from.new"
-        )
-    note(f"{len(drawn.found)} parameters are those of {folder}")
-    for names, what in ((missing, "drawn"), (drawn.left, "left out")):
-        if names:
-            note(f"{len(names)} are {what}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}")
-    frozen, trainable = split(unflatten_dict(drawn.leaves, sep="/"), config.tuning)
+            replace(name, partial(jax.device_put, array))
+    for what, which in names.items():
+        if which:
+            note(f"{folder}: {len(which)} parameters {what}: {', '.join(which[:3])}{', ...' if len(which) > 3 else ''}")
+    frozen, trainable = split(unflatten_dict(leaves, sep="/"), config.tuning)
     average = jax.tree.map(jnp.copy, trainable) if state.average else {}
     return state.replace(trainable=trainable, frozen=frozen, average=average)
 
 
-class _Drawn:
-    """A state's parameters, which others replace.
-
-    Attributes:
-      leaves: {name: the parameter, drawn or replaced}.
-      found: names of those replaced.
-      left: names of those that the state has no place for.
-    """
-
-    def __init__(self, program: Program, state: State, source: str):
-        self.leaves: dict[str, jax.Array] = flatten_dict(program.params(state, average=False), sep="/")
-        self.found: list[str] = []
-        self.left: list[str] = []
-        self._source = source
-
-    def put(self, name: str, spec: ParamSpec, parts: Parts) -> None:
-        self.replace(name, spec.shape, partial(placed, spec, parts))
-
-    def replace(self, name: str, shape: tuple[int, ...], on: Callable[[Any], jax.Array]) -> None:
-        """By what `on` makes, given where it is to lie."""
-        if name not in self.leaves:
-            self.left.append(name)
-            return
-        old = self.leaves[name]
-        if shape != old.shape:
-            raise UserError(
-                f"init_from.path: {name!r} has shape {list(shape)} in {self._source}; this run's config asks for "
-                f"{list(old.shape)}"
-            )
-        sharding, dtype = old.sharding, old.dtype
-        old.delete()  # before the other comes: the two are never in memory at once
-        self.leaves[name] = on(sharding).astype(dtype)
-        self.found.append(name)
+def model_of(folder: Path) -> ModelConfig:
+    """The config of the model of a run folder, or of Hugging Face's."""
+    return config_of_folder(folder) if is_hf(folder) else load_config(folder).model

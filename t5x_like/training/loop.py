@@ -27,7 +27,7 @@ from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.evaluation import build_sets, evaluate
-from t5x_like.training.initial import begun
+from t5x_like.training.initial import begun, check_initial
 from t5x_like.training.memory_fit import check_sizes, device_memory, is_settled, settle
 from t5x_like.training.metrics import Metrics, Stopwatch, Tally
 from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, is_writer, wait_for
@@ -88,6 +88,8 @@ def _train(
         reporter.note(
             f"{idle} of {jax.device_count()} devices are idle; one axis of the mesh can be -1: all that is left"
         )
+    if config.init_from is not None and not (folder / "config.json").is_file():
+        check_initial(config, program.specs)
     dataset = dataset or build_dataset(config.data, config.seed)  # data that cannot be read leave no folder behind
     with hold_folder(folder, reporter.note) if is_writer() else nullcontext():
         if is_writer():

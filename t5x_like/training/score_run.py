@@ -4,7 +4,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from t5x_like.data.pipeline import build_dataset
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.files import write_json
+from t5x_like.interop.hugging_face import is_hf, vocabulary_of
 from t5x_like.strict import to_dict
-from t5x_like.training.checkpoints import Checkpoints, load_trained
+from t5x_like.training.checkpoints import latest_step
 from t5x_like.training.evaluation import build_sets, evaluate
+from t5x_like.training.initial import hf_run, load_any
 from t5x_like.training.run_folder import check_data, finite, load_config
 
 
@@ -48,17 +49,17 @@ def score_run(
     Raises:
       UserError: the folder holds no checkpoint; a set is unknown, missing, or does not fit the run; its data changed.
     """
-    config = _with_sets(load_config(folder), overrides, tokens)
-    names = _chosen(config, only)
+    theirs = is_hf(folder)
+    config = _with_sets(hf_run(folder) if theirs else load_config(folder), overrides, tokens)
+    names = _chosen(config, only, [] if theirs else [HELD_OUT])
     datasets = _datasets(folder, config, names)  # before the model: mistakes come at once
-    trained, program, params = load_trained(folder, average=average)
+    trained, program, params = load_any(folder, average=average)
     evaluations = {}
     for name, dataset in datasets.items():
         result = evaluate(program, params, dataset, config, partial(progress, name))
         evaluations[name] = {**finite(result), "fingerprint": dataset.fingerprint}
     averaged = average and trained.training.ema_decay is not None
-    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-        step = checkpoints.latest
+    step = None if theirs else latest_step(folder)
     content = {"step": step, "parameters": "average" if averaged else "last", "evaluations": evaluations}
     write_json(folder / "evaluation.json", content)
     return content
@@ -94,8 +95,12 @@ def _with_sets(config: RunConfig, overrides: Sequence[str], tokens: int | None) 
     return config
 
 
-def _chosen(config: RunConfig, only: Sequence[str]) -> list[str]:
-    known = [HELD_OUT, *config.evaluation]
+def _chosen(config: RunConfig, only: Sequence[str], own: Sequence[str]) -> list[str]:
+    known = [*own, *config.evaluation]
+    if not known:
+        raise UserError(
+            "a Hugging Face folder has no data of its own: --config.evaluation.NAME.source.kind= names some"
+        )
     for name in only:
         if name not in known:
             raise unknown_name("--only", name, known)
@@ -109,6 +114,6 @@ def _datasets(folder: Path, config: RunConfig, names: Sequence[str]) -> dict[str
         datasets[HELD_OUT] = build_dataset(config.data, config.seed)
         check_data(folder, datasets[HELD_OUT].fingerprint)
     further = {name: each for name, each in config.evaluation.items() if name in names}
-    vocabulary = folder / "tokenizer.json"
-    tokenizer = load_tokenizer(vocabulary) if further and vocabulary.is_file() else None
+    known = further and (is_hf(folder) or (folder / "tokenizer.json").is_file())
+    tokenizer = load_tokenizer(vocabulary_of(folder)) if known else None
     return datasets | build_sets(dataclasses.replace(config, evaluation=further), tokenizer)

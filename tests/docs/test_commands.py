@@ -39,6 +39,7 @@ SMALLER = {
     "python scripts/train.py --config=configs/transformer_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/recurrent_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/llama_python.py": [*SMALL_RUN, "--config.model.num_layers=1"],
+    "python scripts/train.py --config=configs/llama_tuned.py": SMALL_RUN,
     "python scripts/convert.py": [],
     "python scripts/prepare.py": [],
     "python scripts/train.py": SMALL_RUN,

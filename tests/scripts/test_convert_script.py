@@ -15,6 +15,10 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "convert.py"
     [
         (["to_hf", "nowhere", "FULL"], "FULL: is not empty, and nothing of it is overwritten; choose another folder"),
         (["to_hf", "nowhere", "NEW"], "nowhere: is not a run folder (it has no config.json)"),
+        (
+            ["from_hf", "nowhere", "NEW"],
+            "nowhere: has no config.json; expected a folder that save_pretrained",
+        ),
         (["to_hf", "nowhere"], "the following arguments are required: OUT (--help lists the flags)"),
         (["to_h", "nowhere", "NEW"], "argument direction: invalid choice: 'to_h' (choose from"),
     ],

@@ -122,6 +122,7 @@ class SpanCorruptionConfig(_StreamConfig):
     """
 
     kind: Literal["span_corruption"] = "span_corruption"
+    decoder_start: int = 0  # what the decoder's inputs begin with: the model's
     sequence_length: int = 0  # follows from encoder_length
     encoder_length: int = 512
     noise_density: float = 0.15
@@ -188,6 +189,7 @@ class DenoisingConfig(_StreamConfig):
     whole text is to be written."""
 
     kind: Literal["denoising"] = "denoising"
+    decoder_start: int = 0  # what the decoder's inputs begin with: the model's
     mask_rate: float = 0.3
     mean_span_length: float = 3.0
     permute_sentences: bool = True
@@ -207,6 +209,7 @@ class Seq2SeqDataConfig(TextTaskConfig):
     """Pairs of texts: one goes in, the other is to be written. What is too long is cut."""
 
     kind: Literal["seq2seq"] = "seq2seq"
+    decoder_start: int = 0  # what the decoder's inputs begin with: the model's
     source: AnySource = field(default_factory=sources.PythonFunctionsConfig)
     inputs: str = "inputs"  # columns
     targets: str = "targets"

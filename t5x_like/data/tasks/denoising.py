@@ -31,7 +31,8 @@ class Denoising(StreamDataset):
         corrupted = [
             self._corrupt(text[there], numbers) for text, there, numbers in zip(tokens, real, noise, strict=True)
         ]
-        return encoder_features(*padded(corrupted, self.config.lengths["encoder"])) | decoder_features(tokens, real)
+        encoder = encoder_features(*padded(corrupted, self.config.lengths["encoder"]))
+        return encoder | decoder_features(tokens, real, self.config.decoder_start)
 
     def _corrupt(self, text: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """One text; `noise` holds 4 numbers for each of its tokens and more."""

@@ -84,7 +84,8 @@ class Seq2Seq(TextDataset):
                     at += len(text) + 1
             batch |= dict(zip((f"{stream}_{name}" for name in names), (tokens, segments, positions), strict=True))
         targets, segments, positions = (batch[f"decoder_{name}"] for name in names)
-        inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1] * (positions > 0)
+        later = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+        inputs = np.where(positions > 0, later, self.config.decoder_start) * (segments > 0)
         return batch | decoder_batch(inputs, targets, segments, positions, segments > 0)
 
 

@@ -43,9 +43,8 @@ class SpanCorruption(StreamDataset):
         decoder = _with_sentinels(tokens, ~mask, sentinels, self.end)
         missing = self.config.encoder_length - encoder.shape[1]
         real = np.pad(np.ones(encoder.shape, bool), ((0, 0), (0, missing)))
-        return encoder_features(np.pad(encoder, ((0, 0), (0, missing))), real) | decoder_features(
-            decoder, np.ones(decoder.shape, bool)
-        )
+        features = encoder_features(np.pad(encoder, ((0, 0), (0, missing))), real)
+        return features | decoder_features(decoder, np.ones(decoder.shape, bool), self.config.decoder_start)
 
 
 def noise_mask(numbers: np.ndarray, length: int, noise: int, spans: int) -> np.ndarray:

@@ -115,9 +115,9 @@ class StreamDataset(TextDataset):
         return np.where(real, stream[np.minimum(places, len(stream) - 1)], 0).astype(np.int32), real
 
 
-def decoder_features(targets: np.ndarray, real: np.ndarray) -> Batch:
-    """Of one text a row, [B, T] each: inputs are the targets one later, behind a start token 0."""
-    inputs = np.concatenate([np.zeros_like(targets[:, :1]), targets[:, :-1]], axis=1)
+def decoder_features(targets: np.ndarray, real: np.ndarray, start: int) -> Batch:
+    """Of one text a row, [B, T] each: inputs are the targets one later, behind the token `start`."""
+    inputs = np.concatenate([np.full_like(targets[:, :1], start), targets[:, :-1]], axis=1)
     positions = np.arange(targets.shape[1], dtype=np.int32) * real
     return decoder_batch(inputs * real, targets * real, real.astype(np.int32), positions, real)
 

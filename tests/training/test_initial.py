@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that begin with the parameters of another folder, ours or Hugging Face's, on one device and on eight."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+from flax.traverse_util import flatten_dict
+
+from t5x_like.config_files import load_run
+from t5x_like.errors import UserError
+from t5x_like.interop.hugging_face import load_hf
+from t5x_like.training.checkpoints import load_trained
+from t5x_like.training.initial import load_any, write_run
+from t5x_like.training.loop import train
+from t5x_like.training.score_run import score_run
+
+GOLDEN = Path(__file__).parents[1] / "golden/hf"
+BASE = """
+def get_config():
+    return {content}
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("T5X_LIKE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A golden with a tokenizer of words beside it."""
+
+    def make(name):
+        shutil.copytree(GOLDEN / name, tmp_path / name, ignore=shutil.ignore_patterns("*.npz"))
+        special = {"<pad>": 0, "</s>": 1, "<unk>": 2, "[CLS]": 3, "[SEP]": 4, "[MASK]": 5}
+        words = special | {f"w{i}": 6 + i for i in range(40)}
+        words = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+        words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        words.add_special_tokens([*special])
+        words.save(str(tmp_path / name / "tokenizer.json"))
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def texts(tmp_path):
+    lines = [" ".join(f"w{i}" for i in np.random.default_rng(n).integers(0, 40, 30)) for n in range(60)]
+    content = [json.dumps({"text": line, "inputs": line[:40], "targets": line[:40]}) for line in lines]
+    (tmp_path / "texts.jsonl").write_text("\n".join(content))
+    return str(tmp_path / "texts.jsonl")
+
+
+def config(tmp_path, folder, texts, overrides=(), **content):
+    data = {"kind": "language_model", "sequence_length": 16, "source": {"kind": "json_lines", "pattern": texts}}
+    training = {"steps": 2, "batch_size": 8, "log_every": 1, "eval_tokens": 256, "tensorboard": False}
+    optimizer = {"kind": "sgd", "learning_rate": 1e-30}  # what is trained stays as it was
+    fields = {"init_from": {"path": str(folder)}, "data": data, "training": training, "optimizer": optimizer}
+    (tmp_path / "config.py").write_text(BASE.format(content=fields | content))
+    return load_run(str(tmp_path / "config.py"), overrides)
+
+
+@pytest.mark.parametrize("mesh", [{}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_a_run_begins_with_a_hugging_face_folder(mesh, folder, texts, tmp_path):
+    there = folder("llama_grouped")
+    run = config(tmp_path, there, texts, mesh=mesh)
+    assert run.model == load_hf(there)[0].config and run.data.tokenizer.path == str(there / "tokenizer.json")
+    summary = train(run, tmp_path / "run")
+    _, _, params = load_trained(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, params, load_hf(there)[1])
+    scored = score_run(there, overrides=overrides_of(run, texts), tokens=256)["evaluations"]["texts"]
+    assert scored["loss"] == pytest.approx(summary["loss"], rel=1e-5)  # of the same held-out tokens
+
+
+def overrides_of(run, texts):
+    return [
+        "evaluation.texts.kind=language_model",
+        "evaluation.texts.source.kind=json_lines",
+        f"evaluation.texts.source.pattern={texts}",
+        f"evaluation.texts.sequence_length={run.data.sequence_length}",
+    ]
+
+
+def test_a_run_begins_with_another_run(folder, texts, tmp_path):
+    first = config(tmp_path, folder("gpt2"), texts, optimizer={"kind": "adamw", "learning_rate": 0.01})
+    train(first, tmp_path / "first")
+    second = config(tmp_path, tmp_path / "first", texts, ["training.ema_decay=0.5", "model.dropout_rate=0.2"])
+    assert second.model.kind == "gpt2" and second.model.dropout_rate == 0.2
+    train(second, tmp_path / "second")
+    for average in (True, False):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            load_trained(tmp_path / "second", average=average)[2],
+            load_trained(tmp_path / "first")[2],
+        )
+
+
+def test_a_head_is_drawn_and_what_is_not_needed_is_left_out(folder, tmp_path):
+    lines = [json.dumps({"text": f"w{i % 40} w{i % 7}", "label": i % 3}) for i in range(60)]
+    (tmp_path / "labels.jsonl").write_text("\n".join(lines))
+    data = {"kind": "classification", "num_labels": 3, "sequence_length": 16}
+    data["source"] = {"kind": "json_lines", "pattern": str(tmp_path / "labels.jsonl")}
+    there = folder("bert")
+    tune = {"data": data, "model": {"head": "classification"}, "objective": {"kind": "classification"}}
+    train(config(tmp_path, there, "", **tune), tmp_path / "run")
+    _, program, params = load_trained(tmp_path / "run")
+    theirs, ours = (flatten_dict(tree, sep="/") for tree in (load_hf(there)[1], params))
+    assert program.model.config.head == "classification" and "head/dense/kernel" not in ours
+    assert set(ours) - set(theirs) == {"labels/kernel", "labels/bias"}
+    for name in set(ours) & set(theirs):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_a_decoder_begins_in_training_as_it_does_in_generation(folder, texts, tmp_path):
+    data = {"kind": "seq2seq", "sequence_length": 16, "encoder_length": 16}
+    data["source"] = {"kind": "json_lines", "pattern": texts}
+    run = config(tmp_path, folder("bart"), "", data=data, objective={"kind": "seq2seq"})
+    assert run.model.decoder_start == run.data.decoder_start == 2
+    from t5x_like.data.pipeline import build_dataset
+
+    batch = build_dataset(run.data, 0).training_batch(0, 4)
+    starts = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0)
+    assert starts.any() and (batch["decoder_input_tokens"][starts] == 2).all()
+    assert (batch["decoder_input_tokens"][batch["decoder_segment_ids"] == 0] == 0).all()
+
+
+def test_a_hugging_face_folder_becomes_a_run_folder(folder, tmp_path):
+    there = folder("t5_v1_0")
+    write_run(there, tmp_path / "run")
+    shutil.move(there, tmp_path / "elsewhere")
+    _, program, params = load_any(tmp_path / "run")
+    model, theirs = load_hf(tmp_path / "elsewhere")
+    assert program.model.config == model.config
+    jax.tree.map(np.testing.assert_array_equal, params, theirs)
+
+
+def test_mistakes_are_one_line(folder, texts, tmp_path):
+    there = folder("llama_grouped")
+    with pytest.raises(UserError, match=r"init_from\.path: 'nowhere' has no config\.json; expected a run folder or"):
+        config(tmp_path, "nowhere", texts)
+    with pytest.raises(UserError, match=r"init_from\.new\[0\]: '\(' is no regular expression"):
+        config(tmp_path, there, texts, ["init_from.new=['(']"])
+    with pytest.raises(UserError, match=r"llama_grouped lacks 'decoder/layers/0/attention/.*_norm/scale' and 1 more"):
+        train(config(tmp_path, there, texts, ["model.query_key_norm=True"]), tmp_path / "run")
+    with pytest.raises(UserError, match=r"'decoder/layers/0/mlp/.*' has shape \[3, .*; this run's config asks for \[3"):
+        train(config(tmp_path, there, texts, ["model.mlp_dim=48"]), tmp_path / "other")
+    with pytest.raises(UserError, match="a Hugging Face folder has no data of its own"):
+        score_run(there)
+    with pytest.raises(UserError, match="has no tokenizer; expected"):
+        config(tmp_path, GOLDEN / "gpt2", texts)
