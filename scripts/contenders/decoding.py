@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding through a cache: 96 new tokens after a prompt of 32, greedy or by beam search."""
+"""Decoding through a cache: 96 new tokens after a prompt of 32, greedy or by beam search; a T5 reads the prompt."""
 
 import dataclasses
 import os
@@ -15,7 +15,14 @@ def _prompts(batch: int, vocab: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, vocab, (batch, PROMPT))
 
 
-def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None], int]:
+T5 = {
+    "data": {"kind": "seq2seq", "tokenizer": {"kind": "byte"}, "encoder_length": PROMPT, "sequence_length": NEW},
+    "objective.kind": "seq2seq",
+    "model.kind": "t5",
+}
+
+
+def ours(*, batch: int, beams: int, family: str, **shape: Any) -> tuple[Callable[[int], None], int]:
     """As scripts/generate.py does it: returns `work(calls)` and the new tokens of a call."""
     from t5x_like.training.cores import cores_as_devices, generation_context, generation_mesh
     from t5x_like.training.startup import configure_jax
@@ -30,7 +37,9 @@ def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None]
     from t5x_like.models.model import Decodes, able
     from t5x_like.training.program import program_for
 
-    config = run_config(batch=batch, **shape)
+    sizes = {"num_layers": "layers", "d_model": "width", "num_heads": "heads", "vocab_size": "vocab"}
+    kept = {f"model.{ours}": shape[name] for ours, name in sizes.items()}
+    config = run_config(T5 | kept if family == "t5" else None, batch=batch, **shape)
     program = program_for(dataclasses.replace(config, mesh=generation_mesh(config.model)))
     model: Decodes = able(program.model, Decodes, "this benchmark")
     ctx = generation_context(program.ctx)
@@ -46,17 +55,21 @@ def ours(*, batch: int, beams: int, **shape: Any) -> tuple[Callable[[int], None]
 
 
 def hugging_face(
-    *, batch: int, beams: int, width: int, layers: int, heads: int, length: int, vocab: int
+    *, batch: int, beams: int, family: str, width: int, layers: int, heads: int, length: int, vocab: int
 ) -> tuple[Callable[[int], None], int]:
-    """The same with `transformers.generate` on a GPT-2 of this size (extra `[bench]`)."""
+    """The same with `transformers.generate` on a GPT-2 or a T5 of this size (extra `[bench]`)."""
     import torch
     import transformers
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    config = transformers.GPT2Config(
-        vocab_size=vocab, n_positions=length, n_embd=width, n_layer=layers, n_head=heads, bos_token_id=0, eos_token_id=0
-    )
-    model = transformers.GPT2LMHeadModel(config).eval()
+    if family == "t5":
+        sizes = {"d_model": width, "d_kv": width // heads, "d_ff": 4 * width, "num_layers": layers, "num_heads": heads}
+        t5 = transformers.T5Config(vocab_size=vocab, decoder_start_token_id=0, eos_token_id=0, **sizes)
+        model = transformers.T5ForConditionalGeneration(t5).eval()
+    else:
+        sizes = {"n_positions": length, "n_embd": width, "n_layer": layers, "n_head": heads}
+        gpt2 = transformers.GPT2Config(vocab_size=vocab, bos_token_id=0, eos_token_id=0, **sizes)
+        model = transformers.GPT2LMHeadModel(gpt2).eval()
     prompts = torch.from_numpy(_prompts(batch, vocab))
 
     def work(calls: int) -> None:

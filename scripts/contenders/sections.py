@@ -5,6 +5,7 @@ A section is a function of `Settings` that yields `Row`s; its contenders are tim
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,16 +163,15 @@ def decoding(settings: Settings) -> Iterator[Row]:
     """96 new tokens after 32, through a cache; ours, with its cores as devices or not, and transformers.generate."""
     rival = "transformers.generate"
     whole = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    for batch in (1, 16):
-        for beams in (1, 4):
-            arguments = {**SHAPES["small"], "batch": batch, "beams": beams}
-            contenders = [
-                Contender("ours", f"{_HERE}.decoding:ours", arguments),
-                Contender("ours, one device", f"{_HERE}.decoding:ours", arguments, whole),
-                Contender(rival, f"{_HERE}.decoding:hugging_face", arguments),
-            ]
-            subject = f"small, batch {batch}, " + ("greedy" if beams == 1 else f"beam {beams}")
-            yield from _rows(subject, "new tokens/s", settings.measure(contenders), (rival,), lambda _: "")
+    for family, batch, beams in itertools.product(("gpt2", "t5"), (1, 16), (1, 4)):
+        arguments = {**SHAPES["small"], "batch": batch, "beams": beams, "family": family}
+        contenders = [
+            Contender("ours", f"{_HERE}.decoding:ours", arguments),
+            Contender("ours, one device", f"{_HERE}.decoding:ours", arguments, whole),
+            Contender(rival, f"{_HERE}.decoding:hugging_face", arguments),
+        ]
+        subject = f"small {family}, batch {batch}, " + ("greedy" if beams == 1 else f"beam {beams}")
+        yield from _rows(subject, "new tokens/s", settings.measure(contenders), (rival,), lambda _: "")
 
 
 def attention(settings: Settings) -> Iterator[Row]:
