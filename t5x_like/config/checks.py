@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What several configs check of fields by name; None is no number, and passes."""
 
+import re
 from typing import Any
 
 from t5x_like.strict import FieldError
@@ -31,3 +32,12 @@ def inside(config: Any, interval: str, *names: str) -> None:
 
 def divisors(number: int) -> str:
     return ", ".join(str(i) for i in range(1, number + 1) if number % i == 0)
+
+
+def regular_expressions(config: Any, name: str) -> None:
+    """Refuses a text of the field, a list, that is no regular expression."""
+    for number, pattern in enumerate(getattr(config, name)):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise FieldError(f"{name}[{number}]", f"{pattern!r} is no regular expression ({error})") from None

@@ -4,7 +4,7 @@
 import re
 from dataclasses import dataclass
 
-from t5x_like.strict import FieldError
+from t5x_like.config.checks import regular_expressions
 
 HEADS = "(head|labels|next_sentence|pooler|replaced_tokens)/.*"
 
@@ -20,11 +20,7 @@ class InitConfig:
     new: tuple[str, ...] = (HEADS,)  # regular expressions of parameters that are drawn where the folder lacks them
 
     def __post_init__(self) -> None:
-        for number, pattern in enumerate(self.new):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise FieldError(f"new[{number}]", f"{pattern!r} is no regular expression ({error})") from None
+        regular_expressions(self, "new")
 
     def may_lack(self, name: str) -> bool:
         """Whether the folder may lack the parameter of a name."""

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from t5x_like.config.checks import regular_expressions
 from t5x_like.strict import FieldError
 
 
@@ -33,11 +34,7 @@ class PartialTuningConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise FieldError("train", "is empty; give regular expressions of names, such as ['.*/bias']")
-        for number, pattern in enumerate(self.train):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise FieldError(f"train[{number}]", f"{pattern!r} is no regular expression ({error})") from None
+        regular_expressions(self, "train")
 
     def trains(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.train)

@@ -9,7 +9,7 @@ import numpy as np
 from t5x_like.config.models.bart import BartConfig, MarianConfig, MBartConfig
 from t5x_like.config.models.transformer import EncoderDecoderConfig
 from t5x_like.errors import UserError, unknown_name
-from t5x_like.interop.names import Rule
+from t5x_like.interop.names import Rule, affine
 
 TYPES = {"bart": BartConfig, "mbart": MBartConfig, "marian": MarianConfig}
 ARCHITECTURES = {"bart": "BartForConditionalGeneration", "mbart": "MBartForConditionalGeneration"}
@@ -40,17 +40,15 @@ def rules(config: EncoderDecoderConfig) -> list[Rule]:
         at, here = f"model.{stack}", f"{stack}/layers/{{i}}"
         found.append(Rule(f"{at}.embed_positions.weight", f"{stack}/position_embedding/embedding"))
         maps = {"fc1": "mlp/up", "fc2": "mlp/out"}
-        norms = {"self_attn_layer_norm": "attention_norm", "final_layer_norm": "mlp_norm"}
+        maps |= {"self_attn_layer_norm": "attention_norm", "final_layer_norm": "mlp_norm"}
         maps |= {f"self_attn.{theirs}": f"attention/{ours}" for theirs, ours in _ATTENTION.items()}
         if stack == "decoder":
             maps |= {f"encoder_attn.{theirs}": f"cross_attention/{ours}" for theirs, ours in _ATTENTION.items()}
-            norms["encoder_attn_layer_norm"] = "cross_attention_norm"
-        pairs = [(f"{at}.layers.{{i}}.{theirs}", f"{here}/{ours}", "kernel") for theirs, ours in maps.items()]
-        pairs += [(f"{at}.layers.{{i}}.{theirs}", f"{here}/{ours}", "scale") for theirs, ours in norms.items()]
-        pairs.append((f"{at}.layernorm_embedding", f"{stack}/embedding_norm", "scale"))
-        pairs.append((f"{at}.layer_norm", f"{stack}/final_norm", "scale"))
-        for theirs, ours, name in pairs:
-            found += [Rule(f"{theirs}.weight", f"{ours}/{name}"), Rule(f"{theirs}.bias", f"{ours}/bias")]
+            maps["encoder_attn_layer_norm"] = "cross_attention_norm"
+        for theirs, ours in maps.items():
+            found += affine(f"{at}.layers.{{i}}.{theirs}", f"{here}/{ours}")
+        found += affine(f"{at}.layernorm_embedding", f"{stack}/embedding_norm")
+        found += affine(f"{at}.layer_norm", f"{stack}/final_norm")
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from t5x_like.config.models.bert import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
 from t5x_like.errors import unknown_name
-from t5x_like.interop.names import Rule
+from t5x_like.interop.names import USUAL, Rule, affine
 
 TYPES = {"bert": BertConfig, "roberta": RobertaConfig, "distilbert": DistilBertConfig}
 TYPES |= {"albert": AlbertConfig, "electra": ElectraConfig}
@@ -17,13 +17,7 @@ IGNORED = r".*position_ids|(cls\.)?predictions\.decoder\..*|lm_head\.decoder\..*
 IGNORED += r"|generator_lm_head\.weight|pooler\..*"
 SAME = {"position_embedding_type": "absolute", "is_decoder": False, "num_hidden_groups": 1, "inner_group_num": 1}
 SAME |= {"tie_word_embeddings": True, "sinusoidal_pos_embds": False, "add_cross_attention": False}
-_BERT = {
-    "num_layers": "num_hidden_layers",
-    "d_model": "hidden_size",
-    "num_heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-    "vocab_size": "vocab_size",
-    "max_length": "max_position_embeddings",
+_BERT = USUAL | {
     "norm_epsilon": "layer_norm_eps",
     "dropout_rate": "hidden_dropout_prob",
     "token_types": "type_vocab_size",
@@ -99,25 +93,19 @@ def rules(config: BertConfig) -> list[Rule]:
         Rule(f"{at}embeddings.word_embeddings.weight", "token_embedding/embedding"),
         Rule(f"{at}embeddings.position_embeddings.weight", "encoder/position_embedding/embedding"),
         Rule(f"{at}embeddings.token_type_embeddings.weight", "type_embedding/embedding"),
-        *_affine(f"{at}embeddings.LayerNorm", "encoder/embedding_norm"),
-        *_affine(dense, "head/dense"),
-        *_affine(norm, "head/norm"),
+        *affine(f"{at}embeddings.LayerNorm", "encoder/embedding_norm"),
+        *affine(dense, "head/dense"),
+        *affine(norm, "head/norm"),
         Rule(bias, "head/logits/bias"),
-        *_affine(_REPLACED, "replaced_tokens/dense"),
-        *_affine(f"{_REPLACED}_prediction", "replaced_tokens/logits"),
-        *_affine(labels, "labels"),
+        *affine(_REPLACED, "replaced_tokens/dense"),
+        *affine(f"{_REPLACED}_prediction", "replaced_tokens/logits"),
+        *affine(labels, "labels"),
     ]
     for ours, theirs in (("pooler", pooler), ("next_sentence", _PAIRS.get(kind)), ("embedding_map", _MAPS.get(kind))):
-        found += [] if theirs is None else _affine(theirs, ours)
+        found += [] if theirs is None else affine(theirs, ours)
     for ours, name in of_layer.items():
-        found += _affine(f"{at}{layers}.{name}", f"encoder/layers/{{i}}/{ours}")
+        found += affine(f"{at}{layers}.{name}", f"encoder/layers/{{i}}/{ours}")
     return found
-
-
-def _affine(theirs: str, ours: str) -> list[Rule]:
-    """A map's matrix and bias, or a norm's scale and bias."""
-    name = "scale" if ours.endswith("norm") else "kernel"
-    return [Rule(f"{theirs}.weight", f"{ours}/{name}"), Rule(f"{theirs}.bias", f"{ours}/bias")]
 
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from t5x_like.config.models.base import TransformerConfig
 from t5x_like.config.models.gpt import BloomConfig, GPTNeoXConfig
-from t5x_like.interop.names import Rule
+from t5x_like.interop.names import USUAL, Rule, affine
 from t5x_like.interop.rope import rope_fields, their_rope
 
 TYPES = {"gpt_neox": GPTNeoXConfig, "bloom": BloomConfig}
@@ -15,15 +15,7 @@ PREFIXES = {"gpt_neox": "gpt_neox.", "bloom": "transformer."}
 IGNORED = r".*\.attention\.(masked_)?bias|.*rotary_emb\.inv_freq|lm_head\.weight"
 SAME = {"apply_residual_connection_post_layernorm": False, "hidden_act": "gelu", "slow_but_exact": False}
 _FIELDS = {
-    "gpt_neox": {
-        "num_layers": "num_hidden_layers",
-        "d_model": "hidden_size",
-        "num_heads": "num_attention_heads",
-        "mlp_dim": "intermediate_size",
-        "vocab_size": "vocab_size",
-        "max_length": "max_position_embeddings",
-        "norm_epsilon": "layer_norm_eps",
-    },
+    "gpt_neox": USUAL | {"norm_epsilon": "layer_norm_eps"},
     "bloom": {
         "num_layers": "n_layer",
         "d_model": "hidden_size",
@@ -43,17 +35,16 @@ def rules(config: TransformerConfig) -> list[Rule]:
         Rule(f"{PREFIXES[config.kind]}{table}.weight", "token_embedding/embedding"),
         Rule("embed_out.weight", "logits/kernel"),
     ]
-    pairs = [
-        (f"{at}.{attention}.dense", f"{here}/attention/out", "kernel"),
-        (f"{at}.mlp.dense_h_to_4h", f"{here}/mlp/up", "kernel"),
-        (f"{at}.mlp.dense_4h_to_h", f"{here}/mlp/out", "kernel"),
-        (f"{at}.input_layernorm", f"{here}/attention_norm", "scale"),
-        (f"{at}.post_attention_layernorm", f"{here}/mlp_norm", "scale"),
-        (f"{PREFIXES[config.kind]}{end}", "decoder/final_norm", "scale"),
-        (f"{PREFIXES[config.kind]}word_embeddings_layernorm", "embedding_norm", "scale"),
-    ]
-    for theirs, ours, name in pairs:
-        found += [Rule(f"{theirs}.weight", f"{ours}/{name}"), Rule(f"{theirs}.bias", f"{ours}/bias")]
+    for theirs, ours in (
+        (f"{at}.{attention}.dense", f"{here}/attention/out"),
+        (f"{at}.mlp.dense_h_to_4h", f"{here}/mlp/up"),
+        (f"{at}.mlp.dense_4h_to_h", f"{here}/mlp/out"),
+        (f"{at}.input_layernorm", f"{here}/attention_norm"),
+        (f"{at}.post_attention_layernorm", f"{here}/mlp_norm"),
+        (f"{PREFIXES[config.kind]}{end}", "decoder/final_norm"),
+        (f"{PREFIXES[config.kind]}word_embeddings_layernorm", "embedding_norm"),
+    ):
+        found += affine(theirs, ours)
     for theirs, name in (("weight", "kernel"), ("bias", "bias")):
         joined = tuple(f"{here}/attention/{part}/{name}" for part in ("query", "key", "value"))
         found.append(Rule(f"{at}.{attention}.query_key_value.{theirs}", joined, by_head=True))

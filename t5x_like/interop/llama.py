@@ -6,7 +6,7 @@ from typing import Any
 
 from t5x_like.config.models.experts import ExpertsConfig
 from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen3Config
-from t5x_like.interop.names import Rule
+from t5x_like.interop.names import USUAL, Rule
 from t5x_like.interop.rope import kinds_of_layers, rope_fields, their_rope, window_fields
 
 TYPES = {"llama": LlamaConfig, "mistral": MistralConfig, "mixtral": MixtralConfig}
@@ -15,15 +15,7 @@ ARCHITECTURES = {name: f"{name.capitalize()}ForCausalLM" for name in TYPES}
 PREFIXES = dict.fromkeys(TYPES, "model.")
 IGNORED = r".*rotary_emb\.inv_freq|lm_head\.weight"
 SAME = {"hidden_act": "silu", "mlp_bias": False, "pretraining_tp": 1}
-_FIELDS = {
-    "num_layers": "num_hidden_layers",
-    "d_model": "hidden_size",
-    "num_heads": "num_attention_heads",
-    "vocab_size": "vocab_size",
-    "max_length": "max_position_embeddings",
-    "norm_epsilon": "rms_norm_eps",
-    "mlp_dim": "intermediate_size",
-}
+_FIELDS = USUAL | {"norm_epsilon": "rms_norm_eps"}
 _LAYER = (
     ("self_attn.q_proj", "attention/query/kernel"),
     ("self_attn.k_proj", "attention/key/kernel"),

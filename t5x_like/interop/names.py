@@ -19,6 +19,14 @@ import numpy as np
 from t5x_like.errors import UserError, nearest
 from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
 
+USUAL = {  # names in config.json of our fields, in most families
+    "num_layers": "num_hidden_layers",
+    "d_model": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "max_length": "max_position_embeddings",
+}
 Parts = Iterator[tuple[tuple[int, ...], np.ndarray]]
 Put = Callable[[str, ParamSpec, Parts], Any]
 
@@ -36,6 +44,12 @@ class Rule:
     @property
     def all_ours(self) -> tuple[str, ...]:
         return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+
+def affine(theirs: str, ours: str) -> list[Rule]:
+    """A map's matrix and bias, or a norm's scale and bias."""
+    name = "scale" if ours.endswith("norm") else "kernel"
+    return [Rule(f"{theirs}.weight", f"{ours}/{name}"), Rule(f"{theirs}.bias", f"{ours}/bias")]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from t5x_like.config.models.gpt import OPTConfig
 from t5x_like.errors import UserError
-from t5x_like.interop.names import Rule
+from t5x_like.interop.names import USUAL, Rule, affine
 
 TYPES = {"opt": OPTConfig}
 ARCHITECTURES = {"opt": "OPTForCausalLM"}
@@ -14,16 +14,7 @@ PREFIXES = {"opt": "model."}
 IGNORED = r"lm_head\.weight"
 SAME = {"enable_bias": True, "layer_norm_elementwise_affine": True, "_remove_final_layer_norm": False}
 SAME["tie_word_embeddings"] = True
-_FIELDS = {
-    "num_layers": "num_hidden_layers",
-    "d_model": "hidden_size",
-    "num_heads": "num_attention_heads",
-    "mlp_dim": "ffn_dim",
-    "vocab_size": "vocab_size",
-    "max_length": "max_position_embeddings",
-    "dropout_rate": "dropout",
-    "activation": "activation_function",
-}
+_FIELDS = USUAL | {"mlp_dim": "ffn_dim", "dropout_rate": "dropout", "activation": "activation_function"}
 
 
 def rules(config: OPTConfig) -> list[Rule]:
@@ -34,13 +25,10 @@ def rules(config: OPTConfig) -> list[Rule]:
     ]
     attention = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
     maps = {f"self_attn.{theirs}": f"attention/{ours}" for theirs, ours in attention.items()}
-    maps |= {"fc1": "mlp/up", "fc2": "mlp/out"}
-    norms = {"self_attn_layer_norm": "attention_norm", "final_layer_norm": "mlp_norm"}
-    pairs = [(f"{at}.{theirs}", f"{here}/{ours}", "kernel") for theirs, ours in maps.items()]
-    pairs += [(f"{at}.{theirs}", f"{here}/{ours}", "scale") for theirs, ours in norms.items()]
-    for theirs, ours, name in (*pairs, (f"{stack}.final_layer_norm", "decoder/final_norm", "scale")):
-        found += [Rule(f"{theirs}.weight", f"{ours}/{name}"), Rule(f"{theirs}.bias", f"{ours}/bias")]
-    return found
+    maps |= {"fc1": "mlp/up", "fc2": "mlp/out", "self_attn_layer_norm": "attention_norm"}
+    for theirs, ours in (maps | {"final_layer_norm": "mlp_norm"}).items():
+        found += affine(f"{at}.{theirs}", f"{here}/{ours}")
+    return found + affine(f"{stack}.final_layer_norm", "decoder/final_norm")
 
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:

@@ -25,13 +25,13 @@ from t5x_like.models.layers.feed_forward import ACTIVATIONS
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, call, initialise, map_specs, record_specs
-from t5x_like.models.model import Batch
+from t5x_like.models.model import Applies, Batch
 from t5x_like.models.streams import running
 from t5x_like.models.tower import Tower
 from t5x_like.models.vocabulary import Vocabulary
 
 
-class Bert:
+class Bert(Applies):
     """An encoder, and heads on what it makes of its input.
 
     Attributes:
@@ -107,27 +107,19 @@ class Bert:
         logits = self.vocabulary.unembed(params, call(self.norm, head["norm"], x), ctx)
         return logits + head["logits"]["bias"].astype(logits.dtype)
 
-    def apply(
-        self,
-        params: Params,
-        batch: Batch,
-        *,
-        key: jax.Array | None = None,
-        train: bool = False,
-        cache: Params | None = None,
-        want: Sequence[str] = ("logits",),
-        ctx: Context | None = None,
+    def run(
+        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
     ) -> dict[str, Any]:
-        """Computes what `want` names of `encoder_input_tokens` int [B, T].
+        """Reads `encoder_input_tokens` int [B, T], and `encoder_segment_ids`, `encoder_positions` and
+        `encoder_token_types`, 0 everywhere where absent.
 
-        Also read are `encoder_segment_ids`, `encoder_positions` and `encoder_token_types`, 0 everywhere where absent.
         `want` may name "logits" float32 [B, T, V], "hidden" [B, T, D], "hidden_states" [L + 1, B, T, D], embeddings
         first, "pooled" [B, D], "next_sentence" float32 [B, 2] and "replaced_tokens" float32 [B, T]. Of a model with a
         head "logits" are the head's: [B, N] of classes, [B, T, N] of tags, [B, T, 2] of a span's start and end.
         """
         assert cache is None
         c = self.config
-        ctx, _ = running((ctx or Context()).replace(train=train, key=key), batch, "encoder", causal=False)
+        ctx, _ = running(ctx, batch, "encoder", causal=False)
         tokens = batch["encoder_input_tokens"]
         x = self.vocabulary.embed(params, tokens, ctx)
         if c.token_types:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from t5x_like.config import TransformerConfig
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params, initialise
-from t5x_like.models.model import Batch
+from t5x_like.models.model import Applies, Batch
 from t5x_like.models.streams import running
 from t5x_like.models.tower import Tower
 from t5x_like.models.vocabulary import Vocabulary
@@ -18,7 +18,7 @@ from t5x_like.models.vocabulary import Vocabulary
 Aux = dict[str, jax.Array]
 
 
-class Decoder:
+class Decoder(Applies):
     """Token embeddings, a tower, logits. A family says with `apply` what comes before.
 
     Attributes:

@@ -7,8 +7,6 @@ decoder input - embed - [causal self-attention, mlp] x L - norm - logits
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from t5x_like.models.context import Context
 from t5x_like.models.decoder import Decoder
 from t5x_like.models.layers.parameters import Params
@@ -24,35 +22,16 @@ class DecoderOnly(Decoder):
     def entry(self, params: Params) -> Params:
         return params
 
-    def apply(
-        self,
-        params: Params,
-        batch: Batch,
-        *,
-        key: jax.Array | None = None,
-        train: bool = False,
-        cache: Params | None = None,
-        want: Sequence[str] = ("logits",),
-        ctx: Context | None = None,
+    def run(
+        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
     ) -> dict[str, Any]:
-        """Computes what `want` names.
+        """Reads `decoder_input_tokens` int [B, T], and `decoder_segment_ids`, `decoder_positions` and
+        `decoder_causal_attention` where they are given, see `streams.running`.
 
-        Args:
-          params: as `init` or `for_decoding` returns them.
-          batch: `decoder_input_tokens` int [B, T]; optionally `decoder_segment_ids`, `decoder_positions` and
-            `decoder_causal_attention`, see `streams.running`.
-          key: randomness, for dropout.
-          train: whether dropout acts.
-          cache: from `init_cache` or an earlier call's outputs["cache"]; this call's tokens are appended to it.
-          want: any of "logits" float32 [B, T, V], "hidden" [B, T, D] after the final norm, and "hidden_states",
-            [L + 1, B, T, D], embeddings first, the last after the final norm.
-          ctx: execution; by default float32, on whatever device the parameters are.
-
-        Returns:
-          {name: array for name in want}, "aux" (means over the layers that have them, [1] each, see `Experts`;
-          with a pipeline one for every microbatch) and, with a cache, "cache".
+        `want` may name "logits" float32 [B, T, V], "hidden" [B, T, D] after the final norm, and "hidden_states"
+        [L + 1, B, T, D], embeddings first, the last after the final norm.
         """
-        return self.decode(params, batch, (ctx or Context()).replace(train=train, key=key), cache, want, {})
+        return self.decode(params, batch, ctx, cache, want, {})
 
 
 build = DecoderOnly

@@ -19,7 +19,7 @@ Batch = dict[str, jax.Array]
 
 @runtime_checkable
 class Model(Protocol):
-    """Any model; see `DecoderOnly` for what the arguments mean.
+    """Any model; see `Applies` for what the arguments mean.
 
     Attributes:
       config: resolved.
@@ -46,6 +46,44 @@ class Model(Protocol):
         want: Sequence[str] = ("logits",),
         ctx: Context | None = None,
     ) -> dict[str, Any]: ...
+
+
+class Applies:
+    """`apply` of the families here, each of which has its own `run`."""
+
+    def apply(
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        key: jax.Array | None = None,
+        train: bool = False,
+        cache: Params | None = None,
+        want: Sequence[str] = ("logits",),
+        ctx: Context | None = None,
+    ) -> dict[str, Any]:
+        """Computes what `want` names.
+
+        Args:
+          params: as `init` or `for_decoding` returns them.
+          batch: see `run`.
+          key: randomness, for dropout.
+          train: whether dropout acts.
+          cache: from `init_cache` or an earlier call's outputs["cache"]; this call's tokens are appended to it.
+          want: names of outputs, see `run`.
+          ctx: execution; by default float32, on whatever device the parameters are.
+
+        Returns:
+          {name: array for name in want}, "aux" (means over the layers that have them, [1] each, see `Experts`;
+          with a pipeline one for every microbatch) and, with a cache, "cache".
+        """
+        return self.run(params, batch, (ctx or Context()).replace(train=train, key=key), cache, want)
+
+    def run(
+        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
+    ) -> dict[str, Any]:
+        """The same, its context complete."""
+        raise NotImplementedError
 
 
 @runtime_checkable

@@ -25,14 +25,14 @@ from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.parameters import Params, call, initialise, map_specs, record_specs
 from t5x_like.models.layers.recurrent import Recurrent, empty_state
-from t5x_like.models.model import Batch
+from t5x_like.models.model import Applies, Batch
 from t5x_like.models.streams import running
 from t5x_like.models.vocabulary import Vocabulary
 
 _ENCODER = 2**20  # what the key is folded with for the encoder
 
 
-class RecurrentModel:
+class RecurrentModel(Applies):
     """Encoder, decoder, attention.
 
     Attributes:
@@ -120,23 +120,14 @@ class RecurrentModel:
             x = self._dropped(jnp.concatenate(outs, axis=-1), number, ctx)
         return Memory(x, Marks(segments))
 
-    def apply(
-        self,
-        params: Params,
-        batch: Batch,
-        *,
-        key: jax.Array | None = None,
-        train: bool = False,
-        cache: Params | None = None,
-        want: Sequence[str] = ("logits",),
-        ctx: Context | None = None,
+    def run(
+        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
     ) -> dict[str, Any]:
-        """As `EncoderDecoder.apply`; "hidden" is what the logits are computed from. There are no "hidden_states".
+        """As `EncoderDecoder.run`; "hidden" is what the logits are computed from. There are no "hidden_states".
 
         Raises:
           UserError: a pipeline, which a recurrent model has no use for.
         """
-        ctx = (ctx or Context()).replace(train=train, key=key)
         if ctx.pipeline is not None:
             raise UserError("mesh.pipe: a recurrent model has no stages; accepted: 1")
         tokens, p = batch["decoder_input_tokens"], params["decoder"]

@@ -9,7 +9,6 @@ decoder input - embed - [causal self-attention, cross-attention, mlp] x N - logi
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from t5x_like.config.models.transformer import EncoderDecoderConfig
@@ -51,23 +50,14 @@ class EncoderDecoder(Decoder):
         x, _, aux, _ = self.encoder.apply(params["encoder"], x, ctx)
         return Memory(x, Marks(ctx.mask.q.segments)), aux
 
-    def apply(
-        self,
-        params: Params,
-        batch: Batch,
-        *,
-        key: jax.Array | None = None,
-        train: bool = False,
-        cache: Params | None = None,
-        want: Sequence[str] = ("logits",),
-        ctx: Context | None = None,
+    def run(
+        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
     ) -> dict[str, Any]:
-        """As `DecoderOnly.apply`, with `encoder_input_tokens` int [B, S], `encoder_segment_ids`, `encoder_positions`.
+        """As `DecoderOnly.run`, with `encoder_input_tokens` int [B, S], `encoder_segment_ids`, `encoder_positions`.
 
         A row may hold several pairs: a decoder token sees the encoder tokens of its own segment. "hidden_states" are
         the decoder's.
         """
-        ctx = (ctx or Context()).replace(train=train, key=key)
         aux: Aux = {}
         if "encoder_input_tokens" not in batch:
             assert cache is not None
