@@ -23,6 +23,7 @@ from rich.table import Table
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
 from t5x_like.files import make_folder
+from t5x_like.reporting import page
 from t5x_like.reporting.painter import Painter
 from t5x_like.scaling.analysis import analyses
 from t5x_like.scaling.analysis.leaderboard import leaderboard
@@ -94,12 +95,18 @@ def main() -> None:
     with Painter(out, workers=1) as painter:
         with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
             fit = _fit(flags, points, painter, _telling(bar))
+            rivals = []
             if other is not None:
                 rival = fit_scaling_law(other, fit.law, **_options(flags, fit.interval_method))
-                fit = fit.with_analyses(comparison=fit.compare(rival, names=names).to_json())
-        report = write_report(fit, out, command=shlex.join(["python", *sys.argv]), painter=painter)
+                fit = fit.with_analyses(comparison=_compared(fit, rival, names))
+                rivals.append(_law_of(rival, names))
+        report = write_report(fit, out, command=shlex.join(["python", *sys.argv]), painter=painter, extra=rivals)
     console = Console()
     _print(console, fit)
+    for section in rivals:
+        console.print(f"\n{section.title}", style="bold", highlight=False, markup=False)
+        for sentence in section.sentences:
+            console.print(sentence, highlight=False, markup=False)
     console.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -124,6 +131,26 @@ def _arms(flags: argparse.Namespace, points: Points) -> tuple[Points, Points | N
         raise UserError(f"--by_family: {len(arms)} families, {', '.join(arms)}; two can be compared")
     first, second = arms
     return arms[first], arms[second], (first, second)
+
+
+def _compared(fit: Fit, rival: Fit, names: tuple[str, str]) -> dict[str, Any]:
+    """The comparison of two arms, or why there is none."""
+    try:
+        return fit.compare(rival, names=names).to_json()
+    except UserError as error:
+        return {"names": names, "verdict": f"No comparison: {error}.", "rows": [], "paired": None, "warnings": []}
+
+
+def _law_of(rival: Fit, names: tuple[str, str]) -> page.Section:
+    """The other arm's law, which the page shows nothing else of."""
+    first, second = names
+    sentences = [
+        f"All but this and the comparison is about {first}. For {second}, {rival.law.target} = {summary.equation(rival)}.",
+        *summary.findings(rival),
+        *rival.warnings,
+    ]
+    table = page.Table(PARAMETER_HEAD, summary.parameter_rows(rival))
+    return page.Section(f"The law of {second}", sentences, tables=(table,))
 
 
 def _telling(bar: Progress) -> analyses.Progress:
@@ -186,6 +213,9 @@ def _print(console: Console, fit: Fit) -> None:
     for table in tables_for_terminal(fit):
         console.print(f"\n{table.title}", style="bold", highlight=False, markup=False)
         _print_table(console, table.head, table.rows)
+    if found := fit.analyses.get("comparison"):
+        for sentence in (found["verdict"], *found["warnings"]):
+            console.print(sentence, highlight=False, markup=False)
     if "coverage" in fit.analyses:
         for sentence in analyses.coverage_sentences(fit.analyses["coverage"]):
             console.print(sentence, highlight=False, markup=False)

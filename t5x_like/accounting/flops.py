@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BACKWARD = 2  # times forward: every product has two operands, and the gradient of each is a product of the same size
 
-Lengths = int | Mapping[str, int]  # tokens of a sequence, by stream; one number where all have as many
+Lengths = float | Mapping[str, float]  # tokens of a sequence, by stream; one number where all have as many
 
 
 def forward_flops(
@@ -31,18 +31,20 @@ def forward_flops(
     Experts count as the networks that a token is sent to: slots that stay empty are computed, but on nothing.
 
     Args:
-      lengths: tokens of a sequence; an encoder's are added to the work of the decoder's tokens.
+      lengths: tokens of a sequence; an encoder's are added to the work of the decoder's tokens. With "targets" among
+        them, so many of the decoder's are targets: the others are added, too, but for their logits.
       full_attention: count masked pairs too, as PaLM's appendix B and Chinchilla's appendix F do.
       counts: whether the matrix of a name is counted.
     """
     if not isinstance(lengths, Mapping):
         lengths = dict.fromkeys(config.streams, lengths)
+    targets = lengths.get("targets", lengths[config.streams[-1]])
     by_part: dict[str, float] = {}
     for name, spec in parameters(config):
-        often = lengths[spec.stream] / lengths[config.streams[-1]]
+        often = lengths[spec.stream] / targets
         if spec.is_matrix and not spec.lookup and counts(name):
-            part = "logits" if is_table(spec) else part_of(name)
-            by_part[part] = by_part.get(part, 0.0) + 2.0 * often * spec.met * size(spec)
+            part, tokens = ("logits", 1.0) if is_table(spec) else (part_of(name), often)
+            by_part[part] = by_part.get(part, 0.0) + 2.0 * tokens * spec.met * size(spec)
         if spec.attends is not None:
             by_part["attention_scores"] = by_part.get("attention_scores", 0.0) + often * _scores(
                 spec, lengths[spec.stream], lengths[spec.attends.stream], full_attention
@@ -50,7 +52,7 @@ def forward_flops(
     return ordered(by_part)
 
 
-def _scores(query: "ParamSpec", length: int, kv_length: int, full_attention: bool) -> float:
+def _scores(query: "ParamSpec", length: float, kv_length: float, full_attention: bool) -> float:
     """FLOPs of one token in the two products of attention that no weight takes part in, over all layers."""
     sizes = zip(query.axes, query.shape, strict=True)
     channels = math.prod(n for axis, n in sizes if axis == "layers" or axis in query.out_axes)
@@ -59,7 +61,7 @@ def _scores(query: "ParamSpec", length: int, kv_length: int, full_attention: boo
     return 4.0 * query.met * channels * (kv_length if full_attention else allowed)
 
 
-def mean_keys(length: int, kv_length: int, causal: bool, window: int | None) -> float:
+def mean_keys(length: float, kv_length: float, causal: bool, window: int | None) -> float:
     """Keys that a query attends to, averaged over T queries: the allowed area of the T x S rectangle, divided by T.
 
     The diagonal counts half, so that a causal mask leaves exactly half of the square, and a window of W keys the band
@@ -101,7 +103,7 @@ def accounting(config: RunConfig) -> dict[str, Any]:
     causal attention counted half, for each token that is a target. `params` and `forward_flops_per_token` break the
     totals down by part; `params_trainable` is there where not all are trained.
     """
-    model, lengths, trained = config.model, config.data.lengths, config.tuning.trains
+    model, lengths, trained = config.model, config.data.mean_lengths, config.tuning.trains
     counts = count_parameters(model)
     content = {
         "params_total": counts.total,

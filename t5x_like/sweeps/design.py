@@ -4,8 +4,9 @@
 import copy
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from t5x_like.accounting.flops import flops_per_token
@@ -14,6 +15,9 @@ from t5x_like.config import RunConfig, config_hash, distinctive
 from t5x_like.config_files import load_file, set_field, with_overrides
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError, convert, to_dict
+
+ParamsColumn = Literal["params_total", "params_nonembedding", "params_active", "params_compute"]
+GRID = ("sizes", "tokens", "learning_rates", "seeds")
 
 
 @dataclass(frozen=True)
@@ -29,22 +33,28 @@ class SweepConfig:
       learning_rate_power: 1 is the rule for hidden matrices under Adam in the maximal update parametrisation (Yang et
         al. 2022); measured optima of small models often fall more slowly.
       seeds: of initial values and the order of data.
-      params_column: which count of parameters `points.csv` calls params.
+      params_column: which count of parameters `points.csv` calls params. `params_compute` is a sixth of the FLOPs of a
+        target: 6 params tokens is then what a run computes in any family (Bi et al. 2024, who leave out the logits).
+      arms: what to compare, by name: the fields in which each differs from the base, nested as they are there, and its
+        own sizes, tokens, learning rates or seeds.
     """
 
     base: dict[str, Any]
-    sizes: tuple[dict[str, Any], ...]
     tokens: tuple[int, ...]
     learning_rates: tuple[float, ...]
+    sizes: tuple[dict[str, Any], ...] = ()
     learning_rate_width: int | None = None
     learning_rate_power: float = 1.0
     seeds: tuple[int, ...] = (0,)
-    params_column: Literal["params_total", "params_nonembedding", "params_active"] = "params_nonembedding"
+    params_column: ParamsColumn = "params_nonembedding"
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("sizes", "tokens", "learning_rates", "seeds"):
+        if wrong := [arm for arm in self.arms if not re.fullmatch(r"[\w.-]+", arm)]:
+            raise FieldError("arms", f"{wrong[0]!r} names no arm; accepted: letters, digits, '_', '-' and '.'")
+        for name in GRID:
             values = getattr(self, name)
-            if not values:
+            if not values and not (name == "sizes" and self.arms):  # arms may have their own
                 raise FieldError(name, "is empty; give at least one")
             if any(values.count(value) > 1 for value in values):
                 raise FieldError(name, f"{list(values)} names one twice")
@@ -52,6 +62,18 @@ class SweepConfig:
             raise FieldError("sizes", f"{list(self.sizes)}: expected run fields such as {{'model.d_model': 64}}")
         if self.learning_rate_width is not None and self.learning_rate_width < 1:
             raise FieldError("learning_rate_width", f"{self.learning_rate_width} is below 1")
+
+    @property
+    def by_arm(self) -> dict[str, "SweepConfig"]:
+        """A sweep for each arm; without arms this one, under no name."""
+        if not self.arms:
+            return {"": self}
+        made = {}
+        for arm, fields in self.arms.items():
+            grid = {name: value for name, value in fields.items() if name in GRID}
+            base = _merged(self.base, {name: value for name, value in fields.items() if name not in GRID})
+            made[arm] = convert(SweepConfig, vars(self) | grid | {"base": base, "arms": {}}, f"arms.{arm}")
+        return made
 
 
 # Elementwise work, the optimizer and the input, as FLOPs a token: one-layer models of width 16 to 96 over 2,048 tokens
@@ -65,8 +87,9 @@ class Cell:
 
     run: str  # the name of its folder
     config: RunConfig
-    params: dict[str, int]  # by every count: {"params_total": ..., "params_nonembedding": ..., "params_active": ...}
+    params: dict[str, int]  # by every count that `params_column` may name
     flops: float  # of the whole run
+    arm: str = ""
 
     @property
     def size(self) -> str:
@@ -93,14 +116,16 @@ def load_sweep(path: str, overrides: Sequence[str] = ()) -> SweepConfig:
 
 
 def cells(sweep: SweepConfig) -> list[Cell]:
-    """Returns the cells of a design: largest sizes last, budgets rising within a size.
+    """Returns the cells of a design: arm by arm, largest sizes last, budgets rising within a size.
 
     Raises:
       UserError: a cell's config is impossible, or two cells are the same run.
     """
+    base_identity(sweep)  # a mistake of the base's is told as one, not as an arm's
     made = [
-        _cell(sweep, size, tokens, rate, seed)
-        for size, tokens, rate, seed in itertools.product(sweep.sizes, sweep.tokens, sweep.learning_rates, sweep.seeds)
+        _cell(one, arm, *where)
+        for arm, one in sweep.by_arm.items()
+        for where in itertools.product(one.sizes, one.tokens, one.learning_rates, one.seeds)
     ]
     names = [cell.run for cell in made]
     twice = {name for name in names if names.count(name) > 1}
@@ -112,7 +137,7 @@ def cells(sweep: SweepConfig) -> list[Cell]:
 def base_identity(sweep: SweepConfig) -> dict[str, Any]:
     """What all cells of a folder must share: data, objective, training and optimizer, apart from what a grid varies."""
     content = copy.deepcopy(sweep.base)
-    sized = [name for size in sweep.sizes for name in size]
+    sized = [name for one in sweep.by_arm.values() for size in one.sizes for name in size]
     for name in ("optimizer.learning_rate", "training.tokens", "seed", *sized):
         _drop(content, name)
     shared = distinctive(convert(RunConfig, content, "base"))
@@ -120,28 +145,38 @@ def base_identity(sweep: SweepConfig) -> dict[str, Any]:
     return shared
 
 
-def _cell(sweep: SweepConfig, size: dict[str, Any], tokens: int, rate: float, seed: int) -> Cell:
-    config = _run(sweep, size, tokens, rate, seed)
+def _cell(sweep: SweepConfig, arm: str, size: dict[str, Any], tokens: int, rate: float, seed: int) -> Cell:
+    config = _run(sweep, f"arms.{arm}" if arm else "base", size, tokens, rate, seed)
     counts = count_parameters(config.model)
     params = {f"params_{name}": getattr(counts, name) for name in ("total", "nonembedding", "active")}
+    per_target = flops_per_token(config.model, config.data.mean_lengths, trained=config.tuning.trains)
+    params["params_compute"] = round(per_target / 6)
     assert config.training.tokens is not None
     size_and_budget = f"n{_short(params[sweep.params_column])}_d{_short(config.training.tokens)}"
+    size_and_budget = f"{arm}_{size_and_budget}" if arm else size_and_budget
     name = f"{size_and_budget}_lr{config.optimizer.learning_rate:.3g}_s{seed}_{config_hash(config)}"
     flops = config.training.tokens * flops_per_token(config.model, config.data.sequence_length)
-    return Cell(name, config, params, flops)
+    return Cell(name, config, params, flops, arm)
 
 
-def _run(sweep: SweepConfig, size: dict[str, Any], tokens: int, rate: float, seed: int) -> RunConfig:
+def _run(sweep: SweepConfig, path: str, size: dict[str, Any], tokens: int, rate: float, seed: int) -> RunConfig:
     content = json.loads(json.dumps(sweep.base))
     for name, value in size.items():
         set_field(content, name, value)
-    width = convert(RunConfig, content | {"training": {"tokens": tokens}}, "base").model.d_model
+    width = convert(RunConfig, content | {"training": {"tokens": tokens}}, path).model.d_model
     if sweep.learning_rate_width is not None:
         rate = rate * (sweep.learning_rate_width / width) ** sweep.learning_rate_power
     set_field(content, "optimizer.learning_rate", float(f"{rate:.6g}"))
     set_field(content, "training.tokens", tokens)
     set_field(content, "seed", seed)
-    return convert(RunConfig, content, "base").resolve()
+    return convert(RunConfig, content, path).resolve()
+
+
+def _merged(base: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested fields in the place of the base's; a `kind` that replaces another drops that one's fields."""
+    kept = base if base.get("kind") in (None, fields.get("kind", base.get("kind"))) else {}
+    new = {n: _merged(kept.get(n) or {}, value) if isinstance(value, Mapping) else value for n, value in fields.items()}
+    return {**kept, **new}
 
 
 def _drop(content: dict[str, Any], name: str) -> None:

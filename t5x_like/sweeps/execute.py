@@ -109,13 +109,15 @@ class _Execution:
         """Hands the next cell to a worker.
 
         Preferably of the size it has compiled, then of one that no other worker is at, so that no two compile the same
-        program at once; within that the most work first, so that no long cell is left for the end.
+        program at once; within that of the arm that is furthest behind, and the most work first, so that no long cell
+        is left for the end.
         """
         if not self.waiting:
             return
         others = {size for other, size in self.last_size.items() if other != worker}
         mine = self.last_size.get(worker)
-        cell = max(self.waiting, key=lambda cell: (cell.size == mine, cell.size not in others, cell.work))
+        left = {cell.arm: _work(self.waiting, cell.arm) / _work(self.design, cell.arm) for cell in self.waiting}
+        cell = max(self.waiting, key=lambda c: (c.size == mine, c.size not in others, left[c.arm], c.work))
         self.waiting.remove(cell)
         self.last_size[worker] = cell.size
         self.running[worker] = (cell, time.monotonic())
@@ -251,5 +253,5 @@ def _occupied(folder: Path) -> bool:
     return folder.is_file() or any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
-def _work(some: list[Cell]) -> float:
-    return sum(cell.work for cell in some)
+def _work(some: list[Cell], arm: str | None = None) -> float:
+    return sum(cell.work for cell in some if arm in (None, cell.arm))

@@ -37,7 +37,7 @@ def cell_status(folder: Path, cell: Cell) -> str | None:
 def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
     """Writes points.csv from the run folders of the cells that have ended."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for cell in design:
         if cell_status(folder, cell) is None:
@@ -55,7 +55,7 @@ def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
                 "flops": tokens * accounting["flops_per_token"],
                 **cell.params,
                 "unique_tokens": summary["unique_tokens"],
-                "family": cell.config.model.kind,
+                "family": cell.arm or cell.config.model.kind,
                 "run": cell.run,
                 "seed": cell.config.seed,
                 "learning_rate": cell.config.optimizer.learning_rate,

@@ -3,7 +3,7 @@
 
 import pytest
 
-from t5x_like.accounting.flops import flops_per_token, flops_per_token_6n, forward_flops, mean_keys
+from t5x_like.accounting.flops import accounting, flops_per_token, flops_per_token_6n, forward_flops, mean_keys
 from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config import MarkovConfig
 from t5x_like.config.models.transformer import EncoderDecoderConfig
@@ -95,6 +95,22 @@ def test_an_encoder_is_counted_for_each_target():
     flops = forward_flops(model, {"encoder": 20, "decoder": 8})
     assert sum(flops.values()) == decoder + cross + (20 / 8) * (encoder + 2 * attention / 2)
     assert flops["cross_attention"] == attention + (20 / 8) * attention
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_a_prefix_is_counted_for_each_target(encoder, make_run):
+    """Of a row of 16, 8 are prefix and 9 are targets on average; a decoder alone computes all 16, logits of 9."""
+    kinds = ("model.kind=transformer", "objective.kind=seq2seq") if encoder else ("objective.kind=prefix_lm",)
+    data = ("data.kind=prefix_lm", "data.sequence_length=16", "data.tokenizer.kind=byte", f"data.encoder={encoder}")
+    config = make_run(*data, "model.num_layers=2", "model.d_model=16", "model.num_heads=2", "model.mlp_dim=24", *kinds)
+    attention, dense, logits = 2 * 4 * 16 * 16, 2 * 2 * 16 * 24, 2 * 16 * config.model.vocab_size
+    if encoder:
+        in_encoder = 2 * (attention + dense + 4 * 16 * 8) + 2 * attention / 2  # and the memory's keys and values
+        in_decoder = 2 * (attention + dense + 4 * 16 * 9 / 2) + 2 * (attention / 2 + 4 * 16 * 8)
+        row = 8 * in_encoder + 9 * (in_decoder + logits)
+    else:
+        row = 16 * 2 * (attention + dense + 4 * 16 * 16 / 2) + 9 * logits
+    assert accounting(config)["flops_per_token"] == pytest.approx(3 * row / 9)
 
 
 def test_frozen_matrices_have_no_gradient_of_their_own(make_run):

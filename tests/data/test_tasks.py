@@ -70,6 +70,7 @@ def pairs(tmp_path):
 def configs(texts, pairs):
     return {
         "prefix_lm": PrefixLMDataConfig(source=texts, tokenizer=BYTES, sequence_length=24),
+        "prefix encoder": PrefixLMDataConfig(source=texts, tokenizer=BYTES, sequence_length=24, encoder=True),
         "fill_in_the_middle": FillInTheMiddleConfig(source=texts, tokenizer=BYTES, sequence_length=24),
         "span_corruption": SpanCorruptionConfig(source=texts, tokenizer=BYTES, encoder_length=48),
         "masked_lm": MaskedLMDataConfig(source=texts, tokenizer=WORDS, sequence_length=24),
@@ -94,8 +95,8 @@ def configs(texts, pairs):
 
 
 NAMES = [
-    "prefix_lm", "fill_in_the_middle", "span_corruption", "masked_lm", "static", "whole words", "next sentence",
-    "denoising", "seq2seq", "classification", "tagging",
+    "prefix_lm", "prefix encoder", "fill_in_the_middle", "span_corruption", "masked_lm", "static", "whole words",
+    "next sentence", "denoising", "seq2seq", "classification", "tagging",
 ]  # fmt: skip
 
 
@@ -254,6 +255,39 @@ def test_a_prefix_is_not_predicted(build):
         length = inside[row].sum()
         assert inside[row, :length].all() and weights[row].sum() == 24 - length + 1
         assert not weights[row, : length - 1].any()
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_an_encoder_and_a_decoder_predict_what_a_decoder_alone_does(split, build):
+    """Row by row: the same tokens are given, the same are targets, in the same order."""
+    alone, pair = (
+        dataset.training_batch(3, 50) if split == "train" else next(iter(dataset.eval_batches(50, 10_000)))
+        for dataset in (build("prefix_lm"), build("prefix encoder"))
+    )
+    lengths = set()
+    for row in range(50):
+        seen, predicted = alone["decoder_causal_attention"][row] > 0, alone["decoder_loss_weights"][row] > 0
+        there, here = (pair[f"{stream}_segment_ids"][row] > 0 for stream in ("encoder", "decoder"))
+        assert pair["encoder_input_tokens"][row][there].tolist() == alone["decoder_input_tokens"][row][seen].tolist()
+        targets = pair["decoder_target_tokens"][row][here].tolist()
+        assert targets == alone["decoder_target_tokens"][row][predicted].tolist()
+        assert pair["decoder_input_tokens"][row][here].tolist() == [0, *targets[:-1]][: len(targets)]
+        for stream, real in (("encoder", there), ("decoder", here)):  # all that is real comes first
+            assert pair[f"{stream}_positions"][row].tolist() == [*range(real.sum()), *[0] * (24 - real.sum())]
+        assert (pair["decoder_loss_weights"][row] == here).all()
+        lengths.add(len(targets))
+    assert len(lengths) > 10
+    assert (split == "held_out") == (0 in lengths)  # the last batch is filled up with rows of nothing
+
+
+def test_mean_lengths_are_those_of_many_rows(build, texts, pairs):
+    """What FLOPs are counted by: real tokens of each stream, and targets."""
+    for name in ("prefix_lm", "prefix encoder"):
+        batch, expected = build(name).training_batch(0, 4000), configs(texts, pairs)[name].mean_lengths
+        found = {name.split("_")[0]: (batch[name] > 0).sum() / 4000 for name in batch if name.endswith("segment_ids")}
+        targets = (batch["decoder_loss_weights"] > 0).sum() / 4000
+        assert found == pytest.approx({stream: n for stream, n in expected.items() if stream != "targets"}, rel=0.02)
+        assert targets == pytest.approx(expected.get("targets", expected["decoder"]), rel=0.02)
 
 
 # ------------------------------------------------------------------------------------------------ pairs

@@ -235,6 +235,9 @@ def test_families_are_split():
     arms = by_family(Points(points.params, points.tokens, points.loss, columns={"family": families}))
     assert {name: len(arm) for name, arm in arms.items()} == {"gpt": 8, "t5": 8}
     assert set(arms["t5"].params) == set(points.params[1::2])
+    assert [arms[name].warnings for name in arms] == [
+        (f"This law is that of the runs of {name} alone.",) for name in arms
+    ]
     with pytest.raises(UserError, match="no column family"):
         by_family(points)
     with pytest.raises(UserError, match="one family, 'gpt'"):
@@ -248,3 +251,13 @@ def test_different_data_and_different_counts_are_warned_of():
     warnings = compare(exact(TRUTH, a), exact(TRUTH, b)).warnings
     assert any("different data" in text for text in warnings)
     assert any("params_total in one arm and params in the other" in text for text in warnings)
+
+
+@pytest.mark.parametrize(("share", "told"), [(1.0, False), (0.5, True)])
+def test_compute_that_the_arms_count_differently_is_warned_of(share, told):
+    """6 params tokens is no arm's compute where only half of its params meet a token."""
+    a, b = cells(TRUTH), cells(TRUTH)
+    a = dataclasses.replace(a, columns={**a.columns, "flops": 6 * a.params * a.tokens})
+    b = dataclasses.replace(b, columns={**b.columns, "flops": 6 * b.params * b.tokens * share})
+    warnings = compare(exact(TRUTH, a), exact(TRUTH, b)).warnings
+    assert any("the runs took 1.00 and 0.500 times that" in text for text in warnings) is told

@@ -61,7 +61,23 @@ def test_two_families_of_one_file_are_arms(arms, tmp_path):
     content = json.loads((tmp_path / "fit/fit.json").read_text())
     assert content["comparison"]["names"] == ["plain", "gated"]
     assert content["num_points"] == 16
-    assert "FLOPs of gated" in " ".join(done.stdout.split())
+    told = " ".join(done.stdout.split())
+    assert "FLOPs of gated" in told
+    assert "This law is that of the runs of plain alone." in told and "The law of gated" in told
+    assert "The law of gated" in (tmp_path / "fit/report.html").read_text()
+
+
+def test_arms_that_cannot_be_compared_have_a_report_that_says_why(arms, grid, write_points, tmp_path):
+    """No loss of the second arm is one that the first reaches."""
+    columns = grid(sizes=4, noise=0.002, seed=2, E=30.0)
+    rows = [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]
+    other = write_points(rows, "far.csv")
+    done = run(f"--points={arms[0]}", f"--against={other}", f"--out={tmp_path}/fit", "--bootstrap=100")
+    assert done.returncode == 0, done.stderr
+    why = "no loss is common to both, so their compute cannot be compared without extrapolation"
+    assert why in " ".join(done.stdout.split())
+    assert why in (tmp_path / "fit/report.html").read_text()
+    assert json.loads((tmp_path / "fit/fit.json").read_text())["comparison"]["rows"] == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from t5x_like.sweeps.design import cells, load_sweep
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "sweep.py"
-# Two sizes, two budgets, and a learning rate that no run survives.
+# Two arms of a size each, two budgets, and a learning rate that no run survives.
 CONFIG = """
 def get_config():
     return {
@@ -28,7 +28,8 @@ def get_config():
             "training": {"batch_size": 8, "eval_tokens": 256, "log_every": 32, "tensorboard": False},
             "execution": {"steps_per_call": 32},
         },
-        "sizes": [{"model.d_model": 4}, {"model.d_model": 8}],
+        "arms": {"narrow": {"sizes": [{"model.d_model": 4}]}, "wide": {}},
+        "sizes": [{"model.d_model": 8}],
         "tokens": [4096, 8192],
         "learning_rates": [0.02, 1e38],
         "params_column": "params_total",
@@ -78,6 +79,7 @@ def test_points_have_a_line_for_every_cell(unbroken, design):
         diverges = cell.config.optimizer.learning_rate == 1e38
         assert row["status"] == ("diverged" if diverges else "finished")
         assert row["params"] == row["params_total"] == str(cell.params["params_total"])
+        assert row["family"] == cell.arm == {4: "narrow", 8: "wide"}[cell.config.model.d_model]
         assert float(row["learning_rate"]) == cell.config.optimizer.learning_rate
         assert json.loads((folder / cell.run / "config.json").read_text())["seed"] == 0
         if diverges:

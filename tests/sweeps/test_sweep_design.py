@@ -4,6 +4,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config import config_hash
 from t5x_like.errors import UserError
 from t5x_like.strict import convert
-from t5x_like.sweeps.design import SweepConfig, _short, base_identity, cells
+from t5x_like.sweeps.design import SweepConfig, _short, base_identity, cells, load_sweep
 from t5x_like.sweeps.points import cell_status, write_points
 
 BASE = {
@@ -92,11 +93,78 @@ def test_impossible_designs_are_refused(fields, expected):
     assert "\n" not in str(caught.value)
 
 
+# ---- arms
+
+ARMS = {
+    "plain": {"model": {"num_layers": 2}},
+    "llama": {"model": {"kind": "llama"}, "optimizer": {"kind": "lion", "b2": 0.9}, "sizes": [{"model.d_model": 8}]},
+}
+
+
+def test_each_arm_is_the_base_with_its_fields_over_the_grid():
+    """Its own sizes replace those of all; its cells have its name, and otherwise that of a run without arms."""
+    optimizer = {"kind": "adamw", "b1": 0.8}
+    design = cells(sweep(base={**BASE, "optimizer": optimizer}, arms=ARMS))
+    assert [cell.arm for cell in design] == ["plain"] * 4 + ["llama"] * 2
+    of = {arm: [cell.config for cell in design if cell.arm == arm] for arm in ARMS}
+    assert {(run.model.kind, run.model.num_layers, run.model.d_model) for run in of["plain"]} == {
+        ("decoder_only", 2, 8), ("decoder_only", 2, 16),
+    }  # fmt: skip
+    assert {(run.model.kind, run.model.d_model) for run in of["llama"]} == {("llama", 8)}
+    assert all(run.optimizer.b1 == 0.8 for run in of["plain"])
+    assert all((run.optimizer.kind, run.optimizer.b1, run.optimizer.b2) == ("lion", 0.9, 0.9) for run in of["llama"])
+    alone = sweep(base={**BASE, "optimizer": optimizer, "model": {**BASE["model"], "num_layers": 2}})
+    assert [cell.run for cell in design[:4]] == [f"plain_{cell.run}" for cell in cells(alone)]
+
+
+# What version 1 of these files made: folders of sweeps that are there go on.
+NAMES = {
+    "hierarchy": ("n1.71k_d262k_lr0.02_s0_fcc288ca", "n56.4k_d2.1M_lr0.00333_s0_f89ffc25"),
+    "markov": ("n1.82k_d262k_lr0.024_s0_c681e8fd", "n57.5k_d4.19M_lr0.003_s0_b0306710"),
+    "python": ("n6.98k_d500k_lr0.0217_s0_105c82dd", "n62.4k_d2.05M_lr0.00901_s0_564232e4"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_of_sweeps_without_arms_keep_their_names(name):
+    design = cells(load_sweep(str(Path(__file__).parents[2] / "configs" / "sweeps" / f"{name}.py")))
+    assert (design[0].run, design[-1].run) == NAMES[name]
+    assert {cell.arm for cell in design} == {""}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"arms": {"": {}}}, r"^arms: '' names no arm; accepted: letters, digits, '_', '-' and '\.'$"),
+        ({"arms": {"a/b": {}}}, r"^arms: 'a/b' names no arm; accepted: "),
+        ({"arms": {"a": 3}}, r"^arms\.a=3: expected "),
+        ({"arms": {"a": {"modle": {"d_model": 8}}}}, r"^arms\.a\.modle: no such field; .*; did you mean 'model'\?$"),
+        ({"arms": {"a": {"model": {"d_modle": 8}}}}, r"^arms\.a\.model\.d_modle: no such .* did you mean 'd_model'\?$"),
+        ({"arms": {"a": {"model": {"kind": "lama"}}}}, r"^arms\.a\.model\.kind='lama': expected .*'llama'\?$"),
+        ({"arms": {"a": {"sizes": [3]}}}, r"^arms\.a\.sizes\[0\]=3: expected "),
+        ({"arms": {"a": {}}, "sizes": []}, r"^arms\.a\.sizes: is empty; give at least one$"),
+        ({"arms": {"a": {}}, "base": {**BASE, "sed": 1}}, r"^base\.sed: no such field; .*; did you mean 'seed'\?$"),
+    ],
+)
+def test_impossible_arms_are_refused(fields, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        cells(sweep(**fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sixth_of_a_targets_flops_is_a_size_in_any_family():
+    for cell in cells(sweep(params_column="params_compute")):
+        per_target = flops_per_token(cell.config.model, 8)
+        assert cell.params["params_compute"] == pytest.approx(per_target / 6, abs=0.5)
+        assert cell.run.startswith(f"n{_short(cell.params['params_compute'])}_d")
+
+
 def test_a_larger_grid_has_the_same_base_and_another_source_has_not():
     base = base_identity(sweep())
     assert base_identity(sweep(tokens=[500], sizes=[{"model.d_model": 4}], seeds=[3])) == base
     other = {**BASE, "data": {**BASE["data"], "process_seed": 1}}
     assert base_identity(sweep(base=other)) != base
+    assert base_identity(sweep(arms=ARMS)) == base_identity(sweep(arms={"plain": ARMS["plain"]}))
 
 
 COLUMNS = (
@@ -130,3 +198,15 @@ def test_points_from_run_folders(tmp_path):
         "seed": "0", "learning_rate": "0.02", "status": "finished",
     }  # fmt: skip
     assert (diverged["run"], diverged["status"], diverged["loss"]) == (design[2].run, "diverged", "nan")
+
+
+def test_the_family_of_a_point_is_its_arm(tmp_path):
+    design = cells(sweep(arms=ARMS))
+    for cell in design:
+        (tmp_path / cell.run).mkdir()
+        summary = {"status": "finished", "tokens": 1024, "unique_tokens": 900, "loss": 2.0, "loss_stderr": 0.1}
+        (tmp_path / cell.run / "summary.json").write_text(json.dumps(summary))
+        (tmp_path / cell.run / "accounting.json").write_text(json.dumps({"flops_per_token": 6e3}))
+    write_points(tmp_path, sweep(arms=ARMS), design)
+    rows = list(csv.DictReader((tmp_path / "points.csv").read_text().splitlines()))
+    assert [row["family"] for row in rows] == ["plain"] * 4 + ["llama"] * 2

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which folders a sweep accepts. No worker is started."""
 
+import dataclasses
 import fcntl
 import json
+from pathlib import Path
 
 import pytest
 
 from t5x_like.errors import UserError
+from t5x_like.strict import convert
 from t5x_like.sweeps.design import SweepConfig, cells
 from t5x_like.sweeps.execute import _Execution, _opened, run_sweep
 
@@ -92,3 +95,40 @@ def test_an_idle_workers_end_is_no_news(tmp_path):
     execution = _Execution(tmp_path, sweep(), cells(sweep()), [], pool=None, reporter=None)
     execution._ended(1, {"gone": "worker 1 ended with code 0"})
     assert execution.errors == []
+
+
+class Jobs:
+    """A pool that only notes what it is given."""
+
+    def __init__(self, workers):
+        self.logs, self.given = range(workers), []
+
+    def send(self, worker, job):
+        self.given.append(job)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_arms_take_turns(workers, tmp_path):
+    """Size by size: so neither arm's largest runs wait for the other's smallest."""
+    sizes = [{"model.d_model": width} for width in (4, 8, 12)]
+    arms = {"one": {}, "two": {"model": {"num_layers": 2}}}
+    content = {"base": BASE, "sizes": sizes, "tokens": [64, 128], "learning_rates": [0.01], "arms": arms}
+    of = convert(SweepConfig, content)
+    pool = Jobs(workers)
+    execution = _Execution(tmp_path, of, cells(of), cells(of), pool=pool, reporter=None)
+    for turn in range(12):
+        execution._give(turn % workers)
+    given = [Path(job).name.partition("_")[0] for job in pool.given]
+    assert len(set(pool.given)) == 12
+    for done in range(4, 12, 4):  # a size of each arm
+        assert given[:done].count("one") == given[:done].count("two") == done / 2
+
+
+def test_an_arm_may_be_added(folder):
+    """But not to a sweep without arms: its cells have no arm's name."""
+    with pytest.raises(UserError, match="this grid lacks 1 cells that are already there"):
+        enter(folder, dataclasses.replace(sweep(), arms={"one": {}}))
+    other = folder.parent / "arms"
+    enter(other, dataclasses.replace(sweep(), arms={"one": {}}))
+    enter(other, dataclasses.replace(sweep(), arms={"one": {}, "two": {"optimizer": {"kind": "lion"}}}))
+    assert len(json.loads((other / "sweep.json").read_text())["cells"]) == 8

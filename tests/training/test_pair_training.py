@@ -24,13 +24,16 @@ def pairs(tmp_path_factory):
     return path
 
 
+TWO_STREAMS = {("seq2seq", "seq2seq"): {"encoder_length": 16}, ("prefix_lm", "seq2seq"): {"encoder": True}}
+
+
 def run(pairs, model, task, objective, steps, **more):
     data = {"kind": task, "source": {"kind": "json_lines", "pattern": str(pairs)}, "tokenizer": {"kind": "byte"}}
     sizes = {"num_layers": 2 if model == "switch" else 1, "d_model": 32, "dropout_rate": 0.0} | (
         {"num_heads": 2} if model != "recurrent" else {}
     )
     content = {
-        "data": data | {"sequence_length": 16} | ({"encoder_length": 16} if task == "seq2seq" else {}),
+        "data": data | {"sequence_length": 16} | TWO_STREAMS.get((task, objective), {}),
         "model": {"kind": model, **sizes},
         "objective": {"kind": objective},
         "optimizer": {"kind": "adamw", "learning_rate": 0.01},
@@ -54,6 +57,16 @@ def test_pairs_are_learnt(model, pairs, tmp_path):
 def test_a_prefix_is_seen_as_a_whole(pairs, tmp_path):
     summary = train(run(pairs, "decoder_only", "prefix_lm", "prefix_lm", 150), tmp_path / "run")
     assert summary["loss"] < 1.1  # all bytes alike: ln 257; letters alike: ln 10; here capitals follow from letters
+
+
+def test_prefixes_of_an_encoder_are_scored_on_the_same_tokens(pairs, tmp_path):
+    counts = []
+    for model, objective in (("decoder_only", "prefix_lm"), ("t5", "seq2seq")):
+        summary = train(run(pairs, model, "prefix_lm", objective, 100), tmp_path / model)
+        line = json.loads((tmp_path / model / "metrics.jsonl").read_text().splitlines()[-1])
+        counts.append((summary["tokens"], line["split"], line["tokens"], line["eval_tokens"]))
+        assert summary["loss"] < 2.4  # letters alike: ln 10
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize(

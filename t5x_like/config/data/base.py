@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the configs of all data share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +26,11 @@ class DataConfig:
     def lengths(self) -> dict[str, int]:
         """Tokens of a sequence, by stream."""
         return dict.fromkeys(self.streams, self.sequence_length)
+
+    @property
+    def mean_lengths(self) -> Mapping[str, float]:
+        """Real tokens of a sequence, by stream, and "targets", how many are predicted where that is less."""
+        return self.lengths
 
     @property
     def vocab_size(self) -> int:

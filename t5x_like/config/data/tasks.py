@@ -99,6 +99,16 @@ class PrefixLMDataConfig(_StreamConfig):
     (Raffel et al. 2020, section 3.2.1)."""
 
     kind: Literal["prefix_lm"] = "prefix_lm"
+    encoder: bool = False  # the first part is an encoder's, the second a decoder's
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return dict.fromkeys(("encoder", "decoder") if self.encoder else ("decoder",), self.sequence_length)
+
+    @property
+    def mean_lengths(self) -> dict[str, float]:
+        half = self.sequence_length / 2
+        return {"encoder": half, "decoder": half + 1} if self.encoder else {"decoder": 2 * half, "targets": half + 1}
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ Where = Sequence[float] | None
 
 ROWS = 9
 BEYOND = 1e3  # frontiers are followed this far beyond the compute used; a loss not reached there has no compute
-_NODES, _GRID = 97, 900
-_ROUNDING = 1e-6
+DIFFERENT = 0.1  # of log FLOPs per params and tokens: where the arms' compute is not counted alike
+_NODES, _GRID, _ROUNDING = 97, 900, 1e-6
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def by_family(points: Points) -> dict[str, Points]:
     if len(names) < 2:
         has = f"one family, {names[0]!r}" if names else "no column family"
         raise UserError(f"{points.source}: it has {has}; arms to compare need a column family with two names")
-    return {name: points.take(families == name) for name in names}
+    return {name: points.take(families == name, f"This law is that of the runs of {name} alone.") for name in names}
 
 
 def compare(
@@ -259,6 +259,12 @@ def _differences(a: Points, b: Points) -> list[str]:
     notes = []
     if a.params_column != b.params_column:
         notes.append(f"params counts {a.params_column} in one arm and {b.params_column} in the other.")
+    took = [float(np.mean(points.columns.get("flops", np.nan) / points.compute)) for points in (a, b)]
+    if abs(np.log(took[0] / took[1])) > DIFFERENT:
+        notes.append(
+            f"Compute is counted as 6 params tokens here; the runs took {figure(took[0])} and {figure(took[1])} times "
+            "that. A sweep with params_column=params_compute compares what they took."
+        )
     if a.fingerprints and b.fingerprints and set(a.fingerprints) != set(b.fingerprints):
         notes.append("The arms were trained on different data: their losses may not be comparable.")
     return notes

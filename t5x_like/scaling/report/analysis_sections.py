@@ -152,21 +152,15 @@ def comparison(found: Found, fit: Fit) -> Section:
             f"Over {pairs['pairs']} pairs of runs of equal cells, {b} is worth {figure(pairs['multiplier'])} times its "
             f"compute ({span(pairs['multiplier_interval'])})."
         )
-    known = any(row["multiplier"] is not None for row in found["rows"])
+    worth = ["" if row["multiplier"] is None else figure(row["multiplier"]) for row in found["rows"]]
     rows = [
-        (
-            figure(row["loss"], 4),
-            figure(row["flops_a"]),
-            figure(row["flops_b"]),
-            "" if row["multiplier"] is None else figure(row["multiplier"]),
-            span(row["interval"]),
-        )
-        for row in found["rows"]
+        (figure(row["loss"], 4), figure(row["flops_a"]), figure(row["flops_b"]), multiplier, span(row["interval"]))
+        for row, multiplier in zip(found["rows"], worth, strict=True)
     ]
     head = ("loss", f"FLOPs of {a}", f"FLOPs of {b}", "multiplier", "95 % interval")
     table = Table(head, rows, f"Compute that {b} is worth, as a multiple of its own")
-    drawn = (charts.comparison(found),) if known else ()
-    return Section("Comparison of arms", sentences, drawn, (table,), found["warnings"])
+    drawn = (charts.comparison(found),) if any(worth) else ()
+    return Section("Comparison of arms", sentences, drawn, (table,) if rows else (), found["warnings"])
 
 
 BUILDERS: dict[str, Callable[[Any, Fit], Section]] = {
