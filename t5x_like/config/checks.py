@@ -2,6 +2,7 @@
 """What several configs check of fields by name; None is no number, and passes."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from t5x_like.strict import FieldError
@@ -34,9 +35,9 @@ def divisors(number: int) -> str:
     return ", ".join(str(i) for i in range(1, number + 1) if number % i == 0)
 
 
-def regular_expressions(config: Any, name: str) -> None:
-    """Refuses a text of the field, a list, that is no regular expression."""
-    for number, pattern in enumerate(getattr(config, name)):
+def regular_expressions(name: str, patterns: Iterable[str]) -> None:
+    """Refuses a pattern of the field, a list, that is none."""
+    for number, pattern in enumerate(patterns):
         try:
             re.compile(pattern)
         except re.error as error:

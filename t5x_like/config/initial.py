@@ -20,7 +20,7 @@ class InitConfig:
     new: tuple[str, ...] = (HEADS,)  # regular expressions of parameters that are drawn where the folder lacks them
 
     def __post_init__(self) -> None:
-        regular_expressions(self, "new")
+        regular_expressions("new", self.new)
 
     def may_lack(self, name: str) -> bool:
         """Whether the folder may lack the parameter of a name."""

@@ -8,11 +8,10 @@ given at all, every parameter must match one and every rule must be the first to
     "learning_rate_rules": [[".*embedding", 0.1], [".*", 1.0]]
 """
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-from t5x_like.config.checks import above_zero, at_least, inside
+from t5x_like.config.checks import above_zero, at_least, inside, regular_expressions
 from t5x_like.strict import FieldError
 
 Rules = tuple[tuple[str, float], ...]
@@ -33,11 +32,8 @@ class _Optimizer:
         at_least(self, 0, "weight_decay")
         above_zero(self, "clip_norm", more="; None turns clipping off")
         for name in ("weight_decay_rules", "learning_rate_rules"):
-            for i, (pattern, multiplier) in enumerate(getattr(self, name)):
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise FieldError(f"{name}[{i}]", f"{pattern!r} is no regular expression: {error}") from None
+            regular_expressions(name, (pattern for pattern, _ in getattr(self, name)))
+            for i, (_, multiplier) in enumerate(getattr(self, name)):
                 if not multiplier >= 0:
                     raise FieldError(f"{name}[{i}]", f"multiplier {multiplier} is below 0")
 

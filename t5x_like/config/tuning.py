@@ -34,7 +34,7 @@ class PartialTuningConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise FieldError("train", "is empty; give regular expressions of names, such as ['.*/bias']")
-        regular_expressions(self, "train")
+        regular_expressions("train", self.train)
 
     def trains(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.train)

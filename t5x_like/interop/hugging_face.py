@@ -71,7 +71,7 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
     ignored = f"({re.escape(prefix)})?({family.IGNORED})"
     if config.tie_embeddings:
         _check_copies(rules, arrays, ignored, folder)
-    return model, to_ours(rules, model.specs(), arrays, ignored, put or _put, str(folder))
+    return model, to_ours(rules, model.specs(), arrays, ignored, put or (lambda _, *what: placed(*what)), str(folder))
 
 
 def config_of_folder(folder: Path) -> ModelConfig:
@@ -147,10 +147,6 @@ def _on(sharding: NamedSharding | None, array: np.ndarray) -> jax.Array:
 @partial(jax.jit, donate_argnums=0)
 def _filled(whole: jax.Array, part: jax.Array, at: tuple[jax.Array, ...]) -> jax.Array:
     return whole.at[at].set(part)
-
-
-def _put(path: str, spec: ParamSpec, parts: Parts) -> jax.Array:
-    return placed(spec, parts)
 
 
 def _family(model_type: Any, source: Any) -> ModuleType:

@@ -87,16 +87,12 @@ def fields(theirs: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str
 
 def _experts(theirs: dict[str, Any]) -> ExpertsConfig:
     """Experts stand in layer 1 of each few, of as many in both stacks."""
-    steps = []
-    for stack, layers in (("encoder", theirs["num_layers"]), ("decoder", theirs.get("num_decoder_layers"))):
-        layers = layers or theirs["num_layers"]
-        steps.append(layers // (theirs[f"num_sparse_{stack}_layers"] or 1))
-    if len(set(steps)) > 1:
+    layers = {"encoder": theirs["num_layers"], "decoder": theirs.get("num_decoder_layers") or theirs["num_layers"]}
+    every, other = (layers[stack] // (theirs[f"num_sparse_{stack}_layers"] or 1) for stack in layers)
+    if every != other:
         raise UserError(
-            f"config.json: every {steps[0]} layers of the encoder have experts and every {steps[1]} of the decoder; "
-            "accepted: as many in both"
+            f"config.json: experts every {every} layers of the encoder, {other} of the decoder; accepted: one"
         )
-    every = steps[0]
     known = {ours: theirs[name] for ours, name in _EXPERTS.items()}
     return ExpertsConfig(**known, every=every, place=1 if every > 2 else None)
 

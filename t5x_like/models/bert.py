@@ -70,19 +70,17 @@ class Bert(Applies):
         head = {"dense": record_specs(self.dense, states), "norm": record_specs(self.norm, narrow)}
         head["logits"] = {"bias": ParamSpec((self.vocab_size,), ("vocab",), init=Constant(0.0))}
         specs: Params = {"head": head} if c.lm_head else {}
-        if c.token_types:
-            specs["type_embedding"] = record_specs(self.types, tokens)
-        if c.embedding_width:
-            specs["embedding_map"] = record_specs(self.map, narrow)
         if c.replaced_tokens:
             judge, replaced = record_specs(self.judge, states), record_specs(self.replaced, states)
             specs["replaced_tokens"] = {"dense": judge, "logits": replaced}
-        if c.pooler:
-            specs["pooler"] = record_specs(self.pooler, one)
-        if c.next_sentence:
-            specs["next_sentence"] = record_specs(self.next, one)
-        if c.head is not None:
-            specs["labels"] = record_specs(self.labels, one if c.head == "classification" else states)
+        for name, there, module, x in (
+            ("type_embedding", c.token_types, self.types, tokens),
+            ("embedding_map", c.embedding_width, self.map, narrow),
+            ("pooler", c.pooler, self.pooler, one),
+            ("next_sentence", c.next_sentence, self.next, one),
+            ("labels", c.head, self.labels, one if c.head == "classification" else states),
+        ):
+            specs |= {name: record_specs(module, x)} if there else {}
         specs = map_specs(lambda spec: spec.on_streams("encoder"), specs)
         return {
             **self.vocabulary.specs("encoder", c.lm_head),

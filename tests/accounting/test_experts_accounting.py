@@ -7,10 +7,10 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 import pytest
+from traced_flops import count_flops
 
 from t5x_like.accounting.flops import flops_per_token, flops_per_token_6n, forward_flops
 from t5x_like.accounting.parameters import count_parameters
-from t5x_like.accounting.traced import count_flops
 from t5x_like.config import OptimizerConfig
 from t5x_like.training.program import program_for
 from t5x_like.training.state import state_bytes

@@ -6,9 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
+from traced_flops import count_flops, count_products
 
 from t5x_like.accounting.flops import flops_per_token, forward_flops
-from t5x_like.accounting.traced import count_flops, count_products
 from t5x_like.training.program import program_for
 
 # What every traced run has: attention as the equation itself, which computes masked pairs too.

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced_flops import count_flops
 
 from t5x_like.accounting.flops import forward_flops
 from t5x_like.accounting.parameters import count_parameters
-from t5x_like.accounting.traced import count_flops
 from t5x_like.config import MeshConfig
 from t5x_like.config.models.bert import AlbertConfig
 from t5x_like.errors import UserError

@@ -95,7 +95,7 @@ def test_rules_come_from_a_file_or_the_command_line_and_go_to_json(tmp_path):
         ([".*"], r"^optimizer\.learning_rate_rules\[0\]='\.\*': expected \[a string, a number\]$"),
         ([[".*", 1, 2]], r"^optimizer\.learning_rate_rules\[0\]=\['\.\*', 1, 2\]: expected \[a string, a number\]$"),
         ([[".*", "x"]], r"^optimizer\.learning_rate_rules\[0\]\[1\]='x': expected a number$"),
-        ([["(", 1]], r"^optimizer\.learning_rate_rules\[0\]: '\(' is no regular expression: "),
+        ([["(", 1]], r"^optimizer\.learning_rate_rules\[0\]: '\(' is no regular expression "),
         ([["a", 1], [".*", -1]], r"^optimizer\.learning_rate_rules\[1\]: multiplier -1\.0 is below 0$"),
     ],
 )

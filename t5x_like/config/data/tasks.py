@@ -100,6 +100,7 @@ class PrefixLMDataConfig(_StreamConfig):
 
     kind: Literal["prefix_lm"] = "prefix_lm"
     encoder: bool = False  # the first part is an encoder's, the second a decoder's
+    decoder_start: int = 0  # what the latter's inputs begin with: the model's
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -191,6 +192,11 @@ class MaskedLMDataConfig(_StreamConfig):
         super().__post_init__()
         inside(self, "(0, 1)", "mask_rate")
         at_least(self, 5, "sequence_length")
+
+    @property
+    def mean_lengths(self) -> dict[str, float]:
+        framed = self.sequence_length - (3 if self.next_sentence else 2)
+        return {"encoder": self.sequence_length, "targets": max(self.mask_rate * framed, 1)}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ A window of language modelling, but its first tokens may look at one another fre
     decoder_causal_attention   1 1 1 0 0 0           decoder_target_tokens   9 4 5 6 0 0
     decoder_loss_weights       0 0 1 1 1 1           decoder_loss_weights    1 1 1 1 0 0
 
-The last of the prefix predicts the first after it; a decoder that has an encoder begins with a start token, 0. The
-window is one segment, so that the prefix is one text.
+The last of the prefix predicts the first after it; a decoder that has an encoder begins with the model's start token.
+The window is one segment, so that the prefix is one text.
 """
 
 import numpy as np
@@ -34,7 +34,9 @@ class PrefixLM(StreamDataset):
             left = place < predicted.sum(1)[:, None]
             targets = np.zeros_like(batch["decoder_target_tokens"])
             targets[left] = batch["decoder_target_tokens"][predicted]  # as many in every row
-            return encoder_features(batch["decoder_input_tokens"], inside) | decoder_features(targets, left)
+            return encoder_features(batch["decoder_input_tokens"], inside) | decoder_features(
+                targets, left, self.config.decoder_start
+            )
         return batch | {
             "decoder_segment_ids": real.astype(np.int32),
             "decoder_positions": place * real,
