@@ -245,3 +245,14 @@ def test_tokens_know_where_they_end(config):
             elif set(word) <= set(TEXTS[0] + "ï"):  # letters that it knows
                 assert spelt == word.replace("ï", "i")
     assert [len(part) for part in ours.encode_with_ends("")] == [0, 0]
+
+
+def test_a_file_that_pads_and_cuts_does_not_here(tmp_path):
+    """As those of sentence encoders do; a padded text would be another one to a model."""
+    words = huggingface.Tokenizer(huggingface.models.WordLevel({"<pad>": 0, "a": 1}, unk_token="<pad>"))
+    words.pre_tokenizer = huggingface.pre_tokenizers.Whitespace()
+    words.enable_padding(length=6, pad_token="<pad>")
+    words.enable_truncation(3)
+    words.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    assert tokenizer.encode("a a").tolist() == [1, 1] and tokenizer.encode("a " * 9).tolist() == [1] * 9

@@ -49,6 +49,8 @@ class LearnedTokenizer(Tokenizer):
 
     def __init__(self, model: huggingface.Tokenizer):
         model.encode_special_tokens = True
+        model.no_padding()  # sentence encoders' files ask for 128 tokens, whatever the text
+        model.no_truncation()
         self._model = model
         vocabulary = model.get_vocab(with_added_tokens=True)
         names = sorted(vocabulary, key=vocabulary.__getitem__)
