@@ -145,7 +145,7 @@ def _law_of(rival: Fit, names: tuple[str, str]) -> page.Section:
     """The other arm's law, which the page shows nothing else of."""
     first, second = names
     sentences = [
-        f"All but this and the comparison is about {first}.",
+        f"All but this and the comparison is about {first}. "
         f"For {second}, {rival.law.target} = {summary.equation(rival)}.",
         *summary.findings(rival),
         *rival.warnings,

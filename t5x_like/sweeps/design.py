@@ -5,7 +5,7 @@ import copy
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -63,17 +63,14 @@ class SweepConfig:
         if self.learning_rate_width is not None and self.learning_rate_width < 1:
             raise FieldError("learning_rate_width", f"{self.learning_rate_width} is below 1")
 
-    @property
-    def by_arm(self) -> dict[str, "SweepConfig"]:
-        """A sweep for each arm; without arms this one, under no name."""
+    def by_arm(self) -> Iterator[tuple[str, "SweepConfig"]]:
+        """Each arm with its own sweep; without arms this one, under no name."""
         if not self.arms:
-            return {"": self}
-        made = {}
+            yield "", self
         for arm, fields in self.arms.items():
             grid = {name: value for name, value in fields.items() if name in GRID}
             base = _merged(self.base, {name: value for name, value in fields.items() if name not in GRID})
-            made[arm] = convert(SweepConfig, vars(self) | grid | {"base": base, "arms": {}}, f"arms.{arm}")
-        return made
+            yield arm, convert(SweepConfig, vars(self) | grid | {"base": base, "arms": {}}, f"arms.{arm}")
 
 
 # Elementwise work, the optimizer and the input, as FLOPs a token: one-layer models of width 16 to 96 over 2,048 tokens
@@ -124,7 +121,7 @@ def cells(sweep: SweepConfig) -> list[Cell]:
     base_identity(sweep)  # a mistake of the base's is told as one, not as an arm's
     made = [
         _cell(one, arm, *where)
-        for arm, one in sweep.by_arm.items()
+        for arm, one in sweep.by_arm()
         for where in itertools.product(one.sizes, one.tokens, one.learning_rates, one.seeds)
     ]
     names = [cell.run for cell in made]
@@ -137,7 +134,7 @@ def cells(sweep: SweepConfig) -> list[Cell]:
 def base_identity(sweep: SweepConfig) -> dict[str, Any]:
     """What all cells of a folder must share: data, objective, training and optimizer, apart from what a grid varies."""
     content = copy.deepcopy(sweep.base)
-    sized = [name for one in sweep.by_arm.values() for size in one.sizes for name in size]
+    sized = [name for _, one in sweep.by_arm() for size in one.sizes for name in size]
     for name in ("optimizer.learning_rate", "training.tokens", "seed", *sized):
         _drop(content, name)
     shared = distinctive(convert(RunConfig, content, "base"))
@@ -152,9 +149,8 @@ def _cell(sweep: SweepConfig, arm: str, size: dict[str, Any], tokens: int, rate:
     per_target = flops_per_token(config.model, config.data.mean_lengths, trained=config.tuning.trains)
     params["params_compute"] = round(per_target / 6)
     assert config.training.tokens is not None
-    size_and_budget = f"n{_short(params[sweep.params_column])}_d{_short(config.training.tokens)}"
-    size_and_budget = f"{arm}_{size_and_budget}" if arm else size_and_budget
-    name = f"{size_and_budget}_lr{config.optimizer.learning_rate:.3g}_s{seed}_{config_hash(config)}"
+    where = f"{arm}_" * bool(arm) + f"n{_short(params[sweep.params_column])}_d{_short(config.training.tokens)}"
+    name = f"{where}_lr{config.optimizer.learning_rate:.3g}_s{seed}_{config_hash(config)}"
     flops = config.training.tokens * flops_per_token(config.model, config.data.sequence_length)
     return Cell(name, config, params, flops, arm)
 
