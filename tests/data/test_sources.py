@@ -2,9 +2,11 @@
 """Every kind of source, what may be wrong with it, and datasets that are prepared and read back."""
 
 import json
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from t5x_like.data.pipeline import build_dataset
 from t5x_like.data.preparing import prepare
 from t5x_like.data.sources import BadExample, build_source
 from t5x_like.errors import UserError
+from t5x_like.strict import FieldError
 
 ROWS = [{"text": f"naïve text {n} 模型", "label": n % 3, "score": n / 4, "words": ["a", f"b{n}"]} for n in range(50)]
 
@@ -98,6 +101,19 @@ def test_functions_and_the_first_lines_of_their_docstrings():
     assert example["targets"] and '"""' not in example["inputs"]
     for example in list(pairs.values())[:200]:
         assert "\n" not in example["targets"] and not example["inputs"].startswith(" ")
+
+
+def test_functions_are_labelled_by_their_package():
+    everything, some = (all_of(build_source(PythonFunctionsConfig(packages=n))) for n in (None, 3))
+    counts = np.bincount([example["label"] for example in everything])
+    assert len(counts) > 20 and (np.diff(counts) <= 0).all()
+    assert some == [example for example in everything if example["label"] < 3]
+    (label,) = {e["label"] for e in everything if e["inputs"].startswith("def message_from_binary_file(")}
+    own = [e["inputs"].split("(")[0].split()[-1] for e in everything if e["label"] == label]
+    written = "\n".join(path.read_text() for path in (Path(os.__file__).parent / "email").rglob("*.py"))
+    assert len(own) > 50 and all(f"def {name}(" in written for name in own)
+    with pytest.raises(FieldError, match="0 is below 1"):
+        PythonFunctionsConfig(packages=0)
 
 
 def test_images(tmp_path):

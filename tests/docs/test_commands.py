@@ -24,6 +24,13 @@ SMALL_PAIRS = [
     "--config.training.eval_tokens=1024",
     "--config.model.d_model=32",
 ]
+SMALL_BERT_HEAD = ["--config.training.epochs=0.1", "--config.training.eval_tokens=4096"]
+SMALL_BERT = [
+    "--config.training.steps=4",
+    "--config.training.eval_tokens=4096",
+    "--config.training.log_every=2",
+    "--config.execution.steps_per_call=2",
+]
 SMALL_SWEEP = [
     "--config.sizes=({'model.d_model':8,'model.num_heads':2},{'model.d_model':12,'model.num_heads':2},"
     "{'model.d_model':16,'model.num_heads':2})",
@@ -40,6 +47,9 @@ SMALLER = {
     "python scripts/train.py --config=configs/recurrent_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/llama_python.py": [*SMALL_RUN, "--config.model.num_layers=1"],
     "python scripts/train.py --config=configs/llama_tuned.py": SMALL_RUN,
+    "python scripts/train.py --config=configs/bert_small.py": SMALL_BERT,
+    "python scripts/train.py --config=configs/bert_small_classify.py": SMALL_BERT_HEAD,
+    "tail ": [],
     "python scripts/convert.py": [],
     "python scripts/prepare.py": [],
     "python scripts/train.py": SMALL_RUN,

@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from t5x_like.config.checks import at_least
 from t5x_like.strict import FieldError
 
 
@@ -28,10 +29,14 @@ class PythonLibraryConfig(SourceConfig):
 class PythonFunctionsConfig(SourceConfig):
     """Functions of the standard library and the first lines of their docstrings: real pairs, always there.
 
-    Columns: inputs (the function without its docstring), targets.
+    Columns: inputs (the function without its docstring), targets, label (its package, 0 the one with most of them).
     """
 
     kind: Literal["python_functions"] = "python_functions"
+    packages: int | None = None  # only functions of the so many packages that have most; None: of all
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "packages")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import sysconfig
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 
 from t5x_like.config.data.sources import PythonFunctionsConfig, PythonLibraryConfig
@@ -33,14 +34,17 @@ class PythonLibrary(Source):
 
 
 class PythonFunctions(Source):
-    """Functions with a docstring: "inputs" is the source without it, "targets" its first line."""
+    """Functions with a docstring: "inputs" is the source without it, "targets" its first line, "label" its package."""
 
-    columns = ("inputs", "targets")
+    columns = ("inputs", "targets", "label")
 
     def __init__(self, config: PythonFunctionsConfig):
-        del config
-        texts = filter(None, map(_text, _library_files()))
-        self.items = [pair for text in texts for pair in _pairs(text)]
+        root = sysconfig.get_path("stdlib")
+        places = [(path, os.path.relpath(path, root).split(os.sep)[0]) for path in _library_files()]
+        found = [(*pair, package) for path, package in places for pair in _pairs(_text(path) or "")]
+        counts = Counter(package for _, _, package in found).most_common(config.packages)
+        labels = {package: label for label, (package, _) in enumerate(counts)}
+        self.items = [(*pair, labels[package]) for *pair, package in found if package in labels]
 
     def __getitem__(self, index: int) -> Example:
         return dict(zip(self.columns, self.items[index], strict=True))
