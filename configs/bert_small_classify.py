@@ -3,7 +3,7 @@
 
 python scripts/train.py --config=configs/bert_small_classify.py --workdir=runs/bert_small_classify
 
-NN s on 2 cores, all in; accuracy X.XXX on 727 held-out functions; without pre-training X.XXX.
+NN s on 2 cores, all in; accuracy .849 on 727 held-out functions; without pre-training .861.
 """
 
 from ml_collections import ConfigDict
@@ -23,9 +23,9 @@ def get_config() -> ConfigDict:
             },
             "model": {"kind": "bert", "head": "classification", "dropout_rate": 0.1},
             "objective": {"kind": "classification"},
-            "optimizer": {"kind": "adamw", "learning_rate": 0.0005, "b2": 0.98, "weight_decay": 0.01},
+            "optimizer": {"kind": "adamw", "learning_rate": 0.0015, "b2": 0.98, "weight_decay": 0.01},
             "schedule": {"kind": "linear", "warmup_fraction": 0.1},
-            "training": {"epochs": 6, "batch_size": 32, "log_every": 20},
+            "training": {"epochs": 4, "batch_size": 32, "log_every": 20},
             "execution": {"steps_per_call": 10},
         }
     )
