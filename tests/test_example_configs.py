@@ -60,5 +60,3 @@ def test_a_header_has_the_command_and_what_it_comes_to(path):
     assert f"\npython scripts/train.py --config=configs/{path.name} --workdir=runs/" in header
     assert re.search(r"\d s (of processor time )?on 2 cores, all in; ", header)
     assert "held-out loss " in header or "accuracy " in header
-        "held-out loss " in header or "accuracy " in header
-    )
