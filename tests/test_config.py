@@ -51,7 +51,10 @@ def test_tokens_are_rounded_to_whole_steps(make_run):
         (["model.num_layers=0"], r"^model\.num_layers: 0 is below 1$"),
         (["model.dropout_rate=1.0"], r"^model\.dropout_rate: 1\.0 is outside \[0, 1\)$"),
         (["model.norm=batchnorm"], r"^model\.norm='batchnorm': expected 'layernorm' \| 'rmsnorm'"),
-        (["model.kind=encoder"], r"^model\.kind='encoder': expected one of: bart, bert, .*decoder_only, .*transformer"),
+        (
+            ["model.kind=encoder"],
+            r"^model\.kind='encoder': expected one of: albert, bart, .*decoder_only, .*transformer",
+        ),
         (
             ["model.kind=transformer"],
             r"^objective\.kind: 'causal_lm' trains models with decoder, and model\.kind='transformer' has encoder and "

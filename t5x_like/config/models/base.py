@@ -120,8 +120,8 @@ class TransformerConfig(ModelConfig):
         head_dim = self.head_dim or self.d_model // self.num_heads
         turned = self.rope_dim or head_dim
         if self.positions == "rotary" and (turned % 2 or turned > head_dim):
-            name = "head_dim" if self.rope_dim is None else "rope_dim"
-            raise FieldError(name, f"{turned}; rotary positions turn pairs, so it must be even, and at most {head_dim}")
+            name, fault = "head_dim" if self.rope_dim is None else "rope_dim", "odd" if turned % 2 else "above head_dim"
+            raise FieldError(name, f"{turned} is {fault}; rotary positions turn pairs of a head, so it must be even")
         if self.window is None and (self.global_every or self.local_rope_theta):
             name = "global_every" if self.global_every else "local_rope_theta"
             raise FieldError(name, f"{getattr(self, name)}, but window is None: no layer has one")
