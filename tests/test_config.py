@@ -53,7 +53,7 @@ def test_tokens_are_rounded_to_whole_steps(make_run):
         (["model.norm=batchnorm"], r"^model\.norm='batchnorm': expected 'layernorm' \| 'rmsnorm'"),
         (
             ["model.kind=encoder"],
-            r"^model\.kind='encoder': expected one of: albert, bart, .*decoder_only, .*transformer",
+            r"^model\.kind='encoder': expected one of: albert, .*decoder_only, .*transformer",
         ),
         (
             ["model.kind=transformer"],
