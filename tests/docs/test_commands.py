@@ -26,6 +26,7 @@ SMALL_PAIRS = [
 ]
 SMALL_BERT_HEAD = ["--config.training.epochs=0.1", "--config.training.eval_tokens=4096"]
 SMALL_BERT = [
+    "--config.model.num_layers=1",
     "--config.training.steps=4",
     "--config.training.eval_tokens=4096",
     "--config.training.log_every=2",
