@@ -69,16 +69,12 @@ class GPTNeoXConfig(TransformerConfig):
 
 
 @dataclass(frozen=True)
-class OPTConfig(TransformerConfig):
-    """OPT (Zhang et al. 2022): GPT-3 with ReLU. Its table of positions begins with two rows that no position has."""
+class OPTConfig(GPT2Config):
+    """OPT (Zhang et al. 2022): GPT-2 with ReLU. Its table of positions begins with two rows that no position has."""
 
-    kind: Literal["opt"] = "opt"
-    norm: NormKind = "layernorm"
-    positions: Positions = "learned"
+    kind: Literal["opt"] = "opt"  # type: ignore[assignment]
     position_offset: int = 2
     activation: Activation = "relu"
-    use_bias: bool = True
-    dropout_rate: float = 0.1
 
 
 @dataclass(frozen=True)
