@@ -66,7 +66,7 @@ def redraw():
     import jax.numpy as jnp
     import numpy as np
 
-    from t5x_like.models.layers.parameters import map_specs
+    from t5x_like.models.layers.parameters import Constant, map_specs
 
     def draw(specs, seed=0):
         generator = np.random.default_rng(seed)
@@ -78,12 +78,9 @@ def redraw():
                 else 4
             )
             values = generator.standard_normal(spec.shape) / math.sqrt(fan_in)
-            return jnp.asarray(values + (spec.init == _one(spec)), jnp.float32)
+            return jnp.asarray(values + (spec.init == Constant(1.0)), jnp.float32)
 
         return jax.tree.map(lambda leaf: leaf, map_specs(one, specs))
-
-    def _one(spec):
-        return type(spec.init)(1.0)
 
     return draw
 

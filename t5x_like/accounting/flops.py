@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from t5x_like.accounting.parameters import count_parameters, is_table, ordered, parameters, part_of, size
-from t5x_like.config import ModelConfig, RunConfig
+from t5x_like.config import ModelConfig, RunConfig, TransformerConfig
+from t5x_like.config.attention import band
 
 if TYPE_CHECKING:
     from t5x_like.models.layers.parameters import ParamSpec
@@ -26,7 +27,8 @@ def forward_flops(
     """FLOPs of a forward pass of a resolved model, part by part, for each token of the stream whose tokens are targets.
 
     A product with a matrix of n elements takes 2 n FLOPs a token. Attention's two products, q k^T and weights v, take
-    4 T H C together without a mask; a causal mask leaves half of that. Lookups, norms, rotary positions, the softmax
+    4 T H C together without a mask; a causal mask leaves half of that, and other kinds of attention what their
+    `flops` says. Lookups, norms, rotary positions, the softmax
     and other elementwise work are not counted: on accelerators they run beside the products, not instead of them.
     Experts count as the networks that a token is sent to: slots that stay empty are computed, but on nothing.
 
@@ -47,16 +49,19 @@ def forward_flops(
             by_part[part] = by_part.get(part, 0.0) + 2.0 * tokens * spec.met * size(spec)
         if spec.attends is not None:
             by_part["attention_scores"] = by_part.get("attention_scores", 0.0) + often * _scores(
-                spec, lengths[spec.stream], lengths[spec.attends.stream], full_attention
+                config, spec, lengths[spec.stream], lengths[spec.attends.stream], full_attention
             )
     return ordered(by_part)
 
 
-def _scores(query: "ParamSpec", length: float, kv_length: float, full_attention: bool) -> float:
+def _scores(config: ModelConfig, query: "ParamSpec", length: float, kv_length: float, full_attention: bool) -> float:
     """FLOPs of one token in the two products of attention that no weight takes part in, over all layers."""
-    sizes = zip(query.axes, query.shape, strict=True)
-    channels = math.prod(n for axis, n in sizes if axis == "layers" or axis in query.out_axes)
+    sizes = dict(zip(query.axes, query.shape, strict=True))
+    channels = math.prod(n for axis, n in sizes.items() if axis == "layers" or axis in query.out_axes)
     assert query.attends is not None
+    if query.attends.kind is not None and not full_attention:
+        assert isinstance(config, TransformerConfig)
+        return query.met * sizes["layers"] * query.attends.kind.flops(config, length, query.attends.causal)
     allowed = mean_keys(length, kv_length, query.attends.causal, query.attends.window)
     return 4.0 * query.met * channels * (kv_length if full_attention else allowed)
 
@@ -69,8 +74,7 @@ def mean_keys(length: float, kv_length: float, causal: bool, window: int | None)
     """
     if window is None:
         return length / 2 if causal else float(kv_length)
-    reach = min(window, length)
-    return (1 if causal else 2) * (reach - reach**2 / (2 * length))
+    return band(length, window, causal)
 
 
 def flops_per_token(

@@ -1,21 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT, RoBERTa, DistilBERT, ALBERT and ELECTRA in Hugging Face's folders."""
+"""BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA, Longformer and BigBird in Hugging Face's folders."""
 
 from collections.abc import Container
 from typing import Any
 
-from t5x_like.config.models.bert import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
+from t5x_like.config.attention import BigBirdAttentionConfig, LongformerAttentionConfig
+from t5x_like.config.models.bert import (
+    AlbertConfig,
+    BertConfig,
+    BigBirdConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    LongformerConfig,
+    RobertaConfig,
+)
 from t5x_like.errors import unknown_name
 from t5x_like.interop.names import USUAL, Rule, affine
 
 TYPES = {"bert": BertConfig, "roberta": RobertaConfig, "distilbert": DistilBertConfig}
-TYPES |= {"albert": AlbertConfig, "electra": ElectraConfig}
+TYPES |= {"albert": AlbertConfig, "electra": ElectraConfig, "longformer": LongformerConfig, "big_bird": BigBirdConfig}
 ARCHITECTURES = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "distilbert": "DistilBertForMaskedLM"}
 ARCHITECTURES |= {"albert": "AlbertForMaskedLM", "electra": "ElectraForMaskedLM"}
-PREFIXES = {kind: f"{kind}." for kind in TYPES}
+ARCHITECTURES |= {"longformer": "LongformerForMaskedLM", "big_bird": "BigBirdForMaskedLM"}
+PREFIXES = {kind: f"{kind}." for kind in TYPES} | {"big_bird": "bert."}
 IGNORED = r".*position_ids|(cls\.)?predictions\.decoder\..*|lm_head\.decoder\..*|vocab_projector\.weight"
 IGNORED += r"|generator_lm_head\.weight|pooler\..*"
 SAME = {"position_embedding_type": "absolute", "is_decoder": False, "num_hidden_groups": 1, "inner_group_num": 1}
+SAME |= {"rescale_embeddings": False}
 SAME |= {"tie_word_embeddings": True, "sinusoidal_pos_embds": False, "add_cross_attention": False}
 _BERT = USUAL | {
     "norm_epsilon": "layer_norm_eps",
@@ -42,6 +53,7 @@ _LAYER = {  # of BERT, RoBERTa and ELECTRA
     "mlp/out": "output.dense",
     "mlp_norm": "output.LayerNorm",
 }
+_LONGFORMER_LAYER = _LAYER | {f"attention/global_{n}": f"attention.self.{n}_global" for n in ("query", "key", "value")}
 _DISTILBERT_LAYER = {
     "attention/query": "attention.q_lin",
     "attention/key": "attention.k_lin",
@@ -64,6 +76,7 @@ _ALBERT_LAYER = {
 }
 _LAYERS = dict.fromkeys(TYPES, ("encoder.layer.{i}", _LAYER)) | {
     "distilbert": ("transformer.layer.{i}", _DISTILBERT_LAYER),
+    "longformer": ("encoder.layer.{i}", _LONGFORMER_LAYER),
     "albert": ("encoder.albert_layer_groups.{i}.albert_layers.0", _ALBERT_LAYER),
 }
 _HEADS = {  # beside the model itself: dense, norm, bias
@@ -73,8 +86,10 @@ _HEADS = {  # beside the model itself: dense, norm, bias
     "albert": ("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
     "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
 }
+_HEADS |= {"longformer": _HEADS["roberta"], "big_bird": _HEADS["bert"]}
 _POOLERS = {"bert": "bert.pooler.dense", "roberta": "roberta.pooler.dense", "albert": "albert.pooler"}
-_PAIRS = {"bert": "cls.seq_relationship", "albert": "sop_classifier.classifier"}
+_POOLERS |= {"longformer": "longformer.pooler.dense", "big_bird": "bert.pooler"}
+_PAIRS = {"bert": "cls.seq_relationship", "albert": "sop_classifier.classifier", "big_bird": "cls.seq_relationship"}
 _MAPS = {"albert": "albert.encoder.embedding_hidden_mapping_in", "electra": "electra.embeddings_project"}
 _REPLACED = "discriminator_predictions.dense"  # ELECTRA's, of which the other half is called dense_prediction
 _TUNED = {"classification": "SequenceClassification", "tagging": "TokenClassification", "span": "QuestionAnswering"}
@@ -118,8 +133,18 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     if activation not in accepted:
         raise unknown_name(f"config.json: {named}", activation, accepted)
     found["activation"] = _ACTIVATIONS[activation]
-    if kind == "roberta":
+    if kind in ("roberta", "longformer"):
         found["max_length"] -= 2
+    if kind == "longformer":
+        windows = theirs.get("attention_window", 512)
+        given = windows if isinstance(windows, list) else [windows] * found["num_layers"]
+        found["attention"] = LongformerAttentionConfig(
+            window=given[0], windows=tuple(given) if len(set(given)) > 1 else None
+        )
+    if kind == "big_bird":
+        sizes = {"block_size": theirs["block_size"], "random_blocks": theirs["num_random_blocks"]}
+        sparse = theirs.get("attention_type", "block_sparse") == "block_sparse"
+        found["attention"] = BigBirdAttentionConfig(**sizes, random_in_evaluation=False) if sparse else None
     if kind in _MAPS:
         width = theirs["embedding_size"]
         found["embedding_width"] = None if kind == "electra" and width == found["d_model"] else width
@@ -140,6 +165,12 @@ def their_fields(config: BertConfig) -> dict[str, Any]:
     found = {name: getattr(config, ours) for ours, name in (_DISTILBERT if distil else _BERT).items()}
     if isinstance(config, RobertaConfig):
         found["max_position_embeddings"] += 2
+    if isinstance(config.attention, LongformerAttentionConfig):
+        found["attention_window"] = list(config.attention.windows or [config.attention.window] * config.num_layers)
+    if isinstance(config, BigBirdConfig):
+        found["attention_type"] = "block_sparse" if config.attention else "original_full"
+    if isinstance(config.attention, BigBirdAttentionConfig):
+        found |= {"block_size": config.attention.block_size, "num_random_blocks": config.attention.random_blocks}
     if config.kind in _MAPS:
         found["embedding_size"] = config.embedding_width or config.d_model
     if config.head is not None:

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T5 and Switch in Hugging Face's folders."""
+"""T5, LongT5 and Switch in Hugging Face's folders."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from t5x_like.config.attention import AttentionConfig, LocalAttentionConfig, TransientGlobalAttentionConfig
 from t5x_like.config.models.experts import ExpertsConfig
-from t5x_like.config.models.t5 import SwitchConfig, T5Config
-from t5x_like.errors import UserError
+from t5x_like.config.models.t5 import LongT5Config, SwitchConfig, T5Config
+from t5x_like.errors import UserError, unknown_name
 from t5x_like.interop.names import Rule
 
-TYPES = {"t5": T5Config, "switch_transformers": SwitchConfig}
-ARCHITECTURES = {"t5": "T5ForConditionalGeneration"}
+TYPES = {"t5": T5Config, "longt5": LongT5Config, "switch_transformers": SwitchConfig}
+ARCHITECTURES = {"t5": "T5ForConditionalGeneration", "longt5": "LongT5ForConditionalGeneration"}
 ARCHITECTURES |= {"switch_transformers": "SwitchTransformersForConditionalGeneration"}
 PREFIXES = dict.fromkeys(TYPES, "")
 IGNORED = (
@@ -31,6 +32,7 @@ _FIELDS = {
     "relative_buckets": "relative_attention_num_buckets",
 }
 _FEED_FORWARD = {"relu": ("relu", False), "gated-gelu": ("gelu_tanh", True), "gated-silu": ("silu", True)}
+_ENCODERS = {"local": "LocalSelfAttention", "transient_global": "TransientGlobalSelfAttention"}  # of LongT5
 _EXPERTS = {  # of Switch
     "num_experts": "num_experts",
     "slots": "expert_capacity",
@@ -43,8 +45,16 @@ _EXPERTS = {  # of Switch
 def rules(config: T5Config) -> list[Rule]:
     found = [Rule("shared.weight", "token_embedding/embedding"), Rule("lm_head.weight", "logits/kernel")]
     dense = "mlp" if isinstance(config, SwitchConfig) else "DenseReluDense"
+    kind = None if config.attention is None else config.attention.kind
+    of_encoder = _ENCODERS.get(kind or "", "SelfAttention")
+    first = f"encoder.block.{{i}}.layer.0.{of_encoder}"
+    found.append(Rule(f"{first}.global_input_layer_norm.weight", "encoder/layers/{i}/attention/global_norm/scale"))
+    found.append(
+        Rule(f"{first.format(i=0)}.global_relative_attention_bias.weight", "encoder/global_relative_bias/table")
+    )
     for stack, last in (("encoder", 1), ("decoder", 2)):
-        branches = [("attention", 0, "SelfAttention"), ("mlp", last, dense)]
+        own = of_encoder if stack == "encoder" else "SelfAttention"
+        branches = [("attention", 0, own), ("mlp", last, dense)]
         branches += [("cross_attention", 1, "EncDecAttention")] if stack == "decoder" else []
         for ours, place, theirs in branches:
             at, here = f"{stack}.block.{{i}}.layer.{place}", f"{stack}/layers/{{i}}"
@@ -57,7 +67,7 @@ def rules(config: T5Config) -> list[Rule]:
         found.append(Rule(f"{at}.router.classifier.weight", f"{here}/router/kernel"))
         for theirs, ours in (("wi", "up"), ("wo", "out")):
             found.append(Rule(f"{at}.experts.expert_{{e}}.{theirs}.weight", f"{here}/{ours}/kernel"))
-        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        bias = f"{stack}.block.0.layer.0.{own}.relative_attention_bias.weight"
         found.append(Rule(bias, f"{stack}/relative_bias/table"))
         found.append(Rule(f"{stack}.final_layer_norm.weight", f"{stack}/final_norm/scale"))
     return found
@@ -81,8 +91,20 @@ def fields(theirs: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str
     found |= {"num_layers": theirs.get("num_decoder_layers") or theirs["num_layers"], "max_length": 512}
     if theirs["model_type"] == "switch_transformers":
         found["experts"] = _experts(theirs)
+    if theirs["model_type"] == "longt5":
+        found["attention"] = _attention(theirs)
     found["decoder_start"] = theirs.get("decoder_start_token_id") or 0
     return found | {"relative_max_distance": theirs.get("relative_attention_max_distance", 128)}
+
+
+def _attention(theirs: dict[str, Any]) -> AttentionConfig:
+    """Of LongT5's encoder."""
+    name = theirs.get("encoder_attention_type", "local").replace("-", "_")
+    if name not in _ENCODERS:
+        raise unknown_name("config.json: encoder_attention_type", name, list(_ENCODERS))
+    if name == "local":
+        return LocalAttentionConfig(radius=theirs["local_radius"])
+    return TransientGlobalAttentionConfig(radius=theirs["local_radius"], block_size=theirs["global_block_size"])
 
 
 def _experts(theirs: dict[str, Any]) -> ExpertsConfig:
@@ -112,6 +134,11 @@ def their_fields(config: Any) -> dict[str, Any]:
         found["num_sparse_decoder_layers"] = config.num_layers // experts.every
     else:
         found["feed_forward_proj"] = projection
+    if isinstance(config.attention, LocalAttentionConfig):
+        found |= {"local_radius": config.attention.radius}
+        found["encoder_attention_type"] = config.attention.kind.replace("_", "-")
+    if isinstance(config.attention, TransientGlobalAttentionConfig):
+        found["global_block_size"] = config.attention.block_size
     found |= {"relative_attention_max_distance": config.relative_max_distance, "is_encoder_decoder": True}
     found |= {"scale_decoder_outputs": config.scale_logits}
     return found | {"decoder_start_token_id": config.decoder_start, "pad_token_id": 0, "eos_token_id": 1}

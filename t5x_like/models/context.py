@@ -73,6 +73,13 @@ class Schedule(Protocol):
     ) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
 
+def platform_of(layout: Layout | None, one_cpu: bool) -> str:
+    """The kind of device that a program is for."""
+    if one_cpu:
+        return "cpu"
+    return jax.default_backend() if layout is None else layout.platform
+
+
 class Marks(flax.struct.PyTreeNode):
     """What a mask reads of every token of a sequence, [B, length] each; None where there is nothing to read.
 
@@ -82,11 +89,13 @@ class Marks(flax.struct.PyTreeNode):
       prefix: bool, tokens that their whole segment may look at, those before them too: a prefix language model's
         inputs (Raffel et al. 2020, section 3.2.1).
       everywhere: bool, global tokens (Beltagy et al. 2020): whatever the window, they see and are seen.
+      index: int, where a token stands, for causality, windows and biases, if that is not its place in the array.
     """
 
     segments: jax.Array | None = None
     prefix: jax.Array | None = None
     everywhere: jax.Array | None = None
+    index: jax.Array | None = None
 
 
 class MaskSpec(flax.struct.PyTreeNode):
@@ -116,13 +125,19 @@ class MaskSpec(flax.struct.PyTreeNode):
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether a query may look at keys after it."""
-        return not self.causal or self.kv.prefix is not None
+        """Whether a query may look at keys after it in the array."""
+        return not self.causal or self.kv.prefix is not None or self.reordered
+
+    @property
+    def reordered(self) -> bool:
+        """Whether tokens stand elsewhere than in their places of the array."""
+        return self.q.index is not None or self.kv.index is not None
 
     @property
     def reach(self) -> int | None:
         """Within how many indices of a query, its own among them, all its keys lie; None for any number."""
-        if self.window is None or self.q.everywhere is not None or self.kv.everywhere is not None:
+        anywhere = self.q.everywhere is not None or self.kv.everywhere is not None or self.reordered
+        if self.window is None or anywhere:
             return None
         return (self.window - 1) * self.dilation + 1
 
@@ -156,6 +171,7 @@ class Context(flax.struct.PyTreeNode):
       mask: see `MaskSpec`.
       memory: what cross-attention looks at; None in a stack without.
       bias: added to the logits of self-attention in every layer, see `layers/biases.py`; None adds nothing.
+      shared: parameters that all layers have in common, for kinds of attention with such.
       kv_positions: int [B, S], positions of the slots of a cache; None where there is none, or nothing asks for them.
       key: randomness of this call, folded per layer, or a key [B] for each row; None when nothing is random.
     """
@@ -172,8 +188,14 @@ class Context(flax.struct.PyTreeNode):
     mask: MaskSpec = MaskSpec()
     memory: Memory | None = None
     bias: Any = None
+    shared: Any = None
     kv_positions: jax.Array | None = None
     key: jax.Array | None = None
+
+    @property
+    def platform(self) -> str:
+        """The kind of device that the program is for."""
+        return platform_of(self.layout, self.one_cpu)
 
     @property
     def batch_parts(self) -> int:

@@ -29,8 +29,6 @@ class Decoder(Applies):
       shares_cache: beams can share a cache, for each slot holds one token.
     """
 
-    shares_cache = True
-
     def __init__(self, config: TransformerConfig, memory: str | None = None):
         """`memory` names the stream that cross-attention looks at; None: there is no cross-attention."""
         c = self.config = config
@@ -38,6 +36,7 @@ class Decoder(Applies):
         self.vocabulary = Vocabulary(c)
         self.vocab_size = self.vocabulary.size
         self.max_length = c.max_length if c.positions == "learned" else None
+        self.shares_cache = memory is not None or c.attention is None or c.attention.keeps_keys
         self.aux_losses = _router_losses(c)
 
     def specs(self) -> Params:

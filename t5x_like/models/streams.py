@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streams of a batch: each has tokens, and maybe segment ids, positions and a prefix, named after it.
+"""The streams of a batch: each has tokens, and maybe segment ids, positions, a prefix, global tokens, named after it.
 
-encoder_input_tokens   encoder_segment_ids   encoder_positions
+encoder_input_tokens   encoder_segment_ids   encoder_positions   encoder_global_tokens
 decoder_input_tokens   decoder_segment_ids   decoder_positions   decoder_causal_attention
 """
 
@@ -18,8 +18,9 @@ def running(
     """The context of a stack that runs a stream: its positions and its mask.
 
     Absent segment ids mean 1 everywhere, absent positions 0 to T - 1, continued from the cache. `*_causal_attention` is
-    1 on a prefix that its whole segment may look at. Of a cache the slots of this call are marked as filled; a call
-    that is known to be the first attends to its own keys alone.
+    1 on a prefix that its whole segment may look at, `*_global_tokens` on what sees and is seen whatever the window.
+    Of a cache the slots of this call are marked as filled; a call that is known to be the first attends to its own keys
+    alone.
     """
     tokens = batch[f"{stream}_input_tokens"]
     segments, prefix = batch.get(f"{stream}_segment_ids"), batch.get(f"{stream}_causal_attention")
@@ -29,7 +30,8 @@ def running(
         positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1]), tokens.shape)
     if cache is not None and segments is None:
         segments = jnp.ones_like(tokens)
-    q = kv = Marks(segments, None if prefix is None else prefix > 0)
+    far = batch.get(f"{stream}_global_tokens")
+    q = kv = Marks(segments, None if prefix is None else prefix > 0, None if far is None else far > 0)
     kv_positions = None
     if cache is not None:
         assert segments is not None and positions is not None

@@ -13,6 +13,7 @@ from t5x_like.models.context import Context
 from t5x_like.models.layers.biases import Bias, LinearBias, RelativeBias, slopes
 from t5x_like.models.layers.block import Block
 from t5x_like.models.layers.embeddings import Embedding, dropout
+from t5x_like.models.layers.kinds import shared_specs
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, record_specs
 from t5x_like.models.layers.positions import sinusoidal
@@ -44,6 +45,7 @@ class Tower:
         c = self.config = config
         assert c.max_length
         self.layers, self.stream, self.memory, self.causal = layers, stream, memory, causal
+        self.attention = c.attention if stream == c.streams[0] else None
         cross = memory is not None
         pattern = self._pattern(layers, cross)
         self.stack = Stack(pattern, layers // len(pattern), causal, cross, shared)
@@ -52,15 +54,18 @@ class Tower:
         self.entry_norm = self.final_norm = Norm(c.norm, c.norm_epsilon, c.use_bias, around_one=c.norm_around_one)
 
     def _pattern(self, layers: int, cross: bool) -> tuple[Block, ...]:
-        """As many blocks as it takes until experts and windows repeat; where that does not divide the layers, all."""
+        """As many blocks as it takes until experts, windows and kinds of attention repeat; all, where that does not
+        divide the layers."""
         c, branches = self.config, (3 if cross else 2) * layers
         every = 1 if c.experts is None else c.experts.every
-        period = math.lcm(every, c.global_every or 1)
+        kinds = [None if self.attention is None else self.attention.at(number, layers) for number in range(layers)]
+        turns = next(n for n in range(1, layers + 1) if kinds == (kinds[:n] * layers)[:layers])
+        period = math.lcm(every, c.global_every or 1, turns)
 
         def block(number: int) -> Block:
             experts = c.experts is not None and number % every == c.experts.at
             sees_all = c.global_every is not None and (number + 1) % c.global_every == 0
-            return Block(c, cross=cross, experts=experts, sees_all=sees_all, branches=branches)
+            return Block(c, cross, experts, sees_all, branches, kinds[number])
 
         return tuple(block(number) for number in range(layers if layers % period else period))
 
@@ -74,6 +79,7 @@ class Tower:
             shape, axes = (c.relative_buckets, c.num_heads), ("buckets", "heads")
             table = ParamSpec(shape, axes, ("buckets",), ("heads",), Normal(c.d_model**-0.5), lookup=True)
             specs["relative_bias"] = {"table": table}
+        specs |= shared_specs(self.attention, c)
         return self._in_stream(specs)
 
     def entry_specs(self) -> Params:
@@ -108,7 +114,7 @@ class Tower:
         self, params: Params, x: jax.Array, ctx: Context, cache: Any = None, keep_states: bool = False
     ) -> tuple[jax.Array, Any, dict[str, jax.Array], jax.Array | None]:
         """Runs x through all layers and the norm after them; the rest is as `Stack.apply` has it."""
-        ctx = ctx.replace(bias=self._bias(params))
+        ctx = ctx.replace(bias=self._bias(params), shared=params)
         x, cache, aux, states = self.stack.apply(params["layers"], x, ctx, cache, keep_states)
         if self.config.norm_position != "post":
             x = call(self.final_norm, params["final_norm"], x)
@@ -140,7 +146,7 @@ class Tower:
             return {str(i): block.empty_cache(batch_size, length, memory_length, dtype) for i, block in blocks}
 
         slots = jnp.zeros((batch_size, length), jnp.int32)
-        by_position = c.positions in ("relative", "alibi") or c.window is not None
+        by_position = c.positions in ("relative", "alibi") or c.window is not None or self.attention is not None
         positions = {"positions": slots} if by_position else {}
         layers = tuple(one() for _ in range(self.stack.repeats))
         return {"layers": layers, "segment_ids": slots, **positions, "index": 0}

@@ -61,6 +61,18 @@ FAMILIES = {
         **SMALL, dim=24, n_layers=2, n_heads=4, hidden_dim=40, max_position_embeddings=32
     ),
     "roberta": transformers.RobertaConfig(**{**BERT, "type_vocab_size": 1, "layer_norm_eps": 1e-5}, pad_token_id=1),
+    "longformer": transformers.LongformerConfig(
+        **{**BERT, "type_vocab_size": 1}, attention_window=[4, 6], pad_token_id=1, layer_norm_eps=1e-5
+    ),
+    "big_bird": transformers.BigBirdConfig(**BERT, block_size=2, num_random_blocks=1, attention_type="block_sparse"),
+    "longt5_local": transformers.LongT5Config(**T5, local_radius=3, feed_forward_proj="gated-gelu"),
+    "longt5_global": transformers.LongT5Config(
+        **T5,
+        local_radius=2,
+        global_block_size=4,
+        encoder_attention_type="transient-global",
+        feed_forward_proj="gated-gelu",
+    ),
     "bloom": transformers.BloomConfig(**SMALL, hidden_size=24, n_layer=3, n_head=6),
     "gemma": transformers.GemmaConfig(**{**LLAMA, **GEMMA}),
     "gemma2": transformers.Gemma2Config(**{**LLAMA, **GEMMA}, query_pre_attn_scalar=16, sliding_window=4),
@@ -101,6 +113,9 @@ CLASSES = {
     "marian": transformers.MarianMTModel,
     "mbart": transformers.MBartForConditionalGeneration,
     "t5": transformers.T5ForConditionalGeneration,
+    "longt5": transformers.LongT5ForConditionalGeneration,
+    "longformer": transformers.LongformerForMaskedLM,
+    "big_bird": transformers.BigBirdForPreTraining,
     "switch_transformers": transformers.SwitchTransformersForConditionalGeneration,
     "albert": transformers.AlbertForPreTraining,
     "bert": transformers.BertForPreTraining,
@@ -109,8 +124,10 @@ CLASSES = {
     "distilbert": transformers.DistilBertForMaskedLM,
     "roberta": transformers.RobertaForMaskedLM,
 }
-ENCODERS = ("bert", "roberta", "distilbert", "albert", "electra")
+ENCODERS = ("bert", "roberta", "distilbert", "albert", "electra", "longformer", "big_bird")
 PAIRS = {"bert": "seq_relationship_logits", "albert": "sop_logits"}  # logits of two texts
+PAIRS["big_bird"] = PAIRS["bert"]
+LENGTHS = {"big_bird": 24}  # of rows; 12 for the others. So many blocks of 2 that it does not look at all of them
 
 
 def make(name: str, config: transformers.PretrainedConfig) -> None:
@@ -120,7 +137,7 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     kind = CLASSES.get(name, CLASSES.get(config.model_type, transformers.AutoModelForCausalLM))
     config._attn_implementation = config._experts_implementation = "eager"
     model = (kind(config) if kind in CLASSES.values() else kind.from_config(config)).eval()
-    if config.model_type in ("t5", "switch_transformers"):  # both stacks look up in one table
+    if config.model_type in ("t5", "longt5", "switch_transformers"):  # both stacks look up in one table
         model.encoder.embed_tokens = model.decoder.embed_tokens = model.shared
     with torch.no_grad():
         for parameter_name, parameter in learnt(model):
@@ -135,16 +152,21 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
     for _, parameter in learnt(model):
         parameter.requires_grad_(True)
     rng = np.random.default_rng(0)
-    tokens, targets = rng.integers(2, VOCABULARY, (2, 12)), rng.integers(2, VOCABULARY, (2, 12))
-    real = np.ones((2, 12), np.int64)
+    length = LENGTHS.get(name, 12)
+    tokens, targets = rng.integers(2, VOCABULARY, (2, length)), rng.integers(2, VOCABULARY, (2, length))
+    real = np.ones((2, length), np.int64)
     real[1, 9:] = 0
     given = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(real)}
     if config.is_encoder_decoder:
         inputs = rng.integers(2, VOCABULARY, (2, 12))
         given |= {"decoder_input_ids": torch.tensor(inputs), "use_cache": False}
     kept = {}
+    if config.model_type == "longformer":
+        far = np.zeros((2, length), np.int64)
+        far[0, [0, 7]] = far[1, [3, 5]] = 1  # as many in both rows: else gradients there are not numbers
+        kept["global"], given["global_attention_mask"] = far, torch.tensor(far)
     if config.model_type in (*PAIRS, "electra"):
-        kept["types"] = (np.arange(12) > 5).astype(np.int64)[None].repeat(2, 0)
+        kept["types"] = (np.arange(length) > 5).astype(np.int64)[None].repeat(2, 0)
         given["token_type_ids"] = torch.tensor(kept["types"])
     out = model(**given, output_hidden_states=True)
     if config.model_type in PAIRS:
@@ -160,7 +182,7 @@ def make(name: str, config: transformers.PretrainedConfig) -> None:
             out.logits.reshape(-1, VOCABULARY), torch.tensor(targets).reshape(-1), reduction="none"
         )
     weights = np.ones_like(real) if config.is_encoder_decoder else real
-    loss = (loss.reshape(2, 12) * torch.tensor(weights)).sum() / weights.sum()
+    loss = (loss.reshape(2, length) * torch.tensor(weights)).sum() / weights.sum()
     if config.model_type in PAIRS:
         loss = loss + torch.nn.functional.cross_entropy(pair, torch.tensor([0, 1]))
     loss.backward()

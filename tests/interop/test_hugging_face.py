@@ -29,8 +29,9 @@ def batch_of(expected):
     real = jnp.asarray(expected["real"])
     tokens = jnp.asarray(expected["tokens"])
     if "beams 1" not in expected:
-        types = {"encoder_token_types": jnp.asarray(expected["types"])} if "types" in expected else {}
-        return {"encoder_input_tokens": tokens, "encoder_segment_ids": real, **types}
+        more = {"token_types": "types", "global_tokens": "global"}
+        more = {f"encoder_{ours}": jnp.asarray(expected[name]) for ours, name in more.items() if name in expected}
+        return {"encoder_input_tokens": tokens, "encoder_segment_ids": real, **more}
     if "decoder_tokens" not in expected:
         return {"decoder_input_tokens": tokens, "decoder_segment_ids": real}
     return {

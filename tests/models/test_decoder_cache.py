@@ -16,9 +16,24 @@ def build(make_run, redraw, *overrides):
     return model, redraw(model.specs()), apply
 
 
+KINDS = {
+    "streaming": {"kind": "streaming", "window": 3, "sinks": 2},
+    "strided": {"kind": "sparse_transformer", "stride": 3},
+    "fixed": {"kind": "sparse_transformer", "pattern": "fixed", "stride": 3, "columns": 1, "combine": "merged"},
+    "in_turns": {"kind": "sparse_transformer", "stride": 2, "combine": "layers"},
+    "windows": {"kind": "longformer", "windows": [4, 2], "dilations": [1, 2]},
+    "linear": {"kind": "linear"},
+    "performer": {"kind": "performer", "features": 12},
+}
+KINDS = {name: f"model.attention={kind}" for name, kind in KINDS.items()}
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
+        *([kind] for kind in KINDS.values()),
+        ["model.positions=alibi", KINDS["streaming"]],
+        ["model.positions=rotary", "model.num_kv_heads=2", KINDS["linear"]],
         ["model.positions=rotary", "model.num_kv_heads=2"],
         ["model.positions=learned", "model.norm_position=post", "execution.scan_layers=false"],
         ["model.positions=sinusoidal", "model.num_kv_heads=1"],
@@ -40,10 +55,10 @@ def test_pieces_are_the_whole(overrides, make_run, redraw):
         np.testing.assert_allclose(np.concatenate(got, axis=1), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
-def test_left_padded_prompts_are_as_if_alone(positions, make_run, redraw):
+@pytest.mark.parametrize("override", ["model.positions=rotary", "model.positions=learned", *KINDS.values()])
+def test_left_padded_prompts_are_as_if_alone(override, make_run, redraw):
     """Prompts of 5 and 2 tokens side by side, then two more tokens each."""
-    model, params, apply = build(make_run, redraw, f"model.positions={positions}")
+    model, params, apply = build(make_run, redraw, override)
     lengths = np.array([5, 2])
     padding = 5 - lengths
     expected = apply(params, {"decoder_input_tokens": TOKENS})["logits"]

@@ -5,6 +5,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+from t5x_like.config.attention import AnyAttention
 from t5x_like.config.checks import above_zero, at_least, divisors, inside
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.experts import ExpertsConfig
@@ -88,6 +89,7 @@ class TransformerConfig(ModelConfig):
     window: int | None = None  # keys that a query of self-attention looks back on, its own among them; None: all
     global_every: int | None = None  # the last layer of each n looks at all keys; GPT-3 has 2, Gemma 3 6; None: none
     attention_scale: float | None = None  # of the product of query and key; None: 1 / sqrt(head_dim). T5 has 1
+    attention: AnyAttention | None = None  # of the first stack's self-attention; None: a softmax over all keys
     query_key_norm: bool = False  # an RMSNorm of every head's queries and keys
     attention_soft_cap: float | None = None  # c of c tanh(logits / c); Gemma 2 has 50
     logits_soft_cap: float | None = None  # the same of the logits over the vocabulary; Gemma 2 has 30
@@ -135,6 +137,8 @@ class TransformerConfig(ModelConfig):
             )
         above_zero(self, "rope_theta", "norm_epsilon", "attention_soft_cap", "attention_scale")
         above_zero(self, "local_rope_theta", "logits_soft_cap")
+        if self.attention is not None:
+            self.attention.check(self, causal="encoder" not in self.streams)
         for layers in self.stacks:
             if self.experts is not None and layers % self.experts.every:
                 raise FieldError(

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """BERT and its relatives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from t5x_like.config.attention import AnyAttention, BigBirdAttentionConfig, LongformerAttentionConfig
 from t5x_like.config.checks import at_least
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions, TransformerConfig
@@ -68,6 +69,31 @@ class RobertaConfig(BertConfig):
     position_offset: int = 2
     pooler: bool = False
     next_sentence: bool = False
+
+
+def _windows() -> AnyAttention:
+    return LongformerAttentionConfig()
+
+
+def _blocks() -> AnyAttention:
+    return BigBirdAttentionConfig()
+
+
+@dataclass(frozen=True)
+class LongformerConfig(RobertaConfig):
+    """Longformer (Beltagy et al. 2020): RoBERTa with windows and global tokens."""
+
+    kind: Literal["longformer"] = "longformer"  # type: ignore[assignment]
+    attention: AnyAttention | None = field(default_factory=_windows)
+
+
+@dataclass(frozen=True)
+class BigBirdConfig(BertConfig):
+    """BigBird (Zaheer et al. 2020): BERT with blocks: global ones, neighbours and random ones."""
+
+    kind: Literal["big_bird"] = "big_bird"  # type: ignore[assignment]
+    activation: Activation = "gelu_tanh"
+    attention: AnyAttention | None = field(default_factory=_blocks)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""T5 and Switch."""
+"""T5, LongT5 and Switch."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from t5x_like.config.attention import AnyAttention, TransientGlobalAttentionConfig
 from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions
 from t5x_like.config.models.experts import ExpertsConfig
 from t5x_like.config.models.transformer import EncoderDecoderConfig
@@ -30,6 +31,22 @@ class T5Config(EncoderDecoderConfig):
     use_bias: bool = False
     scale_embeddings: bool = False
     scale_logits: bool = True
+
+
+def _summaries() -> AnyAttention:
+    return TransientGlobalAttentionConfig()
+
+
+@dataclass(frozen=True)
+class LongT5Config(T5Config):
+    """LongT5 (Guo et al. 2022): T5 1.1 whose encoder looks at tokens nearby and at summaries of blocks."""
+
+    kind: Literal["long_t5"] = "long_t5"  # type: ignore[assignment]
+    activation: Activation = "gelu_tanh"
+    gated_mlp: bool = True
+    tie_embeddings: bool = False
+    scale_logits: bool = False
+    attention: AnyAttention | None = field(default_factory=_summaries)
 
 
 def _one_of_many() -> ExpertsConfig:

@@ -4,22 +4,25 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_like.config.attention import AttentionConfig
 from t5x_like.errors import UserError, unknown_name
-from t5x_like.models.context import Context, Layout, Marks, MaskSpec
+from t5x_like.models.context import Context, Layout, Marks, MaskSpec, platform_of
 from t5x_like.models.layers.biases import Bias
-from t5x_like.models.layers.blockwise import Blocks, blockwise
-from t5x_like.models.layers.cached_attention import Cache, append, attend_to_cache
+from t5x_like.models.layers.blockwise import Blocks, blocks_for, blockwise
+from t5x_like.models.layers.cached_attention import Cache, CacheSizes, append, attend_to_cache, empty_cache
 from t5x_like.models.layers.kernels import cudnn, cudnn_cannot, splash, splash_cannot
 from t5x_like.models.layers.linear import Linear, Turned, project
 from t5x_like.models.layers.masks import (
     MASKED,
+    both,
     dense_mask,
+    distance,
     for_groups,
     from_the_start,
     may_leave_a_query_alone,
@@ -75,7 +78,7 @@ def attend(
     Raises:
       UserError: an unknown `impl`, or a kernel that is asked for by name and cannot do this call.
     """
-    platform = "cpu" if one_cpu else jax.default_backend() if layout is None else layout.platform
+    platform = platform_of(layout, one_cpu)
     parts = 1 if layout is None else layout.length_parts
     how: dict[str, Any] = {"mask": mask, "bias": bias, "soft_cap": soft_cap}
     impl = choose(impl, platform, q, k, **how, one_cpu=one_cpu, length_parts=parts)
@@ -88,11 +91,7 @@ def attend(
     if impl == "cudnn":
         return cudnn(q, k, v, mask=mask)
     if impl == "blockwise":
-        # Measured on two cores: 512 by 512 logits of one head keep both at work, and still stay in the cache; where a
-        # narrow window rules most of such a block out, smaller ones waste less.
-        size = 128 if one_cpu and mask.window is not None and mask.window < 512 else 512
-        blocks = Blocks(size, size, one_head=one_cpu, widen=widen)
-        return blockwise(q, k, v, **how, wide=policy.softmax, blocks=blocks)
+        return blockwise(q, k, v, **how, wide=policy.softmax, blocks=blocks_for(mask, one_cpu, widen))
     return _reference(q, k, v, mask, Logits(bias, soft_cap, policy), widen, parts=4 if one_cpu else 1)
 
 
@@ -208,7 +207,8 @@ def _equation(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, how: Log
     # The rows X of all heads that share keys are one dimension: on CPU a dimension more costs a quarter of the time.
     q_BKXC = q.reshape(*k.shape[:2], groups * length, width)
     products = project(q_BKXC, k, "BKXC,BKSC->BKXS", how.policy.softmax) / math.sqrt(width)
-    logits = how.of(products, lambda: _distance(mask.offset + jnp.arange(length), jnp.arange(kv_length))[None])
+    places = mask.offset + jnp.arange(length), jnp.arange(kv_length), mask.q, mask.kv
+    logits = how.of(products, lambda: distance(*places))
     allowed = for_groups(dense_mask(mask, length, kv_length), groups)
     if allowed is not None:
         logits = jnp.where(allowed, logits, MASKED)
@@ -268,6 +268,18 @@ class Attention(nn.Module):
     norm_epsilon: float | None = None  # of an RMSNorm of every head's query and key (Henry et al. 2020); None: none
     norm_around_one: bool = False  # see `Norm`
     soft_cap: float | None = None  # see `attend`
+    kind: AttentionConfig | None = None  # how keys are chosen, of layers that are more than this one
+    max_length: int | None = None  # the longest sequence, for layers that ask
+
+    by_position: ClassVar[bool] = (
+        False  # whether keys go by positions in a document, so that a padded prompt shifts them
+    )
+
+    @staticmethod
+    def empty_cache(sizes: CacheSizes, kind: AttentionConfig | None) -> Cache:
+        """What one layer keeps of earlier calls."""
+        del kind
+        return empty_cache(*sizes)
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
@@ -294,24 +306,39 @@ class Attention(nn.Module):
     def _to_self(
         self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
+        q, k, v = self._made(x, mask, ctx)
+        if cache is not None:
+            cache = append(cache, k, v, ctx)
+        if cache is None or (from_the_start(mask) and not self.by_position):
+            return self._mix(x, q, k, v, mask, ctx), cache
+        if from_the_start(mask):  # nothing is in the slots behind the prompt
+            behind = [(0, 0), (0, cache["value"].shape[-2] - x.shape[1])]
+            mask = mask.replace(kv=jax.tree.map(lambda marks: jnp.pad(marks, behind), mask.kv))
+        return self._attend_to(cache, q, mask, ctx.bias, ctx), cache
+
+    def _made(
+        self, x: jax.Array, mask: MaskSpec, ctx: Context, source: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries of x, keys and values of x or of the `source`, with their positions."""
         if self.has_variable("params", JOINED):  # never drawn here, so that no rule has to know its dimensions
             shape = self.num_kv_heads, self.num_heads // self.num_kv_heads + 2
             y = self._heads(JOINED, "BTD,DKJC->BTKJC", shape, ("kv_heads", "joined"))(x, ctx)
             q, k, v = y[..., :-2, :].reshape(*x.shape[:2], -1, self.head_dim), y[..., -2, :], y[..., -1, :]
         else:
             q = self._query(x, mask, ctx)
-            k, v = (self._heads(name)(x, ctx) for name in ("key", "value"))
+            k, v = (self._heads(name)(x if source is None else source, ctx) for name in ("key", "value"))
         q = ctx.constrain(self._normed("query_norm", q), "batch length heads head_dim")
         k = ctx.constrain(self._normed("key_norm", k), "batch length kv_heads head_dim")
         v = ctx.constrain(v, "batch length kv_heads head_dim")
         if self.rotary is not None:
             assert ctx.positions is not None
             q, k = (self.rotary.turned(y, ctx.positions) for y in (q, k))
-        if cache is not None:
-            cache = append(cache, k, v, ctx)
-        if cache is None or from_the_start(mask):
-            return self._attend(q, k, v, mask, ctx.bias, ctx), cache
-        return self._attend_to(cache, q, mask, ctx.bias, ctx), cache
+        return q, k, v
+
+    def _mix(self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
+        """Values [B, T, H, C] of a whole sequence. Layers that choose their keys another way have another `_mix`."""
+        del x
+        return self._attend(q, k, v, mask, ctx.bias, ctx)
 
     def _to_memory(
         self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
@@ -330,7 +357,7 @@ class Attention(nn.Module):
         return self._attend(q, k, v, mask, None, ctx), cache
 
     def _query(self, x: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
-        more: Any = {"attends": Attends("memory" if self.cross else "own", mask.causal, mask.window)}
+        more: Any = {"attends": Attends("memory" if self.cross else "own", mask.causal, mask.window, self.kind)}
         if self.scale is not None:  # logits start as large as with the usual scale
             more["scale"] = 1 / (self.scale * math.sqrt(self.head_dim))
         return self._heads("query", "BTD,DHC->BTHC", (self.num_heads,), ("heads",), **more)(x, ctx)
@@ -362,11 +389,16 @@ class Attention(nn.Module):
         execution: Any = {"impl": ctx.attention, "policy": ctx.policy, "layout": ctx.layout, "one_cpu": ctx.one_cpu}
         return attend(self._scaled(q), k, v, mask=mask, bias=bias, soft_cap=self.soft_cap, **execution)
 
+    def _near(self, mask: MaskSpec, queries: jax.Array | None, keys: jax.Array | None) -> jax.Array | None:
+        """Which slots of a cache a query looks at, by positions [B, T] and [B, S]: bool [B, T, S], or [B, H, T, S]
+        where heads differ; None: all that other conditions leave."""
+        return None if mask.window is None else within_window(mask, -_distance(queries, keys))
+
     def _attend_to(self, cache: Cache, q: jax.Array, mask: MaskSpec, bias: Bias | None, ctx: Context) -> jax.Array:
         """To all slots of a cache; distances are those of positions, for beams put their tokens side by side."""
-        how, distance = Logits(bias, self.soft_cap, ctx.policy), partial(_distance, ctx.positions, ctx.kv_positions)
+        how, far = Logits(bias, self.soft_cap, ctx.policy), partial(_distance, ctx.positions, ctx.kv_positions)
         allowed = dense_mask(mask.replace(window=None), q.shape[1], cache["value"].shape[-2])
-        if mask.window is not None:
-            near = within_window(mask, -distance())
-            allowed = near if allowed is None else allowed & near
-        return attend_to_cache(self._scaled(q), cache, allowed, partial(how.of, distance=distance), ctx.policy)
+        near = self._near(mask, ctx.positions, ctx.kv_positions)
+        if near is not None:
+            allowed = near if allowed is None else both(allowed, near)
+        return attend_to_cache(self._scaled(q), cache, allowed, partial(how.of, distance=far), ctx.policy)

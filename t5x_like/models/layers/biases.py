@@ -78,9 +78,7 @@ def slopes(heads: int) -> list[float]:
     return own + [2.0 ** (-4 * i / power) for i in range(1, 2 * (heads - power), 2)]
 
 
-def between(bias: Bias | None, q_index: jax.Array, k_index: jax.Array, kv_heads: int) -> jax.Array | None:
-    """The bias of queries and keys by index, int [T] and [S], for rows X that share a key/value head: [1, K, X, S]."""
-    if bias is None:
-        return None
-    values = bias.of((k_index[None, :] - q_index[:, None])[None])
-    return values.reshape(1, kv_heads, -1, values.shape[-1])
+def for_rows(bias: Bias, distance: jax.Array, kv_heads: int) -> jax.Array:
+    """The bias at distances [N, T, S], for rows X that share a key/value head: [N, K, X, S]."""
+    values = bias.of(distance)
+    return values.reshape(values.shape[0], kv_heads, -1, values.shape[-1])

@@ -9,12 +9,14 @@ import flax.linen as nn
 import jax
 
 from t5x_like.config import TransformerConfig
+from t5x_like.config.attention import AttentionConfig
 from t5x_like.models.context import Context
 from t5x_like.models.layers.attention import Attention
-from t5x_like.models.layers.cached_attention import Cache, empty_cache
+from t5x_like.models.layers.cached_attention import Cache, CacheSizes, empty_cache
 from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.experts import Aux, Experts
 from t5x_like.models.layers.feed_forward import FeedForward
+from t5x_like.models.layers.kinds import layer_of
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.positions import Rotary
 
@@ -39,6 +41,7 @@ class Block(nn.Module):
     experts: bool = False  # whether experts stand in the place of the mlp
     sees_all: bool = False  # whether self-attention does without the config's window
     branches: int = 2  # residual ones, of the whole stack
+    kind: AttentionConfig | None = None  # of self-attention, see `config/attention.py`; None: softmax over all keys
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context, cache: Caches | None) -> tuple[jax.Array, Caches | None, Aux]:
@@ -62,7 +65,7 @@ class Block(nn.Module):
             aux.update({name: value / c.expert_layers for name, value in judged.items()})  # the stack adds them up
             return y
 
-        branches = {"attention": attention("attention", **self._within())}
+        branches = {"attention": attention("attention", kind=self.kind, **self._within())}
         if self.cross:
             branches["cross_attention"] = attention("cross_attention", cross=True)
         branches["mlp"] = experts if self.experts else lambda y: self._feed_forward()(y, ctx)
@@ -116,7 +119,9 @@ class Block(nn.Module):
         more |= {"soft_cap": c.attention_soft_cap, "scale": c.attention_scale, "name": name}
         if c.query_key_norm:
             more |= {"norm_epsilon": c.norm_epsilon, "norm_around_one": c.norm_around_one}
-        return Attention(*sizes, c.attention_bias or ("all" if c.use_bias else "none"), self._out_scale, **more)
+        more["max_length"] = c.max_length
+        layer = layer_of(more.get("kind"))
+        return layer(*sizes, c.attention_bias or ("all" if c.use_bias else "none"), self._out_scale, **more)
 
     def _feed_forward(self) -> FeedForward:
         c = self.config
@@ -132,5 +137,6 @@ class Block(nn.Module):
         """Slots for the keys and values of every attention: those of a memory are filled once."""
         c = self.config
         assert c.num_kv_heads and c.head_dim
-        slots = {"attention": length} | ({"cross_attention": memory_length} if self.cross else {})
-        return {name: empty_cache(batch_size, c.num_kv_heads, n, c.head_dim, dtype) for name, n in slots.items()}
+        sizes = CacheSizes(batch_size, c.num_kv_heads, length, c.head_dim, dtype)
+        caches = {"attention": layer_of(self.kind).empty_cache(sizes, self.kind)}
+        return caches | ({"cross_attention": empty_cache(*sizes._replace(slots=memory_length))} if self.cross else {})

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from t5x_like.models.context import Marks, MaskSpec
-from t5x_like.models.layers.biases import Bias, between
-from t5x_like.models.layers.masks import MASKED, conditions, for_groups
+from t5x_like.models.layers.biases import Bias, for_rows
+from t5x_like.models.layers.masks import MASKED, conditions, distance, for_groups
 
 # The largest logit of no keys, and the log of their sum of exponentials; above MASKED: exp(MASKED - NO_KEYS) is 0.
 NO_KEYS = -1e20
@@ -57,6 +57,13 @@ class Blocks:
             return -(-length // -(-length // most))
 
         return dataclasses.replace(self, queries=even(length, self.queries), keys=even(kv_length, self.keys))
+
+
+def blocks_for(mask: MaskSpec, one_cpu: bool, widen: bool) -> Blocks:
+    """The blocks for a call. Measured on two cores: 512 by 512 logits of one head keep both at work, and still stay in
+    the cache; where a narrow window rules most of such a block out, smaller ones waste less."""
+    size = 128 if one_cpu and mask.window is not None and mask.window < 512 else 512
+    return Blocks(size, size, one_head=one_cpu, widen=widen)
 
 
 class Sizes(NamedTuple):
@@ -138,14 +145,48 @@ def blockwise(
     Returns:
       [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
     """
+    return heads_last(_of_all(q, k, v, mask, bias, soft_cap, wide, blocks)[0]).astype(q.dtype)
+
+
+def blockwise_part(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mask: MaskSpec,
+    bias: Bias | None = None,
+    soft_cap: float | None = None,
+    wide: DTypeLike = jnp.float32,
+    blocks: Blocks,
+) -> tuple[jax.Array, jax.Array]:
+    """`blockwise` over some of a query's keys, and the log sum exp of their logits, in the wide dtype.
+
+    Returns:
+      [B, T, H, C] and [B, T, H], both to be differentiated; for a query that may look at none of the keys 0 and a
+      number that changes no other part.
+    """
+    out, logsumexp = _of_all(q, k, v, mask, bias, soft_cap, wide, blocks, partial=True)
+    return heads_last(out), heads_last(logsumexp[..., None])[..., 0]
+
+
+def _of_all(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskSpec,
+    bias: Bias | None,
+    soft_cap: float | None,
+    wide: DTypeLike,
+    blocks: Blocks,
+    **more: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns [B, K, G, T, C] and [B, K, G, T]."""
     assert mask.allowed is None
-    dtype = q.dtype
     blocks = blocks.fitted(q.shape[1], k.shape[1])
     if blocks.widen:
         q, k, v = (x.astype(wide) for x in (q, k, v))
     arrays = heads_first(q, k, v, mask, bias)
-    sizes = Sizes.of(blocks, mask, k.shape[1], q.shape[3], wide, soft_cap=soft_cap)
-    return heads_last(_attention(sizes, arrays)).astype(dtype)
+    return _attention(Sizes.of(blocks, mask, k.shape[1], q.shape[3], wide, soft_cap=soft_cap, **more), arrays)
 
 
 def heads_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: Bias | None) -> Arrays:
@@ -216,18 +257,19 @@ def row_sums(out: jax.Array, d_out: jax.Array, wide: DTypeLike) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(sizes: Sizes, arrays: Arrays) -> jax.Array:
-    return forward_part(sizes, arrays)[0]
+def _attention(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
+    return forward_part(sizes, arrays)
 
 
-def _forward(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, tuple[Any, ...]]:
+def _forward(sizes: Sizes, arrays: Arrays) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
     out, logsumexp = forward_part(sizes, arrays)
-    return out, (arrays, out, logsumexp)
+    return (out, logsumexp), (arrays, out, logsumexp)
 
 
-def _backward(sizes: Sizes, saved: tuple[Any, ...], d_out: jax.Array) -> tuple[Arrays]:
+def _backward(sizes: Sizes, saved: tuple[Any, ...], d: tuple[jax.Array, jax.Array]) -> tuple[Arrays]:
     arrays, out, logsumexp = saved
-    delta = row_sums(out, d_out, sizes.wide)
+    d_out, d_logsumexp = d
+    delta = row_sums(out, d_out, sizes.wide) - d_logsumexp  # a logit's share of it is its weight
     d_q, d_k, d_v, d_bias = backward_part(sizes, arrays, d_out, logsumexp, delta)
     return (cotangents(arrays, d_q, d_k, d_v, d_bias),)
 
@@ -283,14 +325,10 @@ def _logits(
     if sizes.soft_cap is not None:
         capped = jnp.tanh(logits / sizes.soft_cap)
         logits, slope = sizes.soft_cap * capped, 1 - jnp.square(capped)
-    q_index, k_index = _indices(sizes, arrays, i, j)
+    q_index, k_index, *marks = places = _places(sizes, arrays, i, j)
     if arrays.bias is not None:
-        bias = between(arrays.bias, q_index, k_index, k.shape[1])
-        assert bias is not None
-        logits += bias.astype(sizes.wide)
-    q_marks = jax.tree.map(lambda x: _block(x, 1, i, blocks.queries), arrays.q_marks)
-    kv_marks = jax.tree.map(lambda x: _block(x, 1, j, blocks.keys), arrays.kv_marks)
-    allowed = conditions(sizes.mask, q_index, k_index, q_marks, kv_marks)
+        logits += for_rows(arrays.bias, distance(*places), k.shape[1]).astype(sizes.wide)
+    allowed = conditions(sizes.mask, q_index, k_index, *marks)
     if arrays.k.shape[2] != sizes.kv_length:  # padding is nobody's key
         real = jnp.broadcast_to(k_index < sizes.kv_length, (1, blocks.queries, blocks.keys))
         allowed = real if allowed is None else allowed & real
@@ -298,10 +336,12 @@ def _logits(
     return logits if allowed is None else jnp.where(allowed, logits, MASKED), slope
 
 
-def _indices(sizes: Sizes, arrays: Arrays, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of block i of the queries and block j of the keys, among the keys."""
+def _places(sizes: Sizes, arrays: Arrays, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array, Marks, Marks]:
+    """Indices among the keys, and marks, of block i of the queries and block j of the keys."""
     rows, keys = sizes.blocks.queries, sizes.blocks.keys
-    return arrays.offset + i * rows + jnp.arange(rows), j * keys + jnp.arange(keys)
+    q_marks = jax.tree.map(lambda x: _block(x, 1, i, rows), arrays.q_marks)
+    kv_marks = jax.tree.map(lambda x: _block(x, 1, j, keys), arrays.kv_marks)
+    return arrays.offset + i * rows + jnp.arange(rows), j * keys + jnp.arange(keys), q_marks, kv_marks
 
 
 def _forward_heads(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
@@ -354,7 +394,7 @@ def _backward_heads(
             d_v += product("BKXS,BKXC->BKSC", p.astype(d_out.dtype), d_out_i)
             d_s = p * (product("BKXC,BKSC->BKXS", d_out_i, v_j) - delta_i[..., None])
             if bias is not None:
-                d_bias += _of_weights(bias, *_indices(sizes, arrays, i, j), d_s)
+                d_bias += _of_weights(bias, distance(*_places(sizes, arrays, i, j)), d_s)
             d_s = d_s if slope is None else d_s * slope
             d_s = (d_s * sizes.scale).astype(q.dtype)
             d_k += product("BKXS,BKXC->BKSC", d_s, q_i)
@@ -376,15 +416,14 @@ def _backward_heads(
     )
 
 
-def _of_weights(bias: Bias, q_index: jax.Array, k_index: jax.Array, d_logits: jax.Array) -> jax.Array:
+def _of_weights(bias: Bias, distance: jax.Array, d_logits: jax.Array) -> jax.Array:
     """The gradient of a bias's weights, given that of the logits [B, K, X, S] that it is added to."""
 
     def values(weights: jax.Array) -> jax.Array:
-        found = between(bias.replace(weights=weights), q_index, k_index, d_logits.shape[1])
-        assert found is not None
-        return found.astype(d_logits.dtype)
+        return for_rows(bias.replace(weights=weights), distance, d_logits.shape[1]).astype(d_logits.dtype)
 
-    (gradient,) = jax.vjp(values, bias.weights)[1](d_logits.sum(0, keepdims=True))
+    alike = distance.shape[0] == 1  # in all rows of the batch
+    (gradient,) = jax.vjp(values, bias.weights)[1](d_logits.sum(0, keepdims=True) if alike else d_logits)
     return gradient
 
 

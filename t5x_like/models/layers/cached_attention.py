@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,16 @@ from t5x_like.models.layers.masks import MASKED, for_groups
 from t5x_like.precision import Policy
 
 Cache = dict[str, jax.Array]
+
+
+class CacheSizes(NamedTuple):
+    """Of one layer's cache."""
+
+    batch_size: int
+    kv_heads: int
+    slots: int
+    head_dim: int
+    dtype: DTypeLike
 
 
 def empty_cache(batch_size: int, kv_heads: int, slots: int, head_dim: int, dtype: DTypeLike) -> Cache:

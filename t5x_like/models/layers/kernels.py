@@ -37,7 +37,7 @@ def splash_cannot(q: jax.Array, k: jax.Array, mask: MaskSpec, bias: Bias | None)
 def _neither_can(mask: MaskSpec, bias: Bias | None) -> str | None:
     if bias is not None:
         return "a bias is added to the logits"
-    if mask.allowed is not None or not from_the_start(mask):
+    if mask.allowed is not None or mask.reordered or not from_the_start(mask):
         return "queries do not start at the first key"
     if mask.kv.prefix is not None:
         return "a prefix that is seen from before it"

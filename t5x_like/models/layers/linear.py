@@ -104,6 +104,7 @@ class Linear(nn.Module):
     scale: float = 1.0  # multiplies the initial standard deviation 1 / sqrt(fan-in)
     stream: str = "own"  # see `ParamSpec`
     attends: Attends | None = None
+    met: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context = Context()) -> jax.Array:
@@ -115,6 +116,7 @@ class Linear(nn.Module):
             init=Normal(self.scale / math.sqrt(math.prod(self.in_shape))),
             stream=self.stream,
             attends=self.attends,
+            met=self.met,
         )
         y = product(project(x, parameter(self, "kernel", spec), self.pattern, one_cpu=ctx.one_cpu))
         if self.use_bias:

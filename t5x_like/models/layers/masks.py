@@ -12,16 +12,17 @@ MASKED = -1e30  # a logit that is masked out; finite, so that no difference of t
 def conditions(mask: MaskSpec, q_index: jax.Array, k_index: jax.Array, q: Marks, kv: Marks) -> jax.Array | None:
     """Who of some queries may look at which of some keys: bool [B or 1, T, S]; None when everyone may everywhere.
 
-    Of `mask` causality and window are read; indices, int [T] and [S], count among all keys.
+    Of `mask` causality and window are read; indices, int [T] and [S], count among all keys, but where the marks have
+    others.
     """
-    behind = q_index[:, None] - k_index[None, :]
+    behind = -distance(q_index, k_index, q, kv)
     allowed = None
     if mask.causal:
-        allowed = (behind >= 0)[None]
+        allowed = behind >= 0
         if kv.prefix is not None:
             allowed = allowed | kv.prefix[:, None, :]
     if mask.window is not None:
-        near = within_window(mask, behind)[None]
+        near = within_window(mask, behind)
         if q.everywhere is not None:
             near = near | q.everywhere[:, :, None]
         if kv.everywhere is not None:
@@ -31,6 +32,13 @@ def conditions(mask: MaskSpec, q_index: jax.Array, k_index: jax.Array, q: Marks,
         same = q.segments[:, :, None] == kv.segments[:, None, :]
         allowed = same if allowed is None else allowed & same
     return allowed
+
+
+def distance(q_index: jax.Array, k_index: jax.Array, q: Marks, kv: Marks) -> jax.Array:
+    """How far keys stand behind the queries, below 0 where before: int [B or 1, T, S]."""
+    places = (index[None] if marks.index is None else marks.index for index, marks in ((q_index, q), (k_index, kv)))
+    queries, keys = places
+    return keys[:, None, :] - queries[:, :, None]
 
 
 def within_window(mask: MaskSpec, behind: jax.Array) -> jax.Array:
@@ -58,7 +66,7 @@ def from_the_start(mask: MaskSpec) -> bool:
 
 def may_leave_a_query_alone(mask: MaskSpec, length: int, kv_length: int) -> bool:
     """Whether a query could be left without any key: then, and only then, an implementation has to look."""
-    if mask.allowed is not None:
+    if mask.allowed is not None or mask.reordered:
         return True
     if mask.q.segments is not None:
         of_self = mask.q.segments is mask.kv.segments and from_the_start(mask)  # a query sees at least itself
@@ -66,10 +74,22 @@ def may_leave_a_query_alone(mask: MaskSpec, length: int, kv_length: int) -> bool
     return mask.window is not None and not (from_the_start(mask) and length <= kv_length)
 
 
+def both(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Where both hold: bool [B or 1, T, S], or [B or 1, H, T, S] if heads differ in one of them."""
+    rank = max(one.ndim, other.ndim)
+    one, other = (x[:, None] if x.ndim < rank else x for x in (one, other))
+    return one & other
+
+
 def for_groups(allowed: jax.Array | None, groups: int) -> jax.Array | None:
-    """[B or 1, T, S] for the G * T rows that share a key/value head: bool [B or 1, 1, X, S]; X runs over T within G."""
+    """[B or 1, T, S], or [B or 1, H, T, S], for the G * T rows that share a key/value head: [B or 1, 1 or K, X, S].
+
+    X runs over T within G.
+    """
     if allowed is None:
         return None
+    if allowed.ndim == 4:
+        return allowed.reshape(allowed.shape[0], allowed.shape[1] // groups, -1, allowed.shape[-1])
     return (allowed if groups == 1 else jnp.tile(allowed, (1, groups, 1)))[:, None]
 
 

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from t5x_like.config.attention import AttentionConfig
+
 Params = dict[str, Any]
 
 
@@ -46,6 +48,7 @@ class Attends:
     stream: str  # of the keys
     causal: bool  # which of them, with the window; see `MaskSpec`
     window: int | None
+    kind: AttentionConfig | None = None  # how else they are chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,7 @@ class ParamSpec:
     axes: tuple[str, ...]  # logical names of its dimensions, one each
     in_axes: tuple[str, ...] = ()  # of those that a product with this parameter contracts; none: not a matrix
     out_axes: tuple[str, ...] = ()  # of those that it produces
-    init: Normal | Constant = Constant(0.0)  # draws the initial value
+    init: Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array] = Constant(0.0)  # draws the initial value
     stream: str = "own"  # whose tokens meet it
     met: float = (
         1.0  # how much of it such a token meets: k / E of E experts' when it is sent to k, L if L layers share it

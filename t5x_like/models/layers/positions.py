@@ -24,10 +24,14 @@ class Rotary:
     dim: int | None = None
     neighbours: bool = False
 
-    def turned(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-        """Turns pair i of heads [B, T, heads, C] by the angle position * theta^(-2i/dim)."""
+    def turned(self, x: jax.Array, positions: jax.Array, again: bool = False) -> jax.Array:
+        """Turns pair i of heads [B, T, heads, C] by the angle position * theta^(-2i/dim).
+
+        `again`: heads that have been turned before, by so many positions more.
+        """
         dim = self.dim or x.shape[-1]
         frequencies, size = rotary_frequencies(dim // 2, self.theta, self.scaling)
+        size = 1.0 if again else size
         angles = positions[..., None, None].astype(jnp.float32) * frequencies  # [B, T, 1, dim/2]
         cos, sin = size * jnp.cos(angles), size * jnp.sin(angles)
         wide = x[..., :dim].astype(jnp.float32)
