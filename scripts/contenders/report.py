@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from contenders.kinds_picture import draw_kinds
 from contenders.sections import SECTIONS, Row, Settings
 from t5x_like.files import make_folder, write_json, write_text
 
@@ -24,6 +25,8 @@ def write_report(folder: Path, sections: Sequence[str], settings: Settings) -> s
         rows = list(SECTIONS[name](settings))
         content[name] = [dataclasses.asdict(row) for row in rows]
         text += f"\n## {name}\n\n{SECTIONS[name].__doc__}\n\n{table(rows)}"
+        if name == "kinds":
+            draw_kinds(rows, folder)
         write_json(folder / "benchmark.json", content)
         write_text(folder / "benchmark.md", text)
     return text

@@ -76,6 +76,7 @@ class Row:
       contender: who.
       rate, unit: the median over rounds; None when it could not be set up, and `note` says why.
       ratios: {"to PyTorch eager": (median, least, greatest)}, each taken within a round.
+      measures: further numbers by name, for pictures.
     """
 
     subject: str
@@ -84,6 +85,7 @@ class Row:
     unit: str
     ratios: dict[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
     note: str = ""
+    measures: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def _rows(
@@ -187,6 +189,20 @@ def attention(settings: Settings) -> Iterator[Row]:
             yield dataclasses.replace(row, note=", ".join(filter(None, (memory, row.note))))
 
 
+def kinds(settings: Settings) -> Iterator[Row]:
+    """A layer of each kind of attention, forward and backward, 8 heads of 64, beside the softmax over all keys."""
+    from contenders.attention_kinds import KINDS, layer_flops, temporaries  # imports JAX
+
+    for length in settings.lengths:
+        contenders = [Contender(k, f"{_HERE}.attention_kinds:attention", {"name": k, "length": length}) for k in KINDS]
+        results = settings.measure(contenders)
+        for row in _rows(f"T = {length:,}", "tokens/s", results, ("softmax",), lambda _: ""):
+            memory, flops = temporaries(row.contender, length), layer_flops(row.contender, length)
+            measures = {"length": float(length), "mebibytes": memory, "flops": flops}
+            note = f"{memory:,.0f} MiB, {flops / 1e6:.3g} MFLOP a token forward{', ' if row.note else ''}{row.note}"
+            yield dataclasses.replace(row, note=note, measures=measures)
+
+
 def loop(settings: Settings) -> Iterator[Row]:
     """Real runs of scripts/train.py with warm caches: how long the training loop kept the device waiting."""
     tiny = content_of(**SHAPES["tiny"]) | {"data": text_data(**SHAPES["tiny"])}
@@ -229,5 +245,6 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "loop": loop,
     "decoding": decoding,
     "attention": attention,
+    "kinds": kinds,
     "fitting": fitting,
 }

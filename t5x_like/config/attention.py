@@ -146,8 +146,8 @@ class SparseTransformerAttentionConfig(AttentionConfig):
             one, other, both = band(length, stride, True), length / stride / 2, 0.5
         else:
             one = stride / 2
-            other = self.columns / stride * length / 2
             both = self.columns**2 / (2 * stride)  # of the columns of a query's own block
+            other = self.columns * (length / stride - 1) / 2 + both
         if self.half is not None:
             return one if self.half == "first" else other
         return one + other - both if self.combine == "merged" else (one + other) / 2
@@ -239,7 +239,6 @@ class BigBirdAttentionConfig(AttentionConfig):
 
     layer: ClassVar[str] = "big_bird"
     causal: ClassVar[bool | None] = False
-    packs: ClassVar[bool] = False
 
     kind: Literal["big_bird"] = "big_bird"
     block_size: int = 64

@@ -43,7 +43,7 @@ class ExecutionConfig:
     remat: Literal["none", "products", "offload_products", "full", "offload", "auto"] = (
         "none"  # auto: what fits; docs/parallel.md
     )
-    attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # auto: by length and device
+    attention: Literal["auto", "reference", "blockwise", "splash", "cudnn", "triton"] = "auto"  # auto: what suits
     steps_per_call: int = 1  # training steps in one compiled call; tiny models want many
     data_workers: int = 0  # processes that make batches ahead; 0: the training process does, between calls
     pipeline_rounds: int = 1  # how often a microbatch goes round the stages of mesh.pipe; above 1: circular

@@ -58,6 +58,7 @@ class RunConfig:
         self._check_streams()
         with _named("model"):
             model = self.model.resolve(self.data)
+            _check_packing(model, self.data)
         with _named("training"):
             training = self.training.resolve(self.data, epoch_examples)
         if training.steps is not None:
@@ -87,6 +88,13 @@ class RunConfig:
                 f"data.kind: {self.data.kind!r} has no tokens for the {_and(missing)} of model.kind={kind!r}; "
                 f"accepted: data with {_and(has)} tokens"
             )
+
+
+def _check_packing(model: ModelConfig, data: Any) -> None:
+    """Refuses rows of several texts where attention would mix them."""
+    attention = getattr(model, "attention", None)
+    if attention is not None and not attention.packs and getattr(data, "pack", False):
+        raise FieldError("attention.kind", f"{attention.kind!r} mixes the texts of a row; accepted: data.pack=false")
 
 
 def _beginning_as(model: ModelConfig, data: Any) -> Any:

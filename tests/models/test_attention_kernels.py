@@ -66,6 +66,33 @@ def test_splash_attention_runs_on_every_device_s_own_rows_and_heads(qkv, relativ
     assert "all-gather" not in run.lower(*(layout_put(layout, x) for x in (q, k, v))).compile().as_text()
 
 
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+@pytest.mark.parametrize("layout", [None, {"data": 2, "tensor": 1}], ids=["one device", "two devices"])
+def test_triton_attention_is_the_reference(causal, layout, qkv, relative_error):
+    layout = layout and MeshLayout(make_mesh(MeshConfig(**layout)))
+    marks = Marks(jnp.asarray(IDS))
+    mask = MaskSpec(causal=causal, q=marks, kv=marks)
+    expected = value_and_gradient(*qkv, mask=mask, impl="reference")
+    got = value_and_gradient(*qkv, mask=mask, impl="triton", layout=layout)
+    assert relative_error(got, expected) < 3e-6
+
+
+def test_triton_attention_lowers_for_gpu(monkeypatch):
+    """Not run: no GPU here."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    q, kv = (jax.ShapeDtypeStruct((1, 512, heads, 64), jnp.bfloat16) for heads in (4, 2))
+    ids = jax.ShapeDtypeStruct((1, 512), jnp.int32)
+
+    def loss(q, k, v, ids):
+        mask = MaskSpec(q=Marks(ids), kv=Marks(ids))
+        return attend(q, k, v, mask=mask, impl="triton").astype(jnp.float32).sum()
+
+    text = (
+        jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, kv, kv, ids).lower(lowering_platforms=("cuda",)).as_text()
+    )
+    assert text.count("__gpu$xla.gpu.triton") >= 3  # forward, what the backward pass needs of it, backward
+
+
 def layout_put(layout, x):
     spec = jax.sharding.PartitionSpec("data", None, "tensor")
     return jax.device_put(x, jax.sharding.NamedSharding(layout.mesh, spec))

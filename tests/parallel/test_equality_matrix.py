@@ -58,6 +58,18 @@ ENCODER_DECODER = [
     ({"pipe": 2}, CIRCULAR),
 ]
 ENCODER = [({"data": 2, "seq": 4}, TWO), ({"pipe": 2, "fsdp": 2, "tensor": 2}, TWO)]
+FEW = ("model.num_layers=2", "model.num_heads=4", "training.microbatches=2")
+DECODER = ("data.sequence_length=24", *FEW)
+T5_FEW, BERT_FEW = (*T5, *FEW, "model.num_encoder_layers=2"), (*BERT, *FEW)
+KINDS = {
+    "streaming": ({"kind": "streaming", "window": 5, "sinks": 2}, DECODER),
+    "sparse_transformer": ({"kind": "sparse_transformer", "pattern": "fixed", "stride": 5, "columns": 2}, DECODER),
+    "linear": ({"kind": "linear"}, DECODER),
+    "longformer": ({"kind": "longformer", "window": 4, "global_tokens": 2}, BERT_FEW),
+    "big_bird": ({"kind": "big_bird", "block_size": 2, "random_blocks": 1}, BERT_FEW),
+    "linformer": ({"kind": "linformer", "projected": 4, "shared": "layers"}, BERT_FEW),
+    "transient_global": ({"kind": "transient_global", "radius": 3, "block_size": 4}, T5_FEW),
+}
 
 CASES = [
     *(pytest.param(*case, id=_name(*case)) for case in MESHES),
@@ -79,6 +91,20 @@ def test_encoder_and_decoder_equal_one_device(mesh, overrides, three_steps, rela
 @pytest.mark.parametrize(("mesh", "overrides"), ENCODER, ids=[_name(*case) for case in ENCODER])
 def test_an_encoder_equals_one_device(mesh, overrides, three_steps, relative_error):
     compare(mesh, overrides, three_steps, relative_error, BERT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_attention_equal_one_device(kind, three_steps, relative_error):
+    """Rows, heads and the length are cut."""
+    attention, model = KINDS[kind]
+    mesh = {"data": 2, "seq": 2, "tensor": 2}
+    compare(mesh, (f"model.attention={attention}",), three_steps, relative_error, model)
+
+
+def test_summaries_equal_one_device_in_a_pipeline(three_steps, relative_error):
+    attention, model = KINDS["transient_global"]
+    mesh = {"pipe": 2, "fsdp": 2, "tensor": 2}
+    compare(mesh, (f"model.attention={attention}",), three_steps, relative_error, model)
 
 
 def compare(mesh, overrides, three_steps, relative_error, model=()):

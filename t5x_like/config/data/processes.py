@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes whose entropy is known."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -175,3 +176,57 @@ class ContextFreeConfig(ProcessConfig):
     @property
     def vocab_size(self) -> int:
         return self.num_symbols + 1  # the last one ends a string
+
+
+@dataclass(frozen=True)
+class RecallConfig(ProcessConfig):
+    """What was read long ago, asked for at the end of a row: nothing else is a target, and the answer is certain.
+
+    recall   k1 v1 k2 v2 ... noise ... ? k2        -> v2
+    copy     s1 s2 s3 ... noise ... ? s1 s2        -> s1 s2 s3
+
+    Noise fills the row, so its length is the distance. Symbols are of three alphabets: keys, values and noise. Without
+    what was read, values are as likely as one another: the loss is then ln `num_symbols`, and 0 with it.
+    """
+
+    kind: Literal["recall"] = "recall"
+    task: Literal["recall", "copy"] = "recall"
+    sequence_length: int = 64
+    num_symbols: int = 16  # of each alphabet
+    items: int = 4  # pairs to recall from, all of different keys, or symbols to copy
+    masked: bool = False  # for an encoder: each answer has its place behind what is asked, a mask
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between(self, "items", 1, self.num_symbols)
+        if self.sequence_length < self.first + self.asked:
+            raise FieldError(
+                "sequence_length", f"{self.sequence_length} has no room; accepted: {self.first + self.asked} or more"
+            )
+
+    @property
+    def answers(self) -> int:
+        """Targets of a row."""
+        return 1 if self.task == "recall" else self.items
+
+    @property
+    def first(self) -> int:
+        """Tokens before the noise."""
+        return 2 * self.items if self.task == "recall" else self.items
+
+    @property
+    def asked(self) -> int:
+        """Tokens behind it, from the question mark on."""
+        return (2 if self.task == "recall" else self.items) + self.masked
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"encoder" if self.masked else "decoder": self.sequence_length}
+
+    @property
+    def mean_lengths(self) -> Mapping[str, float]:
+        return {**self.lengths, "targets": self.answers}
+
+    @property
+    def vocab_size(self) -> int:
+        return 3 * self.num_symbols + 2

@@ -16,7 +16,7 @@ from t5x_like.models.context import Context, Layout, Marks, MaskSpec, platform_o
 from t5x_like.models.layers.biases import Bias
 from t5x_like.models.layers.blockwise import Blocks, blocks_for, blockwise
 from t5x_like.models.layers.cached_attention import Cache, CacheSizes, append, attend_to_cache, empty_cache
-from t5x_like.models.layers.kernels import cudnn, cudnn_cannot, splash, splash_cannot
+from t5x_like.models.layers.kernels import cudnn, cudnn_cannot, splash, splash_cannot, triton, triton_cannot
 from t5x_like.models.layers.linear import Linear, Turned, project
 from t5x_like.models.layers.masks import (
     MASKED,
@@ -34,7 +34,7 @@ from t5x_like.models.layers.parameters import Attends, Params
 from t5x_like.models.layers.positions import Rotary
 from t5x_like.precision import Policy
 
-IMPLEMENTATIONS = ("auto", "reference", "blockwise", "splash", "cudnn")
+IMPLEMENTATIONS = ("auto", "reference", "blockwise", "splash", "cudnn", "triton")
 # From this length on "auto" goes by blocks: on a single CPU device by measurement, see docs/attention.md; elsewhere
 # where the logits of one layer begin to fill the memory.
 _LONG, _LONG_ON_ONE_CPU = 2048, 1024
@@ -63,8 +63,9 @@ def attend(
       bias: added to the logits, by the distance from query to key; the indices of both are taken for positions.
       soft_cap: c of cap(x) = c tanh(x / c), which keeps logits within c (Gemma 2, Gemma Team 2024); None caps nothing.
       impl: "reference", the equation itself; "blockwise", without a [T, S] matrix; "splash", a kernel for TPU (on CPU
-        interpreted, slowly); "cudnn", one for GPU; "auto", what suits the device and the length. A call through a
-        cache, whose queries do not start at key 0, takes what "auto" takes; one with `mask.allowed` the reference.
+        interpreted, slowly); "cudnn", one for GPU; "triton", another, with segments (on CPU interpreted); "auto", what
+        suits the device and the length. A call through a cache, whose queries do not start at key 0, takes what "auto"
+        takes; one with `mask.allowed` the reference.
       policy: the softmax is taken in `policy.softmax`.
       layout: where batch, length and heads lie; None for one device. Where it cuts the length, "blockwise" and "auto"
         go round a ring of devices (`parallel/ring.py`), each by blocks, and "reference" leaves it to the compiler,
@@ -90,6 +91,8 @@ def attend(
         return splash(q, k, v, mask=mask, soft_cap=soft_cap, layout=layout, interpret=platform == "cpu")
     if impl == "cudnn":
         return cudnn(q, k, v, mask=mask)
+    if impl == "triton":
+        return triton(q, k, v, mask=mask, layout=layout, interpret=platform == "cpu")
     if impl == "blockwise":
         return blockwise(q, k, v, **how, wide=policy.softmax, blocks=blocks_for(mask, one_cpu, widen))
     return _reference(q, k, v, mask, Logits(bias, soft_cap, policy), widen, parts=4 if one_cpu else 1)
@@ -116,12 +119,13 @@ def choose(
     kernels = {
         "splash": ("tpu", splash_cannot(q, k, mask, bias)),
         "cudnn": ("gpu", cudnn_cannot(q, k, mask, bias, soft_cap)),
+        "triton": ("gpu", triton_cannot(q, k, mask, bias, soft_cap)),
     }
     if length_parts > 1:
         kernels = {name: (home, f"mesh.seq={length_parts} cuts the length") for name, (home, _) in kernels.items()}
     if impl in kernels and from_the_start(mask):
         home, obstacle = kernels[impl]
-        if platform != home and (impl, platform) != ("splash", "cpu"):
+        if platform != home and (impl == "cudnn" or platform != "cpu"):
             obstacle = f"the program is for {platform}, not for {home}"
         if obstacle:
             raise UserError(
@@ -135,7 +139,7 @@ def choose(
     if impl == "blockwise":
         return impl
     for name, (home, obstacle) in kernels.items():
-        if platform == home and obstacle is None:
+        if platform == home and obstacle is None and name != "triton":  # which no one has measured yet
             return name
     shortest = min(q.shape[1], k.shape[1])
     return "blockwise" if shortest >= (_LONG_ON_ONE_CPU if one_cpu else _LONG) else "reference"

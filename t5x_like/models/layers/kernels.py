@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention in kernels that others wrote for one kind of accelerator: splash on TPU, cuDNN's on GPU.
+"""Attention in kernels that others wrote for one kind of accelerator: splash on TPU, cuDNN's and Triton's on GPU.
 
 Each has a function that says why it cannot do a call (None if it can) and one that does it.
 """
@@ -140,3 +140,45 @@ def cudnn(
     return jax.nn.dot_product_attention(
         q, k, v, is_causal=mask.causal, local_window_size=window, implementation=implementation
     )
+
+
+def triton_cannot(
+    q: jax.Array, k: jax.Array, mask: MaskSpec, bias: Bias | None, soft_cap: float | None = None
+) -> str | None:
+    """Why JAX's Pallas kernel for GPU does not take this call, in a few words; None if it does."""
+    if obstacle := _neither_can(mask, bias):
+        return obstacle
+    if q.shape[1] != k.shape[1] or q.shape[1] % _LANES:
+        return f"lengths {q.shape[1]} and {k.shape[1]} are not one multiple of {_LANES}"
+    if q.shape[3] > 128:
+        return f"head_dim={q.shape[3]} is above 128"
+    if mask.window is not None:
+        return "a window"
+    if mask.q.segments is not mask.kv.segments:
+        return "segments of two sequences"
+    if soft_cap is not None:
+        return "capped logits"
+    return None
+
+
+def triton(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, mask: MaskSpec, layout: Layout | None, interpret: bool
+) -> jax.Array:
+    """`attend` by JAX's Pallas kernel for GPU, which Triton compiles: FlashAttention-2 with segment ids.
+
+    As `splash`, it runs on every device's own rows and heads. Heads that share keys get a copy of them each.
+    """
+    segments = mask.q.segments
+
+    def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, *segments: jax.Array) -> jax.Array:
+        from jax.experimental.pallas.ops.gpu.attention import mha  # slow to import, for GPU only
+
+        k, v = (jnp.repeat(y, q.shape[2] // y.shape[2], axis=2) for y in (k, v))
+        ids = segments[0].astype(jnp.int32) if segments else None
+        return mha(q, k, v, ids, sm_scale=q.shape[3] ** -0.5, causal=mask.causal, interpret=interpret)
+
+    names = ["batch length heads head_dim", *["batch kv_length kv_heads head_dim"] * 2]
+    names += [] if segments is None else ["batch length"]
+    if layout is not None:
+        on_one_device = layout.on_every_device(on_one_device, names, "batch length heads head_dim")
+    return on_one_device(q, k, v, *(() if segments is None else (segments,)))
