@@ -3,7 +3,7 @@
 
 python scripts/train.py --config=configs/mistral_python.py --workdir=runs/mistral
 
-557 s on 2 cores busy with much else, all in; held-out loss 3.399 +- .019 nats a token.
+86 s on 2 cores, all in; held-out loss 3.399 +- .019 nats a token.
 """
 
 from ml_collections import ConfigDict

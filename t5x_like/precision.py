@@ -33,17 +33,19 @@ class Policy:
     softmax: DTypeLike = jnp.float32  # attention weights, norms' statistics, logits and losses
     gradients: DTypeLike = jnp.float32  # accumulated over microbatches
     loss_scaling: LossScaling | None = None  # where gradients in the compute dtype would underflow
+    fp8: bool = False  # whether products with weights have operands of eight bits; see `models/layers/fp8.py`
 
 
 POLICIES = {
     "f32": Policy(),
     "bf16": Policy(compute=jnp.bfloat16),
     "fp16": Policy(compute=jnp.float16, loss_scaling=LossScaling()),
+    "fp8": Policy(compute=jnp.bfloat16, fp8=True),
 }
 
 
 def policy(name: str) -> Policy:
-    """Returns the preset `f32`, `bf16` or `fp16`."""
+    """Returns the preset `f32`, `bf16`, `fp16` or `fp8`."""
     if name not in POLICIES:
         raise unknown_name("precision", name, POLICIES)
     return POLICIES[name]

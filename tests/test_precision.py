@@ -171,5 +171,5 @@ def test_a_wide_product_of_narrow_operands_and_its_gradient(relative_error):
 
 
 def test_an_unknown_policy_is_refused():
-    with pytest.raises(UserError, match="precision: 'fp8' is not known; accepted: bf16, f32, fp16"):
-        policy("fp8")
+    with pytest.raises(UserError, match="precision: 'fp4' is not known; accepted: bf16, f32, fp16, fp8"):
+        policy("fp4")

@@ -144,6 +144,12 @@ def chip(device_kind: str) -> Chip | None:
     return next((chip for chip in CHIPS if re.fullmatch(chip.kinds, device_kind)), None)
 
 
+def memory_of(device_kind: str) -> float | None:
+    """Bytes of memory of what JAX calls one device, or None when the table has no such chip."""
+    found = chip(device_kind)
+    return None if found is None else found.memory / found.devices
+
+
 def peak_flops(device_kind: str, dtype: str = "bf16") -> float | None:
     """Returns the peak FLOP/s of one JAX device, or None when it is not known (a CPU, say).
 

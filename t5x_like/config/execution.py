@@ -39,7 +39,8 @@ class MeshConfig:
 class ExecutionConfig:
     """How the same computation is carried out. Changes speed and memory, never the model or its checkpoint."""
 
-    scan_layers: bool | Literal["auto"] = "auto"  # auto: a small stack on a single CPU device is unrolled
+    scan_layers: bool | Literal["auto"] = "auto"  # auto: a small stack on a single CPU device or a GPU is unrolled
+    layers_per_scan: int | Literal["auto"] = "auto"  # that a scan unrolls at a time; auto: 4 on a GPU, else 1
     remat: Literal["none", "products", "offload_products", "full", "offload", "auto"] = (
         "none"  # auto: what fits; docs/parallel.md
     )
@@ -50,5 +51,7 @@ class ExecutionConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "steps_per_call")
+        if self.layers_per_scan != "auto":
+            at_least(self, 1, "layers_per_scan")
         at_least(self, 0, "data_workers")
         at_least(self, 1, "pipeline_rounds")

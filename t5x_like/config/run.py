@@ -37,7 +37,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
-    precision: Literal["f32", "bf16", "fp16"] = "f32"
+    precision: Literal["f32", "bf16", "fp16", "fp8"] = "f32"
     seed: int = 0
     evaluation: dict[str, AnyDataConfig] = field(default_factory=dict)  # further sets to score the model on, by name
 

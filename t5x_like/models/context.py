@@ -165,6 +165,8 @@ class Context(flax.struct.PyTreeNode):
       scan_layers: scan over stacked layers, or unroll them; the same numbers either way.
       remat: what blocks keep for the backward pass, by a name of `remat.POLICIES`.
       attention: which implementation `attend` takes; "auto" chooses by length and device.
+      layers_per_scan: how many repeats of a pattern a scan unrolls at a time.
+      device_memory: bytes, where they decide what is computed at once: of a GPU.
       one_cpu: whether the program is for a single CPU device (or, when it generates, for the cores of one), for which
         `layers/cpu.py` writes some things differently.
       positions: int [B, T].
@@ -181,6 +183,8 @@ class Context(flax.struct.PyTreeNode):
     pipeline: Schedule | None = flax.struct.field(pytree_node=False, default=None)
     train: bool = flax.struct.field(pytree_node=False, default=False)
     scan_layers: bool = flax.struct.field(pytree_node=False, default=True)
+    layers_per_scan: int = flax.struct.field(pytree_node=False, default=1)
+    device_memory: float | None = flax.struct.field(pytree_node=False, default=None)
     remat: str = flax.struct.field(pytree_node=False, default="none")
     attention: str = flax.struct.field(pytree_node=False, default="auto")
     one_cpu: bool = flax.struct.field(pytree_node=False, default=False)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 _INPUT, _PRODUCT = "block_input", "product"
@@ -43,6 +44,21 @@ POLICIES: dict[str, Any] = {
 def product(y: jax.Array) -> jax.Array:
     """Marks the result of a product with a weight, for `products`."""
     return checkpoint_name(y, _PRODUCT)
+
+
+def from_inputs(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The same function, of whose inner results none is kept for its backward pass where its first argument is narrow.
+
+    Elementwise work is done again there for nothing, beside what it would take to read float32 results back. For
+    float32 inputs they would be as large as what is kept, and a CPU is short of time before it is of memory.
+    """
+
+    def call(x: jax.Array, *rest: Any) -> jax.Array:
+        narrow = x.dtype in (jnp.bfloat16, jnp.float16)
+        nothing = jax.checkpoint_policies.nothing_saveable
+        return (jax.checkpoint(function, policy=nothing) if narrow else function)(x, *rest)
+
+    return call
 
 
 def rematerialised(block: Callable[..., Any], policy: str, *, in_scan: bool) -> Callable[..., Any]:

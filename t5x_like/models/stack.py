@@ -130,7 +130,9 @@ class Stack:
         if ctx.scan_layers and cache is None and isinstance(params, dict):
             layer, layers = (self.unstacked(params)[0], None) if self.shared else (None, params)
             xs = (layers, cache, starts)
-            x, (_, aux, states) = jax.lax.scan(lambda x, xs: repeat(x, layer or xs[0], *xs[1:]), x, xs)
+            x, (_, aux, states) = jax.lax.scan(
+                lambda x, xs: repeat(x, layer or xs[0], *xs[1:]), x, xs, unroll=ctx.layers_per_scan
+            )
         else:
             caches: tuple[Params, ...] = ()
             collected = []

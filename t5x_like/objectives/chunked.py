@@ -24,23 +24,30 @@ Sums = dict[str, jax.Array]
 ChunkFunction = Callable[[Any, jax.Array, Any, Layout | None], tuple[jax.Array, Sums]]
 
 
-MOST_LOGITS = 2**25  # at once: 128 MiB of float32
+MOST_LOGITS = 2**25  # at once, on a device whose memory is not known: 128 MiB of float32
+_SHARE = 1 / 16  # of a device's memory that logits and their gradients may take, 8 bytes for each
+
+
+def most_logits(memory: float | None) -> int:
+    """How many logits may be there at once on a device of so many bytes of memory; None: not known."""
+    return MOST_LOGITS if memory is None else max(MOST_LOGITS, int(memory * _SHARE / 8))
 
 
 def chunk_length(
-    length: int, vocab_size: int, sequences: int, wanted: int | None, most_logits: int = MOST_LOGITS, parts: int = 1
+    length: int, vocab_size: int, sequences: int, wanted: int | None, most: int = MOST_LOGITS, parts: int = 1
 ) -> int:
     """Returns how many positions of every sequence have logits at once; chunks of about equal lengths.
 
-    At most `wanted` where that is given; else at most half the length, and at most `most_logits` logits on a device,
-    which holds `sequences` of the (micro)batch. Where devices hold `parts` of the length, as many positions of each
-    part: a multiple of `parts`, and at least one of each.
+    At most `wanted` where that is given; else at most `most` logits on a device, which holds `sequences` of the
+    (micro)batch, and half the length unless its memory has room for far more. Where devices hold `parts` of the length,
+    as many positions of each part: a multiple of `parts`, and at least one of each.
     """
     length = -(-length // parts)
-    most = max(1, (wanted or length * parts) // parts)
+    positions = max(1, (wanted or length * parts) // parts)
     if not wanted:
-        most = min(max(1, length // 2), max(1, most_logits // (sequences * vocab_size)))
-    chunks = -(-length // most)
+        positions = max(1, most // (sequences * vocab_size))
+        positions = min(positions, max(1, length // 2) if most <= MOST_LOGITS else length)
+    chunks = -(-length // positions)
     return -(-length // chunks) * parts
 
 

@@ -18,7 +18,7 @@ from t5x_like.models.context import Context, Layout
 from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import LanguageModel, Model, able
-from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length, parts_of, sum_over_chunks
+from t5x_like.objectives.chunked import chunk_length, most_logits, parts_of, sum_over_chunks
 from t5x_like.objectives.task import Batch, Sums
 
 
@@ -100,7 +100,7 @@ class TokenCrossEntropy:
 
         rows, length = targets.shape
         sequences, parts = -(-rows // ctx.batch_parts), parts_of(ctx.layout, length)
-        most = cpu.MOST_LOGITS if ctx.one_cpu else MOST_LOGITS
+        most = cpu.MOST_LOGITS if ctx.one_cpu else most_logits(ctx.device_memory)
         chunk = chunk_length(length, language.vocab_size, sequences, self.config.logits_chunk, most, parts)
         weight = weights.sum(1)
         if scale is not None:  # of the mean; chunks add up to a sum

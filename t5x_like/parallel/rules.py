@@ -41,6 +41,9 @@ PARAMETER_RULES: Rules = {
     "gates": (),
     "recurrent": ("tensor",),
     "router": (),
+    "length": (),  # and what Linformer makes of it
+    "projected": (),
+    "features": (),  # of a Performer
 }
 
 ACTIVATION_RULES: Rules = {

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.errors import JaxRuntimeError
 
-from t5x_like.accounting.hardware import chip
+from t5x_like.accounting.hardware import memory_of
 from t5x_like.config import RunConfig
 from t5x_like.errors import UserError
 from t5x_like.parallel.mesh import make_mesh
@@ -114,9 +114,8 @@ def device_memory() -> float:
     """
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    kind = chip(device.device_kind)
-    if limit or kind:
-        return float(limit or kind.memory / kind.devices)  # type: ignore[union-attr]
+    if found := limit or memory_of(device.device_kind):
+        return float(found)
     if device.platform == "cpu" and hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
     raise UserError(f"execution.remat: the memory of {device.device_kind} is not known; accepted: {', '.join(ORDER)}")

@@ -58,7 +58,7 @@ ENCODER_DECODER = [
     ({"pipe": 2}, CIRCULAR),
 ]
 ENCODER = [({"data": 2, "seq": 4}, TWO), ({"pipe": 2, "fsdp": 2, "tensor": 2}, TWO)]
-FEW = ("model.num_layers=2", "model.num_heads=4", "training.microbatches=2")
+FEW = ("model.num_layers=2", "training.microbatches=2", "mesh.max_uncut=0.1")
 DECODER = ("data.sequence_length=24", *FEW)
 T5_FEW, BERT_FEW = (*T5, *FEW, "model.num_encoder_layers=2"), (*BERT, *FEW)
 KINDS = {
@@ -120,4 +120,4 @@ def compare(mesh, overrides, three_steps, relative_error, model=()):
     assert relative_error(got.trained, expected.trained) < 1e-5
     initial = got.program.model.init(jax.random.key(0))
     moved = jax.tree.map(lambda a, b: np.abs(a - np.asarray(b)).max(), got.trained, initial)
-    assert min(jax.tree.leaves(moved)) > 1e-5  # every parameter was trained
+    assert min(jax.tree.leaves(moved)) > 5e-6  # every parameter was trained

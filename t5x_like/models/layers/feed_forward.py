@@ -10,6 +10,7 @@ import jax
 
 from t5x_like.models.context import Context
 from t5x_like.models.layers.linear import Linear
+from t5x_like.models.remat import from_inputs
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * (1 / math.sqrt(2)))),  # jax.nn.gelu's erfc costs XLA:CPU more
@@ -34,7 +35,10 @@ class FeedForward(nn.Module):
         wide = ("BTD,DM->BTM", (self.width,), ("embed",), (self.hidden,), ("mlp",), self.use_bias)
         activate = ACTIVATIONS[self.activation]
         h = Linear(*wide, name="up")(x, ctx)
-        h = activate(Linear(*wide, name="gate")(x, ctx)) * h if self.gated else activate(h)
+        if self.gated:
+            h = from_inputs(lambda gate, h: activate(gate) * h)(Linear(*wide, name="gate")(x, ctx), h)
+        else:
+            h = from_inputs(activate)(h)
         h = ctx.constrain(h, "batch length mlp")
         narrow = ("BTM,MD->BTD", (self.hidden,), ("mlp",), (self.width,), ("embed",), self.use_bias)
         return Linear(*narrow, scale=self.out_scale, name="out")(h, ctx)

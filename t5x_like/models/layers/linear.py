@@ -4,6 +4,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from t5x_like.models.context import Context
-from t5x_like.models.layers import cpu
+from t5x_like.models.layers import cpu, fp8
 from t5x_like.models.layers.parameters import Attends, Constant, Normal, Params, ParamSpec, parameter
 from t5x_like.models.remat import product
 
@@ -39,19 +40,31 @@ def turned(specs: Params, params: Params) -> Params:
     return jax.tree.map(turn, specs, params, is_leaf=lambda node: isinstance(node, ParamSpec))
 
 
+EightBits = Literal[None, "native", "emulated"]
+
+
 def project(
-    x: jax.Array, kernel: jax.Array | Turned, pattern: str, dtype: DTypeLike | None = None, *, one_cpu: bool = False
+    x: jax.Array,
+    kernel: jax.Array | Turned,
+    pattern: str,
+    dtype: DTypeLike | None = None,
+    *,
+    one_cpu: bool = False,
+    eight_bits: EightBits = None,
 ) -> jax.Array:
     """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype.
 
     With `dtype` the operands stay as narrow as they are but the result is not rounded to them: bfloat16 logits would
-    have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it.
+    have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it. With
+    `eight_bits` operands are rounded to as many, see `layers/fp8.py`.
     """
     x_dims, kernel_dims, out_dims = pattern.replace("->", ",").split(",")
     if isinstance(kernel, Turned):
         into = sum(dim in x_dims for dim in kernel_dims)
         kernel, kernel_dims = kernel.kernel, kernel_dims[into:] + kernel_dims[:into]
         pattern = f"{x_dims},{kernel_dims}->{out_dims}"
+    if eight_bits is not None:
+        return fp8.product(pattern, eight_bits == "emulated", x, kernel)
     kernel = kernel.astype(x.dtype)
     side_by_side = set(x_dims) & set(kernel_dims) & set(out_dims)  # many products, as those of experts
     if one_cpu and not side_by_side:
@@ -118,7 +131,9 @@ class Linear(nn.Module):
             attends=self.attends,
             met=self.met,
         )
-        y = product(project(x, parameter(self, "kernel", spec), self.pattern, one_cpu=ctx.one_cpu))
+        eight_bits: EightBits = ("emulated" if ctx.platform == "cpu" else "native") if ctx.policy.fp8 else None
+        kernel = parameter(self, "kernel", spec)
+        y = product(project(x, kernel, self.pattern, one_cpu=ctx.one_cpu, eight_bits=eight_bits))
         if self.use_bias:
             spec = ParamSpec(self.out_shape, self.out_axes, init=Constant(0.0), stream=self.stream)
             y = y + parameter(self, "bias", spec).astype(y.dtype)

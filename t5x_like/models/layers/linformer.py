@@ -24,8 +24,8 @@ def maps(kind: LinformerAttentionConfig, length: int, kv_heads: int) -> dict[str
     """The parameters of a layer, or of all layers where these share them: kept [S, P], or [S, K, P] by head."""
     by_head = kind.shared == "none"
     shape = (length, *([kv_heads] if by_head else []), kind.projected)
-    axes = ("positions_in", *(["kv_heads"] if by_head else []), "projected")
-    spec = ParamSpec(shape, axes, ("positions_in",), axes[1:], Normal(1 / math.sqrt(kind.projected)), lookup=True)
+    axes = ("length", *(["kv_heads"] if by_head else []), "projected")
+    spec = ParamSpec(shape, axes, ("length",), axes[1:], Normal(1 / math.sqrt(kind.projected)), lookup=True)
     return dict.fromkeys(("key_map", "value_map") if kind.shared in ("none", "heads") else ("map",), spec)
 
 
@@ -35,6 +35,8 @@ class LinformerAttention(Attention):
     def _mix(self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
         assert isinstance(self.kind, LinformerAttentionConfig) and self.max_length
         if self.kind.shared == "layers":
+            if self.is_initializing():  # the stack declares it
+                return q
             assert ctx.shared is not None
             found = ctx.shared["length"]
         else:
