@@ -22,13 +22,17 @@ def main() -> None:
     add("--lengths", default="512,1024,2048,4096,8192,16384", help="of the attention section (default: %(default)s)")
     add("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
     add("--seconds", type=float, default=2.0, help="a turn's length, about (default: %(default)s)")
+    add("--device", default="cpu", help="cpu or gpu, which has the section training (default: %(default)s)")
     add("--steps", type=int, default=1000, help="of the loop section's runs (default: %(default)s)")
     flags = parser.read()
 
     from contenders.report import write_report
     from contenders.sections import SECTIONS, SHAPES, Settings
 
-    sections = _chosen("sections", flags.sections, SECTIONS) or tuple(SECTIONS)
+    if flags.device not in ("cpu", "gpu"):
+        raise unknown_name("--device", flags.device, ("cpu", "gpu"))
+    there = SECTIONS if flags.device == "cpu" else {name: SECTIONS[name] for name in ("training",)}
+    sections = _chosen("sections", flags.sections, there) or tuple(there)
     shapes = _chosen("shapes", flags.shapes, SHAPES)
     lengths = flags.lengths.split(",")
     if not all(length.isdigit() and int(length) for length in lengths):
@@ -37,7 +41,7 @@ def main() -> None:
         if not getattr(flags, name) > 0:
             raise UserError(f"--{name}={getattr(flags, name)}: expected a number above 0")
     train = Path(__file__).with_name("train.py")
-    settings = Settings(shapes, flags.rounds, flags.seconds, tuple(map(int, lengths)), flags.steps, train)
+    settings = Settings(shapes, flags.rounds, flags.seconds, tuple(map(int, lengths)), flags.steps, train, flags.device)
     print(write_report(Path(flags.out), sections, settings))
 
 

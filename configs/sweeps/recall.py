@@ -24,12 +24,14 @@ def get_config() -> ConfigDict:
                 "model": {"kind": "decoder_only", "num_layers": 2, "d_model": 32, "num_heads": 2},
                 "optimizer": {"kind": "adamw", "learning_rate": 0.003, "b2": 0.95},
                 "schedule": {"kind": "cosine", "warmup_fraction": 0.1},
-                "training": {"batch_size": 32, "log_every": 256, "eval_tokens": 2048, "tensorboard": False},
+                "training": {"log_every": 256, "eval_tokens": 65_536, "tensorboard": False},
                 "execution": {"steps_per_call": 32, "scan_layers": False},
             },
             "arms": {name: {"model": fields} for name, fields in kinds.items()},
-            "sizes": [{"data.sequence_length": length} for length in (12, 24, 48, 96)],
-            "tokens": [64_000],  # of answers
+            "sizes": [
+                {"data.sequence_length": length, "training.batch_size": 3072 // length} for length in (12, 24, 48, 96)
+            ],
+            "tokens": [2_000_000],  # noise among them: 651 steps of 3,072, whatever the length
             "learning_rates": [0.003],
         }
     )

@@ -13,21 +13,25 @@ from t5x_like.strict import convert
 
 
 def content_of(
-    *, width: int, layers: int, heads: int, length: int, batch: int, vocab: int, precision: str = "f32"
+    *,
+    width: int,
+    layers: int,
+    heads: int,
+    length: int,
+    batch: int,
+    vocab: int,
+    precision: str = "f32",
+    mlp: int | None = None,
 ) -> dict[str, Any]:
-    """A run of a GPT of these sizes without its length, as a config file gives it."""
+    """A run of a GPT of these sizes, or with `mlp` of a LLaMA, without its length, as a config file gives it."""
+    model: dict[str, Any] = {"num_layers": layers, "d_model": width, "num_heads": heads, "vocab_size": vocab}
+    if mlp is None:
+        model |= {"kind": "decoder_only", "norm": "layernorm", "positions": "learned", "activation": "gelu"}
+    else:
+        model |= {"kind": "llama", "mlp_dim": mlp}
     return {
         "data": {"kind": "markov", "sequence_length": length, "num_symbols": 256},
-        "model": {
-            "kind": "decoder_only",
-            "num_layers": layers,
-            "d_model": width,
-            "num_heads": heads,
-            "vocab_size": vocab,
-            "norm": "layernorm",
-            "positions": "learned",
-            "activation": "gelu",
-        },
+        "model": model,
         "optimizer": {"kind": "adamw", "weight_decay": 0.1},
         "training": {"batch_size": batch},
         "precision": precision,

@@ -39,6 +39,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"width": 128, "layers": 4, "heads": 4, "length": 256, "batch": 16, "vocab": 4096},
     "small": {"width": 384, "layers": 6, "heads": 6, "length": 256, "batch": 8, "vocab": 8192},
 }
+# Those of a GPU, in bfloat16 on both sides: GPT-2 124M and a LLaMA of 1.15 billion parameters.
+ALONE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # contenders take turns with one device's memory
+GPU_SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2": {"width": 768, "layers": 12, "heads": 12, "length": 1024, "batch": 16, "vocab": 50304},
+    "llama": {"width": 2048, "layers": 20, "heads": 16, "length": 2048, "batch": 8, "vocab": 32768, "mlp": 5504},
+}
 _HERE = "contenders"
 
 
@@ -52,6 +58,7 @@ class Settings:
       lengths: of the attention section.
       steps: of the runs of the loop section.
       train_script: scripts/train.py.
+      device: "cpu" or "gpu".
       told: gets a line now and then.
     """
 
@@ -61,6 +68,7 @@ class Settings:
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
     steps: int = 1000
     train_script: Path = Path("scripts/train.py")
+    device: str = "cpu"
     told: Callable[[str], None] = print
 
     def measure(self, contenders: list[Contender]) -> dict[str, Result]:
@@ -102,6 +110,9 @@ def _rows(
 
 def training(settings: Settings) -> Iterator[Row]:
     """Whole training steps on rows that are not packed: our compiled step, naive JAX, PyTorch, Hugging Face."""
+    if settings.device == "gpu":
+        yield from _training_on_gpu(settings)
+        return
     for shape in settings.shapes:
         sizes = SHAPES[shape]
 
@@ -128,6 +139,21 @@ def training(settings: Settings) -> Iterator[Row]:
             return f"{flops * result.rate / ceiling.rate:.2f} of {ceiling.rate / 1e9:.0f} Gflop/s"
 
         yield from _rows(shape, "tokens/s", results, ("naive JAX", "PyTorch eager"), fraction)
+
+
+def _training_on_gpu(settings: Settings) -> Iterator[Row]:
+    for shape, sizes in GPU_SHAPES.items():
+        contenders = [
+            Contender("ours", f"{_HERE}.ours:training_step", {**sizes, "precision": "bf16"}, ALONE),
+            Contender("ours, fp8", f"{_HERE}.ours:training_step", {**sizes, "precision": "fp8"}, ALONE),
+            Contender("PyTorch compiled", f"{_HERE}.torch_gpt:training_step", {**sizes, "device": "cuda"}),
+        ]
+        flops = flops_per_token(run_config(**sizes).model, sizes["length"])
+
+        def rate(result: Result, flops: float = flops) -> str:
+            return f"{flops * result.rate / 1e12:.0f} TFLOP/s"
+
+        yield from _rows(shape, "tokens/s", settings.measure(contenders), ("PyTorch compiled",), rate)
 
 
 def breakdown(settings: Settings) -> Iterator[Row]:

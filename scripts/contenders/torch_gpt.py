@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPT training steps in PyTorch (extra `[bench]`): a plain one after nanoGPT's choices, and Hugging Face's GPT-2."""
+"""GPT training steps in PyTorch (extra `[bench]`): one after nanoGPT's choices, a LLaMA, and Hugging Face's GPT-2."""
 
 import os
 from collections.abc import Callable
@@ -52,26 +52,86 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
 
 
+class LlamaBlock(nn.Module):
+    """RMSNorm, rotary positions, a gated SiLU."""
+
+    def __init__(self, width: int, heads: int, mlp: int, length: int):
+        super().__init__()
+        self.heads = heads
+        self.norm_1, self.norm_2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.gate_up, self.down = nn.Linear(width, 2 * mlp, bias=False), nn.Linear(mlp, width, bias=False)
+        half = width // heads // 2
+        angles = torch.outer(torch.arange(length), 10000.0 ** (-torch.arange(half) / half))
+        self.register_buffer("turn", torch.polar(torch.ones_like(angles), angles), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            y.view(batch, length, self.heads, -1).transpose(1, 2) for y in self.qkv(self.norm_1(x)).split(width, 2)
+        )
+        y = F.scaled_dot_product_attention(self._turned(q), self._turned(k), v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
+        gate, up = self.gate_up(self.norm_2(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+    def _turned(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = x.float().chunk(2, dim=-1)
+        cos, sin = self.turn.real, self.turn.imag
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+
+class Llama(nn.Module):
+    """A matrix of logits beside the table."""
+
+    def __init__(self, width: int, layers: int, heads: int, length: int, vocab: int, mlp: int):
+        super().__init__()
+        self.tokens, self.logits = nn.Embedding(vocab, width), nn.Linear(width, vocab, bias=False)
+        self.blocks = nn.ModuleList(LlamaBlock(width, heads, mlp, length) for _ in range(layers))
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        x = self.tokens(inputs)
+        for block in self.blocks:
+            x = block(x)
+        logits = self.logits(self.norm(x))
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+
+
 def training_step(
-    *, width: int, layers: int, heads: int, length: int, batch: int, vocab: int, mode: str = "eager"
+    *,
+    width: int,
+    layers: int,
+    heads: int,
+    length: int,
+    batch: int,
+    vocab: int,
+    mode: str = "eager",
+    device: str = "cpu",
+    mlp: int | None = None,
 ) -> tuple[Callable[[int], None], int]:
-    """Returns `work(steps)` and the tokens of a step; `mode` is eager, compiled, bf16 (autocast) or huggingface."""
+    """Returns `work(steps)` and the tokens of a step; `mode` is eager, compiled, bf16 (autocast) or huggingface.
+
+    With `mlp` it is a LLaMA. On "cuda" it is compiled, in bf16, with a fused AdamW, whatever the mode.
+    """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
+    cuda = device == "cuda"
     if mode == "huggingface":
         loss_of: Callable[..., torch.Tensor] = _hugging_face(width, layers, heads, length, vocab)
         parameters = loss_of.parameters  # type: ignore[attr-defined]
     else:
-        model = GPT(width, layers, heads, length, vocab)
+        sizes = width, layers, heads, length, vocab
+        model = (GPT(*sizes) if mlp is None else Llama(*sizes, mlp)).to(device)
         parameters = model.parameters
-        loss_of = torch.compile(model) if mode == "compiled" else model
-    optimizer = torch.optim.AdamW(parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    batches = torch.randint(vocab, (8, batch, length + 1))
+        loss_of = torch.compile(model) if mode == "compiled" or cuda else model
+    optimizer = torch.optim.AdamW(parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=cuda)
+    batches = torch.randint(vocab, (8, batch, length + 1), device=device)
 
     def work(steps: int) -> None:
         for i in range(steps):
             tokens = batches[i % len(batches)]
-            with torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16"):
+            with torch.autocast(device, torch.bfloat16, enabled=mode == "bf16" or cuda):
                 loss = loss_of(tokens[:, :-1], tokens[:, 1:])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -72,13 +72,13 @@ def evaluate(
 
 
 def _result(totals: dict[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
-    name = "loss" if dataset.exact_entropy is None else "divergence"
-    loss, stderr = _mean(totals[name])
+    truth = dataset.exact_entropy if "divergence" in totals else None
+    loss, stderr = _mean(totals["loss" if truth is None else "divergence"])
     result = {
-        "loss": loss + (dataset.exact_entropy or 0.0),
+        "loss": loss + (truth or 0.0),
         "loss_stderr": stderr,
         **{other: _mean(pairs)[0] for other, pairs in totals.items() if other not in ("loss", "divergence")},
-        "eval_tokens": float(totals[name][1].sum()),
+        "eval_tokens": float(totals["loss"][1].sum()),
     }
     if dataset.held_out_bytes_per_token:
         result["bits_per_byte"] = result["loss"] / math.log(2) / dataset.held_out_bytes_per_token

@@ -65,6 +65,9 @@ SMALLER = {
     "python scripts/published_sizes.py": ["--no-compile"],
     "scripts/tpu_vm.sh": ["--dry-run"],  # there is no cloud here, nor a cluster: what would be run is printed
     "scripts/slurm.sh": ["--dry-run"],
+    "python scripts/attention_costs.py": [],
+    "python -m t5x_like.benchmarks.gpu": ["--sections=decoding"],
+    "python scripts/benchmark.py --sections=kinds": ["--lengths=64", "--rounds=1", "--seconds=0.01"],
     "python scripts/benchmark.py": ["--sections=attention", "--lengths=64", "--rounds=1", "--seconds=0.01"],
 }
 
