@@ -94,6 +94,8 @@ def parsed() -> Namespace:
     add("--suppress_tokens", type=int, metavar="TOKEN", action="append", help="never comes; may be repeated")
     add("--eos_token_id", type=int, metavar="TOKEN", action="append", help="ends the text; may be repeated")
     add("--decoder_start_token_id", type=int, metavar="TOKEN", help="what a decoder begins with")
+    add("--window", type=int, metavar="W", help="look back on W tokens and --sinks first ones: a cache of a fixed size")
+    add("--sinks", type=int, metavar="N", help="first tokens that stay in sight, with --window (default: 4)")
     add("--stop", metavar="TEXT", action="append", default=[], help="end before this text; may be repeated")
     add(
         "--stream", choices=("auto", "always", "never"), default="auto", help="print as it comes (default: %(default)s)"
@@ -120,6 +122,7 @@ def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any,
     """The model, with the start that was asked for, what it reads, and how many tokens there are before new ones."""
     from t5x_like.config.data.tokenizers import FIM_ROLES
     from t5x_like.data.tasks.fill_in_the_middle import asked
+    from t5x_like.inference.window import streaming
     from t5x_like.models import build_model
     from t5x_like.models.model import Encodes
 
@@ -127,6 +130,10 @@ def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any,
     for name, idle in (("suffix", encodes), ("decoder_start_token_id", not hasattr(model.config, "decoder_start"))):
         if idle and getattr(flags, name) is not None:
             raise UserError(f"--{name}={getattr(flags, name)}: makes no sense for a {model.config.kind} model")
+    if flags.window is not None:
+        if encodes:
+            raise UserError(f"--window={flags.window}: makes no sense for a {model.config.kind} model")
+        model = streaming(model, flags.window, 4 if flags.sinks is None else flags.sinks)
     if start is not None and hasattr(model.config, "decoder_start"):
         model = build_model(dataclasses.replace(model.config, decoder_start=start))
     text = [*map(int, tokenizer.encode(prefix + flags.prompt))]
@@ -164,6 +171,8 @@ def refuse_idle(flags: Namespace, said: dict[str, Any]) -> None:
     for name in idle:
         if getattr(flags, name) is not None:
             raise UserError(f"--{name}={getattr(flags, name)}: {reason}")
+    if flags.sinks is not None and flags.window is None:
+        raise UserError(f"--sinks={flags.sinks}: is for a window; give --window, too")
     if flags.stream == "always" and (said["num_samples"] > 1 or beams):
         raise UserError("--stream=always: only a single sample is printed as it comes")
 

@@ -54,6 +54,12 @@ SMALLER = {
     "python scripts/convert.py": [],
     "python scripts/prepare.py": [],
     "python scripts/train.py": SMALL_RUN,
+    "python scripts/sweep.py --config=configs/sweeps/recall.py": [
+        "--config.sizes=({'data.sequence_length':8,'training.batch_size':32},)",
+        "--config.tokens=(2048,)",
+        "--config.arms={'window':{'model':{'attention':{'kind':'streaming','window':2,'sinks':0}}}}",
+        "--config.base.execution.steps_per_call=4",
+    ],
     "python scripts/sweep.py": SMALL_SWEEP,
     "python scripts/fit.py": ["--bootstrap=100"],
     "python scripts/known_truth.py": ["--seeds=1", "--bootstrap=100", "--surfaces", "chinchilla"],

@@ -16,6 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
         (["--num_beams=2", "--seed=1"], "--seed=1: beam search does not sample"),
         (["--num_beams=2", "--top_k=0"], "--top_k=0: beam search does not sample"),
         (["--length_penalty=0.6"], "--length_penalty=0.6: is for beams; give --num_beams above 1, too"),
+        (["--sinks=2"], "--sinks=2: is for a window; give --window, too"),
         (["--num_samples=2", "--stream=always"], "--stream=always: only a single sample is printed as it comes"),
     ],
 )
