@@ -21,7 +21,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from t5x_like.command_line import Parser
-from t5x_like.errors import UserError, exit_with
+from t5x_like.errors import UserError, exit_with, unknown_name
 from t5x_like.files import make_folder
 from t5x_like.reporting import page
 from t5x_like.reporting.painter import Painter
@@ -69,7 +69,13 @@ def _flags() -> argparse.Namespace:
         help=f"simulate this design N times ({SIMULATIONS} without a number) to see which intervals cover",
     )
     add("--against", metavar="PATH", help="points of another arm, to compare compute at equal loss")
-    add("--by_family", action="store_true", help="compare the two families in the points' column family as arms")
+    add(
+        "--by_family",
+        nargs="?",
+        const="",
+        metavar="A,B",
+        help="compare two families in the points' column family as arms; by name where there are more",
+    )
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     add("--params_column", metavar="NAME", help="the column that counts the parameters, if not params")
     add("--columns", metavar="A=B,...", help="what the points call their columns: params=N,tokens=D,loss=val_loss")
@@ -78,7 +84,7 @@ def _flags() -> argparse.Namespace:
     flags = parser.read()
     if flags.coverage < 0 or 0 < flags.coverage < 20:
         parser.error(f"--coverage={flags.coverage}: expected at least 20 simulations")
-    if flags.against and flags.by_family:
+    if flags.against and flags.by_family is not None:
         parser.error("--against and --by_family: one of them; either says what the other arm is")
     return flags
 
@@ -122,14 +128,19 @@ def _arms(flags: argparse.Namespace, points: Points) -> tuple[Points, Points | N
     """Returns the points to fit, those of the arm to compare with, if any, and what the two are called."""
     if flags.against:
         return points, _read(flags, flags.against), ("A", "B")
-    if not flags.by_family:
+    if flags.by_family is None:
         return points, None, ("A", "B")
     from t5x_like.scaling.analysis.compare import by_family  # brings a part of SciPy that few runs need
 
     arms = by_family(points)
-    if len(arms) != 2:
-        raise UserError(f"--by_family: {len(arms)} families, {', '.join(arms)}; two can be compared")
-    first, second = arms
+    chosen = flags.by_family.split(",") if flags.by_family else list(arms)
+    for name in chosen:
+        if name not in arms:
+            raise unknown_name("--by_family", name, arms)
+    if len(set(chosen)) != 2 or len(chosen) != 2:
+        found = f"{len(arms)} families, {', '.join(arms)}"
+        raise UserError(f"--by_family: {found}; two can be compared: --by_family={','.join(list(arms)[:2])}")
+    first, second = chosen
     return arms[first], arms[second], (first, second)
 
 

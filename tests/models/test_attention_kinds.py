@@ -24,6 +24,7 @@ from t5x_like.models.layers.big_bird import NONE, table
 from t5x_like.models.layers.kinds import layer_of
 from t5x_like.models.layers.parameters import call, initialise, record_specs
 from t5x_like.models.layers.positions import Rotary
+from t5x_like.models.remat import rematerialised
 
 WIDTH, HEADS, HEAD_DIM = 16, 4, 8
 
@@ -393,3 +394,25 @@ def test_streaming(sinks, pack, turn):
         return out_of(params, jnp.stack(rows))
 
     check(module, params, x, context(True, segments, positions), expected, documents > 0)
+
+
+REMATERIALISED = {
+    "streaming": (StreamingAttentionConfig(window=5, sinks=2), True),
+    "strided": (SparseTransformerAttentionConfig(stride=6), True),
+    "longformer": (LongformerAttentionConfig(window=6, global_tokens=2), False),
+    "big_bird": (BigBirdAttentionConfig(block_size=4, random_blocks=1), False),
+    "performer": (PerformerAttentionConfig(features=12), True),
+}
+
+
+@pytest.mark.parametrize("name", REMATERIALISED)
+def test_rematerialised_layers_have_the_same_gradients(name):
+    kind, causal = REMATERIALISED[name]
+    module, params, x = layer(kind)
+    ctx = context(causal, *packed())
+
+    def gradients(policy):
+        run = rematerialised(lambda x, params: call(module, params, x, ctx, None)[0], policy, in_scan=False)
+        return jax.jit(jax.grad(lambda x, params: jnp.sum(jnp.square(run(x, params))), (0, 1)))(x, params)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients("full"), gradients("none"))

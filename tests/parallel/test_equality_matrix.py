@@ -93,7 +93,12 @@ def test_an_encoder_equals_one_device(mesh, overrides, three_steps, relative_err
     compare(mesh, overrides, three_steps, relative_error, BERT)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+OFTEN = ("streaming", "longformer", "transient_global")  # parts, gathered tokens, scattered sums; others are like them
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in OFTEN else pytest.mark.slow) for kind in KINDS]
+)
 def test_kinds_of_attention_equal_one_device(kind, three_steps, relative_error):
     """Rows, heads and the length are cut."""
     attention, model = KINDS[kind]

@@ -55,8 +55,11 @@ def test_two_families_of_one_file_are_arms(arms, tmp_path):
     both = tmp_path / "both.csv"
     lines = [path.read_text().splitlines() for path in arms]
     rows = [f"{line},{family}" for family, each in zip(("plain", "gated"), lines, strict=True) for line in each[1:]]
-    both.write_text("\n".join([f"{lines[0][0]},family", *rows]) + "\n")
-    done = run(f"--points={both}", "--by_family", f"--out={tmp_path}/fit", "--bootstrap=100")
+    both.write_text("\n".join([f"{lines[0][0]},family", *rows, f"{lines[0][1]},third"]) + "\n")
+    done = run(f"--points={both}", "--by_family", f"--out={tmp_path}/fit")
+    assert done.returncode == 2
+    assert done.stderr.endswith("two can be compared: --by_family=plain,gated\n")
+    done = run(f"--points={both}", "--by_family=plain,gated", f"--out={tmp_path}/fit", "--bootstrap=100")
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "fit/fit.json").read_text())
     assert content["comparison"]["names"] == ["plain", "gated"]
