@@ -10,6 +10,8 @@ from contenders.sections import Row
 from t5x_like.files import write_bytes
 from t5x_like.reporting.charts import Axis, Chart, Dash, Line, Panel
 
+SHORT = {"sparse_transformer": "strided", "transient_global": "transient"}  # there is room for so much beside a line
+
 
 def draw_kinds(rows: Sequence[Row], folder: Path) -> None:
     """Writes kinds_time.png and kinds_memory.png: a line for each kind, softmax dashed."""
@@ -23,7 +25,7 @@ def draw_kinds(rows: Sequence[Row], folder: Path) -> None:
             points = [(row.measures["length"], _value(row, what)) for row in measured if row.contender == name]
             x, y = np.array(points).T
             dash: Dash = "dash" if name == "softmax" else "solid"
-            lines.append(Line(x, y, number / max(len(names) - 1, 1), end=name, hover=name, dash=dash))
+            lines.append(Line(x, y, number / max(len(names) - 1, 1), end=SHORT.get(name, name), hover=name, dash=dash))
         panel = Panel(Axis("tokens of a row", True, "count"), Axis(label, True), tuple(lines))
         chart = Chart(f"kinds_{what}", "One attention layer, forward and backward", "", (panel,), end_title="kind")
         write_bytes(folder / f"{chart.name}.png", save(draw(chart), "png", chart.name))
