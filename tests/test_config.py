@@ -101,7 +101,7 @@ def test_tokens_are_rounded_to_whole_steps(make_run):
         (["mesh.data=0"], r"^mesh\.data: 0 is not a size; accepted: 1 or more, or -1"),
         (["mesh.data=-1", "mesh.fsdp=-1"], r"^mesh\.data: more than one axis is -1"),
         (["mesh.pipe=0"], r"^mesh\.pipe: 0 is not a size; accepted: 1 or more, or -1 for the devices left over$"),
-        (["precision=fp8"], r"^precision='fp8': expected 'f32' \| 'bf16'"),
+        (["precision=fp4"], r"^precision='fp4': expected 'f32' \| 'bf16'"),
         (["execution.remat=half"], r"^execution\.remat='half': expected 'none' \| 'products' \|"),
         (
             ["optimizer.leraning_rate=1"],
