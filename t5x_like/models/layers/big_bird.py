@@ -18,7 +18,7 @@ import numpy as np
 from t5x_like.config.attention import AttentionConfig, BigBirdAttentionConfig
 from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.attention import Attention, attend
-from t5x_like.models.layers.parts import NOBODY, merged, part, with_segments
+from t5x_like.models.layers.parts import NOBODY, in_blocks, merged, part, with_segments
 
 NONE = -1  # in a table, no block
 
@@ -51,13 +51,8 @@ class BigBirdAttention(Attention):
         blocks = -(-length // size)
         marks = with_segments(mask.q, q) if length % size else mask.q
 
-        def cut(y: jax.Array, fill: int = 0) -> jax.Array:
-            """[B, T, ...] to [B, T/b, b, ...]."""
-            y = jnp.pad(y, [(0, 0), (0, blocks * size - length)] + [(0, 0)] * (y.ndim - 2), constant_values=fill)
-            return y.reshape(batch, blocks, size, *y.shape[2:])
-
-        q, k, v = (cut(y) for y in (self._scaled(q), k, v))
-        segments = None if marks.segments is None else cut(marks.segments, NOBODY)
+        q, k, v = (in_blocks(y, size) for y in (self._scaled(q), k, v))
+        segments = None if marks.segments is None else in_blocks(marks.segments, size, NOBODY)
         ends = jnp.asarray([0, blocks - 1])
         drawn = kind.random_in_evaluation or ctx.train
         chosen = jnp.asarray(table(kind, blocks, k.shape[3], drawn))

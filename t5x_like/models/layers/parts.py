@@ -59,6 +59,13 @@ def with_segments(marks: Marks, like: jax.Array) -> Marks:
     return marks.replace(segments=jnp.ones(like.shape[:2], jnp.int32))
 
 
+def in_blocks(x: jax.Array, size: int, fill: int = 0) -> jax.Array:
+    """[B, T, ...] to [B, T / size, size, ...]; what is missing from the last block is filled up."""
+    missing = -x.shape[1] % size
+    x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
+    return x.reshape(x.shape[0], -1, size, *x.shape[2:])
+
+
 def at_stride(
     stride: int, function: Callable[..., Any], q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec
 ) -> Any:
@@ -67,14 +74,12 @@ def at_stride(
     A key so many places behind its query there is `stride` times as many behind it here.
     """
     length = q.shape[1]
-    missing = -length % stride
-    if missing:
+    if length % stride:
         mask = mask.replace(q=with_segments(mask.q, q), kv=with_segments(mask.kv, k))
 
     def out(x: jax.Array, fill: int = 0) -> jax.Array:
         """[B, T, ...] to [B stride, T / stride, ...]."""
-        x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
-        x = jnp.swapaxes(x.reshape(x.shape[0], -1, stride, *x.shape[2:]), 1, 2)
+        x = jnp.swapaxes(in_blocks(x, stride, fill), 1, 2)
         return x.reshape(-1, *x.shape[2:])
 
     def back(x: jax.Array) -> jax.Array:

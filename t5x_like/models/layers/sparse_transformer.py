@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from t5x_like.config.attention import AttentionConfig, SparseTransformerAttentionConfig
 from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.attention import Attention
-from t5x_like.models.layers.parts import NOBODY, Part, at_stride, merged, part, with_segments
+from t5x_like.models.layers.blockwise import NO_KEYS
+from t5x_like.models.layers.parts import NOBODY, Part, at_stride, in_blocks, merged, part, with_segments
 
 
 class SparseTransformerAttention(Attention):
@@ -46,15 +47,12 @@ class SparseTransformerAttention(Attention):
         rules = self._rules()
         if rules.pattern == "strided":
             return part(q, k, v, mask.replace(window=rules.stride), ctx, soft_cap=self.soft_cap)
-        blocks, length = -(-q.shape[1] // rules.stride), q.shape[1]
+        length = q.shape[1]
         if length % rules.stride:
             mask = mask.replace(q=with_segments(mask.q, q), kv=with_segments(mask.kv, k))
 
         def cut(y: jax.Array, fill: int = 0) -> jax.Array:
-            y = jnp.pad(
-                y, [(0, 0), (0, blocks * rules.stride - length)] + [(0, 0)] * (y.ndim - 2), constant_values=fill
-            )
-            return y.reshape(-1, rules.stride, *y.shape[2:])
+            return in_blocks(y, rules.stride, fill).reshape(-1, rules.stride, *y.shape[2:])
 
         def back(y: jax.Array) -> jax.Array:
             return y.reshape(q.shape[0], -1, *y.shape[2:])[:, :length]
@@ -77,7 +75,7 @@ class SparseTransformerAttention(Attention):
         places = jnp.arange(q.shape[1])
         columns = [i for i in range(k.shape[1]) if i % rules.stride >= rules.stride - rules.columns]
         if not columns:
-            return Part(jnp.zeros(q.shape, ctx.policy.softmax), jnp.full(q.shape[:3], -1e20, ctx.policy.softmax))
+            return Part(jnp.zeros(q.shape, ctx.policy.softmax), jnp.full(q.shape[:3], NO_KEYS, ctx.policy.softmax))
         if apart:  # the last key before a query's own block
             places = places // rules.stride * rules.stride - 1
         at = jnp.asarray(columns)
