@@ -3,7 +3,7 @@
 
 python -m t5x_like.benchmarks.gpu --out=runs/gpu
 
-Takes about eight minutes on an H200. Every line is printed and kept as soon as it is measured, so a run that is stopped
+Every line is printed and kept as soon as it is measured, so a run that is stopped
 leaves what it has. `--size=tiny` tries the program itself, on any machine, in seconds.
 """
 

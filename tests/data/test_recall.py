@@ -44,6 +44,8 @@ def test_training_and_held_out_rows_differ_and_are_the_same_again():
     c = RecallConfig()
     one, other = build_dataset(c, seed=0), build_dataset(c, seed=0)
     np.testing.assert_array_equal(*(each.training_batch(3, 4)["decoder_input_tokens"] for each in (one, other)))
+    held_out = next(iter(one.eval_batches(4, 4 * 64)))["decoder_input_tokens"]
+    assert (held_out != one.training_batch(0, 4)["decoder_input_tokens"]).any(axis=1).all()
     assert one.exact_entropy == 0 and one.fingerprint == other.fingerprint
 
 

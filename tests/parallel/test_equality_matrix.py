@@ -103,16 +103,18 @@ def test_kinds_of_attention_equal_one_device(kind, three_steps, relative_error):
     """Rows, heads and the length are cut."""
     attention, model = KINDS[kind]
     mesh = {"data": 2, "seq": 2, "tensor": 2}
-    compare(mesh, (f"model.attention={attention}",), three_steps, relative_error, model)
+    # Three steps move the biases of three summaries by 9.8e-6.
+    compare(mesh, (f"model.attention={attention}",), three_steps, relative_error, model, least=5e-6)
 
 
 def test_summaries_equal_one_device_in_a_pipeline(three_steps, relative_error):
     attention, model = KINDS["transient_global"]
     mesh = {"pipe": 2, "fsdp": 2, "tensor": 2}
-    compare(mesh, (f"model.attention={attention}",), three_steps, relative_error, model)
+    # Three steps move the biases of three summaries by 9.8e-6.
+    compare(mesh, (f"model.attention={attention}",), three_steps, relative_error, model, least=5e-6)
 
 
-def compare(mesh, overrides, three_steps, relative_error, model=()):
+def compare(mesh, overrides, three_steps, relative_error, model=(), least=1e-5):
     got = three_steps(mesh, *model, *overrides)
     expected = three_steps({}, *model, *(FOUR if overrides == CIRCULAR else overrides))
     for measure, (value, weight) in expected.first.items():
@@ -125,4 +127,4 @@ def compare(mesh, overrides, three_steps, relative_error, model=()):
     assert relative_error(got.trained, expected.trained) < 1e-5
     initial = got.program.model.init(jax.random.key(0))
     moved = jax.tree.map(lambda a, b: np.abs(a - np.asarray(b)).max(), got.trained, initial)
-    assert min(jax.tree.leaves(moved)) > 5e-6  # every parameter was trained
+    assert min(jax.tree.leaves(moved)) > least  # every parameter was trained
