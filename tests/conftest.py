@@ -5,11 +5,13 @@ The environment is set here, before anything imports JAX, so that worker process
 that tests start inherit it.
 """
 
+import gc
 import math
 import os
 import shutil
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,18 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 def pytest_unconfigure() -> None:
     if _own_cache is not None:
         shutil.rmtree(_own_cache, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_memory_maps():
+    """Drops compiled code between files: Linux allows a process 65,530 memory maps, and XLA crashes without one."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding through a cache: 96 new tokens after a prompt of 32, greedy or by beam search; a T5 reads the prompt."""
+"""Decoding through a cache: new tokens after a prompt, greedy or by beam search; a T5 reads the prompt."""
 
 import dataclasses
 import os
@@ -8,21 +8,22 @@ from typing import Any
 
 import numpy as np
 
-PROMPT, NEW = 32, 96
+PROMPT, NEW = 32, 96  # on a CPU
 
 
-def _prompts(batch: int, vocab: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(1, vocab, (batch, PROMPT))
+def _prompts(batch: int, vocab: int, prompt: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, vocab, (batch, prompt))
 
 
-T5 = {
-    "data": {"kind": "seq2seq", "tokenizer": {"kind": "byte"}, "encoder_length": PROMPT, "sequence_length": NEW},
-    "objective.kind": "seq2seq",
-    "model.kind": "t5",
-}
+def _t5(prompt: int, new: int) -> dict[str, Any]:
+    lengths = {"encoder_length": prompt, "sequence_length": new}
+    data = {"kind": "seq2seq", "tokenizer": {"kind": "byte"}, **lengths}
+    return {"data": data, "objective.kind": "seq2seq", "model.kind": "t5"}
 
 
-def ours(*, batch: int, beams: int, family: str, **shape: Any) -> tuple[Callable[[int], None], int]:
+def ours(
+    *, batch: int, beams: int, family: str, prompt: int = PROMPT, new: int = NEW, **shape: Any
+) -> tuple[Callable[[int], None], int]:
     """As scripts/generate.py does it: returns `work(calls)` and the new tokens of a call."""
     from t5x_like.training.cores import cores_as_devices, generation_context, generation_mesh
     from t5x_like.training.startup import configure_jax
@@ -39,25 +40,36 @@ def ours(*, batch: int, beams: int, family: str, **shape: Any) -> tuple[Callable
 
     sizes = {"num_layers": "layers", "d_model": "width", "num_heads": "heads", "vocab_size": "vocab"}
     kept = {f"model.{ours}": shape[name] for ours, name in sizes.items()}
-    config = run_config(T5 | kept if family == "t5" else None, batch=batch, **shape)
+    config = run_config(_t5(prompt, new) | kept if family == "t5" else None, batch=batch, **shape)
     program = program_for(dataclasses.replace(config, mesh=generation_mesh(config.model)))
     model: Decodes = able(program.model, Decodes, "this benchmark")
     ctx = generation_context(program.ctx)
     params = model.for_decoding(program.params(program.init(jax.random.key(0))), ctx)
-    prompts = _prompts(batch, shape["vocab"]).tolist()
+    prompts = _prompts(batch, shape["vocab"], prompt).tolist()
     search = BeamSearch(num_beams=beams) if beams > 1 else None
 
     def work(calls: int) -> None:
         for _ in range(calls):
-            generate(model, params, prompts, max_new_tokens=NEW, beams=search, ctx=ctx)
+            generate(model, params, prompts, max_new_tokens=new, beams=search, ctx=ctx)
 
-    return work, batch * NEW
+    return work, batch * new
 
 
 def hugging_face(
-    *, batch: int, beams: int, family: str, width: int, layers: int, heads: int, length: int, vocab: int
+    *,
+    batch: int,
+    beams: int,
+    family: str,
+    width: int,
+    layers: int,
+    heads: int,
+    length: int,
+    vocab: int,
+    prompt: int = PROMPT,
+    new: int = NEW,
+    device: str = "cpu",
 ) -> tuple[Callable[[int], None], int]:
-    """The same with `transformers.generate` on a GPT-2 or a T5 of this size (extra `[bench]`)."""
+    """The same with `transformers.generate` on a GPT-2 or a T5 (extra `[bench]`), on "cuda" in bfloat16."""
     import torch
     import transformers
 
@@ -70,7 +82,9 @@ def hugging_face(
         sizes = {"n_positions": length, "n_embd": width, "n_layer": layers, "n_head": heads}
         gpt2 = transformers.GPT2Config(vocab_size=vocab, bos_token_id=0, eos_token_id=0, **sizes)
         model = transformers.GPT2LMHeadModel(gpt2).eval()
-    prompts = torch.from_numpy(_prompts(batch, vocab))
+    if device != "cpu":
+        model = model.to(device, torch.bfloat16)
+    prompts = torch.from_numpy(_prompts(batch, vocab, prompt)).to(device)
 
     def work(calls: int) -> None:
         for _ in range(calls):
@@ -78,11 +92,11 @@ def hugging_face(
                 model.generate(
                     prompts,
                     attention_mask=torch.ones_like(prompts),
-                    min_new_tokens=NEW,
-                    max_new_tokens=NEW,
+                    min_new_tokens=new,
+                    max_new_tokens=new,
                     num_beams=beams,
                     do_sample=False,
                     pad_token_id=0,
                 )
 
-    return work, batch * NEW
+    return work, batch * new

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contenders.sections import Row
+from contenders.tables import Row
 from t5x_like.files import write_bytes
 from t5x_like.reporting.charts import Axis, Chart, Dash, Line, Panel
 

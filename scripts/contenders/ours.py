@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.benchmarks.packed_rows import packed_rows
 from t5x_like.config import LanguageModelConfig, RunConfig
 from t5x_like.config_files import set_field
 from t5x_like.strict import convert
@@ -21,6 +22,7 @@ def content_of(
     batch: int,
     vocab: int,
     precision: str = "f32",
+    attention: str = "auto",
     mlp: int | None = None,
 ) -> dict[str, Any]:
     """A run of a GPT of these sizes, or with `mlp` of a LLaMA, without its length, as a config file gives it."""
@@ -35,6 +37,7 @@ def content_of(
         "optimizer": {"kind": "adamw", "weight_decay": 0.1},
         "training": {"batch_size": batch},
         "precision": precision,
+        "execution": {"attention": attention},
     }
 
 
@@ -61,8 +64,8 @@ def training_step(**shape: Any) -> tuple[Callable[[int], None], int]:
     return work, tokens
 
 
-def compiled_step(**shape: Any) -> tuple[Callable[[int], None], Any, int]:
-    """Returns `work(steps)`, the compiled step that it calls, and the tokens of a step."""
+def compiled_step(segments: int = 1, **shape: Any) -> tuple[Callable[[int], None], Any, int]:
+    """Returns `work(steps)`, the compiled step that it calls, and the tokens of a step; rows have so many documents."""
     from t5x_like.training.startup import configure_jax
 
     configure_jax()
@@ -76,7 +79,8 @@ def compiled_step(**shape: Any) -> tuple[Callable[[int], None], Any, int]:
     batch, length = config.training.batch_size, config.data.sequence_length
     tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, (8, batch, length + 1)).astype(np.int32)
     names = ("decoder_input_tokens", "decoder_target_tokens")
-    batches = [dict(zip(names, (part[None, :, :-1], part[None, :, 1:]), strict=True)) for part in tokens]
+    packs = {name: value[None] for name, value in packed_rows(batch, length, segments).items()} if segments > 1 else {}
+    batches = [packs | dict(zip(names, (part[None, :, :-1], part[None, :, 1:]), strict=True)) for part in tokens]
     knobs = program.knobs(np.asarray([1e-3]), jax.random.key(1))
     step = program.step.lower(state, program.on_devices(batches[0], leading=1), knobs).compile()
 

@@ -3,28 +3,28 @@
 
 import dataclasses
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from contenders.kinds_picture import draw_kinds
-from contenders.sections import SECTIONS, Row, Settings
+from contenders.tables import Row, Section, Settings
 from t5x_like.files import make_folder, write_json, write_text
 
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers")
 
 
-def write_report(folder: Path, sections: Sequence[str], settings: Settings) -> str:
+def write_report(folder: Path, sections: Mapping[str, Section], settings: Settings) -> str:
     """Runs the sections, one after another, and returns the tables; what is measured is on disk after each section."""
     make_folder(folder, "--out")
     content: dict[str, Any] = {"machine": machine(), "rounds": settings.rounds, "seconds": settings.seconds}
     text = "".join(f"{name}: {value}\n" for name, value in content["machine"].items())
-    for name in sections:
+    for name, section in sections.items():
         settings.told(f"{name} ...")
-        rows = list(SECTIONS[name](settings))
+        rows = list(section(settings))
         content[name] = [dataclasses.asdict(row) for row in rows]
-        text += f"\n## {name}\n\n{SECTIONS[name].__doc__}\n\n{table(rows)}"
+        text += f"\n## {name}\n\n{section.__doc__}\n\n{table(rows)}"
         if name == "kinds":
             draw_kinds(rows, folder)
         write_json(folder / "benchmark.json", content)

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from contenders.torch_attention import Attend, attend, documents
+
 
 class Block(nn.Module):
     """Pre-norm block with fused attention, no biases."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, attend: Attend):
         super().__init__()
-        self.heads = heads
+        self.heads, self.attend = heads, attend
         self.norm_1, self.norm_2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -27,7 +29,7 @@ class Block(nn.Module):
         q, k, v = (
             y.view(batch, length, self.heads, -1).transpose(1, 2) for y in self.qkv(self.norm_1(x)).split(width, 2)
         )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = self.attend(q, k, v)
         x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
         return x + self.down(F.gelu(self.up(self.norm_2(x))))
 
@@ -35,17 +37,18 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Tied token embeddings, learned positions."""
 
-    def __init__(self, width: int, layers: int, heads: int, length: int, vocab: int):
+    def __init__(self, width: int, layers: int, heads: int, places: torch.Tensor, vocab: int, attend: Attend):
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(vocab, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.tokens, self.positions = nn.Embedding(vocab, width), nn.Embedding(len(places), width)
+        self.register_buffer("places", places, persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads, attend) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        x = self.tokens(inputs) + self.positions.weight
+        x = self.tokens(inputs) + self.positions(self.places)
         for block in self.blocks:
             x = block(x)
         logits = F.linear(self.norm(x), self.tokens.weight)
@@ -55,14 +58,14 @@ class GPT(nn.Module):
 class LlamaBlock(nn.Module):
     """RMSNorm, rotary positions, a gated SiLU."""
 
-    def __init__(self, width: int, heads: int, mlp: int, length: int):
+    def __init__(self, width: int, heads: int, mlp: int, places: torch.Tensor, attend: Attend):
         super().__init__()
-        self.heads = heads
+        self.heads, self.attend = heads, attend
         self.norm_1, self.norm_2 = nn.RMSNorm(width, eps=1e-5), nn.RMSNorm(width, eps=1e-5)
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
         self.gate_up, self.down = nn.Linear(width, 2 * mlp, bias=False), nn.Linear(mlp, width, bias=False)
         half = width // heads // 2
-        angles = torch.outer(torch.arange(length), 10000.0 ** (-torch.arange(half) / half))
+        angles = torch.outer(places, 10000.0 ** (-torch.arange(half, device=places.device) / half))
         self.register_buffer("turn", torch.polar(torch.ones_like(angles), angles), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +73,7 @@ class LlamaBlock(nn.Module):
         q, k, v = (
             y.view(batch, length, self.heads, -1).transpose(1, 2) for y in self.qkv(self.norm_1(x)).split(width, 2)
         )
-        y = F.scaled_dot_product_attention(self._turned(q), self._turned(k), v, is_causal=True)
+        y = self.attend(self._turned(q), self._turned(k), v)
         x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
         gate, up = self.gate_up(self.norm_2(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
@@ -84,10 +87,10 @@ class LlamaBlock(nn.Module):
 class Llama(nn.Module):
     """A matrix of logits beside the table."""
 
-    def __init__(self, width: int, layers: int, heads: int, length: int, vocab: int, mlp: int):
+    def __init__(self, width: int, layers: int, heads: int, places: torch.Tensor, vocab: int, attend: Attend, mlp: int):
         super().__init__()
         self.tokens, self.logits = nn.Embedding(vocab, width), nn.Linear(width, vocab, bias=False)
-        self.blocks = nn.ModuleList(LlamaBlock(width, heads, mlp, length) for _ in range(layers))
+        self.blocks = nn.ModuleList(LlamaBlock(width, heads, mlp, places, attend) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=1e-5)
 
     def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -109,10 +112,12 @@ def training_step(
     mode: str = "eager",
     device: str = "cpu",
     mlp: int | None = None,
+    segments: int = 1,
 ) -> tuple[Callable[[int], None], int]:
     """Returns `work(steps)` and the tokens of a step; `mode` is eager, compiled, bf16 (autocast) or huggingface.
 
-    With `mlp` it is a LLaMA. On "cuda" it is compiled, in bf16, with a fused AdamW, whatever the mode.
+    With `mlp` it is a LLaMA; rows have so many documents. On "cuda" it is compiled, in bf16, with a fused AdamW,
+    whatever the mode.
     """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
@@ -121,7 +126,8 @@ def training_step(
         loss_of: Callable[..., torch.Tensor] = _hugging_face(width, layers, heads, length, vocab)
         parameters = loss_of.parameters  # type: ignore[attr-defined]
     else:
-        sizes = width, layers, heads, length, vocab
+        mask, places = documents(length, segments, device) if segments > 1 else (None, torch.arange(length))
+        sizes = width, layers, heads, places, vocab, attend(mask)
         model = (GPT(*sizes) if mlp is None else Llama(*sizes, mlp)).to(device)
         parameters = model.parameters
         loss_of = torch.compile(model) if mode == "compiled" or cuda else model

@@ -20,6 +20,7 @@ import numpy as np
 
 from t5x_like.accounting.flops import flops_per_token
 from t5x_like.accounting.hardware import chip
+from t5x_like.benchmarks.packed_rows import SEGMENTS, packed_rows
 from t5x_like.command_line import Parser
 from t5x_like.config import RunConfig
 from t5x_like.config.models.decoder_only import DecoderOnlyConfig
@@ -55,7 +56,6 @@ PACKED: dict[str, dict[str, Any]] = {
     "as shipped": {},
     **{name: {"attention": name} for name in ("reference", "blockwise", "triton")},
 }
-SEGMENTS = 4  # of uneven lengths in a packed row
 LENGTHS = {"full": (1024, 2048, 4096, 8192, 16384, 32768), "tiny": (128,)}
 TOKENS = {"full": 16384, "tiny": 256}  # of a call of attention, in all rows
 SECTIONS = ("training", "packed", "attention", "decoding")
@@ -123,7 +123,7 @@ def _step(
         tokens = np.random.default_rng(0).integers(0, model["vocab_size"], (rows, length + 1)).astype(np.int32)
         batch = {"decoder_input_tokens": tokens[:, :-1], "decoder_target_tokens": tokens[:, 1:]}
         if segments > 1:
-            batch |= _segments(rows, length, segments)
+            batch |= packed_rows(rows, length, segments)
         batches = program.on_devices({name: value[None] for name, value in batch.items()}, leading=1)
         knobs = program.knobs(np.asarray([1e-4]), jax.random.key(1))
         began = time.perf_counter()
@@ -139,18 +139,6 @@ def _step(
     if peak is not None:
         line["mfu"] = round(rate * flops_per_token(config.model, length) / peak.peaks["bf16"], 4)
     yield line | {"gigabytes": round((memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9, 2)}
-
-
-def _segments(rows: int, length: int, number: int) -> dict[str, np.ndarray]:
-    """Documents of uneven lengths: shares 3, 7, 5, 5 of twenty, again and again."""
-    shares = np.resize([3, 7, 5, 5], number) / np.resize([3, 7, 5, 5], number).sum()
-    ends = np.rint(np.cumsum(shares) * length).astype(int)
-    places = np.arange(length)
-    segment = np.searchsorted(ends, places, side="right").clip(max=number - 1)
-    starts = np.concatenate([[0], ends[:-1]])
-    positions = (places - starts[segment]).astype(np.int32)
-    names = {"decoder_segment_ids": (segment + 1).astype(np.int32), "decoder_positions": positions}
-    return {name: np.tile(value, (rows, 1)) for name, value in names.items()}
 
 
 def _seconds_of_steps(step: Any, state: Any, batches: Any, knobs: Any) -> float:
@@ -174,7 +162,7 @@ def attention(size: str) -> Iterator[Line]:
     heads, width = (16, 128) if size == "full" else (2, 64)
     for length in LENGTHS[size]:
         rows = max(1, TOKENS[size] // length)
-        ids = jnp.asarray(_segments(rows, length, SEGMENTS)["decoder_segment_ids"])
+        ids = jnp.asarray(packed_rows(rows, length, SEGMENTS)["decoder_segment_ids"])
         plain, segments = MaskSpec(), MaskSpec(q=Marks(ids), kv=Marks(ids))
         segments = segments.replace(kv=segments.q)
         for subject, mask, kv_heads in (

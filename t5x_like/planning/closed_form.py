@@ -32,12 +32,13 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from t5x_like.accounting.flops import BACKWARD, forward_flops
-from t5x_like.config import CrossEntropyConfig, DecoderOnlyConfig, RunConfig
+from t5x_like.config import CrossEntropyConfig, RunConfig
+from t5x_like.config.models.base import TransformerConfig
 from t5x_like.errors import UserError
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import ParamSpec, map_specs, named_specs
 from t5x_like.models.layers.routing import capacity
-from t5x_like.objectives.chunked import MOST_LOGITS, chunk_length
+from t5x_like.objectives.chunked import chunk_length, most_logits
 from t5x_like.parallel.mesh import AXES
 from t5x_like.parallel.rules import PARAMETER_RULES, STAGE_RULES, partition
 from t5x_like.planning.collectives import ring_bytes
@@ -105,18 +106,23 @@ class Leaf:
 class Step:
     """The arithmetic of one training step of a resolved run on a mesh of such sizes.
 
+    `device_memory`, in bytes, is that of a GPU, where it decides how many logits are computed at once.
+
     Raises:
       UserError: a size that the mesh does not divide, as at the start of a run.
     """
 
-    def __init__(self, config: RunConfig, mesh: Mapping[str, int]):
+    def __init__(self, config: RunConfig, mesh: Mapping[str, int], device_memory: float | None = None):
         self.config, self.mesh = config, dict(mesh)
         abstract = AbstractMesh(tuple(mesh[name] for name in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
         self.abstract = cast(Mesh, abstract)  # `partition` reads its sizes alone
         model, objective = config.model, config.objective
-        if not isinstance(model, DecoderOnlyConfig) or not isinstance(objective, CrossEntropyConfig):
-            raise UserError(f"model.kind: {model.kind!r} is not planned by arithmetic; accepted: 'decoder_only'")
+        if not isinstance(model, TransformerConfig) or model.streams != ("decoder",):
+            raise UserError(f"model.kind: {model.kind!r} is not planned by arithmetic; accepted: decoder-only families")
+        if not isinstance(objective, CrossEntropyConfig):
+            raise UserError(f"objective.kind: {objective.kind!r} is not planned by arithmetic; accepted: 'causal_lm', 'prefix_lm'")
         self.model, self.logits_chunk, self.micro = model, objective.logits_chunk, config.training.parts
+        self.most_logits = most_logits(device_memory)
         self.specs = build_model(model).specs()
         rows = config.training.batch_size // self.micro
         parts = math.prod(mesh[axis] for axis in STAGE_RULES["batch"])
@@ -220,7 +226,7 @@ class Step:
         """Parts of the length whose logits exist at once."""
         length, wanted = self.config.data.sequence_length, self.logits_chunk
         rows = math.ceil(self.rows * (self.micro if self.mesh["pipe"] > 1 else 1) / self.mesh["pipe"])
-        return math.ceil(length / chunk_length(length, self.vocab_size, rows, wanted, MOST_LOGITS))
+        return math.ceil(length / chunk_length(length, self.vocab_size, rows, wanted, self.most_logits))
 
     def _tensor(self) -> list[Movement]:
         layers = self.passes * self._layers_here

@@ -47,7 +47,7 @@ def make_plan(
     assumed = assumed or Assumptions()
     sizes = mesh_sizes(slice_, config.mesh.sizes)
     links = Links(slice_, places_of(slice_, sizes))
-    step = Step(config, sizes)
+    step = Step(config, sizes, None if slice_.chip.torus else slice_.chip.memory)
     expected = step.movements()
     planned = [(one.kind, one.axes, one.bytes) for one in expected]
     moved = planned if compiled is None else on_links(compiled.collectives)

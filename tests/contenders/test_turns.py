@@ -3,7 +3,7 @@
 
 import pytest
 from contenders.report import table
-from contenders.sections import Row
+from contenders.tables import Row
 from contenders.turns import Contender, Result, measure
 
 CONTENDERS = """

@@ -50,6 +50,8 @@ def as_xla_cpu_does(one):
         ["mesh.expert=4", "model.experts.num_experts=8", "training.microbatches=1"],
         ["mesh.pipe=4", "training.microbatches=4"],
         ["mesh.data=4", "training.microbatches=4"],
+        ["model.kind=llama", "mesh.fsdp=4", "model.num_kv_heads=2"],
+        ["model.kind=gpt2", "mesh.fsdp=4"],
     ],
     ids=lambda overrides: overrides[0],
 )

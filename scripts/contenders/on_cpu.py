@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is compared with what: the sections of scripts/benchmark.py.
-
-A section is a function of `Settings` that yields `Row`s; its contenders are timed in turns (see `turns`).
-"""
+"""What is compared with what on a CPU: the sections of scripts/benchmark.py."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from contenders.breakdown import shares
 from contenders.ours import content_of, run_config, text_data
-from contenders.turns import Contender, Result, measure
+from contenders.tables import HERE, SHAPES, Row, Section, Settings, rows_of
+from contenders.turns import Contender, Result
 from contenders.whole_runs import second_start
 from t5x_like.accounting.flops import flops_per_token
 from t5x_like.errors import UserError
@@ -34,100 +31,25 @@ FED: dict[str, dict[str, Any]] = {  # what is fed to what
         "objective": {"kind": "seq2seq"},
     },
 }
-# The two shapes of every comparison: width, layers, heads, length, batch, vocabulary.
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"width": 128, "layers": 4, "heads": 4, "length": 256, "batch": 16, "vocab": 4096},
-    "small": {"width": 384, "layers": 6, "heads": 6, "length": 256, "batch": 8, "vocab": 8192},
-}
-# Those of a GPU, in bfloat16 on both sides: GPT-2 124M and a LLaMA of 1.15 billion parameters.
-ALONE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # contenders take turns with one device's memory
-GPU_SHAPES: dict[str, dict[str, Any]] = {
-    "gpt2": {"width": 768, "layers": 12, "heads": 12, "length": 1024, "batch": 16, "vocab": 50304},
-    "llama": {"width": 2048, "layers": 20, "heads": 16, "length": 2048, "batch": 8, "vocab": 32768, "mlp": 5504},
-}
-_HERE = "contenders"
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How long to measure.
-
-    Attributes:
-      shapes: names of `SHAPES`.
-      rounds, seconds: of every contender's turns.
-      lengths: of the attention section.
-      steps: of the runs of the loop section.
-      train_script: scripts/train.py.
-      device: "cpu" or "gpu".
-      told: gets a line now and then.
-    """
-
-    shapes: tuple[str, ...] = tuple(SHAPES)
-    rounds: int = 5
-    seconds: float = 2.0
-    lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
-    steps: int = 1000
-    train_script: Path = Path("scripts/train.py")
-    device: str = "cpu"
-    told: Callable[[str], None] = print
-
-    def measure(self, contenders: list[Contender]) -> dict[str, Result]:
-        return measure(contenders, rounds=self.rounds, seconds=self.seconds, told=self.told)
-
-
-@dataclasses.dataclass
-class Row:
-    """A line of a section's table: what was measured, and what that is beside others of the same run.
-
-    Attributes:
-      subject: e.g. "small, batch 16, greedy".
-      contender: who.
-      rate, unit: the median over rounds; None when it could not be set up, and `note` says why.
-      ratios: {"to PyTorch eager": (median, least, greatest)}, each taken within a round.
-      measures: further numbers by name, for pictures.
-    """
-
-    subject: str
-    contender: str
-    rate: float | None
-    unit: str
-    ratios: dict[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
-    note: str = ""
-    measures: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-def _rows(
-    subject: str, unit: str, results: dict[str, Result], against: tuple[str, ...], note: Callable[[Result], str]
-) -> Iterator[Row]:
-    for result in results.values():
-        if result.error is not None:
-            yield Row(subject, result.name, None, unit, note=result.error)
-            continue
-        rivals = [results[name] for name in against if name != result.name and name in results]
-        ratios = {f"to {rival.name}": result.ratio(rival) for rival in rivals if rival.error is None}
-        yield Row(subject, result.name, result.rate, unit, ratios, note(result))
 
 
 def training(settings: Settings) -> Iterator[Row]:
     """Whole training steps on rows that are not packed: our compiled step, naive JAX, PyTorch, Hugging Face."""
-    if settings.device == "gpu":
-        yield from _training_on_gpu(settings)
-        return
     for shape in settings.shapes:
         sizes = SHAPES[shape]
 
         def torch(mode: str, sizes: dict[str, Any] = sizes) -> dict[str, Any]:
-            return {"factory": f"{_HERE}.torch_gpt:training_step", "arguments": {**sizes, "mode": mode}}
+            return {"factory": f"{HERE}.torch_gpt:training_step", "arguments": {**sizes, "mode": mode}}
 
         contenders = [
-            Contender("ours", f"{_HERE}.ours:training_step", sizes),
-            Contender("ours, bf16", f"{_HERE}.ours:training_step", {**sizes, "precision": "bf16"}),
-            Contender("naive JAX", f"{_HERE}.naive_jax:training_step", sizes),
+            Contender("ours", f"{HERE}.ours:training_step", sizes),
+            Contender("ours, bf16", f"{HERE}.ours:training_step", {**sizes, "precision": "bf16"}),
+            Contender("naive JAX", f"{HERE}.naive_jax:training_step", sizes),
             Contender("PyTorch eager", **torch("eager")),
             Contender("PyTorch compiled", **torch("compiled")),
             Contender("PyTorch bf16 autocast", **torch("bf16")),
             Contender("Hugging Face GPT-2", **torch("huggingface")),
-            Contender("float32 matrix products", f"{_HERE}.ours:matrix_products"),
+            Contender("float32 matrix products", f"{HERE}.ours:matrix_products"),
         ]
         results = settings.measure(contenders)
         ceiling = results.pop("float32 matrix products")
@@ -138,22 +60,7 @@ def training(settings: Settings) -> Iterator[Row]:
         def fraction(result: Result, flops: float = flops, ceiling: Result = ceiling) -> str:
             return f"{flops * result.rate / ceiling.rate:.2f} of {ceiling.rate / 1e9:.0f} Gflop/s"
 
-        yield from _rows(shape, "tokens/s", results, ("naive JAX", "PyTorch eager"), fraction)
-
-
-def _training_on_gpu(settings: Settings) -> Iterator[Row]:
-    for shape, sizes in GPU_SHAPES.items():
-        contenders = [
-            Contender("ours", f"{_HERE}.ours:training_step", {**sizes, "precision": "bf16"}, ALONE),
-            Contender("ours, fp8", f"{_HERE}.ours:training_step", {**sizes, "precision": "fp8"}, ALONE),
-            Contender("PyTorch compiled", f"{_HERE}.torch_gpt:training_step", {**sizes, "device": "cuda"}),
-        ]
-        flops = flops_per_token(run_config(**sizes).model, sizes["length"])
-
-        def rate(result: Result, flops: float = flops) -> str:
-            return f"{flops * result.rate / 1e12:.0f} TFLOP/s"
-
-        yield from _rows(shape, "tokens/s", settings.measure(contenders), ("PyTorch compiled",), rate)
+        yield from rows_of(shape, "tokens/s", results, ("naive JAX", "PyTorch eager"), fraction)
 
 
 def breakdown(settings: Settings) -> Iterator[Row]:
@@ -167,24 +74,24 @@ def pipeline(settings: Settings) -> Iterator[Row]:
     """The input pipeline alone, beside the training step that eats from it."""
     sizes = SHAPES["tiny"]
     contenders = [
-        Contender("input pipeline", f"{_HERE}.ours:input_pipeline", sizes),
-        Contender("training step", f"{_HERE}.ours:training_step", sizes),
+        Contender("input pipeline", f"{HERE}.ours:input_pipeline", sizes),
+        Contender("training step", f"{HERE}.ours:training_step", sizes),
     ]
-    yield from _rows("tiny", "tokens/s", settings.measure(contenders), ("training step",), lambda _: "")
+    yield from rows_of("tiny", "tokens/s", settings.measure(contenders), ("training step",))
 
 
 def feeding(settings: Settings) -> Iterator[Row]:
     """Rows alone, and steps on rows made between them or by a worker process, beside a step on the same rows."""
     for subject, content in FED.items():
         contenders = [
-            Contender("the rows alone", f"{_HERE}.ours:rows_alone", {"content": content}),
+            Contender("the rows alone", f"{HERE}.ours:rows_alone", {"content": content}),
             *(
-                Contender(name, f"{_HERE}.ours:fed_step", {"workers": workers, "content": content})
+                Contender(name, f"{HERE}.ours:fed_step", {"workers": workers, "content": content})
                 for name, workers in (("the same rows", None), ("no worker", 0), ("one worker", 1))
             ),
         ]
         results = settings.measure(contenders)
-        yield from _rows(subject, "tokens/s", results, ("the same rows",), lambda _: "")
+        yield from rows_of(subject, "tokens/s", results, ("the same rows",))
 
 
 def decoding(settings: Settings) -> Iterator[Row]:
@@ -194,12 +101,12 @@ def decoding(settings: Settings) -> Iterator[Row]:
     for family, batch, beams in itertools.product(("gpt2", "t5"), (1, 16), (1, 4)):
         arguments = {**SHAPES["small"], "batch": batch, "beams": beams, "family": family}
         contenders = [
-            Contender("ours", f"{_HERE}.decoding:ours", arguments),
-            Contender("ours, one device", f"{_HERE}.decoding:ours", arguments, whole),
-            Contender(rival, f"{_HERE}.decoding:hugging_face", arguments),
+            Contender("ours", f"{HERE}.decoding:ours", arguments),
+            Contender("ours, one device", f"{HERE}.decoding:ours", arguments, whole),
+            Contender(rival, f"{HERE}.decoding:hugging_face", arguments),
         ]
         subject = f"small {family}, batch {batch}, " + ("greedy" if beams == 1 else f"beam {beams}")
-        yield from _rows(subject, "new tokens/s", settings.measure(contenders), (rival,), lambda _: "")
+        yield from rows_of(subject, "new tokens/s", settings.measure(contenders), (rival,))
 
 
 def attention(settings: Settings) -> Iterator[Row]:
@@ -208,9 +115,9 @@ def attention(settings: Settings) -> Iterator[Row]:
 
     for length in settings.lengths:
         kinds = ("naive", "blockwise")
-        contenders = [Contender(k, f"{_HERE}.attention:attention", {"length": length, "impl": k}) for k in kinds]
+        contenders = [Contender(k, f"{HERE}.attention:attention", {"length": length, "impl": k}) for k in kinds]
         results = settings.measure(contenders)
-        for row in _rows(f"T = {length:,}", "tokens/s", results, ("naive",), lambda _: ""):
+        for row in rows_of(f"T = {length:,}", "tokens/s", results, ("naive",)):
             memory = f"{temporaries(row.contender, length=length):,.0f} MiB"
             yield dataclasses.replace(row, note=", ".join(filter(None, (memory, row.note))))
 
@@ -220,9 +127,9 @@ def kinds(settings: Settings) -> Iterator[Row]:
     from contenders.attention_kinds import KINDS, layer_flops, temporaries  # imports JAX
 
     for length in settings.lengths:
-        contenders = [Contender(k, f"{_HERE}.attention_kinds:attention", {"name": k, "length": length}) for k in KINDS]
+        contenders = [Contender(k, f"{HERE}.attention_kinds:attention", {"name": k, "length": length}) for k in KINDS]
         results = settings.measure(contenders)
-        for row in _rows(f"T = {length:,}", "tokens/s", results, ("softmax",), lambda _: ""):
+        for row in rows_of(f"T = {length:,}", "tokens/s", results, ("softmax",)):
             memory, flops = temporaries(row.contender, length), layer_flops(row.contender, length)
             measures = {"length": float(length), "mebibytes": memory, "flops": flops}
             note = f"{memory:,.0f} MiB, {flops / 1e6:.3g} MFLOP a token forward{', ' if row.note else ''}{row.note}"
@@ -247,12 +154,12 @@ def loop(settings: Settings) -> Iterator[Row]:
 def fitting(settings: Settings) -> Iterator[Row]:
     """A Chinchilla fit of 240 points: the search beside SciPy's from 36 starts, 1,000 bootstraps, the program."""
     search = [
-        Contender("ours", f"{_HERE}.fitting:ours"),
-        Contender("SciPy L-BFGS, 36 starts", f"{_HERE}.fitting:scipy_grid"),
+        Contender("ours", f"{HERE}.fitting:ours"),
+        Contender("SciPy L-BFGS, 36 starts", f"{HERE}.fitting:scipy_grid"),
     ]
-    refits = [Contender("ours", f"{_HERE}.fitting:ours", {"bootstrap": 1000})]
+    refits = [Contender("ours", f"{HERE}.fitting:ours", {"bootstrap": 1000})]
     script = str(settings.train_script.with_name("fit.py"))
-    whole = [Contender("ours", f"{_HERE}.fitting:program", {"script": script})]
+    whole = [Contender("ours", f"{HERE}.fitting:program", {"script": script})]
     for subject, contenders, times in (
         ("global fit", search, 1),
         ("1,000 wild bootstraps", refits, 1000),
@@ -260,10 +167,10 @@ def fitting(settings: Settings) -> Iterator[Row]:
     ):
         results = settings.measure(contenders)
         told = lambda result, times=times: f"{times / result.rate:.3g} s"  # noqa: E731
-        yield from _rows(subject, "fits/s", results, ("SciPy L-BFGS, 36 starts",), told)
+        yield from rows_of(subject, "fits/s", results, ("SciPy L-BFGS, 36 starts",), told)
 
 
-SECTIONS: dict[str, Callable[[Settings], Iterator[Row]]] = {
+SECTIONS: dict[str, Section] = {
     "training": training,
     "breakdown": breakdown,
     "pipeline": pipeline,
