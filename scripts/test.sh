@@ -13,4 +13,4 @@ fi
 ruff check .
 ruff format --check .
 mypy
-exec python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=15
+exec python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=15 --max-worker-restart=0

@@ -120,7 +120,8 @@ class Step:
         if not isinstance(model, TransformerConfig) or model.streams != ("decoder",):
             raise UserError(f"model.kind: {model.kind!r} is not planned by arithmetic; accepted: decoder-only families")
         if not isinstance(objective, CrossEntropyConfig):
-            raise UserError(f"objective.kind: {objective.kind!r} is not planned by arithmetic; accepted: 'causal_lm', 'prefix_lm'")
+            accepted = "'causal_lm', 'prefix_lm'"
+            raise UserError(f"objective.kind: {objective.kind!r} is not planned by arithmetic; accepted: {accepted}")
         self.model, self.logits_chunk, self.micro = model, objective.logits_chunk, config.training.parts
         self.most_logits = most_logits(device_memory)
         self.specs = build_model(model).specs()

@@ -3,7 +3,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from t5x_like.benchmarks import gpu
@@ -28,15 +27,6 @@ def test_every_section_measures_something(monkeypatch, tmp_path):
     assert "for cpu, not for gpu" in by_name["causal", "cudnn"]["error"]
     assert {line["section"] for line in lines} == set(gpu.SECTIONS)
     assert lines[-1]["new_tokens_per_second"] > 0
-
-
-def test_packed_rows_hold_documents_of_uneven_lengths():
-    features = gpu._segments(2, 100, 4)
-    segments, positions = features["decoder_segment_ids"], features["decoder_positions"]
-    assert np.bincount(segments[0]).tolist() == [0, 15, 35, 25, 25]
-    for number in range(1, 5):
-        place = positions[1][segments[1] == number]
-        np.testing.assert_array_equal(place, np.arange(len(place)))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-SMALL_RUN = ["--config.training.tokens=32768", "--config.training.eval_tokens=4096", "--config.training.log_every=2"]
+SMALL_RUN = [
+    "--config.training.tokens=32768",
+    "--config.training.eval_tokens=4096",
+    "--config.training.log_every=2",
+    "--config.model.num_layers=1",
+]
+STAGES = "--config.model.num_layers=4"
 SMALL_PAIRS = [
     "--config.training.epochs=0.05",
     "--config.schedule.warmup_steps=2",
@@ -42,17 +48,17 @@ SMALL_SWEEP = [
 SMALLER = {
     "scripts/quickstart.sh": SMALL_SWEEP,
     "scripts/test.sh": ["tests/test_strict.py"],
-    "python scripts/train.py --config=configs/python_small.py --workdir=runs/pipe": SMALL_RUN,  # has stages
-    "python scripts/train.py --config=configs/python_small.py": [*SMALL_RUN, "--config.model.num_layers=1"],
+    "python scripts/train.py --config=configs/python_small.py --workdir=runs/pipe": [*SMALL_RUN, STAGES],
     "python scripts/train.py --config=configs/transformer_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/recurrent_functions.py": SMALL_PAIRS,
-    "python scripts/train.py --config=configs/llama_python.py": [*SMALL_RUN, "--config.model.num_layers=1"],
+    "python scripts/train.py --config=configs/llama_python.py": SMALL_RUN,
     "python scripts/train.py --config=configs/llama_tuned.py": SMALL_RUN,
     "python scripts/train.py --config=configs/bert_small.py": SMALL_BERT,
     "python scripts/train.py --config=configs/bert_small_classify.py": SMALL_BERT_HEAD,
     "tail ": [],
     "python scripts/convert.py": [],
     "python scripts/prepare.py": [],
+    "python scripts/train.py --config=configs/switch_tiny.py": SMALL_RUN[:-1],  # every second layer has experts
     "python scripts/train.py": SMALL_RUN,
     "python scripts/sweep.py --config=configs/sweeps/recall.py": [
         "--config.sizes=({'data.sequence_length':8,'training.batch_size':32},)",
@@ -61,6 +67,10 @@ SMALLER = {
         "--config.base.execution.steps_per_call=4",
     ],
     "python scripts/sweep.py": SMALL_SWEEP,
+    "python scripts/fit.py --points=runs/quickstart --out=runs/quickstart/fit --coverage": [
+        "--bootstrap=100",
+        "--coverage=2",
+    ],
     "python scripts/fit.py": ["--bootstrap=100"],
     "python scripts/known_truth.py": ["--seeds=1", "--bootstrap=100", "--surfaces", "chinchilla"],
     "python scripts/design.py": [],

@@ -382,13 +382,17 @@ def test_streaming(sinks, pack, turn):
             for i in range(40):
                 start = i - places[b, i]
                 cached = [j for j in range(start, i + 1) if i - j < window or j - start < sinks]
-                keys, query = k[b][:, jnp.asarray(cached)], q[b][:, i : i + 1]
+                slots = np.zeros(40, int)
+                slots[cached] = np.arange(len(cached))
+                there = np.isin(np.arange(40), cached)  # of one shape, so that little is compiled
+                keys, query = k[b], q[b][:, i : i + 1]
                 if turn is not None:
-                    at = jnp.arange(len(cached))
-                    keys = turn.turned(keys.swapaxes(0, 1)[None], at[None])[0].swapaxes(0, 1)
-                    query = turn.turned(query.swapaxes(0, 1)[None], at[None, -1:])[0].swapaxes(0, 1)
-                weights = jax.nn.softmax(query @ keys.swapaxes(1, 2) / math.sqrt(HEAD_DIM), axis=-1)
-                outs.append(weights @ v[b][:, jnp.asarray(cached)])
+                    keys = turn.turned(keys.swapaxes(0, 1)[None], jnp.asarray(slots)[None])[0].swapaxes(0, 1)
+                    last = jnp.asarray([[len(cached) - 1]])
+                    query = turn.turned(query.swapaxes(0, 1)[None], last)[0].swapaxes(0, 1)
+                logits = query @ keys.swapaxes(1, 2) / math.sqrt(HEAD_DIM)
+                weights = jax.nn.softmax(jnp.where(there, logits, -jnp.inf), axis=-1)
+                outs.append(weights @ v[b])
             rows.append(jnp.concatenate(outs, axis=1))
         return out_of(params, jnp.stack(rows))
 

@@ -73,7 +73,7 @@ def lines_of(folder, split):
     return [line for line in lines if line["split"] == split]
 
 
-@pytest.mark.parametrize("head", MODELS)
+@pytest.mark.parametrize("head", ["classification", pytest.param("tagging", marks=pytest.mark.slow), "span"])
 def test_a_rule_is_learnt_on_one_device_and_on_eight_alike(head, examples, tmp_path, monkeypatch, capsys):
     train(config_of(examples, head), tmp_path / "one")
     together = train(config_of(examples, head, **MODELS[head][1]), tmp_path / "eight")

@@ -48,7 +48,14 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("T5X_LIKE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("model", ["transformer", "recurrent", "t5", "switch", "bart", "mbart", "marian"])
+def families(often, slow):
+    """Those of `slow` differ from one of the others in little."""
+    return pytest.mark.parametrize(
+        "model", [*often.split(), *(pytest.param(name, marks=pytest.mark.slow) for name in slow.split())]
+    )
+
+
+@families("transformer recurrent t5 switch bart", "mbart marian")
 def test_pairs_are_learnt(model, pairs, tmp_path):
     summary = train(run(pairs, model, "seq2seq", "seq2seq", 150), tmp_path / "run")
     assert summary["loss"] < 0.7  # letters that do not look at the input: (4 ln 4 + 0) / 5 = 1.11 nats
@@ -69,13 +76,7 @@ def test_prefixes_of_an_encoder_are_scored_on_the_same_tokens(pairs, tmp_path):
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        *("gpt1", "gpt2", "gpt3", "gptj", "gpt_neox", "opt", "bloom"),
-        *("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"),
-    ],
-)
+@families("gpt1 gpt2 gpt3 bloom llama mixtral gemma3", "gptj gpt_neox opt mistral qwen2 qwen3 gemma gemma2")
 def test_texts_are_learnt(model, pairs, tmp_path):
     summary = train(run(pairs, model, "language_model", "causal_lm", 150), tmp_path / "run")
     # 5 of 10 bytes follow from those before; the others are one of four letters: .69. One layer of biases that fall off
@@ -83,7 +84,7 @@ def test_texts_are_learnt(model, pairs, tmp_path):
     assert summary["loss"] < (1.5 if model == "bloom" else 1.0)
 
 
-@pytest.mark.parametrize("model", ["bert", "roberta", "distilbert", "albert", "electra"])
+@families("bert electra", "roberta distilbert albert")
 def test_masked_letters_are_learnt(model, pairs, tmp_path):
     config = run(pairs, model, "masked_lm", "masked_lm", 250)
     tokenizer = replace(config.data.tokenizer, specials=("mask", "cls", "sep"))

@@ -43,6 +43,7 @@ def run(folder, attention, steps):
     )
 
 
+@pytest.mark.slow
 def test_windows_forget_and_global_tokens_remember(tmp_path):
     window = {"kind": "longformer", "window": 4}
     forgotten = run(tmp_path / "window", window, 120)

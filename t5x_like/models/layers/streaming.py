@@ -46,15 +46,20 @@ class StreamingAttention(Attention):
     def _own(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> list[Part]:
         """The tokens of one call with one another."""
         rules = self._rules()
-        mask = mask.replace(window=rules.window, kv=mask.q, offset=0)
-        near = part(q, k, v, mask, ctx, ctx.bias, self.soft_cap)
-        return [near, self._sinks(q, k, v, ctx)] if rules.sinks and q.shape[1] > rules.window else [near]
+        near_mask = mask.replace(window=rules.window, kv=mask.q, offset=0)
+        near = part(q, k, v, near_mask, ctx, ctx.bias, self.soft_cap)
+        return [near, self._sinks(q, k, v, mask, ctx)] if rules.sinks and q.shape[1] > rules.window else [near]
 
-    def _sinks(self, q: jax.Array, k: jax.Array, v: jax.Array, ctx: Context) -> Part:
+    def _sinks(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> Part:
         """Each query with the sinks of its document that its window has left behind."""
         rules, positions = self._rules(), ctx.positions
         assert positions is not None
         sinks = jnp.arange(rules.sinks)
+        if mask.q.segments is None and from_the_start(mask) and not mask.reordered:  # all queries have the same ones
+            seen = positions[..., None] - sinks >= rules.window
+            distance = sinks - self._within_cache(positions)[..., None]
+            k, v = k[:, : rules.sinks], v[:, : rules.sinks]
+            return self._dense(self._as_in_cache(q, positions), k, v, seen, distance, ctx)
         first = jnp.arange(q.shape[1]) - positions  # index of the document's first token
         place = first[..., None] + sinks  # [B, T, n]; below 0 in an earlier call
         at = jnp.clip(place, 0, q.shape[1] - 1)
