@@ -60,6 +60,7 @@ KINDS = {
     "longformer": ({"kind": "longformer", "window": 4, "global_tokens": 2}, BERT_FEW),
     "big_bird": ({"kind": "big_bird", "block_size": 2, "random_blocks": 1}, BERT_FEW),
     "linformer": ({"kind": "linformer", "projected": 4, "shared": "layers"}, BERT_FEW),
+    "local": ({"kind": "local", "radius": 3}, T5_FEW),
     "transient_global": ({"kind": "transient_global", "radius": 3, "block_size": 4}, T5_FEW),
 }
 
