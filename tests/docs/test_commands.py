@@ -67,10 +67,6 @@ SMALLER = {
         "--config.base.execution.steps_per_call=4",
     ],
     "python scripts/sweep.py": SMALL_SWEEP,
-    "python scripts/fit.py --points=runs/quickstart --out=runs/quickstart/fit --coverage": [
-        "--bootstrap=100",
-        "--coverage=2",
-    ],
     "python scripts/fit.py": ["--bootstrap=100"],
     "python scripts/known_truth.py": ["--seeds=1", "--bootstrap=100", "--surfaces", "chinchilla"],
     "python scripts/design.py": [],
