@@ -79,6 +79,7 @@ SMALLER = {
     "scripts/slurm.sh": ["--dry-run"],
     "python scripts/attention_costs.py": [],
     "python -m t5x_like.benchmarks.gpu": ["--sections=decoding"],
+    "python scripts/benchmark.py --device=tpu": [],  # by arithmetic
     "python scripts/benchmark.py --sections=kinds": ["--lengths=64", "--rounds=1", "--seconds=0.01"],
     "python scripts/benchmark.py": ["--sections=attention", "--lengths=64", "--rounds=1", "--seconds=0.01"],
 }
