@@ -44,7 +44,9 @@ def ours(
     program = program_for(dataclasses.replace(config, mesh=generation_mesh(config.model)))
     model: Decodes = able(program.model, Decodes, "this benchmark")
     ctx = generation_context(program.ctx)
-    params = model.for_decoding(program.params(program.init(jax.random.key(0))), ctx)
+    params = program.params(program.init(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: leaf.astype(ctx.policy.compute), params)  # as the rival keeps them
+    params = model.for_decoding(params, ctx)
     prompts = _prompts(batch, shape["vocab"], prompt).tolist()
     search = BeamSearch(num_beams=beams) if beams > 1 else None
 

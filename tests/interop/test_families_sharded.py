@@ -43,7 +43,7 @@ MESHES = {
 
 
 # Their blocks are cut as those of another that is not here.
-SLOW = ("mistral", "gemma2", "t5_v1_0", "mbart", "marian", "distilbert")
+SLOW = ("gemma2", "mbart", "marian")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MESHES])

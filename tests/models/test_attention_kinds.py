@@ -363,7 +363,7 @@ def test_a_performer_that_redraws_has_other_features_in_each_step_of_training_on
     np.testing.assert_allclose(alone[0], rows[0], atol=2e-6)
 
 
-@pytest.mark.parametrize("sinks", [0, 3])
+@pytest.mark.parametrize("sinks", [0, 3, 50])
 @pytest.mark.parametrize("pack", [False, True], ids=["one", "packed"])
 @pytest.mark.parametrize("turn", [None, Rotary(100.0)], ids=["plain", "rotary"])
 def test_streaming(sinks, pack, turn):

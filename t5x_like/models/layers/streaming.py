@@ -56,9 +56,9 @@ class StreamingAttention(Attention):
         assert positions is not None
         sinks = jnp.arange(rules.sinks)
         if mask.q.segments is None and from_the_start(mask) and not mask.reordered:  # all queries have the same ones
+            k, v, sinks = k[:, : rules.sinks], v[:, : rules.sinks], sinks[: k.shape[1]]
             seen = positions[..., None] - sinks >= rules.window
             distance = sinks - self._within_cache(positions)[..., None]
-            k, v = k[:, : rules.sinks], v[:, : rules.sinks]
             return self._dense(self._as_in_cache(q, positions), k, v, seen, distance, ctx)
         first = jnp.arange(q.shape[1]) - positions  # index of the document's first token
         place = first[..., None] + sinks  # [B, T, n]; below 0 in an earlier call
