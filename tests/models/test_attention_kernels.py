@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splash attention in interpret mode, and what is lowered for machines that are not here."""
+"""Kernels in interpret mode, and what is lowered for machines that are not here."""
 
 from functools import partial
 
@@ -13,6 +13,7 @@ from t5x_like.errors import UserError
 from t5x_like.models.context import Marks, MaskSpec
 from t5x_like.models.layers.attention import attend, choose
 from t5x_like.models.layers.biases import LinearBias
+from t5x_like.models.layers.flash import How, Operands, ranges
 from t5x_like.models.layers.kernels import cudnn
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout
@@ -66,31 +67,73 @@ def test_splash_attention_runs_on_every_device_s_own_rows_and_heads(qkv, relativ
     assert "all-gather" not in run.lower(*(layout_put(layout, x) for x in (q, k, v))).compile().as_text()
 
 
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
-@pytest.mark.parametrize("layout", [None, {"data": 2, "tensor": 1}], ids=["one device", "two devices"])
-def test_triton_attention_is_the_reference(causal, layout, qkv, relative_error):
-    layout = layout and MeshLayout(make_mesh(MeshConfig(**layout)))
-    marks = Marks(jnp.asarray(IDS))
-    mask = MaskSpec(causal=causal, q=marks, kv=marks)
-    expected = value_and_gradient(*qkv, mask=mask, impl="reference")
-    got = value_and_gradient(*qkv, mask=mask, impl="triton", layout=layout)
+MARKS, PADDED = Marks(jnp.asarray(IDS + 1)), Marks(jnp.asarray(np.where(np.arange(T) < 150, IDS + 1, 0)))
+FLASH = {  # what a call of the kernel for GPU adds to q, k and v
+    "causal, segments": {"mask": MaskSpec(q=MARKS, kv=MARKS)},
+    "segments that come again": {"mask": MaskSpec(q=Marks(MARKS.segments % 2), kv=Marks(MARKS.segments % 2))},
+    "both ways, padding": {"mask": MaskSpec(causal=False, q=PADDED, kv=PADDED)},
+    "two sequences": {"mask": MaskSpec(causal=False, q=MARKS, kv=Marks(jnp.asarray(IDS)))},  # some see nothing
+    "window, segments": {"mask": MaskSpec(window=70, q=MARKS, kv=MARKS)},
+    "window both ways": {"mask": MaskSpec(causal=False, window=70)},
+    "slopes, capped": {
+        "mask": MaskSpec(q=MARKS, kv=MARKS),
+        "bias": LinearBias(jnp.array([0.5, 0.01])),
+        "soft_cap": 2.0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", FLASH)
+def test_flash_attention_for_gpu_is_the_reference(name, qkv, relative_error):
+    """Queries share a key/value head, blocks are left out, and some queries see nothing."""
+    expected = value_and_gradient(*qkv, **FLASH[name], impl="reference")
+    got = value_and_gradient(*qkv, **FLASH[name], impl="triton")
     assert relative_error(got, expected) < 3e-6
 
 
-def test_triton_attention_lowers_for_gpu(monkeypatch):
+def test_flash_attention_takes_two_lengths_and_any_width(qkv, relative_error):
+    q, k, v = (x[..., :40] for x in qkv)
+    how = {"mask": MaskSpec(causal=False), "bias": LinearBias(jnp.array([0.1, 0.2]))}
+    expected = value_and_gradient(q[:, :192], k, v, **how, impl="reference")
+    assert relative_error(value_and_gradient(q[:, :192], k, v, **how, impl="triton"), expected) < 3e-6
+
+
+def test_flash_attention_runs_on_every_device_s_own_rows_and_heads(qkv, relative_error):
+    q, k, v = (jnp.repeat(x, 2, axis=2) for x in qkv)
+    how = {"mask": MaskSpec(q=MARKS, kv=MARKS), "bias": LinearBias(jnp.array([0.5, 0.1, 0.02, 0.3]))}
+    layout = MeshLayout(make_mesh(MeshConfig(data=2, tensor=2)))
+    expected = value_and_gradient(q, k, v, **how, impl="reference")
+    assert relative_error(value_and_gradient(q, k, v, **how, impl="triton", layout=layout), expected) < 3e-6
+    run = jax.jit(lambda q, k, v: attend(q, k, v, **how, impl="triton", layout=layout))
+    assert "all-gather" not in run.lower(*(layout_put(layout, x) for x in (q, k, v))).compile().as_text()
+
+
+def test_flash_attention_visits_only_blocks_where_somebody_looks():
+    """Four documents of 256 tokens: of 16 x 16 blocks of 64 a causal row has 4 x 10, a window of 64 has 4 x 7."""
+    ids = jnp.asarray(np.repeat([[1, 2, 3, 0]], 256, axis=1))
+    x = jax.ShapeDtypeStruct((1, 1, 1024, 64), jnp.float32)
+    for window, causal, visits in ((None, True, 40), (64, True, 28), (None, False, 64)):
+        for of_keys in (False, True):
+            operands = Operands(x, x, x, ids, ids)
+            first, end = ranges(operands, How(causal, window, None, False), 64, 64, of_keys)
+            assert int((end - first).sum()) == visits
+
+
+@pytest.mark.parametrize("more", [{}, {"bias": LinearBias(jnp.ones(4)), "soft_cap": 30.0}], ids=["", "slopes, capped"])
+def test_flash_attention_lowers_for_gpu(more, monkeypatch):
     """Not run: no GPU here."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     q, kv = (jax.ShapeDtypeStruct((1, 512, heads, 64), jnp.bfloat16) for heads in (4, 2))
     ids = jax.ShapeDtypeStruct((1, 512), jnp.int32)
 
     def loss(q, k, v, ids):
-        mask = MaskSpec(q=Marks(ids), kv=Marks(ids))
-        return attend(q, k, v, mask=mask, impl="triton").astype(jnp.float32).sum()
+        mask = MaskSpec(window=100, q=Marks(ids), kv=Marks(ids))
+        return attend(q, k, v, mask=mask, impl="triton", **more).astype(jnp.float32).sum()
 
     text = (
         jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, kv, kv, ids).lower(lowering_platforms=("cuda",)).as_text()
     )
-    assert text.count("__gpu$xla.gpu.triton") >= 3  # forward, what the backward pass needs of it, backward
+    assert text.count("__gpu$xla.gpu.triton") == 3  # forward, the gradient of queries, that of keys and values
 
 
 def layout_put(layout, x):

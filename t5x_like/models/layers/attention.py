@@ -63,7 +63,7 @@ def attend(
       bias: added to the logits, by the distance from query to key; the indices of both are taken for positions.
       soft_cap: c of cap(x) = c tanh(x / c), which keeps logits within c (Gemma 2, Gemma Team 2024); None caps nothing.
       impl: "reference", the equation itself; "blockwise", without a [T, S] matrix; "splash", a kernel for TPU (on CPU
-        interpreted, slowly); "cudnn", one for GPU; "triton", another, with segments (on CPU interpreted); "auto", what
+        interpreted, slowly); "cudnn", one for GPU; "triton", our own, with segments (on CPU interpreted); "auto", what
         suits the device and the length. A call through a cache, whose queries do not start at key 0, takes what "auto"
         takes; one with `mask.allowed` the reference.
       policy: the softmax is taken in `policy.softmax`.
@@ -92,7 +92,7 @@ def attend(
     if impl == "cudnn":
         return cudnn(q, k, v, mask=mask)
     if impl == "triton":
-        return triton(q, k, v, mask=mask, layout=layout, interpret=platform == "cpu")
+        return triton(q, k, v, **how, layout=layout, interpret=platform == "cpu")
     if impl == "blockwise":
         return blockwise(q, k, v, **how, wide=policy.softmax, blocks=blocks_for(mask, one_cpu, widen))
     return _reference(q, k, v, mask, Logits(bias, soft_cap, policy), widen, parts=4 if one_cpu else 1)
@@ -119,7 +119,7 @@ def choose(
     kernels = {
         "splash": ("tpu", splash_cannot(q, k, mask, bias)),
         "cudnn": ("gpu", cudnn_cannot(q, k, mask, bias, soft_cap)),
-        "triton": ("gpu", triton_cannot(q, k, mask, bias, soft_cap)),
+        "triton": ("gpu", triton_cannot(q, k, mask, bias)),
     }
     if length_parts > 1:
         kernels = {name: (home, f"mesh.seq={length_parts} cuts the length") for name, (home, _) in kernels.items()}

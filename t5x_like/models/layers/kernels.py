@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention in kernels that others wrote for one kind of accelerator: splash on TPU, cuDNN's and Triton's on GPU.
+"""Attention in kernels for one kind of accelerator: splash on TPU; cuDNN's and our own on GPU.
 
 Each has a function that says why it cannot do a call (None if it can) and one that does it.
 """
@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.models.context import Layout, MaskSpec
-from t5x_like.models.layers.biases import Bias
+from t5x_like.models.layers.biases import Bias, LinearBias
+from t5x_like.models.layers.flash import SMALLEST, How, Operands, flash
 from t5x_like.models.layers.masks import (
     dense_mask,
     for_groups,
@@ -79,8 +80,7 @@ def splash(
     names += ["batch length", "batch kv_length"] if segments else []
     if layout is not None:
         on_one_device = layout.on_every_device(on_one_device, names, "batch heads length head_dim")
-    q = (q.astype(jnp.float32) / q.shape[3] ** 0.5).astype(q.dtype)  # the kernel does not scale
-    out = on_one_device(q, k, v, *(segments or ()))
+    out = on_one_device(_scaled(q), k, v, *(segments or ()))
     if may_leave_a_query_alone(mask, q.shape[1], k.shape[1]):
         out = zero_where_alone(out, for_groups(dense_mask(mask, q.shape[1], k.shape[1]), 1))
     return out.transpose(0, 2, 1, 3)
@@ -142,43 +142,50 @@ def cudnn(
     )
 
 
-def triton_cannot(
-    q: jax.Array, k: jax.Array, mask: MaskSpec, bias: Bias | None, soft_cap: float | None = None
-) -> str | None:
-    """Why JAX's Pallas kernel for GPU does not take this call, in a few words; None if it does."""
-    if obstacle := _neither_can(mask, bias):
+def triton_cannot(q: jax.Array, k: jax.Array, mask: MaskSpec, bias: Bias | None) -> str | None:
+    """Why our Pallas kernel for GPU does not take this call, in a few words; None if it does."""
+    if bias is not None and not isinstance(bias, LinearBias):
+        return "a bias is added to the logits that is no slope"
+    if obstacle := _neither_can(mask.replace(window=None), None):
         return obstacle
-    if q.shape[1] != k.shape[1] or q.shape[1] % _LANES:
-        return f"lengths {q.shape[1]} and {k.shape[1]} are not one multiple of {_LANES}"
+    if q.shape[1] % SMALLEST or k.shape[1] % SMALLEST:
+        return f"lengths {q.shape[1]} and {k.shape[1]} are not multiples of {SMALLEST}"
     if q.shape[3] > 128:
         return f"head_dim={q.shape[3]} is above 128"
-    if mask.window is not None:
-        return "a window"
-    if mask.q.segments is not mask.kv.segments:
-        return "segments of two sequences"
-    if soft_cap is not None:
-        return "capped logits"
     return None
 
 
 def triton(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, mask: MaskSpec, layout: Layout | None, interpret: bool
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mask: MaskSpec,
+    bias: Bias | None = None,
+    soft_cap: float | None = None,
+    layout: Layout | None,
+    interpret: bool,
 ) -> jax.Array:
-    """`attend` by JAX's Pallas kernel for GPU, which Triton compiles: FlashAttention-2 with segment ids.
+    """`attend` by our kernel for GPU (`flash.py`), which Triton compiles; as `splash`, on every device's own share."""
+    how = How(mask.causal, mask.window, soft_cap, interpret)
+    segments = None if mask.q.segments is None else (mask.q.segments, mask.kv.segments)
+    more = [*(segments or ()), *(() if bias is None else (jax.lax.stop_gradient(bias.weights),))]
 
-    As `splash`, it runs on every device's own rows and heads. Heads that share keys get a copy of them each.
-    """
-    segments = mask.q.segments
-
-    def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, *segments: jax.Array) -> jax.Array:
-        from jax.experimental.pallas.ops.gpu.attention import mha  # slow to import, for GPU only
-
-        k, v = (jnp.repeat(y, q.shape[2] // y.shape[2], axis=2) for y in (k, v))
-        ids = segments[0].astype(jnp.int32) if segments else None
-        return mha(q, k, v, ids, sm_scale=q.shape[3] ** -0.5, causal=mask.causal, interpret=interpret)
+    def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, *more: jax.Array) -> jax.Array:
+        x = Operands(*(y.transpose(0, 2, 1, 3) for y in (q, k, v)))
+        if segments:
+            x = x._replace(q_segments=more[0].astype(jnp.int32), kv_segments=more[1].astype(jnp.int32))
+        if bias is not None:
+            x = x._replace(slopes=more[-1].astype(jnp.float32))
+        return flash(x, how).transpose(0, 2, 1, 3)
 
     names = ["batch length heads head_dim", *["batch kv_length kv_heads head_dim"] * 2]
-    names += [] if segments is None else ["batch length"]
+    names += ["batch length", "batch kv_length"] if segments else []
+    names += [] if bias is None else ["heads"]
     if layout is not None:
         on_one_device = layout.on_every_device(on_one_device, names, "batch length heads head_dim")
-    return on_one_device(q, k, v, *(() if segments is None else (segments,)))
+    return on_one_device(_scaled(q), k, v, *more)
+
+
+def _scaled(q: jax.Array) -> jax.Array:
+    return (q.astype(jnp.float32) / q.shape[3] ** 0.5).astype(q.dtype)  # neither kernel does it
