@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import exit_with
-from t5x_like.sweeps.design import Cell, load_sweep
+from t5x_like.sweeps.design import Cell, cells, load_sweep
 from t5x_like.sweeps.execute import run_sweep
 
 
@@ -84,6 +84,10 @@ def main() -> int:
         reporter.close()
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
+    if sweep.trunks:
+        design = cells(sweep)
+        apart, saved = sum(cell.flops for cell in design), sum(cell.flops * (1 - cell.own) for cell in design)
+        print(f"first steps that runs share: {saved / apart:.0%} of {apart:.3g} FLOPs saved")
     print(f"points: {flags.workdir}/points.csv")
     return 1 if errors else 0
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sweep's design: which cells there are, and what each one's run is."""
 
+import collections
 import copy
+import dataclasses
 import itertools
 import json
 import re
@@ -15,6 +17,7 @@ from t5x_like.config import RunConfig, config_hash, distinctive
 from t5x_like.config_files import load_file, set_field, with_overrides
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError, convert, to_dict
+from t5x_like.training.trunk import shared_steps
 
 ParamsColumn = Literal["params_total", "params_nonembedding", "params_active", "params_compute"]
 GRID = ("sizes", "tokens", "learning_rates", "seeds")
@@ -35,6 +38,8 @@ class SweepConfig:
       seeds: of initial values and the order of data.
       params_column: which count of parameters `points.csv` calls params. `params_compute` is a sixth of the FLOPs of a
         target: 6 params tokens is then what a run computes in any family (Bi et al. 2024, who leave out the logits).
+      trunks: whether runs of one size, rate and seed share their first steps: each goes on from where the next smaller
+        budget's rate began to fall (`training/trunk.py`). What comes out is the same.
       arms: what to compare, by name: the fields in which each differs from the base, nested as they are there, and its
         own sizes, tokens, learning rates or seeds.
     """
@@ -47,6 +52,7 @@ class SweepConfig:
     learning_rate_power: float = 1.0
     seeds: tuple[int, ...] = (0,)
     params_column: ParamsColumn = "params_nonembedding"
+    trunks: bool = False
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,6 +93,8 @@ class Cell:
     params: dict[str, int]  # by every count that `params_column` may name
     flops: float  # of the whole run
     arm: str = ""
+    parent: str | None = None  # the run that it goes on from, and the step
+    first_step: int = 0
 
     @property
     def size(self) -> str:
@@ -97,7 +105,13 @@ class Cell:
     def work(self) -> float:
         """FLOPs, and what a token of a tiny model costs besides, in FLOPs: orders cells and tells the time left."""
         assert self.config.training.tokens is not None
-        return self.flops + OVERHEAD * self.config.training.tokens
+        return (self.flops + OVERHEAD * self.config.training.tokens) * self.own
+
+    @property
+    def own(self) -> float:
+        """The part of its steps that it takes itself."""
+        assert self.config.training.steps is not None
+        return 1 - self.first_step / self.config.training.steps
 
 
 def load_sweep(path: str, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -128,7 +142,29 @@ def cells(sweep: SweepConfig) -> list[Cell]:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise UserError(f"the grid makes the run {sorted(twice)[0]} twice: two sizes, or two budgets within one step")
-    return made
+    return _on_trunks(made) if sweep.trunks else made
+
+
+def _on_trunks(design: list[Cell]) -> list[Cell]:
+    """The cells with their parents: each goes on from the next smaller budget of the same run."""
+    same = collections.defaultdict(list)
+    for cell in design:
+        content = distinctive(cell.config)
+        for name in ("steps", "tokens"):
+            _drop(content, f"training.{name}")
+        same[json.dumps(content, sort_keys=True)].append(cell)
+    made = {}
+    for family in same.values():
+        family.sort(key=lambda cell: cell.flops)
+        for parent, cell in zip([None, *family[:-1]], family, strict=True):
+            first = 0 if parent is None else shared_steps(parent.config)
+            if parent is not None and not first:
+                raise UserError(
+                    f"trunks: runs of {parent.config.training.tokens} and {cell.config.training.tokens} tokens have no "
+                    "first step in common; accepted: base.schedule.kind='wsd' or 'constant' with warmup_steps"
+                )
+            made[cell.run] = dataclasses.replace(cell, parent=parent.run if parent else None, first_step=first)
+    return [made[cell.run] for cell in design]
 
 
 def base_identity(sweep: SweepConfig) -> dict[str, Any]:

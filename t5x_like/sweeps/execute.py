@@ -21,6 +21,7 @@ from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.sweeps.design import Cell, SweepConfig, base_identity, cells
 from t5x_like.sweeps.points import cell_status, write_points
+from t5x_like.training.trunk import shared_steps
 
 
 class SweepReporter(Protocol):
@@ -85,13 +86,13 @@ class _Execution:
     steps: dict[int, int] = field(default_factory=dict)
     last_size: dict[int, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    gone: set[int] = field(default_factory=set)  # workers
 
     def __post_init__(self) -> None:
         self.done = _work(self.design) - _work(self.waiting)
 
     def run(self) -> list[str]:
-        for worker in range(len(self.pool.logs)):
-            self._give(worker)
+        self._give_to_idle()
         while self.running:
             worker, answer = self.pool.answers.get()
             if "step" in answer:
@@ -99,33 +100,43 @@ class _Execution:
                 self.reporter.progress(self.done + sum(map(self._partial, self.running)))
                 continue
             self._ended(worker, answer)
-            if "gone" not in answer:
-                self._give(worker)
+            if "gone" in answer:
+                self.gone.add(worker)
+            self._give_to_idle()
         if self.waiting and not self.errors:
             self.errors.append("every worker has stopped")
         return self.errors
 
+    def _give_to_idle(self) -> None:
+        """Hands cells to all workers that have none; one may wait for another's run, to go on from it."""
+        for worker in range(len(self.pool.logs)):
+            if worker not in self.running and worker not in self.gone:
+                self._give(worker)
+
     def _give(self, worker: int) -> None:
-        """Hands the next cell to a worker.
+        """Hands the next cell to a worker, if there is one whose parent has ended.
 
         Preferably of the size it has compiled, then of one that no other worker is at, so that no two compile the same
         program at once; within that of the arm that is furthest behind, and the most work first, so that no long cell
         is left for the end.
         """
-        if not self.waiting:
+        unfinished = {cell.run for cell in (*self.waiting, *(cell for cell, _ in self.running.values()))}
+        ready = [cell for cell in self.waiting if cell.parent not in unfinished]
+        if not ready:
             return
         others = {size for other, size in self.last_size.items() if other != worker}
         mine = self.last_size.get(worker)
         left = {cell.arm: _work(self.waiting, cell.arm) / _work(self.design, cell.arm) for cell in self.waiting}
-        cell = max(self.waiting, key=lambda c: (c.size == mine, c.size not in others, left[c.arm], c.work))
+        cell = max(ready, key=lambda c: (c.size == mine, c.size not in others, left[c.arm], c.work))
         self.waiting.remove(cell)
         self.last_size[worker] = cell.size
         self.running[worker] = (cell, time.monotonic())
-        self.steps[worker] = 0
+        self.steps[worker] = cell.first_step
         path = self.folder / cell.run
         path.mkdir(exist_ok=True)
         write_json(path / "config.json", to_dict(cell.config))
-        self.pool.send(worker, str(path))
+        trunk = {"keep_at": shared_steps(cell.config), "parent": cell.parent and str(self.folder / cell.parent)}
+        self.pool.send(worker, json.dumps({"run": str(path), "trunk": trunk if self.sweep.trunks else None}))
 
     def _ended(self, worker: int, answer: dict[str, Any]) -> None:
         if worker not in self.running:  # one that had nothing left to do has ended
@@ -146,7 +157,8 @@ class _Execution:
     def _partial(self, worker: int) -> float:
         """Work that a worker has done on the cell it is at."""
         cell, _ = self.running[worker]
-        return cell.work * self.steps[worker] / max(1, cell.config.training.steps or 1)
+        steps = cell.config.training.steps or 1
+        return cell.work * max(0, self.steps[worker] - cell.first_step) / max(1, steps - cell.first_step)
 
 
 class _Pool:

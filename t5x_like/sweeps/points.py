@@ -3,6 +3,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from t5x_like.errors import UserError
@@ -25,6 +26,7 @@ COLUMNS = (
     "learning_rate",
     "status",
 )
+TRUNK = "trunk"  # the first run of those that share their first steps, in a sweep with trunks
 
 
 def cell_status(folder: Path, cell: Cell) -> str | None:
@@ -37,8 +39,10 @@ def cell_status(folder: Path, cell: Cell) -> str | None:
 def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
     """Writes points.csv from the run folders of the cells that have ended."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    columns = (*COLUMNS, TRUNK) if sweep.trunks else COLUMNS
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
+    by_run = {cell.run: cell for cell in design}
     for cell in design:
         if cell_status(folder, cell) is None:
             continue
@@ -60,9 +64,16 @@ def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
                 "seed": cell.config.seed,
                 "learning_rate": cell.config.optimizer.learning_rate,
                 "status": summary["status"],
+                TRUNK: _trunk(cell, by_run),
             }
         )
     write_text(folder / "points.csv", text.getvalue())
+
+
+def _trunk(cell: Cell, by_run: Mapping[str, Cell]) -> str:
+    while cell.parent is not None:
+        cell = by_run[cell.parent]
+    return cell.run
 
 
 def largest_run(folder: Path) -> Path:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker process of a sweep: trains the run folders it is told to, one after another.
 
-Started as `python -m t5x_like.sweeps.worker [CORE]`. Reads a run folder's path a line from standard input and answers
-with JSON lines on standard output: {"step", "loss"} while a run goes on, {"status"} or {"error"} at its end. With a
-core, the process is pinned to it before JAX is imported, so that XLA has one thread. When its input closes, as it
-does when the sweep dies, it saves and stops.
+Started as `python -m t5x_like.sweeps.worker [CORE]`. Reads a job a line from standard input, {"run": folder, "trunk":
+what it shares with others}, and answers with JSON lines on standard output: {"step", "loss"} while a run goes on,
+{"status"} or {"error"} at its end. With a core, the process is pinned to it before JAX is imported, so that XLA has one
+thread. When its input closes, as it does when the sweep dies, it saves and stops.
 """
 
 import json
@@ -29,7 +29,7 @@ def main(core: int | None) -> None:
     def tell(**answer: Any) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
-    jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
 
     from t5x_like.config import RunConfig
@@ -37,6 +37,7 @@ def main(core: int | None) -> None:
     from t5x_like.training.loop import train
     from t5x_like.training.run_folder import load_config
     from t5x_like.training.startup import configure_jax
+    from t5x_like.training.trunk import Trunk
 
     configure_jax()
     datasets: dict[Any, Any] = {}
@@ -49,17 +50,20 @@ def main(core: int | None) -> None:
 
     while (job := jobs.get()) is not None:
         try:
-            config = load_config(Path(job))
-            summary = train(config, job, dataset=dataset(config), reporter=_Teller(tell))
+            run, trunk = job["run"], job["trunk"]
+            if trunk is not None:
+                trunk = Trunk(trunk["keep_at"], trunk["parent"] and Path(trunk["parent"]))
+            config = load_config(Path(run))
+            summary = train(config, run, dataset=dataset(config), reporter=_Teller(tell), trunk=trunk)
             tell(status=summary["status"])
         except Exception as error:
             traceback.print_exc()
             tell(error=f"{type(error).__name__}: {error}")
 
 
-def _read_jobs(jobs: "queue.SimpleQueue[str | None]") -> None:
+def _read_jobs(jobs: "queue.SimpleQueue[dict[str, Any] | None]") -> None:
     for line in sys.stdin:
-        jobs.put(line.rstrip("\n"))
+        jobs.put(json.loads(line))
     jobs.put(None)
     os.kill(os.getpid(), signal.SIGTERM)
 

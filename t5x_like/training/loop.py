@@ -37,6 +37,7 @@ from t5x_like.training.run_folder import check_data, check_folder, finite, hold_
 from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
 from t5x_like.training.state import State
+from t5x_like.training.trunk import Trunk
 from t5x_like.training.work_folder import WorkFolder, work_folder
 
 
@@ -47,6 +48,7 @@ def train(
     dataset: Dataset | None = None,
     reporter: Reporter | None = None,
     started: float | None = None,
+    trunk: Trunk | None = None,
 ) -> dict[str, Any]:
     """Trains a run to its end, or goes on with it where its folder says it stopped.
 
@@ -55,6 +57,7 @@ def train(
       workdir: the run folder, on a disk or gs://; made when missing.
       dataset: as `build_dataset(config.data, config.seed)` gives it, when the caller has it already.
       started: when the program was, on the clock of time.monotonic(), to tell how long the first step took to come.
+      trunk: the steps that it shares with runs of other lengths.
 
     Returns:
       What summary.json holds. Its `status` is "finished", "diverged" (a loss that is not finite) or "interrupted"
@@ -65,11 +68,16 @@ def train(
     """
     started = time.monotonic() if started is None else started
     with work_folder(workdir) as place:
-        return _train(config, place, dataset, reporter or Silent(), started)
+        return _train(config, place, dataset, reporter or Silent(), started, trunk)
 
 
 def _train(
-    config: RunConfig, place: WorkFolder, dataset: Dataset | None, reporter: Reporter, started: float
+    config: RunConfig,
+    place: WorkFolder,
+    dataset: Dataset | None,
+    reporter: Reporter,
+    started: float,
+    trunk: Trunk | None,
 ) -> dict[str, Any]:
     folder = place.local
     if not config.training.resolved:
@@ -106,7 +114,7 @@ def _train(
         ahead = made_ahead(dataset, config.data, config.seed, config.execution.data_workers)
         # Until all is on disk: a second signal does not lose what the first one saves.
         with ahead, stop_on_signals() as stop:
-            loop = _Loop(config, place, dataset, sets, reporter, started)
+            loop = _Loop(config, place, dataset, sets, reporter, started, trunk)
             try:
                 summary = loop.summary(loop.run(stop))
             except BaseException:
@@ -147,6 +155,7 @@ class _Loop:
     sets: dict[str, Dataset]
     reporter: Reporter
     started: float
+    trunk: Trunk | None = None
 
     def __post_init__(self) -> None:
         config, folder, dataset = self.config, self.place.local, self.dataset
@@ -161,13 +170,15 @@ class _Loop:
         init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
         self.tally = Tally()
         check_same({"the newest checkpoint": str(self.checkpoints.latest)})
-        if self.checkpoints.latest is None:
-            self.state = self._begun(init_key)
-        else:
-            state, tally = self.checkpoints.restore(self.program.abstract_state)
-            self.state = self.program.to_memory(state)
-            self.tally = Tally(**tally)
+        abstract = self.program.abstract_state
+        if self.checkpoints.latest is not None:
+            self._go_on(*self.checkpoints.restore(abstract))
             self.reporter.note(f"resuming from step {self.tally.step}")
+        elif (begun := None if self.trunk is None else self.trunk.begin(abstract)) is not None:
+            self._go_on(*begun)
+            self.reporter.note(f"going on from another run: {self.tally.lineage}")
+        else:
+            self.state = self._begun(init_key)
         self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
         self.pending: deque[_Call] = deque()
         counts = accounting(config)
@@ -184,6 +195,9 @@ class _Loop:
         self.startup_seconds: float | None = None
         self.began = time.monotonic() - self.tally.wall_seconds
 
+    def _go_on(self, state: State, tally: dict[str, Any]) -> None:
+        self.state, self.tally = self.program.to_memory(state), Tally(**tally)
+
     def _begun(self, key: jax.Array) -> State:
         if self.config.init_from is None:
             return self.program.init(key)
@@ -197,6 +211,9 @@ class _Loop:
                 self._dispatch(stop)
                 while len(self.pending) > 1:  # the call before; the one just dispatched is running
                     self._collect()
+                if self.trunk and self.step == self.trunk.keep_at:
+                    self._collect_all()
+                    self.trunk.keep(self.place.local, self.program.to_disk(self.state), asdict(self.tally))
                 if self.step < self.total and _due(self.step, self.evaluate_every):
                     self._evaluate()
                 if self.step < self.total and _due(self.step, self.checkpoint_every):
@@ -227,6 +244,8 @@ class _Loop:
         for every in (self.evaluate_every, self.checkpoint_every):
             if every is not None:
                 count = min(count, every - self.step % every)
+        if self.trunk and self.step < self.trunk.keep_at:
+            count = min(count, self.trunk.keep_at - self.step)
         size, share = self.config.training.batch_size, self.program.share
         whole = self.program.steps_per_call  # whatever the count: every call has the same shape
         hosts = {"host_index": share.part, "host_count": share.parts}
@@ -306,6 +325,7 @@ class _Loop:
             "status": status,
             "steps": self.tally.step,
             "tokens": self.tally.tokens,
+            **({} if self.tally.lineage is None else {"lineage": self.tally.lineage}),
             "unique_tokens": self.tally.tokens if unique is None else min(unique, self.tally.tokens),
             "loss": final and final["loss"],
             "loss_stderr": final and final["loss_stderr"],

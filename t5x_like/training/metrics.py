@@ -24,6 +24,7 @@ class Tally:
     interval: dict[str, list[float]] = field(default_factory=dict)  # {name: [sum, weight]} since the last log point
     last_eval: dict[str, float] = field(default_factory=dict)  # the newest held-out evaluation and its step
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)  # the same of the further sets, by name
+    lineage: dict[str, Any] | None = None  # the run whose first steps these are, and how many; see `trunk.py`
 
     def add(self, sums: Mapping[str, tuple[float, float]], tokens: int) -> None:
         """Counts one step and the tokens it took."""

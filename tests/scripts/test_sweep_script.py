@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -25,6 +26,7 @@ def get_config():
         "base": {
             "data": {"kind": "markov", "sequence_length": 8, "num_symbols": 16},
             "model": {"kind": "decoder_only", "num_layers": 1, "num_heads": 2},
+            "schedule": {"kind": "wsd", "warmup_steps": 8},
             "training": {"batch_size": 8, "eval_tokens": 256, "log_every": 32, "tensorboard": False},
             "execution": {"steps_per_call": 32},
         },
@@ -33,11 +35,12 @@ def get_config():
         "tokens": [4096, 8192],
         "learning_rates": [0.02, 1e38],
         "params_column": "params_total",
+        "trunks": True,
     }
 """
 COLUMNS = (
     "params,tokens,loss,loss_stderr,flops,params_total,params_nonembedding,params_active,unique_tokens,family,run,seed,"
-    "learning_rate,status"
+    "learning_rate,status,trunk"
 )
 
 
@@ -92,6 +95,22 @@ def test_points_have_a_line_for_every_cell(unbroken, design):
             assert float(row["loss_stderr"]) == summary["loss_stderr"] > 0
             assert float(row["flops"]) == cell.flops
             assert int(row["tokens"]) == int(row["unique_tokens"]) == cell.config.training.tokens
+
+
+def test_cells_of_one_size_share_their_first_steps_and_nothing_changes(config, unbroken, design, tmp_path):
+    """The same cells, each from its own first step, give the same points."""
+    folder, _ = unbroken
+    summaries = [json.loads((folder / cell.run / "summary.json").read_text()) for cell in design]
+    parents = [summary.get("lineage", {}).get("run") for summary in summaries]
+    assert parents == [None, None, design[0].run, None, None, None, design[4].run, None]  # half of them diverge
+    assert [cell.first_step for cell in design] == [0, 0, 51, 51] * 2
+    apart = subprocess.run(
+        [*command(config, tmp_path / "apart"), "--config.trunks=False"], capture_output=True, text=True, timeout=300
+    )
+    assert apart.returncode == 0, apart.stderr
+    shared = points(folder)
+    assert [row.pop("trunk") for row in shared] == [cell.parent or cell.run for cell in design]
+    assert points(tmp_path / "apart") == shared  # every digit
 
 
 def test_sweep_json_describes_the_design(unbroken, design):
@@ -185,7 +204,9 @@ def test_a_finished_sweep_starts_no_worker(run, config, unbroken):
     before = (folder / "points.csv").read_bytes()
     code, out, err = run(f"--config={config}", f"--workdir={folder}")
     assert (code, err) == (0, "")
-    assert out.splitlines() == ["8 cells, 8 of them already there", f"points: {folder}/points.csv"]
+    first, saved, last = out.splitlines()
+    assert (first, last) == ("8 cells, 8 of them already there", f"points: {folder}/points.csv")
+    assert re.fullmatch(r"first steps that runs share: 27% of \S+ FLOPs saved", saved)  # 51 of 64 and 128 steps
     assert (folder / "points.csv").read_bytes() == before
     changed = {path for path, time in logs.items() if path.stat().st_mtime_ns != time}
     assert changed <= {folder / "sweep.json"}

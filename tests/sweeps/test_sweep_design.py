@@ -120,8 +120,8 @@ def test_each_arm_is_the_base_with_its_fields_over_the_grid():
 # What version 1 of these files made: folders of sweeps that are there go on.
 NAMES = {
     "hierarchy": ("n1.71k_d262k_lr0.02_s0_fcc288ca", "n56.4k_d2.1M_lr0.00333_s0_f89ffc25"),
-    "markov": ("n1.82k_d262k_lr0.024_s0_c681e8fd", "n57.5k_d4.19M_lr0.003_s0_b0306710"),
-    "python": ("n6.98k_d500k_lr0.0217_s0_105c82dd", "n62.4k_d2.05M_lr0.00901_s0_564232e4"),
+    "markov": ("n1.82k_d262k_lr0.024_s0_76e15a2d", "n57.5k_d4.19M_lr0.003_s0_ae04ed02"),
+    "python": ("n3.25k_d350k_lr0.017_s0_4e89b09b", "n69.7k_d2.8M_lr0.00358_s1_852478b5"),
 }
 
 

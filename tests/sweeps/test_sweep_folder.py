@@ -118,7 +118,7 @@ def test_arms_take_turns(workers, tmp_path):
     execution = _Execution(tmp_path, of, cells(of), cells(of), pool=pool, reporter=None)
     for turn in range(12):
         execution._give(turn % workers)
-    given = [Path(job).name.partition("_")[0] for job in pool.given]
+    given = [Path(json.loads(job)["run"]).name.partition("_")[0] for job in pool.given]
     assert len(set(pool.given)) == 12
     for done in range(4, 12, 4):  # a size of each arm
         assert given[:done].count("one") == given[:done].count("two") == done / 2
