@@ -56,11 +56,32 @@ def test_intervals_cover_with_sixteen_points(grid, truth, noise):
 def test_that_simulation_rejects_raw_residuals_of_the_huber_fit(grid, truth, monkeypatch):
     """The textbook wild bootstrap fails the test above by far: the test can tell."""
     monkeypatch.setattr(
-        bootstrap, "rescaled_residuals", lambda surface, target, estimate: (target - surface.predict(estimate),) * 2
+        bootstrap,
+        "rescaled_residuals",
+        lambda surface, target, estimate, groups: (target - surface.predict(estimate),) * 2,
     )
     monkeypatch.setattr(bootstrap, "POOLED", 0.0)
     covered, _ = simulate(grid(), truth, 0.01, simulations=80, replicates=80)
     assert covered.mean() < 0.85
+
+
+@pytest.mark.parametrize(("told", "low", "high"), [(True, 0.88, 1.0), (False, 0.0, 0.85)])
+def test_runs_of_one_trunk_move_together(told, low, high, truth):
+    """Five sizes, two seeds, four budgets; of a run's noise .8 is its trunk's. Untold, alpha looks far too certain."""
+    sizes, seeds, budgets = np.meshgrid(np.geomspace(1e6, 1e8, 5), np.arange(2), np.geomspace(1e8, 1e10, 4))
+    params, tokens, trunk = sizes.ravel(), budgets.ravel(), (sizes * (1 + seeds)).ravel()
+    exact = CHINCHILLA.predict(truth, {"params": params, "tokens": tokens})
+    surface = Surface.over(CHINCHILLA, {"params": params, "tokens": tokens}, exact)
+    theta = surface.scaled(np.array([[truth[name] for name in CHINCHILLA.parameters]]))
+    _, group = np.unique(trunk, return_inverse=True)
+    rng = np.random.default_rng(3)
+    shared, own = rng.normal(size=(100, 10))[:, group], rng.normal(size=(100, 40))
+    targets = surface.predict(theta) + 0.003 * (np.sqrt(0.8) * shared + np.sqrt(0.2) * own)
+    estimates = refit(surface, targets, np.repeat(theta, 100, 0), DELTA)
+    draws = wild_bootstrap(surface, targets, estimates, DELTA, 150, rng, groups=group if told else None)
+    ends = interval(quantities(surface, draws)[..., CHINCHILLA.parameters.index("alpha")])
+    covered = ((ends[0] <= truth["alpha"]) & (truth["alpha"] <= ends[1])).mean()
+    assert low < covered <= high, covered
 
 
 def test_interval_of_known_samples():

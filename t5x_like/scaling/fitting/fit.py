@@ -45,7 +45,8 @@ FEWEST_REPLICATES = 100
 RESIDUALS = ("log", "raw")
 _REPLICATES = f"0, for no intervals, or at least {FEWEST_REPLICATES}"
 _DESCRIBED = {
-    "wild": "95 % percentiles of a wild bootstrap of HC3 least-squares residuals, full refits",
+    "wild": "95 % percentiles of a wild bootstrap of HC3 least-squares residuals, full refits; runs of one trunk move "
+    "together",
     "pairs": "95 % percentiles of a bootstrap of points, full refits",
     "delta": "the delta method with 95 % quantiles of Student's t",
     "profile": "profile likelihood with 95 % quantiles of Student's t",
@@ -327,7 +328,7 @@ def fit_scaling_law(
         seed=seed,
         interval_method=interval_method,
         weights=weights,
-        draws=replicate(interval_method, minimum, bootstrap, rng, progress),
+        draws=replicate(interval_method, minimum, bootstrap, rng, progress, points.trunks),
         certificate=certify(minimum, values, second),
         holdout=holdout,
         warnings=[no_holdout] if no_holdout else [],

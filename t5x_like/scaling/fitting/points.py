@@ -20,8 +20,16 @@ Array = np.ndarray
 REQUIRED = ("params", "tokens", "loss")
 NUMBERS = {"loss_stderr", "flops", "params_total", "params_nonembedding", "params_active", "unique_tokens", "seed"}
 NUMBERS |= {"learning_rate"}  # columns that must hold numbers; of the others, those that do are numbers
-TEXTS = ("family", "run", "status")
-MEASURED = ("loss_stderr", "flops", "learning_rate", "run", "status", "accuracy")  # may differ between rates of a cell
+TEXTS = ("family", "run", "status", "trunk")
+MEASURED = (
+    "loss_stderr",
+    "flops",
+    "learning_rate",
+    "run",
+    "status",
+    "trunk",
+    "accuracy",
+)  # may differ between rates of a cell
 UNUSABLE = ("diverged", "interrupted")
 
 
@@ -57,6 +65,13 @@ class Points:
         """Every numeric column by name: what a law may read."""
         numeric = {name: column for name, column in self.columns.items() if column.dtype.kind == "f"}
         return {**numeric, "params": self.params, "tokens": self.tokens}
+
+    @property
+    def trunks(self) -> Array | None:
+        """The number of the trunk that each run shares its first steps with, [n]; None where no two share one."""
+        names = self.columns.get("trunk", np.array([], str))
+        _, number = np.unique(names, return_inverse=True)
+        return number if len(set(number)) < len(number) else None
 
     def measured(self, target: str) -> Array:
         """What a law that predicts `target`, "loss" or "accuracy", is fitted to, [n]."""

@@ -240,16 +240,24 @@ class _Forced:
 
 
 def replicate(
-    method: str, fit: Minimum, replicates: int, rng: np.random.Generator, progress: Progress | None = None
+    method: str,
+    fit: Minimum,
+    replicates: int,
+    rng: np.random.Generator,
+    progress: Progress | None = None,
+    groups: Array | None = None,
 ) -> Array:
-    """Returns bootstrap fits as printed parameters, [replicates, P]; wild ones but for the method "pairs"."""
+    """Returns bootstrap fits as printed parameters, [replicates, P]; wild ones but for the method "pairs".
+
+    `groups` are those of `wild_bootstrap`.
+    """
     if not replicates:
         return np.empty((0, len(fit.surface.law.parameters)))
     if method == "pairs":
         draws = pairs_bootstrap(fit.surface, fit.target, fit.theta, fit.huber_delta, replicates, rng, progress)
     else:
         one = fit.surface, fit.target[None], fit.theta[None], fit.huber_delta
-        draws = wild_bootstrap(*one, replicates, rng, progress)[:, 0]
+        draws = wild_bootstrap(*one, replicates, rng, progress, groups)[:, 0]
     return fit.surface.natural(draws)
 
 
