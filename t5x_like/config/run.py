@@ -16,6 +16,7 @@ from t5x_like.config.initial import InitConfig
 from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig, ModelConfig
 from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig, LabelsConfig
 from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
+from t5x_like.config.parametrisation import MupConfig
 from t5x_like.config.schedule import CosineConfig, ScheduleConfig
 from t5x_like.config.training import INTERVALS, TrainingConfig
 from t5x_like.config.tuning import FullTuningConfig, TuningConfig
@@ -32,6 +33,7 @@ class RunConfig:
     objective: AnyObjectiveConfig = field(default_factory=CausalLMConfig)
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     schedule: ScheduleConfig = field(default_factory=CosineConfig)
+    parametrisation: MupConfig | None = None  # None: a parameter's rate does not depend on the model's size
     tuning: TuningConfig = field(default_factory=FullTuningConfig)
     init_from: InitConfig | None = None  # None: parameters are drawn
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -43,8 +45,16 @@ class RunConfig:
 
     @classmethod
     def complete(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Gives evaluation sets the run's own tokenizer and length, before `strict.convert` fills in defaults."""
-        return with_what_sets_share(content)
+        """Gives parts of the config what they share with others, before `strict.convert` fills in defaults.
+
+        Evaluation sets have the run's own tokenizer and length, the base of a parametrisation the model's fields.
+        """
+        content = with_what_sets_share(content)
+        rule = content.get("parametrisation")
+        if isinstance(rule, Mapping) and isinstance(rule.get("base"), Mapping):
+            base = {"kind": DecoderOnlyConfig.kind, **content.get("model", {}), **rule["base"]}
+            return {**content, "parametrisation": {**rule, "base": base}}
+        return content
 
     def resolve(self, epoch_examples: float | None = None) -> "RunConfig":
         """Fills in every None that follows from other fields.
@@ -59,6 +69,16 @@ class RunConfig:
         with _named("model"):
             model = self.model.resolve(self.data)
             _check_packing(model, self.data)
+        rule = self.parametrisation
+        if rule is not None:
+            if self.optimizer.kind not in ("adamw", "lion"):
+                raise UserError(
+                    f"parametrisation.kind: 'mup' is not known for optimizer.kind={self.optimizer.kind!r}; accepted: "
+                    "adamw, lion"
+                )
+            assert rule.base is not None
+            with _named("parametrisation.base"):
+                rule = dataclasses.replace(rule, base=rule.base.resolve(self.data))
         with _named("training"):
             training = self.training.resolve(self.data, epoch_examples)
         if training.steps is not None:
@@ -69,7 +89,8 @@ class RunConfig:
         data, *others = (_beginning_as(model, each) for each in (self.data, *self.evaluation.values()))
         sets = dict(zip(self.evaluation, others, strict=True))
         check_sets(data, model, sets)
-        return dataclasses.replace(self, data=data, model=model, training=training, evaluation=sets)
+        changed: dict[str, Any] = {"parametrisation": rule, "evaluation": sets}
+        return dataclasses.replace(self, data=data, model=model, training=training, **changed)
 
     def _check_streams(self) -> None:
         """Refuses an objective or data that the model cannot do anything with."""

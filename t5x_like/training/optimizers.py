@@ -22,16 +22,21 @@ from t5x_like.training.muon import is_hidden, scale_by_muon
 from t5x_like.training.parameter_rules import multipliers, path_name
 
 
-def build_optimizer(config: OptimizerConfig, specs: Params) -> optax.GradientTransformation:
+def build_optimizer(
+    config: OptimizerConfig, specs: Params, factors: Params | None = None
+) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate: clipping, the optimizer's own scaling, decay, rules by name.
 
-    `specs` is the tree of ParamSpec of the parameters that are trained.
+    `specs` is the tree of ParamSpec of the parameters that are trained, `factors` that of their `mup.Factors`.
 
     Raises:
       UserError: rules that leave a parameter out, or that no parameter needs.
     """
     rates = _learning_rates(config, specs)
     decays = _weight_decays(config, specs)
+    if factors is not None:
+        rates = map_specs(lambda _, rate, factor: rate * factor.rate, specs, rates, factors)
+        decays = map_specs(lambda _, decay, factor: decay * factor.decay, specs, decays, factors)
     parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     parts += _scaling(config, specs)
     if config.weight_decay:

@@ -24,6 +24,7 @@ from t5x_like.config import (
     RunConfig,
     TuningConfig,
 )
+from t5x_like.config.parametrisation import MupConfig
 from t5x_like.errors import UserError
 from t5x_like.models import build_model
 from t5x_like.models.context import Context
@@ -36,6 +37,7 @@ from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.pipeline import Pipeline
 from t5x_like.parallel.rules import MeshLayout, check_cut
 from t5x_like.precision import policy
+from t5x_like.training.mup import factors
 from t5x_like.training.optimizers import build_optimizer, state_specs
 from t5x_like.training.state import State, init_state, merge, part_of, split
 from t5x_like.training.step import make_step
@@ -50,6 +52,7 @@ class ProgramConfig:
     model: ModelConfig
     objective: ObjectiveConfig
     optimizer: OptimizerConfig
+    parametrisation: MupConfig | None
     tuning: TuningConfig
     mesh: MeshConfig
     execution: ExecutionConfig
@@ -64,6 +67,7 @@ def program_config(config: RunConfig) -> ProgramConfig:
         config.model,
         config.objective,
         dataclasses.replace(config.optimizer, learning_rate=1.0),
+        config.parametrisation,
         config.tuning,
         config.mesh,
         config.execution,
@@ -102,7 +106,10 @@ class Program:
         self.objective = build_objective(config.objective)
         self.specs = self.model.specs()
         _, self.trained_specs = split(self.specs, config.tuning)
-        self.optimizer = build_optimizer(config.optimizer, self.trained_specs)
+        rule = config.parametrisation
+        self.factors = None if rule is None else factors(config.model, rule)
+        trained = self.factors and split(self.factors, config.tuning)[1]
+        self.optimizer = build_optimizer(config.optimizer, self.trained_specs, trained)
         self.layout = MeshLayout(make_mesh(config.mesh, devices))
         self.tuning = config.tuning
         self.steps_per_call = config.execution.steps_per_call
@@ -141,8 +148,11 @@ class Program:
         return pipeline
 
     def _new_state(self, key: jax.Array) -> State:
+        params = initialise(self.specs, key, self.ctx.policy.params)
+        if self.factors is not None:
+            params = map_specs(lambda _, value, factor: value * factor.init, self.specs, params, self.factors)
         return init_state(
-            initialise(self.specs, key, self.ctx.policy.params),
+            params,
             self.optimizer,
             tuning=self.tuning,
             loss_scaling=self.ctx.policy.loss_scaling,
