@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every kind of source, what may be wrong with it, and datasets that are prepared and read back."""
 
+import ast
+import inspect
+import itertools
 import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from t5x_like.config.data.sources import (
     ImageFoldersConfig,
     JsonLinesConfig,
     ParquetConfig,
+    PythonDocstringsConfig,
     PythonFunctionsConfig,
     TextFilesConfig,
     TFDSConfig,
@@ -28,6 +33,7 @@ from t5x_like.data.examples import load_examples
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.data.preparing import prepare
 from t5x_like.data.sources import BadExample, build_source
+from t5x_like.data.sources.python_code import _docstrings_of
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError
 
@@ -114,6 +120,23 @@ def test_functions_are_labelled_by_their_package():
     assert len(own) > 50 and all(f"def {name}(" in written for name in own)
     with pytest.raises(FieldError, match="0 is below 1"):
         PythonFunctionsConfig(packages=0)
+
+
+def test_docstrings_in_their_order_none_twice(monkeypatch, tmp_path):
+    monkeypatch.setenv("T5X_LIKE_CACHE", str(tmp_path))
+    _docstrings_of.cache_clear()
+    texts = [example["text"] for example in all_of(build_source(PythonDocstringsConfig(packages=("optax",))))]
+    (whole,) = [text for text in texts if text.startswith(textwrap.__doc__.strip())]
+    for one, other in itertools.pairwise((textwrap.TextWrapper, textwrap.TextWrapper.wrap, textwrap.fill)):
+        assert 0 < whole.index(inspect.getdoc(one)) < whole.index(inspect.getdoc(other))
+    assert "optax.adam" in "".join(texts)
+    parts = [part for text in texts for part in text.split("\n\n") if len(part) > 400]
+    assert len(set(parts)) > 0.95 * len(parts)  # whole docstrings are compared, parts may come again
+    _docstrings_of.cache_clear()
+    monkeypatch.setattr(ast, "parse", None)  # the second time nothing is parsed
+    assert [e["text"] for e in all_of(build_source(PythonDocstringsConfig(packages=("optax",))))] == texts
+    with pytest.raises(UserError, match=r"data\.source\.packages: 'no_such' is not installed here"):
+        build_source(PythonDocstringsConfig(packages=("no_such",)))
 
 
 def test_images(tmp_path):

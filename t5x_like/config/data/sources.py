@@ -40,6 +40,17 @@ class PythonFunctionsConfig(SourceConfig):
 
 
 @dataclass(frozen=True)
+class PythonDocstringsConfig(SourceConfig):
+    """Docstrings of the standard library and of packages, English prose for the most part; a file is one example.
+
+    Columns: text.
+    """
+
+    kind: Literal["python_docstrings"] = "python_docstrings"
+    packages: tuple[str, ...] = ("jax", "matplotlib", "numpy", "optax", "scipy")  # what this project installs
+
+
+@dataclass(frozen=True)
 class _Files(SourceConfig):
     example: ClassVar[str] = "data/*"
 

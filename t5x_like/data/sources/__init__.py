@@ -6,13 +6,14 @@ from typing import Any
 from t5x_like.config.data.sources import SourceConfig
 from t5x_like.data.sources.files import JsonLines, TextFiles
 from t5x_like.data.sources.images import Digits, ImageFolders
-from t5x_like.data.sources.python_code import PythonFunctions, PythonLibrary
+from t5x_like.data.sources.python_code import PythonDocstrings, PythonFunctions, PythonLibrary
 from t5x_like.data.sources.records import TFDS, ArrayRecords, Parquet
 from t5x_like.data.sources.source import BadExample, Example, Source
 
 _SOURCES: dict[str, Any] = {
     "python_library": PythonLibrary,
     "python_functions": PythonFunctions,
+    "python_docstrings": PythonDocstrings,
     "text_files": TextFiles,
     "json_lines": JsonLines,
     "parquet": Parquet,

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The running Python's standard library: real text and real pairs that are always there."""
+"""The running Python's standard library and installed packages: real text and real pairs that are always there."""
 
 import ast
+import contextlib
+import functools
+import hashlib
+import importlib.util
 import os
+import sys
 import sysconfig
 import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 
-from t5x_like.config.data.sources import PythonFunctionsConfig, PythonLibraryConfig
+from t5x_like.config.data.sources import PythonDocstringsConfig, PythonFunctionsConfig, PythonLibraryConfig
 from t5x_like.data.sources.source import BadExample, Example, Source, decoded, read_file
 from t5x_like.errors import UserError
+from t5x_like.files import read_json, write_json
 
 # Not the library itself: what pip installs, and tests, whose text repeats itself.
 _SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
@@ -50,18 +56,83 @@ class PythonFunctions(Source):
         return dict(zip(self.columns, self.items[index], strict=True))
 
 
+class PythonDocstrings(Source):
+    """A file's docstrings, module's, classes' and functions', in their order; one that came before is left out."""
+
+    columns = ("text",)
+
+    def __init__(self, config: PythonDocstringsConfig):
+        self.items = _docstrings_of(config.packages)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"text": self.items[index]}
+
+
+@functools.lru_cache(maxsize=4)
+def _docstrings_of(packages: tuple[str, ...]) -> list[str]:
+    """Texts of the files that have some; kept in the cache, for it takes a quarter of a minute to parse them all."""
+    from t5x_like.data.cache import cache_root  # which reads sources
+
+    files = [*_library_files(), *(file for package in packages for file in _files_under(_folder_of(package)))]
+    stats = [(path, os.stat(path)) for path in files]
+    state = repr((sys.version, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]))
+    kept = cache_root() / f"docstrings-{hashlib.sha256(state.encode()).hexdigest()[:16]}.json"
+    if kept.is_file():
+        return list(read_json(kept)["texts"])
+    seen: set[str] = set()
+    texts = []
+    for path in files:
+        new = [text for text in dict.fromkeys(_docstrings(_text(path) or "")) if text not in seen]
+        seen.update(new)
+        texts.append("\n\n".join(new))
+    texts = [text for text in texts if text]
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, {"texts": texts})
+    return texts
+
+
+def _folder_of(package: str) -> str:
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"data.source.packages: {package!r} is not installed here, or is no package")
+    return found.submodule_search_locations[0]
+
+
+def _docstrings(text: str) -> list[str]:
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = [node for node in ast.walk(_tree(text)) if isinstance(node, kinds)]
+    found = [(getattr(node, "lineno", 0), ast.get_docstring(node)) for node in nodes]
+    return [text for _, text in sorted(found, key=lambda pair: pair[0]) if text]
+
+
 def _library_files() -> list[str]:
     """Every .py file under the running Python's standard library, sorted."""
     root = sysconfig.get_path("stdlib")
-    files = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS]
-        files += [os.path.join(folder, name) for name in names if name.endswith(".py")]
+    files = _files_under(root)
     if not files:
         raise UserError(
             f"data.source.kind='python_library': this Python keeps no .py files under {root}; use 'text_files'"
         )
+    return files
+
+
+def _files_under(root: str) -> list[str]:
+    files = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS]
+        files += [os.path.join(folder, name) for name in names if name.endswith(".py")]
     return sorted(files)
+
+
+def _tree(text: str) -> ast.AST:
+    """The syntax tree; an empty one where it is not this Python's syntax."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's own invalid escapes
+            return ast.parse(text)
+    except (SyntaxError, ValueError):
+        return ast.Module([], [])
 
 
 def _text(path: str) -> str | None:
@@ -72,14 +143,8 @@ def _text(path: str) -> str | None:
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the library's own invalid escapes
-            tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return
     lines = text.splitlines()
-    for node in ast.walk(tree):
+    for node in ast.walk(_tree(text)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or len(node.body) < 2:
             continue
         summary = (ast.get_docstring(node) or "").strip().split("\n")[0].strip()
