@@ -5,6 +5,7 @@ python scripts/fit.py --points=points.csv --out=fit
 python scripts/fit.py --points=SWEEP_DIR --out=SWEEP_DIR/fit --law=best --bootstrap=4000
 python scripts/fit.py --points=SWEEP_DIR --out=SWEEP_DIR/fit --coverage
 python scripts/fit.py --points=SWEEP_A --against=SWEEP_B --out=comparison
+python scripts/fit.py --points=SWEEP_DIR --out=SWEEP_DIR/fit --law=best --known=MARKOV_SWEEP_DIR
 """
 
 import argparse
@@ -23,7 +24,6 @@ from rich.table import Table
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with, unknown_name
 from t5x_like.files import make_folder
-from t5x_like.reporting import page
 from t5x_like.reporting.painter import Painter
 from t5x_like.scaling.analysis import analyses
 from t5x_like.scaling.analysis.leaderboard import leaderboard
@@ -31,9 +31,11 @@ from t5x_like.scaling.fitting.fit import BOOTSTRAP, HUBER_DELTA, Fit, check_opti
 from t5x_like.scaling.fitting.points import Points, read_points
 from t5x_like.scaling.fitting.weights import WEIGHTS
 from t5x_like.scaling.laws.catalogue import LAWS, get_law
+from t5x_like.scaling.report import beside as beside_it
 from t5x_like.scaling.report import summary
 from t5x_like.scaling.report.analysis_sections import tables_for_terminal
-from t5x_like.scaling.report.report import PARAMETER_HEAD, start_pictures, write_report
+from t5x_like.scaling.report.beside import PARAMETER_HEAD
+from t5x_like.scaling.report.report import start_pictures, write_report
 from t5x_like.scaling.uncertainty.intervals import METHODS
 
 SIMULATIONS = 200
@@ -76,6 +78,11 @@ def _flags() -> argparse.Namespace:
         metavar="A,B",
         help="compare two families in the points' column family as arms; by name where there are more",
     )
+    add(
+        "--known",
+        metavar="PATH",
+        help="a sweep on a process of known entropy: its fitted E is shown beside the exact one",
+    )
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     add("--params_column", metavar="NAME", help="the column that counts the parameters, if not params")
     add("--columns", metavar="A=B,...", help="what the points call their columns: params=N,tokens=D,loss=val_loss")
@@ -96,20 +103,34 @@ def main() -> None:
     check_options(**_options(flags, flags.interval_method or "wild"))
     points = _read(flags, flags.points)
     points, other, names = _arms(flags, points)
+    known = _read(flags, flags.known) if flags.known else None
+    if known is not None and known.exact_entropy is None:
+        raise UserError(
+            f"--known={flags.known}: the entropy of its source is not known; accepted: a sweep on a process"
+        )
     out = make_folder(flags.out, "--out")
     quiet = not sys.stderr.isatty()
     with Painter(out, workers=1) as painter:
         with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
             fit = _fit(flags, points, painter, _telling(bar))
-            rivals = []
+            more = []
+            if flags.law == "best" and fit.law.name != "chinchilla":
+                beside = fit_scaling_law(points, "chinchilla", **_options(flags, fit.interval_method))
+                more.append(beside_it.same_points(beside, fit))
+                fit = fit.with_analyses(beside=beside_it.in_short(beside))
+            if known is not None:
+                law = leaderboard(known)["best"] or "chinchilla"
+                checked = fit_scaling_law(known, law, **_options(flags, fit.interval_method))
+                more.append(beside_it.known_source(checked))
+                fit = fit.with_analyses(known_source=beside_it.in_short(checked))
             if other is not None:
                 rival = fit_scaling_law(other, fit.law, **_options(flags, fit.interval_method))
                 fit = fit.with_analyses(comparison=_compared(fit, rival, names))
-                rivals.append(_law_of(rival, names))
-        report = write_report(fit, out, command=shlex.join(["python", *sys.argv]), painter=painter, extra=rivals)
+                more.append(beside_it.other_arm(rival, names[1], names[0]))
+        report = write_report(fit, out, command=shlex.join(["python", *sys.argv]), painter=painter, extra=more)
     console = Console()
     _print(console, fit)
-    for section in rivals:
+    for section in more:
         console.print(f"\n{section.title}", style="bold", highlight=False, markup=False)
         for sentence in section.sentences:
             console.print(sentence, highlight=False, markup=False)
@@ -150,19 +171,6 @@ def _compared(fit: Fit, rival: Fit, names: tuple[str, str]) -> dict[str, Any]:
         return fit.compare(rival, names=names).to_json()
     except UserError as error:
         return {"names": names, "verdict": f"No comparison: {error}.", "rows": [], "paired": None, "warnings": []}
-
-
-def _law_of(rival: Fit, names: tuple[str, str]) -> page.Section:
-    """The other arm's law, which the page shows nothing else of."""
-    first, second = names
-    sentences = [
-        f"All but this and the comparison is about {first}. "
-        f"For {second}, {rival.law.target} = {summary.equation(rival)}.",
-        *summary.findings(rival),
-        *rival.warnings,
-    ]
-    table = page.Table(PARAMETER_HEAD, summary.parameter_rows(rival))
-    return page.Section(f"The law of {second}", sentences, tables=(table,))
 
 
 def _telling(bar: Progress) -> analyses.Progress:

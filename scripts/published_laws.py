@@ -104,7 +104,7 @@ def _cells() -> str:
         return (law.name, *(f"{loss:.4f}" for loss in losses))
 
     head = ("law", *(f"{name}: {count(n, trim=True)} on {count(d, trim=True)}" for n, d, name in CELLS))
-    return "## Predicted losses\n\n" + _table(head, [row(law) for law in PUBLISHED])
+    return "## Predicted losses\n\n" + _table(head, [row(law) for law in PUBLISHED if can_share(law.declared)])
 
 
 def _repeats() -> str:

@@ -9,11 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from t5x_like.scaling.laws.catalogue import LAWS
+
 PROGRAM = Path(__file__).parents[2] / "scripts/fit.py"
 
 
 def run(*flags):
     return subprocess.run([sys.executable, PROGRAM, *map(str, flags)], capture_output=True, text=True, check=False)
+
+
+def table(path, **columns):
+    np.savetxt(path, np.column_stack([*columns.values()]), delimiter=",", header=",".join(columns), comments="")
+    return path
 
 
 @pytest.fixture
@@ -81,6 +88,36 @@ def test_arms_that_cannot_be_compared_have_a_report_that_says_why(arms, grid, wr
     assert why in " ".join(done.stdout.split())
     assert why in (tmp_path / "fit/report.html").read_text()
     assert json.loads((tmp_path / "fit/fit.json").read_text())["comparison"]["rows"] == []
+
+
+def test_chinchilla_and_a_known_source_stand_beside_the_best_law(grid, tmp_path):
+    """The second sweep's source has an entropy of 2 nats, which its E has to find."""
+    power = {"E": 1.7, "A": 258.0, "B": 15876.0, "alpha": 0.52, "beta": 0.7, "k": 0.45}
+    columns = grid(sizes=5)
+    sizes = {name: columns[name] for name in ("params", "tokens")}
+    rng = np.random.default_rng(0)
+    loss = LAWS["power_of_sum"].predict(power, sizes) * np.exp(0.0005 * rng.normal(size=len(columns["loss"])))
+    text = table(tmp_path / "text.csv", **sizes, loss=loss)
+    known = tmp_path / "known"
+    known.mkdir()
+    exact = grid(sizes=4, noise=0.0005, E=2.0)
+    table(known / "points.csv", **{name: exact[name] for name in ("params", "tokens", "loss")})
+    (known / "sweep.json").write_text(json.dumps({"exact_entropy": 2.0, "params_column": "params"}))
+    flags = [f"--points={text}", f"--out={tmp_path}/fit", "--law=best", "--bootstrap=200"]
+    done = run(*flags, f"--known={known}")
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "fit/fit.json").read_text())
+    assert content["beside"]["law"] == "chinchilla" != content["law"]
+    assert content["beside"]["residual_rms"] > content["residual_rms"]
+    low, high = content["known_source"]["intervals"]["E"]
+    assert low < 2.0 < high
+    told, page = " ".join(done.stdout.split()), (tmp_path / "fit/report.html").read_text()
+    assert "The truth, 2.000, is inside the interval of its E." in told
+    for title in ("Beside it: Hoffmann et al. 2022, approach 3", "The same where the answer is known"):
+        assert title in told and title in page
+    assert (tmp_path / "fit/known_source_loss_by_tokens.png").is_file()
+    done = run(*flags, f"--known={text}")
+    assert done.returncode == 2 and "the entropy of its source is not known" in done.stderr
 
 
 @pytest.mark.parametrize(

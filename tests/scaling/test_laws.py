@@ -34,6 +34,15 @@ def muennighoff(N, D, U, E, A, B, alpha, R_D, R_N):
     return E + A / effective_params**alpha + B / repeated(D, unique_tokens, R_D) ** alpha
 
 
+_SHUFFLED = np.random.default_rng(1)
+MORE = {  # further columns of the design
+    "granularity": _SHUFFLED.permutation(np.tile([1.0, 2.0, 4.0, 8.0, 16.0], 5)),
+    "bits": _SHUFFLED.permutation(np.tile([3.0, 4.0, 6.0, 8.0, 16.0], 5)),
+    "vocab_params": _SHUFFLED.permutation(np.tile(np.geomspace(1e3, 1e5, 5), 5)),
+    "share": np.linspace(0.02, 0.98, 25),
+    "task_loss": np.linspace(0.3, 3.0, 25),
+}
+
 # name: (parameters, the law by hand of N, D, C, U unique tokens, X experts)
 BY_HAND = {
     "chinchilla": (
@@ -72,6 +81,31 @@ BY_HAND = {
         {"a": -0.08, "b": -0.11, "c": 0.009, "d": 1.1},
         lambda N, D, C, U, X, a, b, c, d: 10 ** (a * np.log10(N) + b * np.log10(X) + c * np.log10(N) * np.log10(X) + d),
     ),
+    "granularity": (
+        {"E": 1.5, "g": 9.0, "A": 20.0, "B": 800.0, "alpha": 0.3, "beta": 0.45, "gamma": 0.6},
+        lambda N, D, C, U, X, E, g, A, B, alpha, beta, gamma: (
+            E + (g / MORE["granularity"] ** gamma + A) / N**alpha + B / D**beta
+        ),
+    ),
+    "precision": (
+        {"E": 1.5, "A": 20.0, "B": 800.0, "alpha": 0.3, "beta": 0.45, "gamma": 2.6},
+        lambda N, D, C, U, X, E, A, B, alpha, beta, gamma: (
+            E + A / (N * (1 - np.exp(-MORE["bits"] / gamma))) ** alpha + B / D**beta
+        ),
+    ),
+    "vocabulary": (
+        {"E": 1.5, "A": 20.0, "V": 30.0, "B": 800.0, "alpha": 0.3, "gamma": 0.6, "beta": 0.45},
+        lambda N, D, C, U, X, E, A, V, B, alpha, gamma, beta: (
+            E + A / N**alpha + V / MORE["vocab_params"] ** gamma + B / D**beta
+        ),
+    ),
+    "mixing": ({"E": 1.2, "K": 2.5, "t": -4.0}, lambda N, D, C, U, X, E, K, t: E + K * np.exp(t * MORE["share"])),
+    "task_accuracy": (
+        {"floor": 0.25, "height": 0.7, "midpoint": 1.2, "width": 0.2},
+        lambda N, D, C, U, X, floor, height, midpoint, width: (
+            floor + height / (1 + np.exp((MORE["task_loss"] - midpoint) / width))
+        ),
+    ),
     "params_only": ({"E": 1.5, "A": 20.0, "alpha": 0.3}, lambda N, D, C, U, X, E, A, alpha: E + A / N**alpha),
     "params_only_pure": ({"A": 20.0, "alpha": 0.3}, lambda N, D, C, U, X, A, alpha: A / N**alpha),
     "tokens_only": ({"E": 1.5, "A": 800.0, "alpha": 0.5}, lambda N, D, C, U, X, E, A, alpha: E + A / D**alpha),
@@ -91,6 +125,11 @@ BY_HAND = {
 }
 
 
+def first(design):
+    """The columns that every law by hand is given."""
+    return [design[name] for name in ("params", "tokens", "compute", "unique_tokens", "experts")]
+
+
 @pytest.fixture(scope="module")
 def design():
     """A 5 x 5 grid of params and tokens, half of it with few unique tokens, and a number of experts for each cell."""
@@ -103,6 +142,7 @@ def design():
         "compute": 6 * params * tokens,
         "unique_tokens": unique,
         "experts": experts,
+        **MORE,
     }
 
 
@@ -113,7 +153,7 @@ def test_every_law_is_written_by_hand_here():
 @pytest.mark.parametrize("name", LAWS)
 def test_predictions_are_the_formula_and_a_fit_gives_the_parameters_back(name, design):
     law, (parameters, by_hand) = LAWS[name], BY_HAND[name]
-    expected = by_hand(*design.values(), **parameters)
+    expected = by_hand(*first(design), **parameters)
     np.testing.assert_allclose(law.predict(parameters, design), expected, rtol=1e-12)
     surface = Surface.over(law, design, expected)
     theta = surface.scaled(law.vector(parameters)[None])
@@ -127,7 +167,7 @@ def test_predictions_are_the_formula_and_a_fit_gives_the_parameters_back(name, d
 def test_slopes_of_every_law_are_those_of_its_predictions(name, design):
     law = LAWS[name]
     parameters, by_hand = BY_HAND[name]
-    surface = Surface.over(law, design, by_hand(*design.values(), **parameters))
+    surface = Surface.over(law, design, by_hand(*first(design), **parameters))
     theta = surface.scaled(law.vector(parameters)[None])
     _, jacobian = surface.jacobian(theta)
     for p in range(theta.shape[1]):
@@ -147,7 +187,7 @@ def test_muennighoffs_two_published_predictions():
 
 
 def test_a_law_of_repeats_needs_points_that_repeat(design):
-    points = {**design, "loss": BY_HAND["chinchilla"][1](*design.values(), **BY_HAND["chinchilla"][0])}
+    points = {**design, "loss": BY_HAND["chinchilla"][1](*first(design), **BY_HAND["chinchilla"][0])}
     points["unique_tokens"] = points["tokens"]
     with pytest.raises(UserError, match=r"none of them saw its data more than 1\.5 times"):
         fit_scaling_law(points, "data_constrained", bootstrap=0)

@@ -58,6 +58,19 @@ def test_exponents_that_the_papers_give():
     )
 
 
+def test_krajewskis_table_of_optima():
+    """Losses that the paper prints for five compute-optimal models of 64 experts; N without tables is .59 to .56 of 64
+    times the size that it names them by, the larger the less of it is in the tables of a dense model of that size."""
+    law = BY_NAME["Krajewski 2024, experts"]
+    table = [
+        (100e6, 4.37e9, 8, 3.133), (1e9, 28.94e9, 16, 2.491), (3e9, 72.90e9, 16, 2.245), (7e9, 137.60e9, 32, 2.076),
+        (70e9, 941.07e9, 32, 1.694),
+    ]  # fmt: skip
+    for size, tokens, granularity, loss in table:
+        found = law.loss(params=64 * 0.575 * size, tokens=tokens, granularity=granularity)
+        assert float(found) == pytest.approx(loss, abs=0.006)
+
+
 def test_kaplans_joint_law_has_its_one_variable_laws_as_limits():
     """Kaplan et al. 2020: L(N) = (Nc / N)^alpha_N with endless data, L(D) = (Dc / D)^alpha_D with an endless model."""
     law = BY_NAME["Kaplan 2020, joint law"]

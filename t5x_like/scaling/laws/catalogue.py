@@ -264,6 +264,75 @@ EXPERTS = Law(
 )
 
 
+GRANULARITY = Law(
+    name="granularity",
+    formula="E + (g / granularity^gamma + A) / params^alpha + B / tokens^beta",
+    variables=("params", "tokens", "granularity"),
+    linear=("E", "g", "A", "B"),
+    nonlinear={"alpha": EXPONENT, "beta": EXPONENT, "gamma": EXPONENT},
+    columns=lambda v, x: (
+        1.0,
+        v["granularity"] ** -x["gamma"] * v["params"] ** -x["alpha"],
+        v["params"] ** -x["alpha"],
+        v["tokens"] ** -x["beta"],
+    ),
+    source="Krajewski et al. 2024, Scaling Laws for Fine-Grained Mixture of Experts, equation 9",
+)
+
+
+# --- Other columns --------------------------------------------------------------------------------------------------
+
+PRECISION = Law(
+    name="precision",
+    formula="E + A / (params (1 - exp(-bits / gamma)))^alpha + B / tokens^beta",
+    variables=("params", "tokens", "bits"),
+    linear=("E", "A", "B"),
+    nonlinear={"alpha": EXPONENT, "beta": EXPONENT, "gamma": (0.2, 20.0)},
+    columns=lambda v, x: (
+        1.0,
+        (v["params"] * (1 - np.exp(-v["bits"] / x["gamma"]))) ** -x["alpha"],
+        v["tokens"] ** -x["beta"],
+    ),
+    source="Kumar et al. 2024, Scaling Laws for Precision, of the weights in training",
+)
+
+VOCABULARY = Law(
+    name="vocabulary",
+    formula="E + A / params^alpha + V / vocab_params^gamma + B / tokens^beta",
+    variables=("params", "vocab_params", "tokens"),
+    linear=("E", "A", "V", "B"),
+    nonlinear={"alpha": EXPONENT, "gamma": EXPONENT, "beta": EXPONENT},
+    columns=lambda v, x: (
+        1.0,
+        v["params"] ** -x["alpha"],
+        v["vocab_params"] ** -x["gamma"],
+        v["tokens"] ** -x["beta"],
+    ),
+    source="Tao et al. 2024, Scaling Laws with Vocabulary; losses in a unit of all vocabularies, as bits per byte",
+)
+
+MIXING = Law(
+    name="mixing",
+    formula="E + K exp(t share)",
+    variables=("share",),
+    linear=("E", "K"),
+    nonlinear={"t": (-20.0, 20.0)},
+    columns=lambda v, x: (1.0, np.exp(x["t"] * v["share"])),
+    source="Ye et al. 2024, Data Mixing Laws, of two domains: the loss of one by a share of the data",
+)
+
+TASK_ACCURACY = Law(
+    name="task_accuracy",
+    formula="floor + height / (1 + exp((task_loss - midpoint) / width))",
+    variables=("task_loss",),
+    linear=("floor", "height"),
+    nonlinear={"midpoint": (0.02, 20.0), "width": (0.005, 5.0)},
+    columns=lambda v, x: (1.0, 1 / (1 + np.exp((v["task_loss"] - x["midpoint"]) / x["width"]))),
+    target="accuracy",
+    source="Bhagia et al. 2024, the second of two steps: accuracy by task loss, which a law of compute predicts",
+)
+
+
 # --- One variable ---------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +395,11 @@ LAWS = {
         OVERTRAINING,
         DATA_CONSTRAINED,
         EXPERTS,
+        GRANULARITY,
+        PRECISION,
+        VOCABULARY,
+        MIXING,
+        TASK_ACCURACY,
         *(
             single(variable, symbol, irreducible)
             for variable, symbol in (("params", "N"), ("tokens", "D"), ("compute", "C"))

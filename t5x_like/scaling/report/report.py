@@ -25,9 +25,9 @@ from t5x_like.reporting.wording import count, figure, percent, span
 from t5x_like.scaling.fitting import runs
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.report import analysis_sections, latex, plots, provenance
+from t5x_like.scaling.report.beside import PARAMETER_HEAD
 from t5x_like.scaling.report.summary import equation, findings, parameter_rows
 
-PARAMETER_HEAD = ("parameter", "estimate", "95 % interval")
 _UNSCREENED = 40  # rows from which a table starts folded
 
 
