@@ -5,6 +5,7 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_text
@@ -26,6 +27,7 @@ COLUMNS = (
     "learning_rate",
     "status",
 )
+OF_A_TASK = ("loss", "accuracy")  # of every further evaluation set, as loss_NAME and accuracy_NAME
 TRUNK = "trunk"  # the first run of those that share their first steps, in a sweep with trunks
 
 
@@ -39,7 +41,9 @@ def cell_status(folder: Path, cell: Cell) -> str | None:
 def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
     """Writes points.csv from the run folders of the cells that have ended."""
     text = io.StringIO()
-    columns = (*COLUMNS, TRUNK) if sweep.trunks else COLUMNS
+    tasks = list(dict.fromkeys(name for cell in design for name in cell.config.evaluation))
+    of_tasks = [f"{what}_{name}" for name in tasks for what in OF_A_TASK]
+    columns = (*COLUMNS, *of_tasks, *([TRUNK] if sweep.trunks else []))
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     by_run = {cell.run: cell for cell in design}
@@ -65,9 +69,16 @@ def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
                 "learning_rate": cell.config.optimizer.learning_rate,
                 "status": summary["status"],
                 TRUNK: _trunk(cell, by_run),
+                **_of_tasks(summary),
             }
         )
     write_text(folder / "points.csv", text.getvalue())
+
+
+def _of_tasks(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run scored on its further evaluation sets, a column each."""
+    sets = summary.get("evaluations", {})
+    return {f"{what}_{name}": found[what] for name, found in sets.items() for what in OF_A_TASK if what in found}
 
 
 def _trunk(cell: Cell, by_run: Mapping[str, Cell]) -> str:

@@ -12,6 +12,7 @@ from t5x_like.accounting.flops import flops_per_token
 from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config import config_hash
 from t5x_like.errors import UserError
+from t5x_like.scaling.fitting.points import read_points
 from t5x_like.strict import convert
 from t5x_like.sweeps.design import SweepConfig, _short, base_identity, cells, load_sweep
 from t5x_like.sweeps.points import cell_status, write_points
@@ -198,6 +199,32 @@ def test_points_from_run_folders(tmp_path):
         "seed": "0", "learning_rate": "0.02", "status": "finished",
     }  # fmt: skip
     assert (diverged["run"], diverged["status"], diverged["loss"]) == (design[2].run, "diverged", "nan")
+
+
+def test_every_task_has_its_columns(tmp_path):
+    """And they are no reason to keep two learning rates of a cell apart."""
+    task = {"kind": "markov", "process_seed": 5}
+    of = sweep(base={**BASE, "evaluation": {"other": task}})
+    design = cells(of)
+    for number, cell in enumerate(design):
+        (tmp_path / cell.run).mkdir()
+        summary = {
+            "status": "finished",
+            "tokens": cell.config.training.tokens,
+            "unique_tokens": 900,
+            "loss_stderr": 0.1,
+        }
+        summary |= {"loss": 2.0 + number / 10, "evaluations": {"other": {"loss": 3.5 + number / 10, "accuracy": 0.25}}}
+        (tmp_path / cell.run / "summary.json").write_text(json.dumps(summary))
+        (tmp_path / cell.run / "accounting.json").write_text(json.dumps({"flops_per_token": 6e3}))
+    write_points(tmp_path, of, design)
+    rows = list(csv.DictReader((tmp_path / "points.csv").read_text().splitlines()))
+    assert list(rows[0]) == [*COLUMNS.split(","), "loss_other", "accuracy_other"]
+    assert [(row["loss_other"], row["accuracy_other"]) for row in rows] == [
+        (str(3.5 + n / 10), "0.25") for n in range(4)
+    ]
+    points = read_points(tmp_path / "points.csv", columns={"loss": "loss_other"})
+    assert points.loss.tolist() == [3.5 + n / 10 for n in range(4)]
 
 
 def test_the_family_of_a_point_is_its_arm(tmp_path):

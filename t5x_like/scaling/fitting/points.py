@@ -30,6 +30,7 @@ MEASURED = (
     "trunk",
     "accuracy",
 )  # may differ between rates of a cell
+OF_A_TASK = ("loss_", "accuracy_")  # columns of a task are measured too
 UNUSABLE = ("diverged", "interrupted")
 
 
@@ -265,7 +266,7 @@ def _best_learning_rates(points: Points, usable: Array) -> tuple[Array, list[str
     rates = points.columns.get("learning_rate")
     if rates is None:
         return usable, []
-    same = [column for name, column in points.columns.items() if name not in MEASURED]
+    same = [column for name, column in points.columns.items() if not (name in MEASURED or name.startswith(OF_A_TASK))]
     _, cell = _alike([points.params, points.tokens, *same])
     keep, tuned, edge = usable.copy(), 0, 0
     for rows in (np.flatnonzero(cell == number) for number in range(cell.max() + 1)):
