@@ -133,6 +133,7 @@ def as_json(runs: Sequence[Watched], metric: str) -> dict[str, Any]:
                 "total": run.total,
                 **{split: dict(zip(("x", "y"), run.curve(metric, split), strict=True)) for split in ("train", "eval")},
                 "last": run.lines[-1] if run.lines else None,
+                "rate": next(iter(run.curve("tokens_per_second", "train")[1][::-1]), None),
             }
             for run in runs
         ],
