@@ -156,6 +156,6 @@ def _without_execution(content: dict[str, Any]) -> dict[str, Any]:
     for name in ("mesh", "execution", "evaluation"):
         content.pop(name, None)
     # The length of a run is its steps and tokens, however it was given.
-    for name in (*INTERVALS, "microbatches", "keep_checkpoints", "tensorboard", "examples", "epochs"):
+    for name in (*INTERVALS, "microbatches", "keep_checkpoints", "tensorboard", "examples", "epochs", "on_nonfinite"):
         content["training"].pop(name, None)
     return content

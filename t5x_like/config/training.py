@@ -33,6 +33,9 @@ class TrainingConfig:
     checkpoint_every: Duration | None = None  # None: only at the end
     keep_checkpoints: int = 2
     ema_decay: float | None = None  # of an exponential moving average of the parameters; None: no average
+    # A loss or gradient that is not finite: "stop" as diverged; "skip" the step, which then changes nothing; "rewind"
+    # to the newest checkpoint and go on behind the data in between.
+    on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
     tensorboard: bool = True
 
     def __post_init__(self) -> None:

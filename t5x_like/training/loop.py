@@ -40,6 +40,9 @@ from t5x_like.training.state import State
 from t5x_like.training.trunk import Trunk
 from t5x_like.training.work_folder import WorkFolder, work_folder
 
+MOST_SKIPS = 20  # steps in a row that are not finite, after which a run has diverged
+MOST_REWINDS = 3
+
 
 def train(
     config: RunConfig,
@@ -170,6 +173,30 @@ class _Loop:
         init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
         self.tally = Tally()
         check_same({"the newest checkpoint": str(self.checkpoints.latest)})
+        self.init_key = init_key
+        self._begin()
+        self.pending: deque[_Call] = deque()
+        counts = accounting(config)
+        if is_writer():
+            write_environment(folder, mesh, peak, dataset, self.sets)
+            if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
+                dataset.tokenizer.save(folder / "tokenizer.json")
+            write_json(folder / "accounting.json", counts)
+        self.flops_per_token, self.peak = counts["flops_per_token"], peak
+        self.metrics = self._open_metrics()
+        self.count_everywhere = jax.jit(_count_everywhere, out_shardings=self.program.layout.replicated)
+        self.any_process = AnyProcess(mesh) if jax.process_count() > 1 else None
+        self.told = False  # that some process is to stop
+        self.stopwatch = Stopwatch()
+        self.startup_seconds: float | None = None
+        self.began = time.monotonic() - self.tally.wall_seconds
+
+    def _open_metrics(self) -> Metrics:
+        tensorboard = self.config.training.tensorboard
+        return Metrics(self.place.local, self.tally, self.flops_per_token, self.peak, tensorboard)
+
+    def _begin(self) -> None:
+        """State, tally and step: of the newest checkpoint, of a trunk, or of a run's first step."""
         abstract = self.program.abstract_state
         if self.checkpoints.latest is not None:
             self._go_on(*self.checkpoints.restore(abstract))
@@ -178,22 +205,8 @@ class _Loop:
             self._go_on(*begun)
             self.reporter.note(f"going on from another run: {self.tally.lineage}")
         else:
-            self.state = self._begun(init_key)
+            self.state, self.tally = self._begun(self.init_key), Tally()
         self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
-        self.pending: deque[_Call] = deque()
-        counts = accounting(config)
-        if is_writer():
-            write_environment(folder, mesh, peak, dataset, self.sets)
-            if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
-                dataset.tokenizer.save(folder / "tokenizer.json")
-            write_json(folder / "accounting.json", counts)
-        self.metrics = Metrics(folder, self.tally, counts["flops_per_token"], peak, config.training.tensorboard)
-        self.count_everywhere = jax.jit(_count_everywhere, out_shardings=self.program.layout.replicated)
-        self.any_process = AnyProcess(mesh) if jax.process_count() > 1 else None
-        self.told = False  # that some process is to stop
-        self.stopwatch = Stopwatch()
-        self.startup_seconds: float | None = None
-        self.began = time.monotonic() - self.tally.wall_seconds
 
     def _go_on(self, state: State, tally: dict[str, Any]) -> None:
         self.state, self.tally = self.program.to_memory(state), Tally(**tally)
@@ -206,29 +219,51 @@ class _Loop:
     def run(self, stop: StopRequest) -> str:
         """Steps to the end, a stop or a loss that is not finite; returns the status."""
         self.reporter.start(self.step, self.total)
-        try:
-            while self.step < self.total and not self._stops(stop):
-                self._dispatch(stop)
-                while len(self.pending) > 1:  # the call before; the one just dispatched is running
-                    self._collect()
-                if self.trunk and self.step == self.trunk.keep_at:
-                    self._collect_all()
-                    self.trunk.keep(self.place.local, self.program.to_disk(self.state), asdict(self.tally))
-                if self.step < self.total and _due(self.step, self.evaluate_every):
-                    self._evaluate()
-                if self.step < self.total and _due(self.step, self.checkpoint_every):
-                    self._save()
-            self._collect_all()
-            if self.step == self.total:
-                self._evaluate()
-        except _Diverged as diverged:
-            self.reporter.note(str(diverged))
-            return "diverged"
+        while True:
+            try:
+                self._steps(stop)
+                break
+            except _Diverged as diverged:
+                self.reporter.note(str(diverged))
+                if not self._rewound():
+                    return "diverged"
         self._save()
         if self.step < self.total and self._stops(stop):
             self.reporter.note(f"stopped at step {self.step} of {self.total}; the same command goes on from there")
             return "interrupted"
         return "finished"
+
+    def _steps(self, stop: StopRequest) -> None:
+        """Steps to the end or a stop, with what is due on the way."""
+        while self.step < self.total and not self._stops(stop):
+            self._dispatch(stop)
+            while len(self.pending) > 1:  # the call before; the one just dispatched is running
+                self._collect()
+            if self.trunk and self.step == self.trunk.keep_at:
+                self._collect_all()
+                self.trunk.keep(self.place.local, self.program.to_disk(self.state), asdict(self.tally))
+            if self.step < self.total and _due(self.step, self.evaluate_every):
+                self._evaluate()
+            if self.step < self.total and _due(self.step, self.checkpoint_every):
+                self._save()
+        self._collect_all()
+        if self.step == self.total:
+            self._evaluate()
+
+    def _rewound(self) -> bool:
+        """Goes back to the newest checkpoint, where the config says so, to pass over the batches that came after it."""
+        failed = self.tally.step
+        if self.config.training.on_nonfinite != "rewind" or self.tally.rewinds >= MOST_REWINDS:
+            return False
+        self.pending.clear()
+        self.checkpoints.wait()
+        rewinds, passed_over = self.tally.rewinds + 1, self.tally.passed_over
+        self._begin()
+        self.tally.rewinds, self.tally.passed_over = rewinds, passed_over + failed - self.tally.step
+        self.metrics.close()
+        self.metrics = self._open_metrics()
+        self.reporter.note(f"{failed - self.step} batches are passed over")
+        return True
 
     def _stops(self, stop: StopRequest) -> bool:
         """Whether to stop: of several processes, because of what all of them have heard from all of them."""
@@ -249,7 +284,7 @@ class _Loop:
         size, share = self.config.training.batch_size, self.program.share
         whole = self.program.steps_per_call  # whatever the count: every call has the same shape
         hosts = {"host_index": share.part, "host_count": share.parts}
-        batches = self.dataset.training_batches(self.step, whole, size, **hosts)
+        batches = self.dataset.training_batches(self.step + self.tally.passed_over, whole, size, **hosts)
         steps = np.arange(self.step, self.step + count)
         rates = learning_rates(self.config.schedule, self.config.optimizer.learning_rate, self.total, steps)
         knobs = self.program.knobs(rates, self.key)
@@ -278,14 +313,23 @@ class _Loop:
         }
         for i, (step, log, rate) in enumerate(zip(steps, logs, call.rates.tolist(), strict=True)):
             self.tally.add({name: pairs[i] for name, pairs in columns.items()}, int(tokens[i]))
-            loss = columns["loss"][i][0]
-            if not math.isfinite(loss):
+            if (why := self._diverged({name: pairs[i][0] for name, pairs in columns.items()})) is not None:
                 self.metrics.train(self.tally, rate, tokens_per_second)
-                raise _Diverged(f"diverged: the loss of step {step} is {loss}")
+                raise _Diverged(f"diverged: the loss of step {step} {why}")
             if log:
                 line = self.metrics.train(self.tally, rate, tokens_per_second)
                 self.reporter.update(step, line["loss"], tokens_per_second)
         self.tally.wall_seconds = time.monotonic() - self.began
+
+    def _diverged(self, sums: dict[str, float]) -> str | None:
+        """What is wrong with a step's loss, or with what it made of the parameters; None: nothing."""
+        if not math.isfinite(sums["loss"]):
+            return f"is {sums['loss']}"
+        if self.tally.skipped_in_a_row >= MOST_SKIPS:
+            return f"was not finite, nor were those of the {MOST_SKIPS - 1} before"
+        if self.config.training.on_nonfinite == "rewind" and not math.isfinite(sums["grad_norm"]):
+            return f"is finite, its gradient {sums['grad_norm']}"  # no checkpoint may hold what it makes
+        return None
 
     def _collect_all(self) -> None:
         while self.pending:
@@ -326,6 +370,8 @@ class _Loop:
             "steps": self.tally.step,
             "tokens": self.tally.tokens,
             **({} if self.tally.lineage is None else {"lineage": self.tally.lineage}),
+            **({"skipped_steps": self.tally.skipped} if self.tally.skipped else {}),
+            **({"rewinds": self.tally.rewinds} if self.tally.rewinds else {}),
             "unique_tokens": self.tally.tokens if unique is None else min(unique, self.tally.tokens),
             "loss": final and final["loss"],
             "loss_stderr": final and final["loss_stderr"],

@@ -24,12 +24,20 @@ class Tally:
     interval: dict[str, list[float]] = field(default_factory=dict)  # {name: [sum, weight]} since the last log point
     last_eval: dict[str, float] = field(default_factory=dict)  # the newest held-out evaluation and its step
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)  # the same of the further sets, by name
+    skipped: int = 0  # steps that changed nothing, for their loss was not finite
+    skipped_in_a_row: int = 0
+    rewinds: int = 0  # to a checkpoint, for the same reason
+    passed_over: int = 0  # batches between those checkpoints and where the loss was not finite
     lineage: dict[str, Any] | None = None  # the run whose first steps these are, and how many; see `trunk.py`
 
     def add(self, sums: Mapping[str, tuple[float, float]], tokens: int) -> None:
         """Counts one step and the tokens it took."""
         self.step += 1
         self.tokens += tokens
+        if "skipped" in sums:
+            again = bool(sums["skipped"][0])
+            self.skipped += again
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if again else 0
         for name, (value, weight) in sums.items():
             total = self.interval.setdefault(name, [0.0, 0.0])
             total[0] += value

@@ -59,6 +59,7 @@ class ProgramConfig:
     precision: str
     microbatches: int
     ema_decay: float | None
+    skip_nonfinite: bool = False
 
 
 def program_config(config: RunConfig) -> ProgramConfig:
@@ -74,6 +75,7 @@ def program_config(config: RunConfig) -> ProgramConfig:
         config.precision,
         config.training.parts,
         config.training.ema_decay,
+        config.training.on_nonfinite == "skip",
     )
 
 
@@ -115,6 +117,7 @@ class Program:
         self.steps_per_call = config.execution.steps_per_call
         self.microbatches = config.microbatches
         self.ema_decay = config.ema_decay
+        self.skip_nonfinite = config.skip_nonfinite
         check_cut(self.layout, self.specs, config.mesh.max_uncut)
         self.pipeline = self._pipeline(config)
         one_cpu = self.layout.mesh.size == 1 and self.layout.platform == "cpu"
@@ -221,7 +224,7 @@ class Program:
         """step(state, batches_K, knobs_K) -> (state, sums); the state passed in is used up. See `make_step`."""
         what = (self.model, self.objective, self.optimizer)
         where = self.state_shardings.trainable
-        function = make_step(*what, self.ctx, self.microbatches, self.ema_decay, where)
+        function = make_step(*what, self.ctx, self.microbatches, self.ema_decay, where, self.skip_nonfinite)
         everywhere = self.layout.replicated
         return jax.jit(
             function,

@@ -32,6 +32,7 @@ def make_step(
     microbatches: int = 1,
     ema_decay: float | None = None,
     shardings: Any | None = None,
+    skip_nonfinite: bool = False,
 ) -> StepFunction:
     """Returns step(state, batches_K, knobs_K) -> (state, sums), to be jitted with `state` donated.
 
@@ -50,6 +51,8 @@ def make_step(
       microbatches: parts of a batch whose gradients are accumulated.
       ema_decay: of `State.average`; None when there is none.
       shardings: where trainable parameters, and so their gradients, lie; None leaves it to the compiler.
+      skip_nonfinite: whether a step whose loss or gradient is not finite is skipped without loss scaling too; its sums
+        then have weight 0.
 
     Raises:
       UserError: microbatches of an objective whose loss is not a sum over examples.
@@ -73,6 +76,12 @@ def make_step(
             "update_norm": (learning_rate * optax.global_norm(directions), once),
             "param_norm": (optax.global_norm(state.trainable), once),
         }
+        if skip_nonfinite and scaling is None:
+            finite = _all_finite((gradient, [value for value, _ in sums.values()]))
+            moved = jax.tree.map(partial(jnp.where, finite), moved, state)
+            taken = finite.astype(jnp.float32)
+            sums = {name: (jnp.where(finite, value, 0.0), weight * taken) for name, (value, weight) in sums.items()}
+            sums["skipped"] = (1 - taken, once)
         if scaling is not None:
             moved, sums = _skip_overflow(_all_finite(gradient), scaling, state, moved, sums)
         return moved.replace(step=state.step + 1), sums
