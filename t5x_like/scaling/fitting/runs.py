@@ -43,7 +43,7 @@ def undecayed(folder: Path, names: Iterable[str]) -> list[str]:
     """Returns the runs whose learning rate ended above a fifth of its peak: their schedules did not end with them."""
     found = []
     for name in names:
-        rates = [line["learning_rate"] for line in _lines(folder, name) if _positive(line, "learning_rate")]
+        rates = [line["learning_rate"] for line in lines_of(folder, name) if _positive(line, "learning_rate")]
         if len(rates) > 2 and rates[-1] > DECAYED * max(rates):
             found.append(name)
     return found
@@ -53,7 +53,7 @@ def read_curves(folder: Path, names: Iterable[str], params: Iterable[float]) -> 
     """Reads metrics.jsonl of the named run folders, passing over runs with fewer than two usable lines."""
     curves = []
     for name, size in zip(names, params, strict=True):
-        lines = _lines(folder, name)
+        lines = lines_of(folder, name)
         chosen = [line for line in lines if line.get("split") == "eval" and "dataset" not in line]
         chosen = chosen if len(chosen) > 2 else [line for line in lines if line.get("split") == "train"]
         usable = [line for line in chosen if _positive(line, "tokens", "loss")]
@@ -63,7 +63,7 @@ def read_curves(folder: Path, names: Iterable[str], params: Iterable[float]) -> 
     return curves
 
 
-def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
+def lines_of(folder: Path, name: str) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none where there is no such file."""
     path = folder / name / "metrics.jsonl"
     if not name or not path.is_file():
