@@ -2,11 +2,14 @@
 """Trains every cell of a sweep that is missing and writes points.csv.
 
 python scripts/sweep.py --config=configs/sweeps/markov.py --workdir=runs/markov
+python scripts/sweep.py --config=configs/sweeps/markov.py --workdir=/shared/markov --engine=ray
+python scripts/sweep.py --config=... --workdir=/shared/runs --engine=slurm --slurm.slurm_partition=gpu
 """
 
 import signal
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from t5x_like.command_line import Parser
 from t5x_like.errors import exit_with
 from t5x_like.sweeps.design import Cell, cells, load_sweep
+from t5x_like.sweeps.engines import ENGINES
 from t5x_like.sweeps.execute import run_sweep
 
 
@@ -70,7 +74,10 @@ def main() -> int:
     parser = Parser(__doc__, required=("config", "workdir"))
     parser.add_argument("--config", metavar="FILE", help="a sweep's config; --config.field=value changes a field")
     parser.add_argument("--workdir", metavar="DIR", help="the sweep folder; cells already there are not run again")
-    parser.add_argument("--workers", type=int, metavar="N", help="worker processes on a CPU (default: one a core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="cells at a time (default: what there is room for)")
+    parser.add_argument("--engine", default="local", help=f"{', '.join(ENGINES)} (default: %(default)s)")
+    slurm = dict(word.removeprefix("--slurm.").split("=", 1) for word in sys.argv if word.startswith("--slurm."))
+    sys.argv = [word for word in sys.argv if not word.startswith("--slurm.")]
     flags, overrides = parser.read_with_overrides()
     workdir = parser.local_folder("workdir", flags.workdir)
     if flags.workers is not None and flags.workers < 1:
@@ -79,7 +86,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     reporter = _Reporter()
     try:
-        errors = run_sweep(sweep, workdir, reporter, flags.workers)
+        errors = run_sweep(sweep, workdir, reporter, flags.workers, flags.engine, _numbers(slurm))
     finally:
         reporter.close()
     for error in errors:
@@ -90,6 +97,10 @@ def main() -> int:
         print(f"first steps that runs share: {saved / apart:.0%} of {apart:.3g} FLOPs saved")
     print(f"points: {flags.workdir}/points.csv")
     return 1 if errors else 0
+
+
+def _numbers(texts: dict[str, str]) -> dict[str, Any]:
+    return {name: int(text) if text.isdigit() else text for name, text in texts.items()}
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def next_run(fit: SavedFit, flops: float, base: Mapping[str, Any] | None = None,
       UserError: more than the law supports, no sweep and no base, or no shape near the size.
     """
     fit.check(flops, f"{flops:.3g} FLOPs")
+    if fit.params_column == "params_compute":
+        raise UserError(f"--fit={fit.path}: its law counts FLOPs as params; accepted: one that counts parameters")
     params, tokens = fit.optimum(flops)
     if not math.isfinite(params):
         raise UserError(f"{fit.path}: this law has no optimum at {flops:.3g} FLOPs")
@@ -226,7 +228,7 @@ def _nearest(
     """The run whose model comes nearest to so many parameters, of widths that are multiples of `step`."""
     middle = max(1, round(width(params) / step))
     tried, why = {}, ""
-    for multiple in range(max(1, middle // 2), middle * 2 + 4):
+    for multiple in range(max(1, int(0.7 * middle) - 2), int(1.4 * middle) + 4):
         try:
             config = run(multiple * step)
         except UserError as error:  # a width that something does not divide

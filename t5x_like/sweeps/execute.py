@@ -5,21 +5,20 @@ import contextlib
 import fcntl
 import json
 import os
-import queue
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from t5x_like.data.pipeline import build_dataset
-from t5x_like.errors import UserError
+from t5x_like.errors import UserError, unknown_name
 from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.sweeps.design import Cell, SweepConfig, base_identity, cells
+from t5x_like.sweeps.engines import ENGINES, Engine, LocalEngine, RayEngine, SlurmEngine
 from t5x_like.sweeps.points import cell_status, write_points
 from t5x_like.training.trunk import shared_steps
 
@@ -34,14 +33,20 @@ class SweepReporter(Protocol):
 
 
 def run_sweep(
-    sweep: SweepConfig, workdir: str | Path, reporter: SweepReporter, workers: int | None = None
+    sweep: SweepConfig,
+    workdir: str | Path,
+    reporter: SweepReporter,
+    workers: int | None = None,
+    engine: str = "local",
+    slurm: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Runs the cells that are missing and writes sweep.json and points.csv.
 
     A folder may be used again with a larger grid; cells that have ended are never run again. When this process is
     interrupted or dies, its workers save and stop, and the next call goes on from there.
 
-    There are at most `workers` worker processes, by default one a core.
+    There are at most `workers` cells under way, by default one a core, or what the `engine` has room for; see
+    `engines.py`. `slurm` are submitit's parameters.
 
     Returns:
       Errors of cells that could not be run, a line each; empty on success.
@@ -49,6 +54,8 @@ def run_sweep(
     Raises:
       UserError: an impossible cell, a folder that holds the cells of another sweep, or one that is in use.
     """
+    if engine not in ENGINES:
+        raise unknown_name("--engine", engine, ENGINES)
     folder = Path(workdir)
     design = cells(sweep)
     with _opened(folder, sweep, design):
@@ -58,9 +65,17 @@ def run_sweep(
         reporter.start(_work(ended), _work(design), len(ended), len(design))
         if not missing:
             return []
-        cores = worker_cores(design[0])[: min(len(missing), workers or len(missing))]
-        with contextlib.closing(_Pool(folder, cores)) as pool:
-            return _Execution(folder, sweep, design, missing, pool, reporter).run()
+        most = min(len(missing), workers or len(missing))
+        with contextlib.closing(_engine(engine, folder.absolute(), design[0], workers, most, slurm or {})) as pool:
+            return _Execution(folder.absolute(), sweep, design, missing, pool, reporter).run()
+
+
+def _engine(name: str, folder: Path, cell: Cell, workers: int | None, most: int, slurm: Mapping[str, Any]) -> Engine:
+    if name == "ray":
+        return RayEngine(folder, cell, workers)
+    if name == "slurm":
+        return SlurmEngine(folder, cell, workers, dict(slurm))
+    return LocalEngine(folder, worker_cores(cell)[:most])
 
 
 def worker_cores(cell: Cell) -> list[int | None]:
@@ -80,7 +95,7 @@ class _Execution:
     sweep: SweepConfig
     design: list[Cell]
     waiting: list[Cell]
-    pool: "_Pool"
+    pool: Engine
     reporter: SweepReporter
     running: dict[int, tuple[Cell, float]] = field(default_factory=dict)  # by worker: the cell and when it began
     steps: dict[int, int] = field(default_factory=dict)
@@ -159,55 +174,6 @@ class _Execution:
         cell, _ = self.running[worker]
         steps = cell.config.training.steps or 1
         return cell.work * max(0, self.steps[worker] - cell.first_step) / max(1, steps - cell.first_step)
-
-
-class _Pool:
-    """Worker processes with their pipes."""
-
-    def __init__(self, folder: Path, cores: list[int | None]):
-        # (worker, answer) as they come; {"gone": why} when a worker dies.
-        self.answers: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
-        self.logs = [folder / "workers" / f"{number}.log" for number in range(len(cores))]
-        self._processes = [self._start(number, core) for number, core in enumerate(cores)]
-
-    def _start(self, number: int, core: int | None) -> "subprocess.Popen[str]":
-        self.logs[number].parent.mkdir(exist_ok=True)
-        with self.logs[number].open("a") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "t5x_like.sweeps.worker", *([] if core is None else [str(core)])],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,  # ctrl-C reaches the sweep alone, which then stops its workers in order
-            )
-        threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
-        return process
-
-    def _listen(self, number: int, process: "subprocess.Popen[str]") -> None:
-        assert process.stdout is not None
-        with contextlib.suppress(json.JSONDecodeError):  # a line torn by the worker's death
-            for line in process.stdout:
-                self.answers.put((number, json.loads(line)))
-        self.answers.put((number, {"gone": f"worker {number} ended with code {process.wait()}"}))
-
-    def send(self, worker: int, job: str) -> None:
-        pipe = self._processes[worker].stdin
-        assert pipe is not None
-        with contextlib.suppress(BrokenPipeError):  # the worker's end is on the way as an answer
-            print(job, file=pipe, flush=True)
-
-    def close(self) -> None:
-        """Closes the workers' input, upon which they save and end, and waits for them."""
-        for process in self._processes:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-        for process in self._processes:
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 @contextlib.contextmanager

@@ -31,34 +31,44 @@ def main(core: int | None) -> None:
 
     jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+    while (job := jobs.get()) is not None:
+        tell(**answer_to(job, tell))
 
-    from t5x_like.config import RunConfig
+
+def pin(place: int) -> None:
+    """Binds this process to one of its cores where JAX would take the CPU, so that XLA has one thread; before JAX."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("TPU_VISIBLE_CHIPS"):
+        return
+    if hasattr(os, "sched_setaffinity") and os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[place % len(cores)]})
+
+
+def answer_to(job: dict[str, Any], tell: Any) -> dict[str, Any]:
+    """Trains what a job names: {"status"} or {"error"}."""
     from t5x_like.data.pipeline import build_dataset
     from t5x_like.training.loop import train
     from t5x_like.training.run_folder import load_config
     from t5x_like.training.startup import configure_jax
     from t5x_like.training.trunk import Trunk
 
-    configure_jax()
-    datasets: dict[Any, Any] = {}
-
-    def dataset(config: RunConfig) -> Any:
+    try:
+        configure_jax()
+        run, trunk = job["run"], job["trunk"]
+        if trunk is not None:
+            trunk = Trunk(trunk["keep_at"], trunk["parent"] and Path(trunk["parent"]))
+        config = load_config(Path(run))
         name = (config.data, config.seed)
-        if name not in datasets:
-            datasets[name] = build_dataset(config.data, config.seed)
-        return datasets[name]
+        if name not in _datasets:
+            _datasets[name] = build_dataset(config.data, config.seed)
+        summary = train(config, run, dataset=_datasets[name], reporter=_Teller(tell), trunk=trunk)
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"status": summary["status"]}
 
-    while (job := jobs.get()) is not None:
-        try:
-            run, trunk = job["run"], job["trunk"]
-            if trunk is not None:
-                trunk = Trunk(trunk["keep_at"], trunk["parent"] and Path(trunk["parent"]))
-            config = load_config(Path(run))
-            summary = train(config, run, dataset=dataset(config), reporter=_Teller(tell), trunk=trunk)
-            tell(status=summary["status"])
-        except Exception as error:
-            traceback.print_exc()
-            tell(error=f"{type(error).__name__}: {error}")
+
+_datasets: dict[Any, Any] = {}  # of this process, by data and seed
 
 
 def _read_jobs(jobs: "queue.SimpleQueue[dict[str, Any] | None]") -> None:

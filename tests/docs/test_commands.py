@@ -57,6 +57,11 @@ SMALLER = {
     "scripts/quickstart.sh": SMALL_MAIN_JOB,
     "scripts/test.sh": ["tests/test_strict.py"],
     "python scripts/train.py --config=configs/python_small.py --workdir=runs/pipe": [*SMALL_RUN, STAGES],
+    "python scripts/train.py --config=configs/python_small.py --workdir=runs/schedules": [
+        *SMALL_RUN,
+        "--config.schedule.warmup_steps=2",
+    ],
+    "python scripts/curves.py": [],
     "python scripts/train.py --config=configs/transformer_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/recurrent_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/llama_python.py": SMALL_RUN,

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a sweep's cells are trained: by this machine's cores, on a Ray cluster, or through Slurm's queue.
+
+An engine has workers by number. `send` gives one a job, a JSON text as `worker.py` reads it, and what becomes of it
+comes back through `answers`. On this machine a worker is a process that stays; elsewhere it is a place for one cell at
+a time, and each cell is a task of its own, in a process that ends with it.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from t5x_like.errors import UserError
+from t5x_like.files import read_json, write_json
+from t5x_like.sweeps.design import Cell
+
+ENGINES = ("local", "ray", "slurm")
+RESOURCES = ("TPU", "GPU", "CPU")  # what Ray calls devices; of a cluster that has several, the first counts
+
+
+class Engine(ABC):
+    """What carries cells out.
+
+    Attributes:
+      answers: (worker, answer) as they come: {"step", "loss"} on the way, {"status"} or {"error"} at a cell's end,
+        {"gone": why} when a worker has ended.
+      logs: where each worker's output is, or what is known of it.
+    """
+
+    answers: "queue.SimpleQueue[tuple[int, dict[str, Any]]]"
+    logs: list[Path]
+
+    @abstractmethod
+    def send(self, worker: int, job: str) -> None:
+        """Gives a worker that has none a job."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Tells the workers to save and end, and waits for them."""
+
+
+class LocalEngine(Engine):
+    """Worker processes with their pipes, each pinned to a core where one is given."""
+
+    def __init__(self, folder: Path, cores: list[int | None]):
+        self.answers = queue.SimpleQueue()
+        self.logs = [folder / "workers" / f"{number}.log" for number in range(len(cores))]
+        self._processes = [self._start(number, core) for number, core in enumerate(cores)]
+
+    def _start(self, number: int, core: int | None) -> "subprocess.Popen[str]":
+        self.logs[number].parent.mkdir(exist_ok=True)
+        with self.logs[number].open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "t5x_like.sweeps.worker", *([] if core is None else [str(core)])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # ctrl-C reaches the sweep alone, which then stops its workers in order
+            )
+        threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
+        return process
+
+    def _listen(self, number: int, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        with contextlib.suppress(json.JSONDecodeError):  # a line torn by the worker's death
+            for line in process.stdout:
+                self.answers.put((number, json.loads(line)))
+        self.answers.put((number, {"gone": f"worker {number} ended with code {process.wait()}"}))
+
+    def send(self, worker: int, job: str) -> None:
+        pipe = self._processes[worker].stdin
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError):  # the worker's end is on the way as an answer
+            print(job, file=pipe, flush=True)
+
+    def close(self) -> None:
+        """Closes the workers' input, upon which they save and end, and waits for them."""
+        for process in self._processes:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        for process in self._processes:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def train_cell(job: str, place: int) -> dict[str, Any]:
+    """Trains one cell in a process of its own, and says how it ended. On a CPU it takes one core, the `place`-th."""
+    from t5x_like.sweeps.worker import answer_to, pin
+
+    pin(place)
+    return answer_to(json.loads(job), lambda **progress: None)
+
+
+class _Places(Engine):
+    """Places for one task each; a thread waits for what is there."""
+
+    def __init__(self, folder: Path, places: int):
+        self.answers = queue.SimpleQueue()
+        self.logs = [folder / "workers"] * places
+        self._tasks: dict[int, Any] = {}
+
+    def send(self, worker: int, job: str) -> None:
+        threading.Thread(target=self._carry_out, args=(worker, job), daemon=True).start()
+
+    def _carry_out(self, worker: int, job: str) -> None:
+        try:
+            answer = self._run(worker, job)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+        self._tasks.pop(worker, None)
+        self.answers.put((worker, answer))
+
+    @abstractmethod
+    def _run(self, worker: int, job: str) -> dict[str, Any]: ...
+
+
+class RayEngine(_Places):
+    """Tasks of a Ray cluster, a placement group for each: the one at RAY_ADDRESS, or one on this machine.
+
+    A cell takes as many devices as its mesh has, TPUs or GPUs where the cluster has some, else one CPU. The sweep's
+    folder has to be one that every node sees. A sweep that dies takes its tasks with it.
+    """
+
+    def __init__(self, folder: Path, cell: Cell, workers: int | None):
+        self._ray = _imported("ray", "ray")
+        self._ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        there = self._ray.cluster_resources()
+        self._resource = next(name for name in RESOURCES if there.get(name))
+        self._devices = devices_of(cell) if self._resource != "CPU" else 1
+        places = int(there[self._resource]) // self._devices
+        if not places:
+            raise UserError(
+                f"--engine=ray: a cell takes {self._devices} {self._resource}, and the cluster has "
+                f"{int(there[self._resource])}"
+            )
+        super().__init__(folder, min(places, workers or places))
+
+    def _run(self, worker: int, job: str) -> dict[str, Any]:
+        from ray.util.placement_group import placement_group, remove_placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        bundle = {"CPU": 1, self._resource: self._devices}
+        group = placement_group([bundle])
+        try:
+            self._ray.get(group.ready())
+            other = {self._resource: self._devices} if self._resource not in ("CPU", "GPU") else {}
+            once = self._ray.remote(max_calls=1)  # JAX does not let go of its devices before its process ends
+            task = once(train_cell).options(
+                num_cpus=1,
+                num_gpus=self._devices if self._resource == "GPU" else 0,
+                resources=other,
+                max_retries=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group),
+            )
+            self._tasks[worker] = task.remote(job, worker)
+            return dict(self._ray.get(self._tasks[worker]))
+        finally:
+            remove_placement_group(group)
+
+    def close(self) -> None:
+        for task in list(self._tasks.values()):
+            self._ray.cancel(task)  # an interrupt, upon which a run saves
+        with contextlib.suppress(Exception):
+            self._ray.wait(list(self._tasks.values()), num_returns=len(self._tasks), timeout=60)
+        self._ray.shutdown()
+
+
+class SlurmEngine(_Places):
+    """Jobs of Slurm through submitit; where there is no Slurm, processes of this machine through the same library.
+
+    A job outlives the sweep that submitted it: its number stands in the cell's folder, and the next sweep.py waits for
+    it rather than train the cell twice.
+    """
+
+    PLACES = 100  # jobs in the queue at a time, if nobody says how many
+
+    def __init__(self, folder: Path, cell: Cell, workers: int | None, options: dict[str, Any]):
+        submitit = _imported("submitit", "slurm")
+        self._executor = submitit.AutoExecutor(folder=folder / "slurm")
+        alone = self._executor.cluster != "slurm"
+        super().__init__(folder, workers or (len(os.sched_getaffinity(0)) if alone else self.PLACES))
+        gpus = {} if alone or devices_of(cell) == 1 else {"gpus_per_node": devices_of(cell)}
+        try:
+            self._executor.update_parameters(name=folder.name, timeout_min=24 * 60, **gpus, **options)
+        except (NameError, TypeError, ValueError) as error:
+            raise UserError(f"--slurm: {' '.join(str(error).split())}") from None
+
+    def _run(self, worker: int, job: str) -> dict[str, Any]:
+        known = Path(json.loads(job)["run"]) / "slurm_job.json"
+        task = self._running(known)
+        if task is None:
+            task = self._executor.submit(train_cell, job, worker)
+            write_json(known, {"job": task.job_id})
+        self._tasks[worker] = task
+        return dict(task.result())
+
+    def _running(self, known: Path) -> Any:
+        """The job that an earlier sweep gave this cell to, if it still waits or trains."""
+        if not known.is_file():
+            return None
+        task = self._executor.job_class(self._executor.folder, str(read_json(known)["job"]))
+        return None if task.done(force_check=True) else task
+
+    def close(self) -> None:
+        for task in list(self._tasks.values()):
+            with contextlib.suppress(Exception):
+                task.cancel(check=False)
+        for task in list(self._tasks.values()):
+            with contextlib.suppress(Exception):
+                task.wait()
+
+
+def devices_of(cell: Cell) -> int:
+    """The devices of a cell's mesh; -1, which takes what there is, counts as one."""
+    number = 1
+    for size in cell.config.mesh.sizes.values():
+        number *= max(1, size)
+    return number
+
+
+def _imported(name: str, extra: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError:
+        raise UserError(f"--engine={extra}: needs {name}; pip install -c constraints.txt -e '.[{extra}]'") from None
