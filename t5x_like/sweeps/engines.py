@@ -94,19 +94,21 @@ class LocalEngine(Engine):
                 process.kill()
 
 
-def train_cell(job: str, place: int) -> dict[str, Any]:
+def train_cell(job: str, place: int | None) -> dict[str, Any]:
     """Trains one cell in a process of its own, and says how it ended. On a CPU it takes one core, the `place`-th."""
     from t5x_like.sweeps.worker import answer_to, pin
 
-    pin(place)
+    if place is not None:
+        pin(place)
     return answer_to(json.loads(job), lambda **progress: None)
 
 
 class _Places(Engine):
     """Places for one task each; a thread waits for what is there."""
 
-    def __init__(self, folder: Path, places: int):
+    def __init__(self, folder: Path, cell: Cell, places: int):
         self.answers = queue.SimpleQueue()
+        self._one_core = devices_of(cell) == 1
         self.logs = [folder / "workers"] * places
         self._tasks: dict[int, Any] = {}
 
@@ -115,14 +117,14 @@ class _Places(Engine):
 
     def _carry_out(self, worker: int, job: str) -> None:
         try:
-            answer = self._run(worker, job)
+            answer = self._run(worker, job, worker if self._one_core else None)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
         self._tasks.pop(worker, None)
         self.answers.put((worker, answer))
 
     @abstractmethod
-    def _run(self, worker: int, job: str) -> dict[str, Any]: ...
+    def _run(self, worker: int, job: str, core: int | None) -> dict[str, Any]: ...
 
 
 class RayEngine(_Places):
@@ -144,9 +146,9 @@ class RayEngine(_Places):
                 f"--engine=ray: a cell takes {self._devices} {self._resource}, and the cluster has "
                 f"{int(there[self._resource])}"
             )
-        super().__init__(folder, min(places, workers or places))
+        super().__init__(folder, cell, min(places, workers or places))
 
-    def _run(self, worker: int, job: str) -> dict[str, Any]:
+    def _run(self, worker: int, job: str, core: int | None) -> dict[str, Any]:
         from ray.util.placement_group import placement_group, remove_placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -163,7 +165,7 @@ class RayEngine(_Places):
                 max_retries=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group),
             )
-            self._tasks[worker] = task.remote(job, worker)
+            self._tasks[worker] = task.remote(job, core)
             return dict(self._ray.get(self._tasks[worker]))
         finally:
             remove_placement_group(group)
@@ -189,18 +191,18 @@ class SlurmEngine(_Places):
         submitit = _imported("submitit", "slurm")
         self._executor = submitit.AutoExecutor(folder=folder / "slurm")
         alone = self._executor.cluster != "slurm"
-        super().__init__(folder, workers or (len(os.sched_getaffinity(0)) if alone else self.PLACES))
+        super().__init__(folder, cell, workers or (len(os.sched_getaffinity(0)) if alone else self.PLACES))
         gpus = {} if alone or devices_of(cell) == 1 else {"gpus_per_node": devices_of(cell)}
         try:
-            self._executor.update_parameters(name=folder.name, timeout_min=24 * 60, **gpus, **options)
+            self._executor.update_parameters(**{"name": folder.name, "timeout_min": 24 * 60, **gpus, **options})
         except (NameError, TypeError, ValueError) as error:
             raise UserError(f"--slurm: {' '.join(str(error).split())}") from None
 
-    def _run(self, worker: int, job: str) -> dict[str, Any]:
+    def _run(self, worker: int, job: str, core: int | None) -> dict[str, Any]:
         known = Path(json.loads(job)["run"]) / "slurm_job.json"
         task = self._running(known)
         if task is None:
-            task = self._executor.submit(train_cell, job, worker)
+            task = self._executor.submit(train_cell, job, core)
             write_json(known, {"job": task.job_id})
         self._tasks[worker] = task
         return dict(task.result())

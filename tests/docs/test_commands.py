@@ -62,6 +62,7 @@ SMALLER = {
         "--config.schedule.warmup_steps=2",
     ],
     "python scripts/curves.py": [],
+    "python scripts/watch.py": ["--once"],
     "python scripts/train.py --config=configs/transformer_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/recurrent_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/llama_python.py": SMALL_RUN,
