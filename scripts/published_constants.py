@@ -86,12 +86,6 @@ PUBLISHED = (
         note="N without embeddings; no irreducible loss, so it cannot hold for ever.",
     ),
     Published(
-        "Busbridge 2025, supervised",
-        "power_of_sum",
-        {"E": 1.220, "A": 3355.0, "B": 18186.0, "alpha": 0.408, "beta": 0.431, "k": 0.452},
-        "Busbridge et al. 2025, Distillation Scaling Laws, the law of models that were not distilled",
-    ),
-    Published(
         "Krajewski 2024, experts",
         "granularity",
         {"E": 0.47, "g": 2.1, "A": 18.1, "B": 30.8, "alpha": 0.115, "beta": 0.147, "gamma": 0.58},

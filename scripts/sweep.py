@@ -9,7 +9,6 @@ python scripts/sweep.py --config=... --workdir=/shared/runs --engine=slurm --slu
 import signal
 import sys
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -76,17 +75,22 @@ def main() -> int:
     parser.add_argument("--workdir", metavar="DIR", help="the sweep folder; cells already there are not run again")
     parser.add_argument("--workers", type=int, metavar="N", help="cells at a time (default: what there is room for)")
     parser.add_argument("--engine", default="local", help=f"{', '.join(ENGINES)} (default: %(default)s)")
-    slurm = dict(word.removeprefix("--slurm.").split("=", 1) for word in sys.argv if word.startswith("--slurm."))
+    words = [word.removeprefix("--slurm.").partition("=") for word in sys.argv if word.startswith("--slurm.")]
     sys.argv = [word for word in sys.argv if not word.startswith("--slurm.")]
     flags, overrides = parser.read_with_overrides()
+    if words and flags.engine != "slurm":
+        parser.error(f"--slurm.{words[0][0]}: is for --engine=slurm, and the engine is {flags.engine!r}")
+    if bare := [name for name, sign, _ in words if not sign]:
+        parser.error(f"--slurm.{bare[0]}: has no value; accepted: --slurm.{bare[0]}=VALUE")
     workdir = parser.local_folder("workdir", flags.workdir)
     if flags.workers is not None and flags.workers < 1:
         parser.error(f"--workers={flags.workers}: expected 1 or more")
+    slurm = {name: int(text) if text.isdigit() else text for name, _, text in words}
     sweep = load_sweep(flags.config, overrides)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as ctrl-C, even where a shell's & has that ignored
     reporter = _Reporter()
     try:
-        errors = run_sweep(sweep, workdir, reporter, flags.workers, flags.engine, _numbers(slurm))
+        errors = run_sweep(sweep, workdir, reporter, flags.workers, flags.engine, slurm)
     finally:
         reporter.close()
     for error in errors:
@@ -97,10 +101,6 @@ def main() -> int:
         print(f"first steps that runs share: {saved / apart:.0%} of {apart:.3g} FLOPs saved")
     print(f"points: {flags.workdir}/points.csv")
     return 1 if errors else 0
-
-
-def _numbers(texts: dict[str, str]) -> dict[str, Any]:
-    return {name: int(text) if text.isdigit() else text for name, text in texts.items()}
 
 
 if __name__ == "__main__":

@@ -259,7 +259,7 @@ def _copy(content: Mapping[str, Any]) -> dict[str, Any]:
 def on_slice(made: NextRun, slice_: Slice, assumed: Assumptions) -> tuple[RunConfig, dict[str, Any]]:
     """The run on the mesh of a slice that is fastest by the roofline, of those that it fits on, and its plan.
 
-    Parameters are sharded over all chips but those that a tensor axis takes; what fits without recomputing keeps all.
+    Parameters are sharded over all chips but those that a tensor axis takes. What would train in f32 does so in bf16.
 
     Raises:
       UserError: no such mesh holds it.
@@ -272,7 +272,8 @@ def on_slice(made: NextRun, slice_: Slice, assumed: Assumptions) -> tuple[RunCon
         mesh = dataclasses.replace(MeshConfig(), fsdp=slice_.devices // tensor, tensor=tensor)
         execution = dataclasses.replace(made.config.execution, remat=remat, steps_per_call=1)
         training = dataclasses.replace(made.config.training, microbatches=microbatches)
-        changed: Any = {"mesh": mesh, "execution": execution, "training": training, "precision": "bf16"}
+        precision = "bf16" if made.config.precision == "f32" else made.config.precision
+        changed: Any = {"mesh": mesh, "execution": execution, "training": training, "precision": precision}
         config = dataclasses.replace(made.config, **changed)
         try:
             plan = make_plan(config, slice_, tokens=made.tokens, assumed=assumed, without="arithmetic")

@@ -7,7 +7,9 @@ a time, and each cell is a task of its own, in a process that ends with it.
 """
 
 import contextlib
+import importlib.util
 import json
+import logging
 import os
 import queue
 import subprocess
@@ -17,11 +19,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from t5x_like.errors import UserError
+from t5x_like.errors import UserError, unknown_name
 from t5x_like.files import read_json, write_json
 from t5x_like.sweeps.design import Cell
 
-ENGINES = ("local", "ray", "slurm")
+ENGINES = {"local": None, "ray": "ray", "slurm": "submitit"}  # the package that each needs; extras are called like them
 RESOURCES = ("TPU", "GPU", "CPU")  # what Ray calls devices; of a cluster that has several, the first counts
 
 
@@ -135,8 +137,10 @@ class RayEngine(_Places):
     """
 
     def __init__(self, folder: Path, cell: Cell, workers: int | None):
-        self._ray = _imported("ray", "ray")
-        self._ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        import ray
+
+        self._ray = ray
+        self._ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         there = self._ray.cluster_resources()
         self._resource = next(name for name in RESOURCES if there.get(name))
         self._devices = devices_of(cell) if self._resource != "CPU" else 1
@@ -188,7 +192,8 @@ class SlurmEngine(_Places):
     PLACES = 100  # jobs in the queue at a time, if nobody says how many
 
     def __init__(self, folder: Path, cell: Cell, workers: int | None, options: dict[str, Any]):
-        submitit = _imported("submitit", "slurm")
+        import submitit
+
         self._executor = submitit.AutoExecutor(folder=folder / "slurm")
         alone = self._executor.cluster != "slurm"
         super().__init__(folder, cell, workers or (len(os.sched_getaffinity(0)) if alone else self.PLACES))
@@ -231,8 +236,10 @@ def devices_of(cell: Cell) -> int:
     return number
 
 
-def _imported(name: str, extra: str) -> Any:
-    try:
-        return __import__(name)
-    except ImportError:
-        raise UserError(f"--engine={extra}: needs {name}; pip install -c constraints.txt -e '.[{extra}]'") from None
+def check_engine(name: str) -> None:
+    """Refuses an engine that there is not, or not on this machine."""
+    if name not in ENGINES:
+        raise unknown_name("--engine", name, ENGINES)
+    package = ENGINES[name]
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise UserError(f"--engine={name}: needs {package}; pip install -c constraints.txt -e '.[{name}]'")

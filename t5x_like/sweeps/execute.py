@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from t5x_like.data.pipeline import build_dataset
-from t5x_like.errors import UserError, unknown_name
+from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.sweeps.design import Cell, SweepConfig, base_identity, cells
-from t5x_like.sweeps.engines import ENGINES, Engine, LocalEngine, RayEngine, SlurmEngine
+from t5x_like.sweeps.engines import Engine, LocalEngine, RayEngine, SlurmEngine, check_engine
 from t5x_like.sweeps.points import cell_status, write_points
 from t5x_like.training.trunk import shared_steps
 
@@ -54,8 +54,7 @@ def run_sweep(
     Raises:
       UserError: an impossible cell, a folder that holds the cells of another sweep, or one that is in use.
     """
-    if engine not in ENGINES:
-        raise unknown_name("--engine", engine, ENGINES)
+    check_engine(engine)
     folder = Path(workdir)
     design = cells(sweep)
     with _opened(folder, sweep, design):

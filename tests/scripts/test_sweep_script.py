@@ -183,6 +183,23 @@ def test_killed_and_started_again(config, unbroken, design, tmp_path):
     assert path.read_bytes() == (unbroken[0] / "points.csv").read_bytes()
 
 
+def test_a_sweep_behind_an_ampersand_ends_by_sigterm(config, tmp_path):
+    """A shell has ctrl-C ignored there; workers save and end with it."""
+    process = subprocess.Popen(
+        command(config, tmp_path / "sweep"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        _wait(lambda: list((tmp_path / "sweep").glob("*/config.json")), 120, "no cell began")
+        process.terminate()
+        assert process.wait(timeout=90) == 130
+    finally:
+        process.kill()
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs the program in this process: (exit code, standard output, standard error)."""

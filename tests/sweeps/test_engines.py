@@ -86,14 +86,22 @@ def test_killed_and_started_again(engine, library, config, points, tmp_path):
     assert (folder / "points.csv").read_bytes() == points
 
 
-@pytest.mark.parametrize("engine", ["rey", "ray", "slurm"])
-def test_an_engine_that_is_not_there_is_one_line(engine, config, tmp_path, monkeypatch):
-    if engine == "rey":
-        done = subprocess.run(command(config, tmp_path / "s", "--engine=rey"), capture_output=True, text=True)
-        assert done.returncode == 2 and not (tmp_path / "s").exists()
-        assert done.stderr == "error: --engine: 'rey' is not known; accepted: local, ray, slurm; did you mean 'ray'?\n"
-        return
-    library = {"ray": "ray", "slurm": "submitit"}[engine]
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=rf"--engine={engine}: needs {library}; pip install .*\[{engine}\]"):
-        engines._imported(library, engine)
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--engine=rey"], "error: --engine: 'rey' is not known; accepted: local, ray, slurm; did you mean 'ray'?"),
+        (["--slurm.timeout_min=5"], "error: --slurm.timeout_min: is for --engine=slurm, and the engine is 'local'"),
+        (["--engine=slurm", "--slurm.timeout_min"], "error: --slurm.timeout_min: has no value; accepted: --slurm."),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(words, line, config, tmp_path):
+    done = subprocess.run(command(config, tmp_path / "s", *words), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(line) and done.stderr.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_package_that_is_not_there_is_named(engine, package, monkeypatch):
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"--engine={engine}: needs {package}; pip install .*\[{engine}\]"):
+        engines.check_engine(engine)
