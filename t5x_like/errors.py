@@ -2,9 +2,13 @@
 """A user's mistake: one line on standard error, exit code 2, no traceback."""
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no room is left, or nothing may be written
 
 
 class UserError(ValueError):
@@ -24,11 +28,16 @@ def unknown_name(what: str, name: str, accepted: Iterable[str]) -> UserError:
 
 
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a program's main and exits: 0 on success, 2 with one line on a user's mistake, 130 on ctrl-C."""
+    """Runs a program's main and exits: 0 on success, 2 with one line on a user's mistake or full disk, 130 on ctrl-C."""
     try:
         sys.exit(main() or 0)
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)  # a message quoted from elsewhere may have lines
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {error.filename or 'a file'}: cannot be written: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

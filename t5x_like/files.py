@@ -9,6 +9,8 @@ from typing import Any
 
 from t5x_like.errors import UserError
 
+FORMAT = 1  # of our JSON files; raised when what they hold is to be read in another way
+
 
 def make_folder(path: str | os.PathLike[str], flag: str = "--workdir") -> Path:
     """Makes a folder that was named by a flag, and its parents, where they are missing.
@@ -36,8 +38,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # one that tells of a full disk names no file
         raise
 
 
@@ -47,15 +51,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Writes `content` to `path` atomically as JSON with `"format": 1` first; infinities and NaN are refused."""
-    write_text(path, json.dumps({"format": 1, **content}, indent=2, allow_nan=False) + "\n")
+    """Writes `content` to `path` atomically as JSON with its "format" first; infinities and NaN are refused."""
+    write_text(path, json.dumps({"format": FORMAT, **content}, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads one JSON object.
 
     Raises:
-      UserError: the file cannot be read, or holds something else.
+      UserError: the file cannot be read, holds something else, or was written by a newer version of this program.
     """
     try:
         content = json.loads(Path(path).read_text())
@@ -63,4 +67,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no JSON object")
+    if isinstance(written := content.get("format"), int) and written > FORMAT:
+        raise UserError(
+            f"{path}: is of format {written}, of a newer version of t5x_like; accepted: up to {FORMAT}; update t5x_like"
+        )
     return content

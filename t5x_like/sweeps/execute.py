@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
-from t5x_like.files import read_json, write_json
+from t5x_like.files import make_folder, read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.sweeps.design import Cell, SweepConfig, base_identity, cells
 from t5x_like.sweeps.engines import Engine, LocalEngine, RayEngine, SlurmEngine, check_engine
@@ -181,7 +181,7 @@ def _opened(folder: Path, sweep: SweepConfig, design: list[Cell]) -> Iterator[No
     path = folder / "sweep.json"
     if not path.is_file() and folder.exists() and _occupied(folder):
         raise UserError(f"{folder}: is not empty and holds no sweep; choose another --workdir")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when this process dies

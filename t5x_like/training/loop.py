@@ -169,7 +169,9 @@ class _Loop:
         mesh = self.program.layout.mesh
         # May be measured: before anything else runs. Only the writer needs it.
         peak = peak_of_mesh(mesh.devices, config.precision, cache_root()) if is_writer() else None
-        self.checkpoints = Checkpoints(self.place.checkpoints, config.training.keep_checkpoints)
+        keep = config.training.keep_checkpoints
+        self.checkpoints = Checkpoints(self.place.checkpoints, keep, note=self.reporter.note)
+        self.checkpoints.make_way()
         init_key, self.key = jax.random.split(jax.random.key(config.seed))  # two streams: parameters, and the steps
         self.tally = Tally()
         check_same({"the newest checkpoint": str(self.checkpoints.latest)})

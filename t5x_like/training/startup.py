@@ -3,16 +3,19 @@
 
 import ctypes
 import importlib.util
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import jax
 
@@ -24,7 +27,7 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def configure_jax() -> None:
-    """Turns JAX's persistent compilation cache on, for small programs too, and has a CPU keep the memory it frees.
+    """Turns JAX's persistent compilation cache on, for small programs too; a CPU keeps the memory it frees.
 
     May start the backend: what must come before that (several hosts finding one another) must come before this.
 
@@ -36,11 +39,33 @@ def configure_jax() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"T5X_LIKE_CACHE: {folder} cannot be made ({error.strerror})") from None
+    quiet_orbax()
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if only_cpus() or jax.default_backend() == "cpu":
         keep_freed_memory()
+
+
+def quiet_orbax() -> None:
+    """What Orbax's threads log when a disk is full, in hundreds of lines, it also raises: one line is for the user.
+
+    Nor need he know that it removes what a killed process had half written.
+    """
+
+    def is_news(record: logging.LogRecord) -> bool:
+        is_known = record.levelno == logging.ERROR or "it is not finalized" in record.getMessage()
+        return "orbax" not in record.pathname or not is_known
+
+    def tell(what: Any) -> None:
+        if str(what.exc_value) != "Event loop is closed":  # of its coroutines that were never awaited
+            before(what)
+
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    before = sys.unraisablehook
+    sys.unraisablehook = tell
+    logging.getLogger("absl").addFilter(is_news)
+    logging.getLogger("asyncio").addFilter(lambda record: "os_error_code" not in record.getMessage())
 
 
 def keep_freed_memory() -> bool:

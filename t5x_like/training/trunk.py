@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like.config import RunConfig
+from t5x_like.errors import UserError
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.schedules import learning_rates
 from t5x_like.training.state import State
@@ -36,7 +37,10 @@ class Trunk:
         if self.parent is None or not (self.parent / "trunk").is_dir():
             return None
         with closing(Checkpoints(self.parent / "trunk", keep=1)) as kept:
-            if kept.latest is None:  # the parent ended before it came there
+            try:
+                if kept.latest is None:  # the parent ended before it came there
+                    return None
+            except UserError:  # damaged, as was told: the run takes those steps itself
                 return None
             state, tally = kept.restore(abstract)
         return state, tally | {"lineage": {"run": self.parent.name, "step": tally["step"]}}
