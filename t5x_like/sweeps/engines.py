@@ -213,10 +213,15 @@ class SlurmEngine(_Places):
         return dict(task.result())
 
     def _running(self, known: Path) -> Any:
-        """The job that an earlier sweep gave this cell to, if it still waits or trains."""
-        if not known.is_file():
+        """The job that an earlier sweep gave this cell to, if it still waits or trains.
+
+        Without Slurm nobody knows: a process that still trains holds the run folder, and a new one waits for it.
+        """
+        if not known.is_file() or self._executor.cluster != "slurm":
             return None
-        task = self._executor.job_class(self._executor.folder, str(read_json(known)["job"]))
+        from submitit import SlurmJob
+
+        task: SlurmJob[Any] = SlurmJob(self._executor.folder, str(read_json(known)["job"]))
         return None if task.done(force_check=True) else task
 
     def close(self) -> None:

@@ -51,7 +51,12 @@ def test_a_full_disk_and_room_again(config, tmp_path):
     again = shell(train(config, disk / "run"))
     listing = f"ls {disk}/run/checkpoints"
     done = on_a_disk(
-        disk, "size=1500k", f"{again}; echo code $?", listing, f"mount -o remount,size=30m {disk}", f"{again}; echo code $?"
+        disk,
+        "size=1500k",
+        f"{again}; echo code $?",
+        listing,
+        f"mount -o remount,size=30m {disk}",
+        f"{again}; echo code $?",
     )
     first, _, second = done.stdout.partition("code 2\n")
     assert second.startswith("100\n200\n300.orbax-checkpoint-tmp\nresuming from step 200\n"), done.stdout + done.stderr
