@@ -49,9 +49,20 @@ def run(flags: Namespace, config: RunConfig, workdir: str) -> int:
 
 def tell(flags: Namespace, summary: dict[str, Any]) -> None:
     loss = "" if summary["loss"] is None else f", held-out loss {summary['loss']:.4f} +- {summary['loss_stderr']:.4f}"
+    tell_costs(summary)
     if summary.get("startup_seconds") is not None:
         print(f"the first step was done {summary['startup_seconds']:.1f} s after the start")
     print(f"{summary['status']} at step {summary['steps']}, {summary['tokens']:,} tokens{loss}: {flags.workdir}")
+
+
+def tell_costs(summary: dict[str, Any]) -> None:
+    """Where the time went, and the energy: not of a run that has ended before this was counted."""
+    if (good := summary.get("goodput")) and good["share"] is not None:
+        total = sum(good["seconds"].values())
+        rest = ", ".join(f"{name} {s / total:.0%}" for name, s in good["seconds"].items() if name != "step")
+        print(f"steps took {good['share']:.0%} of {total:,.1f} s; {rest}")
+    if (energy := summary.get("energy")) and energy["kwh"] is not None:
+        print(f"{energy['kwh']:.3g} kWh, {energy['co2_kg']:.3g} kg CO2e ({energy['method']})")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.accounting.energy import GRID, HOST_POWER, PUE
 from t5x_like.errors import UserError
 from t5x_like.parallel.mesh import AXES, arranged
 from t5x_like.planning.topology import Slice
@@ -35,18 +36,16 @@ class Assumptions:
       efficiency: share of the bound that a run reaches; 1 keeps the bound.
       uptime: share of the time in which steps are taken; the rest goes to restarts, checkpoints and evaluation.
       chip_power: watts of a chip in training; None takes the table's (accounting/hardware.py).
-      host_power: watts of hosts and network for every watt of the chips. Of the 10.2 kW of an NVIDIA DGX H100 its eight
-        GPUs take 5.6; TPU hosts have fewer parts beside their chips.
-      pue: power usage effectiveness, what the building draws over what the machines do; Google's mean of 2024 is 1.09.
-      grid: kg CO2e for a kWh; 0.47 is the world's mean of 2024 (Ember, Global Electricity Review 2025).
+      host_power: watts of hosts and network for every watt of the chips; TPU hosts have fewer parts beside them.
+      pue, grid: power usage effectiveness, and kg CO2e for a kWh; sources in accounting/energy.py.
     """
 
     efficiency: float = 1.0
     uptime: float = 1.0
     chip_power: float | None = None
-    host_power: float = 0.3
-    pue: float = 1.1
-    grid: float = 0.47
+    host_power: float = HOST_POWER
+    pue: float = PUE
+    grid: float = GRID
 
     def __post_init__(self) -> None:
         for name in ("efficiency", "uptime"):

@@ -26,10 +26,11 @@ from t5x_like.data.pipeline import build_dataset
 from t5x_like.files import read_json, write_json
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
+from t5x_like.training.energy import EnergyMeter, energy_summary
 from t5x_like.training.evaluation import build_sets, evaluate
 from t5x_like.training.initial import begun, check_initial
 from t5x_like.training.memory_fit import check_sizes, device_memory, is_settled, settle
-from t5x_like.training.metrics import Metrics, Stopwatch, Tally
+from t5x_like.training.metrics import Metrics, Tally
 from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, is_writer, wait_for
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Reporter, Silent
@@ -37,6 +38,7 @@ from t5x_like.training.run_folder import check_data, check_folder, finite, hold_
 from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
 from t5x_like.training.state import State
+from t5x_like.training.stopwatch import Stopwatch, goodput
 from t5x_like.training.trunk import Trunk
 from t5x_like.training.work_folder import WorkFolder, work_folder
 
@@ -189,8 +191,8 @@ class _Loop:
         self.count_everywhere = jax.jit(_count_everywhere, out_shardings=self.program.layout.replicated)
         self.any_process = AnyProcess(mesh) if jax.process_count() > 1 else None
         self.told = False  # that some process is to stop
-        self.stopwatch = Stopwatch()
-        self.startup_seconds: float | None = None
+        self.stopwatch, self.energy = Stopwatch(self.started), EnergyMeter(mesh.devices, self.started)
+        self.spent_before = self.tally.spent
         self.began = time.monotonic() - self.tally.wall_seconds
 
     def _open_metrics(self) -> Metrics:
@@ -243,6 +245,7 @@ class _Loop:
                 self._collect()
             if self.trunk and self.step == self.trunk.keep_at:
                 self._collect_all()
+                self._count()
                 self.trunk.keep(self.place.local, self.program.to_disk(self.state), asdict(self.tally))
             if self.step < self.total and _due(self.step, self.evaluate_every):
                 self._evaluate()
@@ -305,8 +308,6 @@ class _Loop:
         self.told = self.told or bool(stop)
         count = len(call.rates)
         self.stopwatch.returned(int(tokens[:count].sum()), asked)
-        if self.startup_seconds is None:
-            self.startup_seconds = time.monotonic() - self.started
         steps = range(self.tally.step + 1, self.tally.step + count + 1)
         logs = [_due(step, self.log_every) or step == self.total for step in steps]
         tokens_per_second = self.stopwatch.take_rate() if any(logs) else None
@@ -340,6 +341,10 @@ class _Loop:
     def _evaluate(self) -> None:
         """Scores the run's own held-out data, then the further sets, unless that was done before a resumed step."""
         self._collect_all()
+        with self.stopwatch.aside("evaluation"):
+            self._score()
+
+    def _score(self) -> None:
         if self.tally.last_eval.get("step") != self.step:
             result = self._scored(self.dataset)
             self.tally.last_eval = {"step": self.step, **result}
@@ -353,18 +358,28 @@ class _Loop:
                 self.tally.evaluations[name] = {"step": self.step, **result}
                 self.metrics.eval(self.tally, result, name)
                 self.reporter.note(f"step {self.step}: {name} loss {result['loss']:.4f}")
-        self.stopwatch.go_on()
 
     def _scored(self, dataset: Dataset) -> dict[str, float]:
         return evaluate(self.program, self.program.params(self.state), dataset, self.config)
 
     def _save(self) -> None:
         self._collect_all()
-        self.place.push()  # metrics of all that a checkpoint holds are there before it is
-        self.checkpoints.save(self.program.to_disk(self.state), self.step, asdict(self.tally))
+        self._count()
+        with self.stopwatch.aside("checkpoint"):
+            self.place.push()  # metrics of all that a checkpoint holds are there before it is
+            self.checkpoints.save(self.program.to_disk(self.state), self.step, asdict(self.tally))
+
+    def _count(self) -> None:
+        """Brings the time and the energy of the tally up to now."""
+        here, before = self.stopwatch.spent(), self.spent_before
+        self.tally.spent = {part: before.get(part, 0.0) + seconds for part, seconds in here.items()}
+        used = self.energy.read()
+        known = used is not None and self.tally.energy_kwh is not None
+        self.tally.energy_kwh = self.tally.energy_kwh + used if known else None  # type: ignore[operator]
 
     def summary(self, status: str) -> dict[str, Any]:
         """What summary.json holds; a run that did not finish has no final loss."""
+        self._count()
         final = self.tally.last_eval if status == "finished" else None
         unique = self.dataset.unique_tokens
         return {
@@ -380,9 +395,11 @@ class _Loop:
             "bits_per_byte": final and final.get("bits_per_byte"),
             "evaluations": {name: finite(self.tally.evaluations[name]) for name in self.sets} if final else {},
             "wall_seconds": time.monotonic() - self.began,
-            "startup_seconds": self.startup_seconds,
+            "startup_seconds": self.stopwatch.startup,
             "busy_share": self.stopwatch.busy_share,
             "stall_share": self.stopwatch.stall_share,
+            "goodput": {"share": goodput(self.tally.spent), "seconds": self.tally.spent},
+            "energy": energy_summary(self.tally.energy_kwh, self.energy.method),
             "peak_memory_bytes": _peak_memory(),
         }
 

@@ -2,7 +2,6 @@
 """What a run counts and where it writes that: metrics.jsonl and TensorBoard."""
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,8 @@ class Tally:
     skipped_in_a_row: int = 0
     rewinds: int = 0  # to a checkpoint, for the same reason
     passed_over: int = 0  # batches between those checkpoints and where the loss was not finite
+    spent: dict[str, float] = field(default_factory=dict)  # seconds by part, see `stopwatch.py`
+    energy_kwh: float | None = 0.0  # None: not known
     lineage: dict[str, Any] | None = None  # the run whose first steps these are, and how many; see `trunk.py`
 
     def add(self, sums: Mapping[str, tuple[float, float]], tokens: int) -> None:
@@ -48,63 +49,6 @@ class Tally:
         means = {name: value / weight if weight else math.nan for name, (value, weight) in self.interval.items()}
         self.interval = {}
         return means
-
-
-class Stopwatch:
-    """Where the time of a session goes.
-
-    Calls are timed from one's return to the next one's. The first is left out (it is compiled), and so is what lies
-    before a `go_on`. Lines of metrics that came back in one call share a rate: its steps end together.
-
-    Attributes:
-      calling: seconds of the calls timed.
-      waiting: how much of that the loop waited for the compiled step; the rest it was busy itself.
-      stalled: how much of that it was busy and, before it sent the next call, found the device with nothing to do.
-    """
-
-    def __init__(self) -> None:
-        self.calling = self.waiting = self.stalled = 0.0
-        self._last: float | None = None
-        self._tokens, self._seconds = 0, 0.0
-
-    def sending(self, idle: bool) -> None:
-        """Notes whether the device has finished all that was sent to it, just before the next call is sent."""
-        if idle and self._last is not None:
-            self.stalled += self.now() - self._last
-
-    def returned(self, tokens: int, asked: float) -> None:
-        """Counts a call of some tokens that has just come back, waited for since `asked` (on `now`'s clock)."""
-        now = self.now()
-        if self._last is not None:
-            self._tokens += tokens
-            self._seconds += now - self._last
-            self.calling += now - self._last
-            self.waiting += now - max(asked, self._last)
-        self._last = now
-
-    def take_rate(self) -> float | None:
-        """Tokens a second of the calls since this was last asked; None when none was timed."""
-        rate = self._tokens / self._seconds if self._seconds else None
-        self._tokens, self._seconds = 0, 0.0
-        return rate
-
-    def go_on(self) -> None:
-        """Leaves out what happened since the last call came back: an evaluation."""
-        self._last = None if self._last is None else self.now()
-
-    @property
-    def busy_share(self) -> float | None:
-        """The part of the calls' time that the loop was busy itself, mostly while the device was at work."""
-        return 1 - self.waiting / self.calling if self.calling else None
-
-    @property
-    def stall_share(self) -> float | None:
-        """The part of the calls' time in which the device may have waited for the loop: at most that much is lost."""
-        return self.stalled / self.calling if self.calling else None
-
-    @staticmethod
-    def now() -> float:
-        return time.monotonic()
 
 
 class Metrics:

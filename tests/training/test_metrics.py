@@ -11,7 +11,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from t5x_like.data.packing import count_targets
 from t5x_like.training.loop import _count_everywhere, train
-from t5x_like.training.metrics import Metrics, Stopwatch, Tally
+from t5x_like.training.metrics import Metrics, Tally
+from t5x_like.training.stopwatch import Stopwatch, goodput
 from t5x_like.training.tensorboard import EventFile, _masked_crc
 
 
@@ -19,7 +20,7 @@ from t5x_like.training.tensorboard import EventFile, _masked_crc
 def clock(monkeypatch):
     """Call it to let seconds pass."""
     now = [100.0]
-    monkeypatch.setattr("t5x_like.training.metrics.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("t5x_like.training.stopwatch.time.monotonic", lambda: now[0])
 
     def sleep(seconds):
         now[0] += seconds
@@ -45,8 +46,8 @@ def test_a_rate_covers_all_calls_since_the_last_line(clock):
     call(4, tokens=32)
     assert watch.take_rate() == 96 / 6
     call(2)
-    clock(100)
-    watch.go_on()  # an evaluation, in the middle of an interval
+    with watch.aside("evaluation"):  # in the middle of an interval
+        clock(100)
     call(1)
     assert watch.take_rate() == 128 / 3
     assert watch.take_rate() is None
@@ -59,6 +60,12 @@ def test_a_rate_covers_all_calls_since_the_last_line(clock):
     clock(0.5)
     watch.sending(idle=True)
     assert watch.stall_share == 0.75 / 11
+    with watch.aside("checkpoint"):
+        clock(5)
+    clock(3)
+    spent = watch.spent()
+    assert spent == {"start": 7, "input": 0.75, "step": 10.25, "evaluation": 100, "checkpoint": 5, "other": 3.75}
+    assert goodput(spent) == 10.25 / 126.75 and goodput({}) is None
 
 
 def test_mfu_is_the_rate_by_the_peak(tmp_path):
