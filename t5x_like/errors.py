@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no room is left, or nothing may be written
 
 
@@ -28,7 +27,7 @@ def unknown_name(what: str, name: str, accepted: Iterable[str]) -> UserError:
 
 
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a program's main and exits: 0 on success, 2 with one line on a user's mistake or full disk, 130 on ctrl-C."""
+    """Runs a program's main and exits: 0 on success, 2 with a line on a mistake or a full disk, 130 on ctrl-C."""
     try:
         sys.exit(main() or 0)
     except UserError as error:

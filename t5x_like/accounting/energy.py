@@ -6,7 +6,8 @@ from typing import Any
 
 from t5x_like.accounting.hardware import chip
 
-HOST_POWER = 0.3  # watts of hosts and network for every watt of the chips: an NVIDIA DGX H100's, 10.2 kW for 5.6 of GPUs
+# Watts of hosts and network for every watt of the chips. Of the 10.2 kW of an NVIDIA DGX H100 its GPUs take 5.6.
+HOST_POWER = 0.3
 PUE = 1.1  # power usage effectiveness, what the building draws over what the machines do; Google's mean of 2024 is 1.09
 GRID = 0.47  # kg CO2e for a kWh: the world's mean of 2024 (Ember, Global Electricity Review 2025)
 CORE_POWER = 4.4  # watts of a busy core: 280 W thermal design power of an AMD EPYC 7763 over its 64 cores (data sheet)

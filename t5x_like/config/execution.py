@@ -48,6 +48,9 @@ class ExecutionConfig:
     steps_per_call: int = 1  # training steps in one compiled call; tiny models want many
     data_workers: int = 0  # processes that make batches ahead; 0: the training process does, between calls
     pipeline_rounds: int = 1  # how often a microbatch goes round the stages of mesh.pipe; above 1: circular
+    layer_statistics: bool = False  # log norms of gradients, parameters, updates and activations by layer
+    profile: tuple[int, int] | None = None  # the first and the last step of a trace, written into profile/
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()  # beside metrics.jsonl; extras of the same names
 
     def __post_init__(self) -> None:
         at_least(self, 1, "steps_per_call")
@@ -55,3 +58,5 @@ class ExecutionConfig:
             at_least(self, 1, "layers_per_scan")
         at_least(self, 0, "data_workers")
         at_least(self, 1, "pipeline_rounds")
+        if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
+            raise FieldError("profile", f"{list(self.profile)} are no steps; accepted: the first, from 1, and the last")

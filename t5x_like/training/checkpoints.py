@@ -73,8 +73,8 @@ class Checkpoints:
         step = as_the_first(next((i for i, step in enumerate(steps) if self._is_good(step, only)), len(steps)))
         if steps and step == len(steps):
             raise UserError(
-                f"{self._folder}: each of its {len(steps)} checkpoints is damaged, none was touched; bring one back, or "
-                "choose another --workdir to start anew"
+                f"{self._folder}: each of its {len(steps)} checkpoints is damaged, none was touched; bring one back, "
+                "or choose another --workdir to start anew"
             )
         return steps[step] if steps else None
 
@@ -178,8 +178,8 @@ class Checkpoints:
                 raise
             why = os.strerror(int(code[1])) if code else error.strerror  # type: ignore[union-attr]
             raise UserError(
-                f"{self._folder}: a checkpoint cannot be written: {why}; those before it are whole, and the same command "
-                "goes on from them"
+                f"{self._folder}: a checkpoint cannot be written: {why}; those before it are whole, and the same "
+                "command goes on from them"
             ) from error
 
     def close(self) -> None:

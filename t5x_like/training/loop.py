@@ -29,9 +29,11 @@ from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.energy import EnergyMeter, energy_summary
 from t5x_like.training.evaluation import build_sets, evaluate
 from t5x_like.training.initial import begun, check_initial
+from t5x_like.training.layer_statistics import named_by_layer
 from t5x_like.training.memory_fit import check_sizes, device_memory, is_settled, settle
 from t5x_like.training.metrics import Metrics, Tally
 from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, is_writer, wait_for
+from t5x_like.training.profile import Profile
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Reporter, Silent
 from t5x_like.training.run_folder import check_data, check_folder, finite, hold_folder, open_folder, write_environment
@@ -39,6 +41,7 @@ from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
 from t5x_like.training.state import State
 from t5x_like.training.stopwatch import Stopwatch, goodput
+from t5x_like.training.trackers import check_trackers, open_trackers
 from t5x_like.training.trunk import Trunk
 from t5x_like.training.work_folder import WorkFolder, work_folder
 
@@ -89,6 +92,7 @@ def _train(
         dataset = dataset or build_dataset(config.data, config.seed)
         config = config.resolve(dataset.epoch_rows)
     check_sizes(config)
+    check_trackers(config)
     check_folder(folder, config)
     check_same({"the config": json.dumps(to_dict(config))})
     if (ended := _ended(place)) is not None:
@@ -188,6 +192,7 @@ class _Loop:
             write_json(folder / "accounting.json", counts)
         self.flops_per_token, self.peak = counts["flops_per_token"], peak
         self.metrics = self._open_metrics()
+        self.profile = Profile(config.execution.profile if is_writer() else None, folder, self.reporter.note)
         self.count_everywhere = jax.jit(_count_everywhere, out_shardings=self.program.layout.replicated)
         self.any_process = AnyProcess(mesh) if jax.process_count() > 1 else None
         self.told = False  # that some process is to stop
@@ -196,8 +201,9 @@ class _Loop:
         self.began = time.monotonic() - self.tally.wall_seconds
 
     def _open_metrics(self) -> Metrics:
-        tensorboard = self.config.training.tensorboard
-        return Metrics(self.place.local, self.tally, self.flops_per_token, self.peak, tensorboard)
+        folder = self.place.local
+        trackers = open_trackers(self.config, folder, self.place.name, self.tally.step) if is_writer() else []
+        return Metrics(folder, self.tally, self.flops_per_token, self.peak, trackers)
 
     def _begin(self) -> None:
         """State, tally and step: of the newest checkpoint, of a trunk, or of a run's first step."""
@@ -240,6 +246,9 @@ class _Loop:
     def _steps(self, stop: StopRequest) -> None:
         """Steps to the end or a stop, with what is due on the way."""
         while self.step < self.total and not self._stops(stop):
+            if self.profile.due(self.step):
+                self._collect_all()
+                self.profile.turn(self.step)
             self._dispatch(stop)
             while len(self.pending) > 1:  # the call before; the one just dispatched is running
                 self._collect()
@@ -252,6 +261,7 @@ class _Loop:
             if self.step < self.total and _due(self.step, self.checkpoint_every):
                 self._save()
         self._collect_all()
+        self.profile.close()
         if self.step == self.total:
             self._evaluate()
 
@@ -286,6 +296,7 @@ class _Loop:
                 count = min(count, every - self.step % every)
         if self.trunk and self.step < self.trunk.keep_at:
             count = min(count, self.trunk.keep_at - self.step)
+        count = self.profile.steps_until_due(self.step, count)
         size, share = self.config.training.batch_size, self.program.share
         whole = self.program.steps_per_call  # whatever the count: every call has the same shape
         hosts = {"host_index": share.part, "host_count": share.parts}
@@ -348,7 +359,7 @@ class _Loop:
         if self.tally.last_eval.get("step") != self.step:
             result = self._scored(self.dataset)
             self.tally.last_eval = {"step": self.step, **result}
-            self.metrics.eval(self.tally, result)
+            self.metrics.eval(self.tally, result | self._activations())
             if not math.isfinite(result["loss"]):
                 raise _Diverged(f"diverged: the held-out loss at step {self.step} is {result['loss']}")
             self.reporter.note(f"step {self.step}: held-out loss {result['loss']:.4f}")
@@ -358,6 +369,16 @@ class _Loop:
                 self.tally.evaluations[name] = {"step": self.step, **result}
                 self.metrics.eval(self.tally, result, name)
                 self.reporter.note(f"step {self.step}: {name} loss {result['loss']:.4f}")
+
+    def _activations(self) -> dict[str, float]:
+        """Of the first held-out rows, where they are wanted."""
+        if not self.config.execution.layer_statistics:
+            return {}
+        share = {"host_index": self.program.share.part, "host_count": self.program.share.parts}
+        batch = next(iter(self.dataset.eval_batches(self.config.training.batch_size, 1, **share)))
+        return named_by_layer(
+            self.program.activation_sizes(self.program.params(self.state), self.program.on_devices(batch))
+        )
 
     def _scored(self, dataset: Dataset) -> dict[str, float]:
         return evaluate(self.program, self.program.params(self.state), dataset, self.config)
@@ -404,6 +425,7 @@ class _Loop:
         }
 
     def close(self) -> None:
+        self.profile.close()
         self.checkpoints.close()
         self.metrics.close()
         self.reporter.close()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run counts and where it writes that: metrics.jsonl and TensorBoard."""
+"""What a run counts and where it writes that: metrics.jsonl and trackers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from t5x_like.training.run_folder import MetricsFile
-from t5x_like.training.tensorboard import EventFile
+from t5x_like.training.trackers import Tracker
 
 
 @dataclass
@@ -52,14 +52,16 @@ class Tally:
 
 
 class Metrics:
-    """Writes log lines; only the first process does."""
+    """Writes log lines, to trackers too; only the first process does."""
 
-    def __init__(self, folder: Path, tally: Tally, flops_per_token: float, peak: float | None, tensorboard: bool):
+    def __init__(
+        self, folder: Path, tally: Tally, flops_per_token: float, peak: float | None, trackers: Sequence[Tracker] = ()
+    ):
         self._writes = jax.process_index() == 0
         self._flops_per_token, self._peak = flops_per_token, peak
+        self._trackers = trackers
         if self._writes:
             self._file = MetricsFile(folder, tally.step)
-            self._board = EventFile(folder / "tensorboard", tally.step + 1) if tensorboard else None
 
     def train(self, tally: Tally, learning_rate: float, rate: float | None) -> dict[str, Any]:
         """Writes the means since the last log point, with the tokens a second of that stretch; returns the line."""
@@ -77,14 +79,15 @@ class Metrics:
         line = {"step": tally.step, "tokens": tally.tokens, "flops": flops, "split": split, **values}
         if self._writes:
             self._file.write(line)
-        if self._writes and self._board is not None:
+        if self._trackers:
             numbers = {f"{group}/{name}": value for name, value in line.items() if isinstance(value, int | float)}
             numbers.pop(f"{group}/step")
-            self._board.scalars(numbers, tally.step)
+            for tracker in self._trackers:
+                tracker.scalars(numbers, tally.step)
         return line
 
     def close(self) -> None:
         if self._writes:
             self._file.close()
-            if self._board is not None:
-                self._board.close()
+        for tracker in self._trackers:
+            tracker.close()

@@ -7,7 +7,7 @@ share one program and its compiled code.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.pipeline import Pipeline
 from t5x_like.parallel.rules import MeshLayout, check_cut
 from t5x_like.precision import policy
+from t5x_like.training.layer_statistics import activation_sizes, norms_by_layer
 from t5x_like.training.mup import factors
 from t5x_like.training.optimizers import build_optimizer, state_specs
 from t5x_like.training.state import State, init_state, merge, part_of, split
@@ -120,6 +121,8 @@ class Program:
         self.skip_nonfinite = config.skip_nonfinite
         check_cut(self.layout, self.specs, config.mesh.max_uncut)
         self.pipeline = self._pipeline(config)
+        order = np.arange if self.pipeline is None else self.pipeline.order
+        self.by_layer = norms_by_layer(self.trained_specs, order) if config.execution.layer_statistics else None
         one_cpu = self.layout.mesh.size == 1 and self.layout.platform == "cpu"
         first = self.layout.mesh.devices.flat[0]
         known = chip(first.device_kind)
@@ -224,7 +227,8 @@ class Program:
         """step(state, batches_K, knobs_K) -> (state, sums); the state passed in is used up. See `make_step`."""
         what = (self.model, self.objective, self.optimizer)
         where = self.state_shardings.trainable
-        function = make_step(*what, self.ctx, self.microbatches, self.ema_decay, where, self.skip_nonfinite)
+        how = (self.ema_decay, where, self.skip_nonfinite)
+        function = make_step(*what, self.ctx, self.microbatches, *how, by_layer=self.by_layer)
         everywhere = self.layout.replicated
         return jax.jit(
             function,
@@ -242,6 +246,13 @@ class Program:
 
         where = (self.params(self.state_shardings), None)
         return jax.jit(function, in_shardings=where, out_shardings=self.layout.replicated)
+
+    @cached_property
+    def activation_sizes(self) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+        """activation_sizes(params, batch): see `layer_statistics.py`."""
+        where = (self.params(self.state_shardings), None)
+        function = partial(activation_sizes, self.model, ctx=self.ctx)
+        return jax.jit(lambda params, batch: function(params, batch), in_shardings=where)
 
     def params(self, state: State, *, average: bool = True) -> Params:
         """The whole parameter tree of a state, for evaluation: averaged where an average is kept, unless not wanted."""

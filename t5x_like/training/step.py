@@ -15,6 +15,7 @@ from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.objectives.task import Batch, Sums, Task, objective_of
 from t5x_like.precision import LossScaling
+from t5x_like.training.layer_statistics import Norms
 from t5x_like.training.state import State, merge
 
 StepFunction = Callable[[State, Batch, dict[str, jax.Array]], tuple[State, Sums]]
@@ -33,6 +34,7 @@ def make_step(
     ema_decay: float | None = None,
     shardings: Any | None = None,
     skip_nonfinite: bool = False,
+    by_layer: Norms | None = None,
 ) -> StepFunction:
     """Returns step(state, batches_K, knobs_K) -> (state, sums), to be jitted with `state` donated.
 
@@ -53,6 +55,7 @@ def make_step(
       shardings: where trainable parameters, and so their gradients, lie; None leaves it to the compiler.
       skip_nonfinite: whether a step whose loss or gradient is not finite is skipped without loss scaling too; its sums
         then have weight 0.
+      by_layer: norms of a tree like the trainable parameters by layer; then the sums have `grad_norm/LAYER` and so on.
 
     Raises:
       UserError: microbatches of an objective whose loss is not a sum over examples.
@@ -76,6 +79,11 @@ def make_step(
             "update_norm": (learning_rate * optax.global_norm(directions), once),
             "param_norm": (optax.global_norm(state.trainable), once),
         }
+        if by_layer is not None:
+            trees = {"grad_norm": gradient, "update_norm": directions, "param_norm": state.trainable}
+            scales = {"update_norm": learning_rate}
+            for what, tree in trees.items():
+                sums |= {f"{what}/{name}": (scales.get(what, 1.0) * x, once) for name, x in by_layer(tree).items()}
         if skip_nonfinite and scaling is None:
             finite = _all_finite((gradient, [value for value, _ in sums.values()]))
             moved = jax.tree.map(partial(jnp.where, finite), moved, state)
@@ -214,8 +222,9 @@ def _skip_overflow(finite: jax.Array, rule: LossScaling, before: State, moved: S
     state = jax.tree.map(partial(jnp.where, finite), moved, before).replace(loss_scale=scale.after(finite, rule))
     taken = finite.astype(jnp.float32)
     sums = {**sums, "loss_scale": (scale.value, jnp.ones_like(taken)), "skipped": (1 - taken, jnp.ones_like(taken))}
-    for name in ("grad_norm", "update_norm"):  # infinite: selected away, for 0 times infinity is no number
-        sums[name] = (jnp.where(finite, sums[name][0], 0.0), taken)
+    for name in sums:
+        if name.split("/")[0] in ("grad_norm", "update_norm"):  # infinite: selected, for 0 times infinity is no number
+            sums[name] = (jnp.where(finite, sums[name][0], 0.0), taken)
     return state, sums
 
 

@@ -74,7 +74,8 @@ class Stopwatch:
 
     def spent(self) -> dict[str, float]:
         """Seconds of this session by `PARTS` (a start compiles, "input" is what the device waited), and "other"."""
-        parts = {"start": self.startup or 0.0, "input": self.stalled, "step": self.calling - self.stalled, **self._aside}
+        steps = {"input": self.stalled, "step": self.calling - self.stalled}
+        parts = {"start": self.startup or 0.0, **steps, **self._aside}
         return {**parts, "other": max(0.0, self.now() - self._started - sum(parts.values()))}
 
     @staticmethod

@@ -43,7 +43,8 @@ class Trunk:
             except UserError:  # damaged, as was told: the run takes those steps itself
                 return None
             state, tally = kept.restore(abstract)
-        return state, tally | {"lineage": {"run": self.parent.name, "step": tally["step"]}}
+        own = {"spent": {}, "energy_kwh": 0.0}  # what those steps cost is counted in the parent
+        return state, tally | own | {"lineage": {"run": self.parent.name, "step": tally["step"]}}
 
     def keep(self, folder: Path, state: State, tally: dict[str, Any]) -> None:
         """Writes the state of step `keep_at` into the run's folder."""

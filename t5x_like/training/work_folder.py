@@ -42,6 +42,7 @@ class WorkFolder:
     def __init__(self, place: str | Path):
         self.remote: Any = None
         self.local = Path(place)
+        self.name = str(place).rstrip("/").rpartition("/")[2]
         self.checkpoints: Any = self.local / "checkpoints"
         self._sent: dict[Path, tuple[int, int]] = {}
         self._sending = threading.Lock()

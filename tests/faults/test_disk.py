@@ -58,7 +58,7 @@ def test_a_full_disk_and_room_again(config, tmp_path):
         f"mount -o remount,size=30m {disk}",
         f"{again}; echo code $?",
     )
-    first, _, second = done.stdout.partition("code 2\n")
+    _, _, second = done.stdout.partition("code 2\n")
     assert second.startswith("100\n200\n300.orbax-checkpoint-tmp\nresuming from step 200\n"), done.stdout + done.stderr
     assert second.endswith("run\ncode 0\n") and "finished at step 400" in second
     assert done.stderr == (

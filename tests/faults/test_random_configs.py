@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configs drawn at random from the fields themselves: each trains two steps on eight devices, or is refused in a line."""
+"""Configs drawn at random from the fields: each trains two steps on eight devices, or is refused in a line."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from t5x_like.strict import convert
 from t5x_like.training.loop import train
 
 CHANGED = 0.06  # of the fields of a part
-WORDS = "the cat sat on a mat and saw no dog but ate its fish all day long".split()
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "no", "dog", "but", "ate", "its", "fish", "all", "day")
 TEXT = {
     "tokenizer": {
         "kind": "byte",
@@ -178,16 +178,16 @@ def test_trains_or_is_refused(seed, lines, tmp_path):
     try:
         summary = train(convert(RunConfig, content).resolve(), tmp_path / "run")
     except UserError as error:
-        assert "\n" not in str(error) and len(str(error)) > 10
         TRAINED.append(False)
-        return
+        refusal = str(error)
     except Exception:
         print(json.dumps(content))
         raise
-    TRAINED.append(True)
-    assert summary["status"] in ("finished", "diverged")
-    if summary["status"] == "finished":
-        assert summary["steps"] == 2 and math.isfinite(summary["loss"])
+    else:
+        TRAINED.append(True)
+        refusal = "trained, not refused"
+        assert summary["status"] == "diverged" or (summary["steps"] == 2 and math.isfinite(summary["loss"]))
+    assert "\n" not in refusal and len(refusal) > 10
 
 
 def test_enough_of_them_train():

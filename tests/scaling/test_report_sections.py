@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from t5x_like.scaling.laws.catalogue import LAWS
 from t5x_like.scaling.report import analysis_charts, latex, provenance
 from t5x_like.scaling.report.analysis_sections import BUILDERS
 from t5x_like.scaling.report.report import charts_of, of_fit, write_report
+from t5x_like.scaling.report.summary import findings, standing
 
 
 @pytest.fixture(scope="module")
@@ -270,11 +272,50 @@ def test_provenance_tells_what_runs_share_and_where_they_differ(sweep):
     assert runs.head == ("run", "model.d_model", "data fingerprint", "config sha256")
     assert runs.rows[0] == ("run0", "8", "0123abcd", found[0]["config_sha256"][:12])
     assert fields.rows == [("seed", "0")]
-    assert ("command", "c") in last.facts
+    assert ("command", "c") in last.facts and ("energy", "not recorded") in last.facts
+    taken = {"kwh": 0.25, "co2_kg": 0.1, "method": "model: m"}
+    some = [each | {"energy": taken if i < 2 else None} for i, each in enumerate(found)]
+    assert provenance.energy(some) == f"0.500 kWh, 0.200 kg CO2e by 2 of {len(found)} runs (model: m)"
     assert provenance.short("0123456789abcdef") == "0123456789ab"
     assert provenance.short("0123456789abcdef-dirty") == "0123456789ab-dirty"
     assert provenance.named({"jax": "0.10.2", "numpy": "2.4.6"}) == "jax 0.10.2, numpy 2.4.6"
     assert provenance.stamp(content["provenance"]).endswith(content["provenance"]["points_used_sha256"][:12])
+
+
+def said(intervals, residual=0.004, largest=0.01):
+    """Of a fit with such intervals and errors."""
+    parameters = {"E": 3.0, "alpha": 0.34, "beta": 0.4}
+    holdout = {"rms_relative_error": largest}
+    return standing(SimpleNamespace(intervals=intervals, residual_rms=residual, holdout=holdout, parameters=parameters))
+
+
+GOOD = {"E": (2.9, 3.1), "alpha": (0.3, 0.4), "beta": (0.35, 0.45)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "residual", "largest", "doubts"),
+    [
+        ({}, 0.011, 0.01, "it misses its own points by 1.10 %, so smaller differences are not to be read off it"),
+        ({}, 0.004, 0.03, "it misses the largest runs by 3.00 %, so nothing larger is to be planned by it"),
+        ({"E": (0.0, 3.1)}, 0.004, 0.01, "E may be nothing, so the loss that no size or data removes is not known"),
+        ({"E": (None, 3.1)}, 0.004, 0.01, "E may be nothing, so the loss that no size or data removes is not known"),
+        (
+            {"alpha": (0.1, 0.5), "beta": (0.2, 0.6)},
+            0.004,
+            0.01,
+            "alpha is anywhere in 0.100 to 0.500 and beta is anywhere in 0.200 to 0.600, "
+            "so how fast size or data pay is not known",
+        ),
+    ],
+)
+def test_what_may_not_be_concluded(changes, residual, largest, doubts):
+    told = said(GOOD | changes, residual, largest)
+    assert told == f"What may not be concluded: {doubts}. What else is said here is the best description found."
+
+
+def test_a_law_that_stands_is_said_to_first(fit):
+    assert said(GOOD) == "By its residuals, its errors on the largest runs and its intervals the law stands."
+    assert findings(fit)[0] == standing(fit)
 
 
 def test_latex_table_is_complete_and_escaped(fit, tmp_path):

@@ -69,7 +69,7 @@ def test_a_rate_covers_all_calls_since_the_last_line(clock):
 
 
 def test_mfu_is_the_rate_by_the_peak(tmp_path):
-    metrics = Metrics(tmp_path, Tally(), flops_per_token=10.0, peak=1000.0, tensorboard=False)
+    metrics = Metrics(tmp_path, Tally(), flops_per_token=10.0, peak=1000.0)
     line = metrics.train(Tally(), 0.1, 64.0)
     assert (line["tokens_per_second"], line["mfu"]) == (64.0, 0.64)
     line = metrics.train(Tally(), 0.1, None)

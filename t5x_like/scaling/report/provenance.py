@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from t5x_like.reporting.wording import figure
 from t5x_like.scaling.fitting import runs
 from t5x_like.scaling.fitting.fit import Fit
 
@@ -22,7 +23,7 @@ def of_runs(fit: Fit) -> list[dict[str, Any]]:
     """Returns what the run folders say about each fitted point, as far as they are at hand.
 
     Per run: run, config_sha256 (of config.json), config (its fields by dotted name), fingerprint of the data,
-    git_commit, device_kind, packages.
+    energy (as summary.json has it), git_commit, device_kind, packages.
     """
     folder, names = fit.points.folder, fit.points.columns.get("run")
     if folder is None or names is None:
@@ -39,8 +40,20 @@ def _of_run(folder: Path) -> dict[str, Any]:
         "config_sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None,
         "config": _flat(runs.read_object(path)),
         "fingerprint": data.get("fingerprint") if isinstance(data, dict) else None,
+        "energy": runs.read_object(folder / "summary.json").get("energy"),
         **{name: environment.get(name) for name in ("git_commit", "device_kind", "packages")},
     }
+
+
+def energy(found: list[dict[str, Any]]) -> str:
+    """What the runs took together, in words."""
+    known = [each["energy"] for each in found if each["energy"] and each["energy"]["kwh"] is not None]
+    if not known:
+        return "not recorded"
+    kwh, co2 = (sum(each[name] for each in known) for name in ("kwh", "co2_kg"))
+    some = "" if len(known) == len(found) else f" by {len(known)} of {len(found)} runs"
+    how = "; ".join(dict.fromkeys(each["method"] for each in known))
+    return f"{figure(kwh)} kWh, {figure(co2)} kg CO2e{some} ({how})"
 
 
 def shared_and_own(found: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:

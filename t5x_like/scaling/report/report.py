@@ -225,6 +225,7 @@ def where_from(fit: Fit, content: dict[str, Any]) -> Section:
     packages = dict.fromkeys(provenance.named(each["packages"]) for each in found if each["packages"])
     facts += [
         ("trained on", ", ".join(provenance.distinct(found, "device_kind")) or "not recorded"),
+        ("energy", provenance.energy(found)),
         ("commits of the runs", ", ".join(map(provenance.short, provenance.distinct(found, "git_commit"))) or "none"),
         ("versions of the runs", "; ".join(packages) or "not recorded"),
     ]

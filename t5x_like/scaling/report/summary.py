@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A fit in words: the sentences and figures that the terminal and the report share."""
 
+import math
 import re
 from typing import Any
 
 from t5x_like.reporting.wording import count, figure, percent, span
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.pairs import Pair
+
+RESIDUAL, LARGEST, WIDTH = 0.01, 0.02, 0.2
+AT_BOUND = 0.05  # an interval that begins below this share of E does not tell it from 0
 
 
 def equation(fit: Fit) -> str:
@@ -28,7 +32,39 @@ def parameter_rows(fit: Fit) -> list[tuple[str, str, str]]:
 
 def findings(fit: Fit) -> list[str]:
     """Returns what the fit says, a sentence each, most important first."""
-    return [*_allocation(fit), *_holdout(fit), _residuals(fit), *_entropy(fit), *_overestimates(fit)]
+    return [standing(fit), *_allocation(fit), *_holdout(fit), _residuals(fit), *_entropy(fit), *_overestimates(fit)]
+
+
+def standing(fit: Fit) -> str:
+    """What may be concluded from the fit, and what may not.
+
+    A law to plan by misses its points by at most `RESIDUAL` and the largest ones, predicted from the others, by at most
+    `LARGEST`; its E is not at its bound, and its exponents are known to within `WIDTH`, from end to end.
+    """
+    doubts = []
+    if fit.residual_rms > RESIDUAL:
+        missed = percent(fit.residual_rms)
+        doubts.append(f"it misses its own points by {missed}, so smaller differences are not to be read off it")
+    if fit.holdout and (rms := fit.holdout["rms_relative_error"]) > LARGEST:
+        doubts.append(f"it misses the largest runs by {percent(rms)}, so nothing larger is to be planned by it")
+    if "E" in fit.parameters and not _end(fit, "E", 0) > AT_BOUND * fit.parameters["E"]:
+        doubts.append("E may be nothing, so the loss that no size or data removes is not known")
+    wide = [name for name in ("alpha", "beta") if name in fit.intervals]
+    wide = [name for name in wide if not _end(fit, name, 1) - _end(fit, name, 0) < WIDTH]
+    if wide:
+        known = " and ".join(f"{name} is anywhere in {span(fit.intervals[name])}" for name in wide)
+        doubts.append(f"{known}, so how fast size or data pay is not known")
+    if not doubts:
+        tested = "" if fit.holdout else "; nothing was held out to test it"
+        return f"By its residuals, its errors on the largest runs and its intervals the law stands{tested}."
+    return f"What may not be concluded: {'; '.join(doubts)}. What else is said here is the best description found."
+
+
+def _end(fit: Fit, name: str, which: int) -> float:
+    """An end of a parameter's interval, the estimate where none was made; NaN for one that is open."""
+    ends = fit.intervals.get(name, (fit.parameters[name],) * 2)
+    end = None if ends is None else ends[which]
+    return math.nan if end is None else end
 
 
 def _allocation(fit: Fit) -> list[str]:
