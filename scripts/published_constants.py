@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.planning.next_run import STEP_BATCH_CONSTANTS, STEP_RATE_CONSTANTS
 from t5x_like.scaling.laws.catalogue import LAWS
 from t5x_like.scaling.laws.laws import Law
 
@@ -91,6 +92,42 @@ PUBLISHED = (
         {"E": 0.47, "g": 2.1, "A": 18.1, "B": 30.8, "alpha": 0.115, "beta": 0.147, "gamma": 0.58},
         "Krajewski et al. 2024, table 1; 64 experts for each dense layer's",
         note="N are all parameters but the tables.",
+    ),
+    Published(
+        "Li 2025, best rate",
+        "step_rate",
+        STEP_RATE_CONSTANTS,
+        "Li et al. 2025, Predictable Scale part 1, equation 1",
+        note="N without the tables; AdamW, the rate falling to 1e-5.",
+    ),
+    Published(
+        "Li 2025, best batch",
+        "step_batch",
+        STEP_BATCH_CONSTANTS,
+        "Li et al. 2025, Predictable Scale part 1, equation 1",
+        note="In tokens.",
+    ),
+    Published(
+        "Tao 2024, vocabulary",
+        "vocabulary",
+        {  # of its loss less that of a unigram model, and so E below 0
+            "E": -5.5327846803337435,
+            "A": 1.8313851559554126 * 1e6**0.44660634152009615,
+            "V": 0.19584238398665638 * 1e6**0.6707374679896795,
+            "B": 2.1241123120064955 * 1e9**0.44660634152009615,
+            "alpha": 0.44660634152009615,
+            "gamma": 0.6707374679896795,
+            "beta": 0.44660634152009615,
+        },
+        "Tao et al. 2024, approach 3, and its code",
+        note="N without the tables, Nv of one table; the loss less a unigram model's, so E is below 0.",
+    ),
+    Published(
+        "Ye 2024, code by its share",
+        "mixing",
+        {"E": 1.1088, "K": float(np.exp(-0.6819)), "t": -1.6405},
+        "Ye et al. 2024, the notebook of its two domains: 70M parameters, 30,000 steps, Github",
+        note="The notebook prints t and ln K; E is what is left of its losses.",
     ),
     Published(
         "Muennighoff 2023",

@@ -3,8 +3,7 @@
 
 Where the law comes from a sweep, the run is what the sweep's next cell would be: its base, with the fields that its
 sizes vary carried on. Otherwise a config is scaled in its proportions, and batch and rate follow the step law (Li et
-al. 2025, Predictable Scale part 1): a peak rate of 1.79 N^-.713 D^.307 and a batch of .58 D^.571
-tokens, in sequences the nearest power of two.
+al. 2025, Predictable Scale part 1), the batch in sequences to the nearest power of two.
 """
 
 import dataclasses
@@ -29,8 +28,13 @@ from t5x_like.planning.plan import make_plan
 from t5x_like.planning.roofline import Assumptions
 from t5x_like.planning.topology import Slice
 from t5x_like.scaling.fitting.saved import Prediction, SavedFit
+from t5x_like.scaling.laws.catalogue import STEP_BATCH, STEP_RATE
 from t5x_like.strict import convert, without_defaults
 from t5x_like.sweeps.design import SweepConfig
+
+# Li et al. 2025, equation 1; params without the tables.
+STEP_RATE_CONSTANTS = {"K": 1.79, "a": -0.713, "b": 0.307}
+STEP_BATCH_CONSTANTS = {"K": 0.58, "b": 0.571}
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,9 @@ def _in_proportion(
     model: Any = own.model
     head = model.d_model // model.num_heads
     length = own.data.sequence_length
-    batch = 2 ** max(0, round(math.log2(0.58 * tokens**0.571 / length)))  # the nearest that meshes divide
+    rows = float(STEP_BATCH.predict(STEP_BATCH_CONSTANTS, {"tokens": tokens})) / length
+    batch = 2 ** max(0, round(math.log2(rows)))  # the nearest that meshes divide
+    rate = float(STEP_RATE.predict(STEP_RATE_CONSTANTS, {"params": params, "tokens": tokens}))
 
     def run(width: int | None) -> RunConfig:
         content = _copy(base)
@@ -209,7 +215,7 @@ def _in_proportion(
         if own.schedule.warmup_steps is not None:  # no more than a tenth of the run
             tenth = max(1, round(0.1 * tokens / (batch * length)))
             set_field(content, "schedule.warmup_steps", min(own.schedule.warmup_steps, tenth))
-        set_field(content, "optimizer.learning_rate", float(f"{1.79 * params**-0.713 * tokens**0.307:.4g}"))
+        set_field(content, "optimizer.learning_rate", float(f"{rate:.4g}"))
         return convert(RunConfig, content).resolve()
 
     def width(params: float) -> float:

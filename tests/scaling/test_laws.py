@@ -40,6 +40,8 @@ MORE = {  # further columns of the design
     "bits": _SHUFFLED.permutation(np.tile([3.0, 4.0, 6.0, 8.0, 16.0], 5)),
     "vocab_params": _SHUFFLED.permutation(np.tile(np.geomspace(1e3, 1e5, 5), 5)),
     "share": np.linspace(0.02, 0.98, 25),
+    "teacher_loss": _SHUFFLED.permutation(np.linspace(1.8, 3.4, 25)),
+    "alone_loss": _SHUFFLED.permutation(np.linspace(2.0, 4.0, 25)),
     "task_loss": np.linspace(0.3, 3.0, 25),
 }
 
@@ -100,6 +102,21 @@ BY_HAND = {
         ),
     ),
     "mixing": ({"E": 1.2, "K": 2.5, "t": -4.0}, lambda N, D, C, U, X, E, K, t: E + K * np.exp(t * MORE["share"])),
+    "distillation": (
+        {"T": 1.0, "A": 20.0, "B": 800.0, "alpha": 0.3, "beta": 0.45, "gamma": 0.7, "c0": 1.5}
+        | {"c1": 6.0, "d1": 1.2, "f1": 0.3},
+        lambda N, D, C, U, X, T, A, B, alpha, beta, gamma, c0, c1, d1, f1: (
+            T * MORE["teacher_loss"]
+            + MORE["teacher_loss"] ** -c0
+            * (1 + (MORE["teacher_loss"] / MORE["alone_loss"] / d1) ** (1 / f1)) ** (-c1 * f1)
+            * (A / N**alpha + B / D**beta) ** gamma
+        ),
+    ),
+    "step_rate": (
+        {"K": 1.79, "a": -0.713, "b": 0.307},
+        lambda N, D, C, U, X, K, a, b: K * N**a * D**b,
+    ),
+    "step_batch": ({"K": 0.58, "b": 0.571}, lambda N, D, C, U, X, K, b: K * D**b),
     "task_accuracy": (
         {"floor": 0.25, "height": 0.7, "midpoint": 1.2, "width": 0.2},
         lambda N, D, C, U, X, floor, height, midpoint, width: (

@@ -9,7 +9,9 @@ import pytest
 from conftest import PUBLIC
 from published_constants import PUBLISHED
 
-from t5x_like.scaling.fitting.solver import huber
+from t5x_like import fit_scaling_law
+from t5x_like.scaling.fitting.solver import find_minimum, huber
+from t5x_like.scaling.fitting.surface import Surface
 from t5x_like.scaling.laws.frontier import frontier
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +71,61 @@ def test_krajewskis_table_of_optima():
     for size, tokens, granularity, loss in table:
         found = law.loss(params=64 * 0.575 * size, tokens=tokens, granularity=granularity)
         assert float(found) == pytest.approx(loss, abs=0.006)
+
+
+def test_the_vocabulary_that_tao_gives_llama_2():
+    """Tao et al. 2024, abstract: Llama 2 70B should have had at least 216K tokens; compute as their code has it."""
+    law = BY_NAME["Tao 2024, vocabulary"]
+    params, width = 70e9, 8192
+    flops = (params / np.exp(-2.4846510161625193)) ** 2
+    vocabulary = np.geomspace(2e4, 2e6, 20001)
+    tables = vocabulary * width
+    loss = law.loss(params=params, vocab_params=tables, tokens=flops / (6 * (params + tables)))
+    assert 216e3 < vocabulary[np.argmin(loss)] < 219e3
+
+
+def test_the_mixture_of_ye():
+    """Losses of the five models of 70M after 30,000 steps, from the paper's repository, and the constants that its
+    notebook fits to them; ours are fitted to the same."""
+    law = BY_NAME["Ye 2024, code by its share"]
+    share = np.array([0.25, 0.375, 0.5, 0.625, 0.75])
+    loss = np.array([1.4443359375, 1.3859675480769231, 1.3278245192307692, 1.2935973873987854, 1.2567707015435223])
+    assert law.loss(share=share) == pytest.approx(loss, abs=0.004)
+    surface = Surface.over(law.declared, {"share": share}, loss)
+    theta, _, _ = find_minimum(surface, surface.response(loss), 1e6)
+    ours = law.declared.named(surface.natural(theta[None])[0])
+    assert float(ours["t"]) == pytest.approx(law.parameters["t"], rel=0.15)
+    assert float(ours["E"]) == pytest.approx(law.parameters["E"], abs=0.05)
+
+
+def test_the_step_law_on_a_grid_of_others():
+    """The best rates and batches of 17 sizes and budgets that Lingle 2025 (Scaling laws for optimal LR and batch size,
+    part 3) found by a grid: the published law is within a factor of 3 of each, and of 1.8 of most."""
+    grid = np.array([
+        (46006272, 127991808, 32768, 0.001953), (109051904, 127991808, 32768, 0.000977),
+        (368050176, 127991808, 65536, 0.000691), (46006272, 255983616, 65536, 0.001953),
+        (109051904, 255983616, 65536, 0.001381), (368050176, 255983616, 65536, 0.000977),
+        (46006272, 511967232, 65536, 0.002762), (109051904, 511967232, 131072, 0.001953),
+        (368050176, 511967232, 131072, 0.000977), (46006272, 1023934464, 131072, 0.003906),
+        (109051904, 1023934464, 131072, 0.001953), (368050176, 1023934464, 131072, 0.000977),
+        (872415232, 127991808, 65536, 0.000488), (872415232, 255983616, 65536, 0.000488),
+        (872415232, 511967232, 131072, 0.000691), (872415232, 1023934464, 131072, 0.000691),
+        (2944401408, 127991808, 32768, 0.000244), (2944401408, 255983616, 65536, 0.000345),
+    ])  # fmt: skip
+    params, tokens, batch, rate = grid.T
+    for law, found in (
+        (BY_NAME["Li 2025, best rate"].loss(params=params, tokens=tokens), rate),
+        (BY_NAME["Li 2025, best batch"].loss(tokens=tokens), batch),
+    ):
+        off = np.exp(np.abs(np.log(law / found)))
+        assert off.max() < 3 and np.median(off) < 1.8
+    fit = fit_scaling_law(
+        {"params": params, "tokens": tokens, "learning_rate": rate, "loss": np.ones(len(rate))},
+        "step_rate",
+        bootstrap=0,
+    )
+    assert -0.8 < fit.parameters["a"] < -0.3 < 0 < fit.parameters["b"] < 0.5
+    assert fit.residual_rms < 0.3
 
 
 def test_kaplans_joint_law_has_its_one_variable_laws_as_limits():

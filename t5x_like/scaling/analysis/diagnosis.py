@@ -71,7 +71,7 @@ def _about_residuals(fit: "Fit") -> Iterator[str]:
     if scale < 1e-12 or not far:
         return
     worst = np.argmax(np.abs(residuals))
-    miss = float(np.expm1(residuals[worst]) if law.target == "loss" else residuals[worst])
+    miss = float(np.expm1(residuals[worst]) if law.relative else residuals[worst])
     size, tokens = count(float(points.params[worst])), count(float(points.tokens[worst]))
     yield (
         f"{_points(far)} {'lies' if far == 1 else 'lie'} more than {OUTLIER:g} robust standard deviations "

@@ -75,7 +75,7 @@ class Points:
         return number if len(set(number)) < len(number) else None
 
     def measured(self, target: str) -> Array:
-        """What a law that predicts `target`, "loss" or "accuracy", is fitted to, [n]."""
+        """What a law that predicts `target` is fitted to, [n]."""
         return self.loss if target == "loss" else np.asarray(self.columns[target], float)
 
     def take(self, rows: Array, *warnings: str) -> "Points":

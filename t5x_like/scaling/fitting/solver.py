@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from scipy.stats import qmc
 
 from t5x_like.scaling.fitting.surface import Surface
 from t5x_like.scaling.laws.laws import Law
@@ -67,6 +68,7 @@ class Minimum:
 
 
 FEWEST_PER_AXIS, MOST_PER_AXIS = 6, 60  # cells of the grid over one exponent
+MOST_AXES = 5  # exponents of a product grid; more are drawn evenly, for a grid would have too many cells
 STARTS = (4, 5, 12, 16)  # descents for 1, 2, 3, and more exponents
 
 
@@ -77,13 +79,27 @@ def huber(residuals: Array, delta: float | Array) -> Array:
 
 
 def exponent_grid(law: Law, cells: int = 400) -> Array:
-    """Returns exponents [about `cells`, Q]: a product grid inside the bounds, even in logarithms of positive ones."""
+    """Returns exponents [about `cells`, Q]: a product grid inside the bounds, even in logarithms of positive ones.
+
+    Of more exponents than `MOST_AXES`, Sobol's points, as many as a grid of that many would have.
+    """
+    if (number := len(law.nonlinear)) > MOST_AXES:
+        shares = qmc.Sobol(number, scramble=False).random_base2(round(np.log2(FEWEST_PER_AXIS**MOST_AXES)))
+        return np.stack(
+            [_between(*ends, share) for ends, share in zip(law.nonlinear.values(), shares.T, strict=True)], 1
+        )
     per_axis = min(MOST_PER_AXIS, max(FEWEST_PER_AXIS, round(cells ** (1 / len(law.nonlinear)))))
     axes = [
         (np.geomspace if low > 0 else np.linspace)(low, high, per_axis + 2)[1:-1]
         for low, high in law.nonlinear.values()
     ]
     return np.array(list(itertools.product(*axes)))
+
+
+def _between(low: float, high: float, share: Array) -> Array:
+    """What lies at a share of the way from one end to the other: in logarithms, where both are positive."""
+    share = 0.02 + 0.96 * share
+    return np.asarray(low * (high / low) ** share if low > 0 else low + (high - low) * share)
 
 
 def _places(law: Law, exponents: Array) -> Array:

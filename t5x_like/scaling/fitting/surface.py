@@ -100,7 +100,7 @@ class Surface:
     def misses(self, theta: Array, response: Array) -> Array:
         """Returns log measured - log predicted [n] (measured - predicted of an accuracy) at theta [P]."""
         measured, predicted = response / self.emphasis, self.predict(theta[None])[0] / self.emphasis
-        if self.law.target == "loss" and not self.law.logarithmic:
+        if self.law.relative and not self.law.logarithmic:
             return np.asarray(np.log(measured) - np.log(predicted))
         return np.asarray(measured - predicted)
 

@@ -311,6 +311,58 @@ VOCABULARY = Law(
     source="Tao et al. 2024, Scaling Laws with Vocabulary; losses in a unit of all vocabularies, as bits per byte",
 )
 
+
+def _of_students(
+    move: Callable[[Values, Values], dict[str, Any]], sign: int
+) -> Callable[[Values, Values], dict[str, Any]]:
+    """The law's own change of coordinates, with losses in the unit of a typical teacher's."""
+
+    def change(p: Values, units: Values) -> dict[str, Any]:
+        unit = units["teacher_loss"]
+        if sign < 0:  # to print
+            return move({**p, "S": p["S"] * unit ** p["c0"], "T": p["T"] / unit}, units)
+        searched = move(p, units)
+        return {**searched, "S": searched["S"] * unit ** -p["c0"], "T": searched["T"] * unit}
+
+    return change
+
+
+_STUDENT = _balanced(
+    ("T", "A", "B", "alpha", "beta", "gamma", "c0", "c1", "d1", "f1"), lambda p: (p["alpha"], p["beta"], p["gamma"])
+)
+
+DISTILLATION = Law(
+    name="distillation",
+    formula="T teacher_loss + teacher_loss^-c0 (1 + (teacher_loss / (d1 alone_loss))^(1/f1))^(-c1 f1) "
+    "(A / params^alpha + B / tokens^beta)^gamma",
+    variables=("params", "tokens", "teacher_loss", "alone_loss"),
+    linear=("T", "S"),
+    nonlinear={
+        "balance": (-8.0, 8.0),
+        "alpha": (0.05, 1.5),
+        "beta": (0.05, 1.5),
+        "gamma": (0.1, 2.0),
+        "c0": (0.05, 6.0),
+        "c1": (0.5, 1000.0),
+        "d1": (0.5, 3.0),
+        "f1": (0.03, 1.0),
+    },
+    columns=lambda v, x: (
+        v["teacher_loss"],
+        v["teacher_loss"] ** -x["c0"]
+        * np.exp(-x["c1"] * x["f1"] * np.log1p((v["teacher_loss"] / (x["d1"] * v["alone_loss"])) ** (1 / x["f1"])))
+        * _sum_to_power(v, x["balance"], x["alpha"], x["beta"], x["gamma"]),
+    ),
+    coordinates=Coordinates(
+        _STUDENT.parameters,
+        _of_students(_STUDENT.to_search, 1),
+        _of_students(_STUDENT.from_search, -1),
+        shared={"alone_loss": "teacher_loss"},
+    ),
+    source="Busbridge et al. 2025, Distillation Scaling Laws, equation 8, where T is 1; alone_loss is the loss of the "
+    "same student trained without a teacher",
+)
+
 MIXING = Law(
     name="mixing",
     formula="E + K exp(t share)",
@@ -319,6 +371,28 @@ MIXING = Law(
     nonlinear={"t": (-20.0, 20.0)},
     columns=lambda v, x: (1.0, np.exp(x["t"] * v["share"])),
     source="Ye et al. 2024, Data Mixing Laws, of two domains: the loss of one by a share of the data",
+)
+
+STEP_RATE = Law(
+    name="step_rate",
+    formula="K params^a tokens^b",
+    variables=("params", "tokens"),
+    linear=("K",),
+    nonlinear={"a": (-2.0, 2.0), "b": (-2.0, 2.0)},
+    columns=lambda v, x: (v["params"] ** x["a"] * v["tokens"] ** x["b"],),
+    target="learning_rate",
+    source="Li et al. 2025, Predictable Scale part 1, Step Law: the best peak rate",
+)
+
+STEP_BATCH = Law(
+    name="step_batch",
+    formula="K tokens^b",
+    variables=("tokens",),
+    linear=("K",),
+    nonlinear={"b": (-2.0, 2.0)},
+    columns=lambda v, x: (v["tokens"] ** x["b"],),
+    target="batch_tokens",
+    source="Li et al. 2025, Predictable Scale part 1, Step Law: the best batch, in tokens",
 )
 
 TASK_ACCURACY = Law(
@@ -399,6 +473,9 @@ LAWS = {
         PRECISION,
         VOCABULARY,
         MIXING,
+        DISTILLATION,
+        STEP_RATE,
+        STEP_BATCH,
         TASK_ACCURACY,
         *(
             single(variable, symbol, irreducible)

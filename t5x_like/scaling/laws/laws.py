@@ -30,6 +30,7 @@ Array = np.ndarray
 Values = Mapping[str, Any]
 Columns = Callable[[Values, Values], tuple[Any, ...]]
 Allocation = Callable[[Values], tuple[Any, Any]]
+Target = Literal["loss", "accuracy", "learning_rate", "batch_tokens"]
 Change = Callable[[Values, Values], dict[str, Any]]
 
 
@@ -66,16 +67,21 @@ class Law:
     columns: Columns
     allocation: Allocation | None = None  # None where the law has no such closed form
     coordinates: Coordinates | None = None  # how it is searched, if not in its printed parameters
-    target: Literal["loss", "accuracy"] = "loss"  # what it predicts; an accuracy is always fitted as it is
+    target: Target = "loss"  # what it predicts; an accuracy is always fitted as it is
     residual: str = "log"  # how losses are compared: "log" (Hoffmann et al. 2022) or "raw" (Gadre et al. 2024)
     distinct: Mapping[str, int] = field(default_factory=dict)  # how many values of a variable there must be, if not 3
     check: Callable[[Mapping[str, Array]], str | None] | None = None  # variables -> why they cannot determine the law
     source: str = ""  # the paper
 
     @property
+    def relative(self) -> bool:
+        """Whether what it predicts is missed by a share of it; an accuracy is missed by a difference."""
+        return self.target != "accuracy"
+
+    @property
     def logarithmic(self) -> bool:
-        """Whether logarithms of losses are compared."""
-        return self.target == "loss" and self.residual == "log"
+        """Whether logarithms are compared."""
+        return self.relative and self.residual == "log"
 
     @property
     def searched(self) -> tuple[str, ...]:

@@ -87,12 +87,12 @@ def measured(fit: Fit) -> Array:
 def predicted(fit: Fit) -> Array:
     """Returns the law at each point, [n]."""
     values = measured(fit)
-    return values * np.exp(-fit.residuals) if fit.law.target == "loss" else values - fit.residuals
+    return values * np.exp(-fit.residuals) if fit.law.relative else values - fit.residuals
 
 
 def relative(fit: Fit) -> Array:
     """Residuals as shares of the law's loss, or as differences of accuracy, [n]."""
-    return np.expm1(fit.residuals) if fit.law.target == "loss" else fit.residuals
+    return np.expm1(fit.residuals) if fit.law.relative else fit.residuals
 
 
 def in_words(fit: Fit) -> list[dict[str, str]]:

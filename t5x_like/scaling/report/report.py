@@ -149,7 +149,7 @@ def parameters(fit: Fit, content: dict[str, Any]) -> Section:
 def _certificate(fit: Fit) -> str:
     c, second = fit.certificate, fit.certificate["second_method"]
     verdict = "agrees" if second["agrees"] else f"disagrees: it ended at {second['objective']:.10g}"
-    of = "log-loss" if fit.law.target == "loss" else fit.law.target
+    of = f"log-{fit.law.target.replace('_', ' ')}" if fit.law.logarithmic else fit.law.target
     return (
         f"Objective {fit.objective:.10g}, the sum of Huber losses (delta {fit.huber_delta:g}) of {of} residuals. "
         f"{c['starts_at_minimum']} of {c['starts']} descents from other exponents end here; "

@@ -42,12 +42,12 @@ def predict_largest(law: Law, points: Points, delta: float) -> tuple[dict[str, A
     parameters = law.named(surface.natural(theta[None])[0])
     variables = {name: column[out] for name, column in complete(points.variables).items()}
     predicted = np.broadcast_to(law.predict(parameters, variables), out.sum())
-    errors = predicted / measured[out] - 1 if law.target == "loss" else predicted - measured[out]
+    errors = predicted / measured[out] - 1 if law.relative else predicted - measured[out]
     cells = zip(points.params[out], points.tokens[out], measured[out], predicted, errors, strict=True)
     names = ("params", "tokens", "loss", "predicted", "relative_error")
     return {
         "rule": "the fifth of the points of highest compute, at least 2; errors are "
-        + ("(predicted - measured) / measured" if law.target == "loss" else "predicted - measured"),
+        + ("(predicted - measured) / measured" if law.relative else "predicted - measured"),
         "points": int(out.sum()),
         "compute_ratio": float(points.compute.max() / rest.compute.max()),
         "rms_relative_error": float(np.sqrt(np.mean(errors**2))),
