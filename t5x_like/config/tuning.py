@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which parameters are trained."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from t5x_like.config.checks import regular_expressions
+from t5x_like.config.checks import above_zero, at_least, inside, regular_expressions
 from t5x_like.strict import FieldError
 
 
@@ -40,4 +41,44 @@ class PartialTuningConfig:
         return any(re.fullmatch(pattern, name) for pattern in self.train)
 
 
-TuningConfig = FullTuningConfig | PartialTuningConfig
+ATTENTION_KERNELS = (".*attention/(query|key|value|out)/kernel",)
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank updates of kernels; the kernels stay as they are (Hu et al. 2022). See `models/layers/low_rank.py`.
+
+    QLoRA's and others' choice is every kernel of a layer: targets=[".*/kernel"].
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: int = 8
+    alpha: float = 16.0  # the update is multiplied by alpha / rank
+    rank_stabilised: bool = False  # by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023)
+    dora: bool = False  # columns' lengths are trained apart from their directions (DoRA, Liu et al. 2024)
+    dropout_rate: float = 0.0  # of what an update is multiplied by
+    targets: tuple[str, ...] = ATTENTION_KERNELS  # regular expressions of the kernels' names
+    train: tuple[str, ...] = ()  # and of further parameters that are trained, such as a head's
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "rank")
+        above_zero(self, "alpha")
+        inside(self, "[0, 1)", "dropout_rate")
+        if not self.targets:
+            raise FieldError("targets", "is empty; give regular expressions of kernels' names, such as ['.*/kernel']")
+        regular_expressions("targets", self.targets)
+        regular_expressions("train", self.train)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+    def targeted(self, name: str) -> bool:
+        """Whether the kernel of a name has an update."""
+        return any(re.fullmatch(pattern, name) for pattern in self.targets)
+
+    def trains(self, name: str) -> bool:
+        return "/lora/" in name or any(re.fullmatch(pattern, name) for pattern in self.train)
+
+
+TuningConfig = FullTuningConfig | PartialTuningConfig | LoRAConfig

@@ -44,6 +44,7 @@ PARAMETER_RULES: Rules = {
     "length": (),  # and what Linformer makes of it
     "projected": (),
     "features": (),  # of a Performer
+    "rank": (),  # of a low-rank update
 }
 
 ACTIVATION_RULES: Rules = {

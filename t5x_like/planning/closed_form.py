@@ -45,6 +45,7 @@ from t5x_like.planning.collectives import ring_bytes
 from t5x_like.precision import policy
 from t5x_like.training.optimizers import build_optimizer, state_specs
 from t5x_like.training.state import split
+from t5x_like.tuning import tuned_specs
 
 FLOAT32 = 4
 
@@ -124,7 +125,7 @@ class Step:
             raise UserError(f"objective.kind: {objective.kind!r} is not planned by arithmetic; accepted: {accepted}")
         self.model, self.logits_chunk, self.micro = model, objective.logits_chunk, config.training.parts
         self.most_logits = most_logits(device_memory)
-        self.specs = build_model(model).specs()
+        self.specs = tuned_specs(build_model(model).specs(), config.tuning)
         rows = config.training.batch_size // self.micro
         parts = math.prod(mesh[axis] for axis in STAGE_RULES["batch"])
         what = "training.batch_size / training.microbatches"

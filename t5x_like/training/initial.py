@@ -29,6 +29,7 @@ from t5x_like.training.metrics import Tally
 from t5x_like.training.program import Program, program_for
 from t5x_like.training.run_folder import load_config, open_folder
 from t5x_like.training.state import State, split
+from t5x_like.tuning import tuned_specs
 
 _TASKS = {("decoder",): "language_model", ("encoder",): "masked_lm", ("encoder", "decoder"): "seq2seq"}
 _TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))}
@@ -116,7 +117,9 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
                 f"{list(ours[name].shape)}"
             )
     drawn = [name for name in ours if name not in theirs]
-    if lacks := [name for name in drawn if not config.init_from.may_lack(name)]:
+    base = build_model(config.model).specs()
+    added = named_specs(tuned_specs(base, config.tuning)).keys() - named_specs(base).keys()
+    if lacks := [name for name in drawn if name not in added and not config.init_from.may_lack(name)]:
         raise UserError(
             f"init_from.path: {path} lacks {lacks[0]!r} and {len(lacks) - 1} more of this model's parameters; "
             "accepted: a folder that has them, or patterns of those to draw in init_from.new"

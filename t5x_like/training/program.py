@@ -42,6 +42,7 @@ from t5x_like.training.mup import factors
 from t5x_like.training.optimizers import build_optimizer, state_specs
 from t5x_like.training.state import State, init_state, merge, part_of, split
 from t5x_like.training.step import make_step
+from t5x_like.tuning import tuned_model
 
 MOST_UNROLLED = 32  # layers on a GPU
 
@@ -105,7 +106,7 @@ class Program:
     """
 
     def __init__(self, config: ProgramConfig, devices: Sequence[jax.Device] | None = None):
-        self.model = build_model(config.model)
+        self.model = tuned_model(build_model(config.model), config.tuning)
         self.objective = build_objective(config.objective)
         self.specs = self.model.specs()
         _, self.trained_specs = split(self.specs, config.tuning)

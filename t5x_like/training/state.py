@@ -17,6 +17,7 @@ from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import Params, map_specs
 from t5x_like.precision import LossScaling, policy
 from t5x_like.training.optimizers import build_optimizer
+from t5x_like.tuning import tuned_specs
 
 _FULL = FullTuningConfig()
 
@@ -117,7 +118,7 @@ def state_bytes(config: RunConfig) -> dict[str, int]:
     They are of "parameters", "gradients" (one step's), the "optimizer"'s state and the parameters' "average", from
     shapes alone, those of what is trained; counters of a few bytes are left out.
     """
-    specs = build_model(config.model).specs()
+    specs = tuned_specs(build_model(config.model).specs(), config.tuning)
     _, trained = split(specs, config.tuning)
     optimizer = build_optimizer(config.optimizer, trained)
     dtype = policy(config.precision).params

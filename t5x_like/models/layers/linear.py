@@ -2,9 +2,10 @@
 """Linear maps: the only door to a product with a weight."""
 
 import math
+import zlib
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,8 @@ from jax.typing import DTypeLike
 
 from t5x_like.models.context import Context
 from t5x_like.models.layers import cpu, fp8
+from t5x_like.models.layers.embeddings import dropout
+from t5x_like.models.layers.low_rank import LowRank, low_rank_product
 from t5x_like.models.layers.parameters import Attends, Constant, Normal, Params, ParamSpec, parameter
 from t5x_like.models.remat import product
 
@@ -45,19 +48,24 @@ EightBits = Literal[None, "native", "emulated"]
 
 def project(
     x: jax.Array,
-    kernel: jax.Array | Turned,
+    kernel: jax.Array | Turned | LowRank,
     pattern: str,
     dtype: DTypeLike | None = None,
     *,
     one_cpu: bool = False,
     eight_bits: EightBits = None,
+    dropped: jax.Array | None = None,
 ) -> jax.Array:
     """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype.
 
     With `dtype` the operands stay as narrow as they are but the result is not rounded to them: bfloat16 logits would
     have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it. With
-    `eight_bits` operands are rounded to as many, see `layers/fp8.py`.
+    `eight_bits` operands are rounded to as many, see `layers/fp8.py`. `dropped` is what the update of a `LowRank` sees
+    of x; None: all of it.
     """
+    if isinstance(kernel, LowRank):
+        y = project(x, kernel.kernel, pattern, dtype, one_cpu=one_cpu, eight_bits=eight_bits)
+        return low_rank_product(x, y, kernel, pattern, x if dropped is None else dropped)
     x_dims, kernel_dims, out_dims = pattern.replace("->", ",").split(",")
     if isinstance(kernel, Turned):
         into = sum(dim in x_dims for dim in kernel_dims)
@@ -133,8 +141,15 @@ class Linear(nn.Module):
         )
         eight_bits: EightBits = ("emulated" if ctx.platform == "cpu" else "native") if ctx.policy.fp8 else None
         kernel = parameter(self, "kernel", spec)
-        y = product(project(x, kernel, self.pattern, one_cpu=ctx.one_cpu, eight_bits=eight_bits))
+        dropped = self._dropped(x, kernel, ctx)
+        y = product(project(x, kernel, self.pattern, one_cpu=ctx.one_cpu, eight_bits=eight_bits, dropped=dropped))
         if self.use_bias:
             spec = ParamSpec(self.out_shape, self.out_axes, init=Constant(0.0), stream=self.stream)
             y = y + parameter(self, "bias", spec).astype(y.dtype)
         return y
+
+    def _dropped(self, x: jax.Array, kernel: Any, ctx: Context) -> jax.Array | None:
+        """What a low-rank update sees of x, by a key of this map."""
+        if not isinstance(kernel, LowRank) or not kernel.dropout_rate:
+            return None
+        return dropout(x, kernel.dropout_rate, ctx.folded(zlib.crc32("/".join(self.path).encode())), ctx.train)
