@@ -12,6 +12,7 @@ from t5x_like.command_line import Parser
 from t5x_like.config import RunConfig
 from t5x_like.config_files import load_run
 from t5x_like.errors import exit_with
+from t5x_like.reporting.wording import in_bytes
 from t5x_like.training.state import state_bytes
 
 
@@ -38,7 +39,7 @@ def _print(console: Console, config: RunConfig) -> None:
     if config.training.tokens is not None:
         flops = content["flops_per_token"] * float(config.training.tokens)
         console.print(f"the whole run: {config.training.tokens:,} tokens, {flops:.4g} FLOPs")
-    sizes = ", ".join(f"{name} {_size(size)}" for name, size in state_bytes(config).items() if size != 0)
+    sizes = ", ".join(f"{name} {in_bytes(size)}" for name, size in state_bytes(config).items() if size != 0)
     console.print(f"memory over all devices, without activations: {sizes}")
 
 
@@ -47,11 +48,6 @@ def _cells(column: dict[str, float], name: str, times: int = 1) -> tuple[str, st
     if name not in column:
         return "", ""
     return f"{times * column[name]:,.0f}", f"{column[name] / sum(column.values()):.1%}"
-
-
-def _size(size: int) -> str:
-    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if size >= u)
-    return f"{size / unit:.3g} {name}"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 
 python scripts/convert.py to_hf runs/llama runs/llama_hf
 python scripts/convert.py from_hf runs/llama_hf runs/llama_again
+python scripts/convert.py to_adapter runs/llama_tuned runs/llama_adapter
 
+A run with tuning.kind=lora is written whole by to_hf, and its updates alone, as `peft` has them, by to_adapter.
 `transformers` reads what to_hf writes with AutoModelForCausalLM.from_pretrained. scripts/generate.py, evaluate.py and a
 config's `init_from` take either kind of folder, so from_hf is for those who want Orbax checkpoints.
 """
@@ -18,14 +20,14 @@ from t5x_like.files import write_json
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("direction", choices=("to_hf", "from_hf"), help="what to write")
+    parser.add_argument("direction", choices=("to_hf", "from_hf", "to_adapter"), help="what to write")
     parser.add_argument("source", metavar="SOURCE", help="a run folder, or a Hugging Face folder")
     parser.add_argument("out", metavar="OUT", help="the folder to write, new or empty")
     flags = parser.read()
     source, out = Path(flags.source), Path(flags.out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out}: is not empty, and nothing of it is overwritten; choose another folder")
-    {"to_hf": to_hf, "from_hf": from_hf}[flags.direction](source, out)
+    {"to_hf": to_hf, "from_hf": from_hf, "to_adapter": to_adapter}[flags.direction](source, out)
     print(f"written: {out}")
 
 
@@ -33,9 +35,10 @@ def to_hf(source: Path, out: Path) -> None:
     from t5x_like.data.tokenizers import LearnedTokenizer, load_tokenizer
     from t5x_like.interop.hugging_face import save_hf
     from t5x_like.training.checkpoints import load_trained
+    from t5x_like.tuning import untuned
 
     _, program, params = load_trained(source)
-    save_hf(program.model, params, out)
+    save_hf(*untuned(program.model, params), out)
     tokenizer = load_tokenizer(source / "tokenizer.json") if (source / "tokenizer.json").is_file() else None
     if not isinstance(tokenizer, LearnedTokenizer):
         print("note: without a tokenizer: there is no counterpart of this one")
@@ -44,6 +47,17 @@ def to_hf(source: Path, out: Path) -> None:
     names = {role: tokenizer.name_of(token) for role, token in tokenizer.specials.items()}
     named = {f"{role}_token": name for role, name in names.items()}
     write_json(out / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **named})
+
+
+def to_adapter(source: Path, out: Path) -> None:
+    from t5x_like.interop.adapters import save_adapter
+    from t5x_like.training.checkpoints import load_trained
+    from t5x_like.tuning.low_rank import LowRankModel
+
+    config, program, params = load_trained(source)
+    if not isinstance(program.model, LowRankModel):
+        raise UserError(f"{source}: was trained with tuning.kind={config.tuning.kind!r}; accepted: 'lora'")
+    save_adapter(out, program.model, params, str(config.init_from.path if config.init_from else source))
 
 
 def from_hf(source: Path, out: Path) -> None:

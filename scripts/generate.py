@@ -46,7 +46,7 @@ def main() -> None:
     sampling = Sampling(temperature, said["top_k"], said["top_p"]).check()
     if beams is not None:
         beams.check(samples, sampling)
-    model, params, tokenizer, prefix, ctx = opened(Path(flags.checkpoint))
+    model, params, tokenizer, prefix, ctx = opened(Path(flags.checkpoint), flags.adapter)
     model, prompt, length = prompted(flags, said, model, tokenizer, prefix)
     ends = [tokenizer.specials["fim_end"]] if flags.suffix is not None and "fim_end" in tokenizer.specials else []
     names = {field.name for field in dataclasses.fields(Constraints)}
@@ -74,6 +74,7 @@ def parsed() -> Namespace:
     parser = Parser(__doc__, required=("checkpoint", "prompt"))
     add = parser.add_argument
     add("--checkpoint", metavar="DIR", help="a run folder, a sweep folder, or a Hugging Face folder")
+    add("--adapter", metavar="DIR", help="low-rank updates for it, a folder of peft's")
     add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
     add("--suffix", metavar="TEXT", help="what comes behind the gap that is to be filled in")
     add("--temperature", type=float, help="0 takes the likeliest token (default: 1, with beams 0)")
@@ -147,20 +148,25 @@ def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any,
     return model, prompt, len(prompt)
 
 
-def opened(folder: Path) -> tuple[Any, Any, Any, str, Any]:
+def opened(folder: Path, adapter: str | None = None) -> tuple[Any, Any, Any, str, Any]:
     """Returns a folder's model, parameters and tokenizer, what its inputs begin with, and the context to run it in."""
     from t5x_like.data.tokenizers import load_tokenizer
+    from t5x_like.interop.adapters import load_adapter
     from t5x_like.interop.hugging_face import is_hf, vocabulary_of
     from t5x_like.sweeps.points import largest_run
     from t5x_like.training.cores import generation_context, generation_mesh
     from t5x_like.training.initial import load_any
+    from t5x_like.tuning import untuned
 
     folder = largest_run(folder) if (folder / "sweep.json").is_file() else folder
     config, program, params = load_any(folder, mesh_for=generation_mesh)
     if not (is_hf(folder) or (folder / "tokenizer.json").is_file()):
         raise UserError(f"--checkpoint={folder}: was trained on {config.data.kind!r} data, which is no text")
     prefix = getattr(config.data, "prefix", "")
-    return program.model, params, load_tokenizer(vocabulary_of(folder)), prefix, generation_context(program.ctx)
+    model, params = untuned(program.model, params)
+    if adapter is not None:
+        model, params = untuned(*load_adapter(adapter, model, params))
+    return model, params, load_tokenizer(vocabulary_of(folder)), prefix, generation_context(program.ctx)
 
 
 def refuse_idle(flags: Namespace, said: dict[str, Any]) -> None:

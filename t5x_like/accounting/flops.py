@@ -5,7 +5,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from t5x_like.accounting.parameters import count_parameters, is_table, ordered, parameters, part_of, size
+from t5x_like.accounting.parameters import (
+    count_parameters,
+    is_table,
+    ordered,
+    parameters,
+    part_of,
+    size,
+    tuned_parameters,
+)
 from t5x_like.config import ModelConfig, RunConfig, TransformerConfig
 from t5x_like.config.attention import band
 
@@ -105,7 +113,8 @@ def accounting(config: RunConfig) -> dict[str, Any]:
 
     The first five fields are fixed: other programs read them. `flops_per_token` is exact, forward and backward, with
     causal attention counted half, for each token that is a target. `params` and `forward_flops_per_token` break the
-    totals down by part; `params_trainable` is there where not all are trained.
+    totals down by part; `params_trainable` is there where not all are trained, and `params_added` where a tuning method
+    adds some, whose few FLOPs are not counted.
     """
     model, lengths, trained = config.model, config.data.mean_lengths, config.tuning.trains
     counts = count_parameters(model)
@@ -119,5 +128,9 @@ def accounting(config: RunConfig) -> dict[str, Any]:
         "params": counts.by_part,
         "forward_flops_per_token": forward_flops(model, lengths),
     }
-    trainable = sum(size(spec) for name, spec in parameters(model) if trained(name))
-    return content if trainable == counts.total else content | {"params_trainable": trainable}
+    specs = tuned_parameters(config)
+    trainable = sum(size(spec) for name, spec in specs if trained(name))
+    if trainable == counts.total:
+        return content
+    added = sum(size(spec) for _, spec in specs) - counts.total
+    return content | {"params_trainable": trainable, **({"params_added": added} if added else {})}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
-from t5x_like.config import ModelConfig
+from t5x_like.config import ModelConfig, RunConfig
 
 if TYPE_CHECKING:
     from t5x_like.models.layers.parameters import ParamSpec
@@ -40,6 +40,15 @@ def parameters(config: ModelConfig) -> "tuple[tuple[str, ParamSpec], ...]":
     from t5x_like.models.layers.parameters import named_specs
 
     return tuple(named_specs(build_model(config).specs()).items())
+
+
+def tuned_parameters(config: RunConfig) -> "tuple[tuple[str, ParamSpec], ...]":
+    """The same of a run: with what its tuning method adds."""
+    from t5x_like.models import build_model
+    from t5x_like.models.layers.parameters import named_specs
+    from t5x_like.tuning import tuned_specs
+
+    return tuple(named_specs(tuned_specs(build_model(config.model).specs(), config.tuning)).items())
 
 
 def part_of(name: str) -> str:

@@ -67,10 +67,10 @@ def save_adapter(path: str | Path, model: LowRankModel, params: Params, base: st
     tuning, specs = model.tuning, named_specs(model.base.specs())
     rules = [rule for rule in rules_of(model.base.config) if all(tuning.targeted(name) for name in _ours(rule, specs))]
     rules = [rule for rule in rules if _ours(rule, specs)]
-    named = {name for rule in rules for name in _ours(rule, specs)}
-    if alone := [name for name in specs if tuning.targeted(name) and name.endswith("/kernel") and name not in named]:
-        raise UserError(f"tuning.targets: {alone[0]!r} has no array of its own there, and its neighbours no update")
     own = flatten_dict(_with_lengths(params, model.base.specs(), divide=False), sep="/")
+    written = {f"{name.removesuffix('kernel')}{BESIDE}/a" for rule in rules for name in _ours(rule, specs)}
+    if alone := [name for name in own if name.endswith(f"/{BESIDE}/a") and name not in written]:
+        raise UserError(f"{path}: {alone[0]!r} has no array of its own there, and its neighbours have no update")
     for rule in rules:
         firsts = [np.asarray(own[f"{name.removesuffix('kernel')}{BESIDE}/a"]) for name in _ours(rule, specs)]
         if any(not np.array_equal(first, firsts[0]) for first in firsts):

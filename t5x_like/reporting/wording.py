@@ -44,3 +44,9 @@ def power_of_ten(value: float) -> str:
     size = math.floor(math.log10(value) + 1e-9)
     head, ten = f"{value / 10.0**size:.3g}", f"10{str(size).translate(_SUPERSCRIPT)}"
     return ten if head == "1" else f"{head}×{ten}"
+
+
+def in_bytes(size: float) -> str:
+    """Returns a number of bytes in the unit that suits it: 1.2 MB."""
+    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0, "B")) if size >= u)
+    return f"{size / (unit or 1):.3g} {name}"

@@ -29,7 +29,7 @@ from t5x_like.training.metrics import Tally
 from t5x_like.training.program import Program, program_for
 from t5x_like.training.run_folder import load_config, open_folder
 from t5x_like.training.state import State, split
-from t5x_like.tuning import tuned_specs
+from t5x_like.tuning import tuned_specs, untuned
 
 _TASKS = {("decoder",): "language_model", ("encoder",): "masked_lm", ("encoder", "decoder"): "seq2seq"}
 _TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))}
@@ -148,7 +148,8 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
     if is_hf(folder):
         load_hf(folder, lambda name, spec, parts: replace(name, partial(placed, spec, parts)))
     else:
-        _, _, params = load_trained(folder, mesh_for=lambda model: config.mesh)
+        _, theirs, params = load_trained(folder, mesh_for=lambda model: config.mesh)
+        _, params = untuned(theirs.model, params)
         for name, array in flatten_dict(params, sep="/").items():
             replace(name, partial(jax.device_put, array))
     for what, which in names.items():

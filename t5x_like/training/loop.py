@@ -24,6 +24,7 @@ from t5x_like.data.dataset import Dataset
 from t5x_like.data.packing import COUNTED, count_targets
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.files import read_json, write_json
+from t5x_like.reporting.wording import in_bytes
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.energy import EnergyMeter, energy_summary
@@ -39,7 +40,7 @@ from t5x_like.training.progress import Reporter, Silent
 from t5x_like.training.run_folder import check_data, check_folder, finite, hold_folder, open_folder, write_environment
 from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
-from t5x_like.training.state import State
+from t5x_like.training.state import State, state_bytes
 from t5x_like.training.stopwatch import Stopwatch, goodput
 from t5x_like.training.trackers import check_trackers, open_trackers
 from t5x_like.training.trunk import Trunk
@@ -190,6 +191,10 @@ class _Loop:
             if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
                 dataset.tokenizer.save(folder / "tokenizer.json")
             write_json(folder / "accounting.json", counts)
+        if (trained := counts.get("params_trainable")) is not None:
+            whole = counts["params_total"] + counts.get("params_added", 0)
+            sizes = ", ".join(f"{name} {in_bytes(size)}" for name, size in state_bytes(config).items() if size)
+            self.reporter.note(f"trains {trained:,} of {whole:,} parameters, {trained / whole:.2%}; {sizes}")
         self.flops_per_token, self.peak = counts["flops_per_token"], peak
         self.metrics = self._open_metrics()
         self.profile = Profile(config.execution.profile if is_writer() else None, folder, self.reporter.note)

@@ -3,8 +3,11 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +15,9 @@ from t5x_like.errors import UserError
 from t5x_like.interop.adapters import load_adapter, save_adapter
 from t5x_like.interop.hugging_face import load_hf
 from t5x_like.interop.safetensors import read_file
+from t5x_like.training.checkpoints import load_trained
+from t5x_like.training.loop import train
+from t5x_like.training.program import program_for
 from t5x_like.tuning.low_rank import merge_updates
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -92,3 +98,42 @@ def test_updates_with_an_a_each_have_no_place_in_one_array(tmp_path):
     update["a"] = update["a"] * 2
     with pytest.raises(UserError, match="has one A for several kernels here, whose updates differ in theirs"):
         save_adapter(tmp_path / "a", model, params, "gpt2")
+
+
+def test_a_part_of_an_array_has_no_update_of_its_own(make_run, tmp_path):
+    """Of GPT-2's c_attn the queries alone."""
+    program = program_for(make_run("model.kind=gpt2", "tuning.kind=lora", "tuning.targets=['.*/query/kernel']"))
+    state = program.init(jax.random.key(0))
+    with pytest.raises(
+        UserError, match="query/lora/a' has no array of its own there, and its neighbours have no update"
+    ):
+        save_adapter(tmp_path / "a", program.model, program.params(state), "gpt2")
+
+
+def test_a_run_its_adapter_and_its_merged_folder_are_one_model(make_run, tmp_path):
+    """A base is trained, then tuned from there; the tuned run, the base with the adapter, and the merged folder agree,
+    and a run that begins with the tuned one begins with its updates."""
+    llama = ("model.kind=llama", "model.mlp_dim=24", "model.num_kv_heads=2", "training.steps=3")
+    train(make_run(*llama), tmp_path / "base")
+    begin = f"init_from.path={tmp_path / 'base'}"
+    tuned = make_run(*llama, begin, "tuning.kind=lora", "tuning.dora=true", "optimizer.learning_rate=0.05")
+    train(tuned, tmp_path / "tuned")
+    for direction, name in (("to_adapter", "adapter"), ("to_hf", "whole")):
+        words = [sys.executable, str(GOLDEN.parents[1] / "scripts/convert.py"), direction]
+        done = subprocess.run(
+            [*words, str(tmp_path / "tuned"), str(tmp_path / name)], capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+    batch = {"decoder_input_tokens": np.arange(64).reshape(8, 8) % 16}
+    _, program, params = load_trained(tmp_path / "tuned")
+    expected = program.model.apply(params, batch)["logits"]
+    _, base, before = load_trained(tmp_path / "base")
+    assert np.abs(np.asarray(base.model.apply(before, batch)["logits"] - expected)).max() > 1e-3
+    size = sum(path.stat().st_size for path in (tmp_path / "adapter").iterdir())
+    assert size < 0.6 * sum(path.stat().st_size for path in (tmp_path / "whole").iterdir())
+    for model, tree in (load_adapter(tmp_path / "adapter", base.model, before), load_hf(tmp_path / "whole")):
+        np.testing.assert_allclose(model.apply(tree, batch)["logits"], expected, atol=1e-5)
+    again = make_run(*llama, f"init_from.path={tmp_path / 'tuned'}", "optimizer.learning_rate=1e-9")
+    train(again, tmp_path / "again")
+    _, third, params = load_trained(tmp_path / "again")
+    np.testing.assert_allclose(third.model.apply(params, batch)["logits"], expected, atol=1e-5)
