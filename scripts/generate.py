@@ -126,6 +126,7 @@ def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any,
     from t5x_like.inference.window import streaming
     from t5x_like.models import build_model
     from t5x_like.models.model import Encodes
+    from t5x_like.tuning import over
 
     encodes, start = isinstance(model, Encodes), said.get("decoder_start_token_id")
     for name, idle in (("suffix", encodes), ("decoder_start_token_id", not hasattr(model.config, "decoder_start"))):
@@ -136,7 +137,7 @@ def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any,
             raise UserError(f"--window={flags.window}: makes no sense for a {model.config.kind} model")
         model = streaming(model, flags.window, 4 if flags.sinks is None else flags.sinks)
     if start is not None and hasattr(model.config, "decoder_start"):
-        model = build_model(dataclasses.replace(model.config, decoder_start=start))
+        model = over(model, build_model(dataclasses.replace(model.config, decoder_start=start)))
     text = [*map(int, tokenizer.encode(prefix + flags.prompt))]
     if encodes:  # as pairs are trained on, see data/tasks/seq2seq.py
         flags.prompt = ""
@@ -163,9 +164,9 @@ def opened(folder: Path, adapter: str | None = None) -> tuple[Any, Any, Any, str
     if not (is_hf(folder) or (folder / "tokenizer.json").is_file()):
         raise UserError(f"--checkpoint={folder}: was trained on {config.data.kind!r} data, which is no text")
     prefix = getattr(config.data, "prefix", "")
-    model, params = untuned(program.model, params)
+    model: Any = program.model
     if adapter is not None:
-        model, params = untuned(*load_adapter(adapter, model, params))
+        model, params = load_adapter(adapter, *untuned(model, params))
     return model, params, load_tokenizer(vocabulary_of(folder)), prefix, generation_context(program.ctx)
 
 

@@ -28,4 +28,11 @@ from t5x_like.config.optimizer import AdafactorConfig, AdamWConfig, LionConfig, 
 from t5x_like.config.run import RunConfig, config_hash, distinctive, identity
 from t5x_like.config.schedule import ConstantConfig, CosineConfig, LinearConfig, RsqrtConfig, ScheduleConfig, WSDConfig
 from t5x_like.config.training import TrainingConfig
-from t5x_like.config.tuning import FullTuningConfig, LoRAConfig, PartialTuningConfig, TuningConfig
+from t5x_like.config.tuning import (
+    AdapterConfig,
+    FullTuningConfig,
+    IA3Config,
+    LoRAConfig,
+    PartialTuningConfig,
+    TuningConfig,
+)

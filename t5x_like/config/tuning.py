@@ -81,4 +81,47 @@ class LoRAConfig:
         return "/lora/" in name or any(re.fullmatch(pattern, name) for pattern in self.train)
 
 
-TuningConfig = FullTuningConfig | PartialTuningConfig | LoRAConfig
+@dataclass(frozen=True)
+class IA3Config:
+    """Vectors that scale what kernels make, or what they take (IA3, Liu et al. 2022)."""
+
+    kind: Literal["ia3"] = "ia3"
+    outputs: tuple[str, ...] = (".*attention/(key|value)/kernel",)  # regular expressions of kernels' names
+    inputs: tuple[str, ...] = (".*mlp/out/kernel",)
+    train: tuple[str, ...] = ()  # and of further parameters that are trained, such as a head's
+
+    def __post_init__(self) -> None:
+        if not (self.outputs or self.inputs):
+            raise FieldError("outputs", "is empty, and so is inputs; give regular expressions of kernels' names")
+        for name in ("outputs", "inputs", "train"):
+            regular_expressions(name, getattr(self, name))
+
+    def trains(self, name: str) -> bool:
+        return "/ia3/" in name or any(re.fullmatch(pattern, name) for pattern in self.train)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Small networks after the last maps of a layer's parts, with a way around them (Houlsby et al. 2019).
+
+    After feed-forward networks alone, as Pfeiffer et al. 2021 have them: targets=[".*mlp/out/kernel"], train=[].
+    """
+
+    kind: Literal["adapter"] = "adapter"
+    width: int = 64
+    activation: Literal["relu", "gelu_tanh", "silu"] = "relu"
+    targets: tuple[str, ...] = (".*attention/out/kernel", ".*mlp/out/kernel")  # regular expressions of kernels' names
+    train: tuple[str, ...] = (".*norm/.*",)  # and of further parameters that are trained
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "width")
+        if not self.targets:
+            raise FieldError("targets", "is empty; give regular expressions of kernels' names")
+        for name in ("targets", "train"):
+            regular_expressions(name, getattr(self, name))
+
+    def trains(self, name: str) -> bool:
+        return "/adapter/" in name or any(re.fullmatch(pattern, name) for pattern in self.train)
+
+
+TuningConfig = FullTuningConfig | PartialTuningConfig | LoRAConfig | IA3Config | AdapterConfig

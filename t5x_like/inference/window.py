@@ -9,6 +9,7 @@ from t5x_like.errors import UserError
 from t5x_like.models import build_model
 from t5x_like.models.model import Model
 from t5x_like.strict import FieldError
+from t5x_like.tuning import over
 
 
 def streaming(model: Model, window: int, sinks: int) -> Model:
@@ -24,6 +25,6 @@ def streaming(model: Model, window: int, sinks: int) -> Model:
         )
     try:
         kind = StreamingAttentionConfig(window=window, sinks=sinks)
-        return build_model(dataclasses.replace(config, attention=kind, window=None, global_every=None))
+        return over(model, build_model(dataclasses.replace(config, attention=kind, window=None, global_every=None)))
     except FieldError as error:
         raise UserError(f"{error.field}: {error}") from None

@@ -39,6 +39,7 @@ class Rule:
     ours: str | tuple[str, ...]
     out_first: bool = True  # whether a matrix is [out, in]; GPT-2's are [in, out]
     row: bool = False  # whether a vector is [1, n]
+    column: bool = False  # or [n, 1]
     by_head: bool = False  # whether what lies side by side does so in every head, [H, parts, C], as in GPT-NeoX
 
     @property
@@ -191,7 +192,7 @@ def to_theirs(
                 value = value.T if match.rule.out_first else value
             elif not (spec.lookup or "vocab" in spec.axes):
                 value = value.reshape(-1)
-            parts.append(value[None] if match.rule.row else value)
+            parts.append(value[None] if match.rule.row else value[:, None] if match.rule.column else value)
         if match.rule.by_head:
             heads = np.concatenate([_heads(part, spec.shape[-1]) for part in parts], axis=1)
             return np.ascontiguousarray(heads.reshape(-1, *heads.shape[2:])).astype(dtype)

@@ -24,20 +24,25 @@ ADAPTERS = {
     "dora_llama": ("llama_biases", peft.LoraConfig(r=2, lora_alpha=4, use_dora=True, target_modules=LINEAR)),
     "lora_gpt2": ("gpt2", peft.LoraConfig(r=3, lora_alpha=6, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)),
     "lora_t5": ("t5_v1_1", peft.LoraConfig(r=2, lora_alpha=3, target_modules=["q", "v", "wo"])),
+    "ia3_llama": (
+        "llama_biases",
+        peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    ),
+    "ia3_t5": ("t5_v1_1", peft.IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"])),
     "lora_bert": ("bert", peft.LoraConfig(r=2, lora_alpha=3, target_modules=["query", "value"])),
 }
 CLASSES = {"t5_v1_1": transformers.T5ForConditionalGeneration, "bert": transformers.BertForPreTraining}
 
 
-def make(name: str, base: str, config: peft.LoraConfig) -> None:
+def make(name: str, base: str, config: peft.PeftConfig) -> None:
     torch.manual_seed(sum(map(ord, name)))
     kind = CLASSES.get(base, transformers.AutoModelForCausalLM)
     model = kind.from_pretrained(HERE / "hf" / base, attn_implementation="eager").eval()
     model = peft.get_peft_model(model, config)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
-            if "magnitude" in parameter_name:
-                parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
+            if "magnitude" in parameter_name or "ia3_" in parameter_name:
+                parameter.mul_(1 + 0.2 * (torch.rand_like(parameter) - 0.5))  # larger, and float32 rounds by 4e-5
             elif "lora_" in parameter_name:
                 parameter.copy_(0.2 * torch.randn_like(parameter))
     folder = HERE / "adapters" / name

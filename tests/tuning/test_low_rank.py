@@ -17,7 +17,7 @@ from t5x_like.models.layers.low_rank import LowRank, merged
 from t5x_like.training.checkpoints import load_trained
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
-from t5x_like.tuning.low_rank import merge_updates
+from t5x_like.tuning.method import merge
 
 LORA = ("tuning.kind=lora", "tuning.rank=4", "tuning.targets=['.*/kernel']")
 KINDS = {"lora": (), "rslora": ("tuning.rank_stabilised=true",), "dora": ("tuning.dora=true",)}
@@ -99,7 +99,7 @@ def test_training_moves_updates_alone_and_merging_changes_nothing(kind, make_run
     losses = losses_of(tmp_path / "run")
     assert losses[5] < losses[0]
     batch = {"decoder_input_tokens": np.arange(64).reshape(8, 8) % 16}
-    whole = merge_updates(params, program.model.base.specs(), config.tuning)
+    whole = merge(params, program.model.base.specs(), program.model.method)
     assert set(flatten_dict(whole, sep="/")) == set(before)
     expected = program.model.base.apply(whole, batch)["logits"]
     np.testing.assert_allclose(program.model.apply(params, batch)["logits"], expected, atol=3e-6)
@@ -138,7 +138,7 @@ def test_generation_is_that_of_the_merged_model(make_run, tmp_path):
     config = make_run(*LORA, "training.steps=6", "optimizer.learning_rate=0.05")
     train(config, tmp_path / "run")
     _, program, params = load_trained(tmp_path / "run")
-    whole = merge_updates(params, program.model.base.specs(), config.tuning)
+    whole = merge(params, program.model.base.specs(), program.model.method)
     prompts = [[1, 2, 3], [4, 5]]
     texts = [
         generate(model, tree, prompts, max_new_tokens=6, ctx=program.ctx).tokens

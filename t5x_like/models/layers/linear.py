@@ -3,7 +3,7 @@
 
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from t5x_like.models.layers import cpu, fp8
 from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.low_rank import LowRank, low_rank_product
 from t5x_like.models.layers.parameters import Attends, Constant, Normal, Params, ParamSpec, parameter
+from t5x_like.models.layers.tuned import Followed, Scaled, entering, leaving
 from t5x_like.models.remat import product
 
 
@@ -34,7 +35,9 @@ class Turned:
 def turned(specs: Params, params: Params) -> Params:
     """Turns the kernels of `Linear` layers among a block's parameters; the others stay. `specs` describes them."""
 
-    def turn(spec: ParamSpec, leaf: jax.Array) -> jax.Array | Turned:
+    def turn(spec: ParamSpec, leaf: Any) -> Any:
+        if isinstance(leaf, Followed):
+            return replace(leaf, kernel=turn(spec, leaf.kernel))
         if not spec.is_matrix or spec.axes != spec.in_axes + spec.out_axes:
             return leaf
         into = len(spec.in_axes)
@@ -48,7 +51,7 @@ EightBits = Literal[None, "native", "emulated"]
 
 def project(
     x: jax.Array,
-    kernel: jax.Array | Turned | LowRank,
+    kernel: Any,
     pattern: str,
     dtype: DTypeLike | None = None,
     *,
@@ -58,11 +61,15 @@ def project(
 ) -> jax.Array:
     """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype.
 
+    The kernel is an array, `Turned`, or one of `TUNED`.
+
     With `dtype` the operands stay as narrow as they are but the result is not rounded to them: bfloat16 logits would
     have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it. With
     `eight_bits` operands are rounded to as many, see `layers/fp8.py`. `dropped` is what the update of a `LowRank` sees
     of x; None: all of it.
     """
+    if isinstance(kernel, Scaled | Followed):
+        x, kernel = entering(x, kernel), kernel.kernel
     if isinstance(kernel, LowRank):
         y = project(x, kernel.kernel, pattern, dtype, one_cpu=one_cpu, eight_bits=eight_bits)
         return low_rank_product(x, y, kernel, pattern, x if dropped is None else dropped)
@@ -146,7 +153,7 @@ class Linear(nn.Module):
         if self.use_bias:
             spec = ParamSpec(self.out_shape, self.out_axes, init=Constant(0.0), stream=self.stream)
             y = y + parameter(self, "bias", spec).astype(y.dtype)
-        return y
+        return leaving(y, kernel)
 
     def _dropped(self, x: jax.Array, kernel: Any, ctx: Context) -> jax.Array | None:
         """What a low-rank update sees of x, by a key of this map."""

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may stand for a kernel in `project` and `Linear`: the kernel with something small that is trained beside it.
+
+low rank    y = x (W + s A B)                     `low_rank.py`
+scaled      y = ((x * l) W + b) * m               IA3, Liu et al. 2022: l on what enters, m on what leaves
+followed    y' = y + f(y D + d) U + u             bottleneck adapters, Houlsby et al. 2019, y = x W + b
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.models.layers.low_rank import LowRank
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Scaled:
+    """A kernel and the vectors that scale its input or its output with the bias; None: nothing does."""
+
+    kernel: Any
+    into: jax.Array | None
+    out: jax.Array | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Followed:
+    """A kernel whose output, [..., D] with the bias, passes a network of one hidden layer with a way around it."""
+
+    kernel: Any
+    down: jax.Array  # [D, width]
+    down_bias: jax.Array
+    up: jax.Array  # [width, D]
+    up_bias: jax.Array
+    activation: str = field(metadata={"static": True})
+
+
+ACTIVATIONS = {"relu": jax.nn.relu, "gelu_tanh": jax.nn.gelu, "silu": jax.nn.silu}
+TUNED = (LowRank, Scaled, Followed)
+
+
+def entering(x: jax.Array, kernel: Any) -> jax.Array:
+    """What the kernel's own product takes."""
+    return x * kernel.into.astype(x.dtype) if isinstance(kernel, Scaled) and kernel.into is not None else x
+
+
+def leaving(y: jax.Array, kernel: Any) -> jax.Array:
+    """What becomes of the product with its bias."""
+    if isinstance(kernel, Scaled) and kernel.out is not None:
+        return y * kernel.out.astype(y.dtype)
+    if isinstance(kernel, Followed):
+        down, down_bias, up, up_bias = (
+            part.astype(y.dtype) for part in (kernel.down, kernel.down_bias, kernel.up, kernel.up_bias)
+        )
+        return y + jnp.einsum("...m,md->...d", ACTIVATIONS[kernel.activation](y @ down + down_bias), up) + up_bias
+    return y

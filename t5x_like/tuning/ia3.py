@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IA3 (Liu et al. 2022): vectors that scale keys, values and what enters the last map of a feed-forward network."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config.tuning import IA3Config
+from t5x_like.models.layers.parameters import Constant, Params, ParamSpec
+from t5x_like.models.layers.tuned import Scaled
+from t5x_like.tuning.method import beside
+
+
+class IA3Method:
+    beside = "ia3"
+
+    def __init__(self, config: IA3Config):
+        self.config = config
+        self.patterns = {"outputs": config.outputs, "inputs": config.inputs}
+
+    def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
+        """Ones, over what enters or over what leaves."""
+        found = {}
+        for part, patterns, axes in (
+            ("into", self.config.inputs, kernel.in_axes),
+            ("out", self.config.outputs, kernel.out_axes),
+        ):
+            if any(re.fullmatch(pattern, name) for pattern in patterns):
+                found[part] = beside(kernel, (), axes, Constant(1.0))
+        return found
+
+    def node(self, kernel: Any, parts: Params) -> Scaled:
+        return Scaled(kernel, parts.get("into"), parts.get("out"))
+
+    def merged(self, node: Scaled, pattern: str, bias: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        entering, dims, leaving = pattern.replace("->", ",").split(",")
+        kernel = node.kernel
+        if node.into is not None:
+            kernel = jnp.einsum(f"{dims},{entering}->{dims}", kernel, node.into)
+        if node.out is not None:
+            kernel = jnp.einsum(f"{dims},{leaving}->{dims}", kernel, node.out)
+            bias = None if bias is None else bias * node.out
+        return kernel, bias
