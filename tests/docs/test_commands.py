@@ -49,6 +49,7 @@ SMALL_SWEEP = [
 SMALL_MAIN_JOB = [
     *SMALL_SWEEP,
     "--config.base.data.source.packages=()",
+    "--known.sizes=({'model.d_model':8},{'model.d_model':12},{'model.d_model':16})",
     "--known.tokens=(2048,4096,8192)",
     "--known.base.schedule.warmup_steps=2",
 ]

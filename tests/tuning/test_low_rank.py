@@ -107,7 +107,7 @@ def test_training_moves_updates_alone_and_merging_changes_nothing(kind, make_run
     assert moved > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("dora", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "mesh", ["mesh.data=8", "mesh.fsdp=4 mesh.tensor=2", "mesh.pipe=2 mesh.fsdp=2 training.microbatches=2"]
 )
