@@ -26,11 +26,15 @@ class _Optimizer:
     weight_decay_rules: Rules = ()  # multiply weight_decay; none: 1 for matrices (tables too), 0 for norms and biases
     learning_rate_rules: Rules = ()  # multiply the whole step, decay included; none: 1 everywhere
     clip_norm: float | None = 1.0  # global norm of the gradient; None: no clipping
+    # Layers' rates fall from the top down by this factor, embeddings' below them all (Howard and Ruder 2018; Clark et
+    # al. 2020); None: all the same.
+    layer_decay: float | None = None
 
     def __post_init__(self) -> None:
         above_zero(self, "learning_rate")
         at_least(self, 0, "weight_decay")
         above_zero(self, "clip_norm", more="; None turns clipping off")
+        inside(self, "(0, 1]", "layer_decay")
         for name in ("weight_decay_rules", "learning_rate_rules"):
             regular_expressions(name, (pattern for pattern, _ in getattr(self, name)))
             for i, (_, multiplier) in enumerate(getattr(self, name)):

@@ -76,6 +76,11 @@ class RunConfig:
                     f"parametrisation.kind: 'mup' is not known for optimizer.kind={self.optimizer.kind!r}; accepted: "
                     "adamw, lion"
                 )
+            if self.tuning.kind not in ("full", "partial"):
+                raise UserError(
+                    f"parametrisation.kind: 'mup' says nothing of what tuning.kind={self.tuning.kind!r} adds; "
+                    "accepted: full, partial"
+                )
             assert rule.base is not None
             with _named("parametrisation.base"):
                 rule = dataclasses.replace(rule, base=rule.base.resolve(self.data))

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.models.context import Context
-from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
+from t5x_like.models.layers.parameters import Params, named_specs
 from t5x_like.models.model import Model
 from t5x_like.objectives.task import Batch
-from t5x_like.training.parameter_rules import path_name
+from t5x_like.training.parameter_rules import layer_numbers, path_name
 
 Norms = Callable[[Params], dict[str, jax.Array]]
 
@@ -23,20 +23,14 @@ def norms_by_layer(specs: Params, order: Callable[[int], np.ndarray] = np.arange
       specs: of the parameters, layers stacked as `models/stack.py` says.
       order: which layers of so many lie where: of a circular pipeline not one after the other.
     """
-    named = named_specs(specs)
-    patterns: dict[str, int] = {}  # {"decoder/layers": p}
-    for name in named:
-        if "/layers/" in f"/{name}":
-            stack, _, rest = name.rpartition("layers/")
-            patterns[stack] = max(patterns.get(stack, 0), int(rest.split("/")[0]) + 1)
+    named, numbers = named_specs(specs), layer_numbers(specs, order)
 
-    def groups(name: str, spec: ParamSpec) -> list[str]:
+    def groups(name: str) -> list[str]:
         """The group of every layer that a parameter is of; one, where it is of none."""
-        if "layers" not in spec.axes:
+        if name not in numbers:
             return [name.rpartition("/")[0] or name]
-        stack, _, rest = name.rpartition("layers/")
-        repeats = order(spec.shape[spec.axes.index("layers")])
-        return [f"{stack}layers/{int(r) * patterns[stack] + int(rest.split('/')[0]):02}" for r in repeats]
+        stack, layers = numbers[name]
+        return [f"{stack}layers/{layer:02}" for layer in layers]
 
     def norms(tree: Params) -> dict[str, jax.Array]:
         squares: dict[str, jax.Array] = {}
@@ -47,7 +41,7 @@ def norms_by_layer(specs: Params, order: Callable[[int], np.ndarray] = np.arange
             square = jnp.square(leaf.astype(jnp.float32))
             others = tuple(dim for dim in range(leaf.ndim) if dim != kept)
             each = square.sum(others) if others != tuple(range(leaf.ndim)) else square.sum()[None]
-            for i, group in enumerate(groups(name, spec)):
+            for i, group in enumerate(groups(name)):
                 squares[group] = squares.get(group, 0.0) + each[i]
         return {group: jnp.sqrt(square) for group, square in sorted(squares.items())}
 

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from flax.traverse_util import unflatten_dict
 from jax.tree_util import DictKey, GetAttrKey
 
 from t5x_like.config import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
@@ -19,20 +21,28 @@ from t5x_like.models.layers.parameters import Params, ParamSpec, map_specs, name
 from t5x_like.training.adafactor import scale_by_adafactor
 from t5x_like.training.matrices import dimensions
 from t5x_like.training.muon import is_hidden, scale_by_muon
-from t5x_like.training.parameter_rules import multipliers, path_name
+from t5x_like.training.parameter_rules import layer_numbers, multipliers, path_name
 
 
 def build_optimizer(
-    config: OptimizerConfig, specs: Params, factors: Params | None = None
+    config: OptimizerConfig,
+    specs: Params,
+    factors: Params | None = None,
+    order: Callable[[int], np.ndarray] = np.arange,
 ) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate: clipping, the optimizer's own scaling, decay, rules by name.
 
-    `specs` is the tree of ParamSpec of the parameters that are trained, `factors` that of their `mup.Factors`.
+    `specs` is the tree of ParamSpec of the parameters that are trained, `factors` that of their `mup.Factors`, `order`
+    as `layer_numbers` takes it.
 
     Raises:
       UserError: rules that leave a parameter out, or that no parameter needs.
     """
     rates = _learning_rates(config, specs)
+    if config.layer_decay is not None:
+        rates = map_specs(
+            lambda _, rate, lower: rate * lower, specs, rates, _layer_rates(config.layer_decay, specs, order)
+        )
     decays = _weight_decays(config, specs)
     if factors is not None:
         rates = map_specs(lambda _, rate, factor: rate * factor.rate, specs, rates, factors)
@@ -41,7 +51,7 @@ def build_optimizer(
     parts += _scaling(config, specs)
     if config.weight_decay:
         parts.append(_stateless(lambda update, param, decay: update + decay * param if decay else update, decays))
-    if any(rate != 1 for rate in jax.tree.leaves(rates)):
+    if any(np.any(rate != 1) for rate in jax.tree.leaves(rates)):
         parts.append(_stateless(lambda update, _, rate: rate * update, rates))
     return optax.chain(*parts or [optax.identity()])
 
@@ -64,6 +74,25 @@ def _learning_rates(config: OptimizerConfig, specs: Params) -> Params:
         slow = map_specs(lambda spec: 1.0 if is_hidden(spec) else config.adamw_multiplier, specs)
         rates = jax.tree.map(lambda rate, factor: rate * factor, rates, slow)
     return rates
+
+
+def _layer_rates(decay: float, specs: Params, order: Callable[[int], np.ndarray]) -> Params:
+    """What the rates of layers are multiplied by: decay^(L - l) of layer l of L from 0, decay^(L + 1) of tables that
+    tokens are looked up in, 1 of what is above the layers."""
+    numbers = layer_numbers(specs, order)
+    depths: dict[str, int] = {}
+    for stack, layers in numbers.values():
+        depths[stack] = max(depths.get(stack, 0), int(layers.max()) + 1)
+    most = max(depths.values(), default=0)
+    rates: dict[str, Any] = {}
+    for name, spec in named_specs(specs).items():
+        is_table = spec.lookup or spec.in_axes == ("vocab",)  # one that is tied makes logits, too
+        rates[name] = decay ** (most + 1) if is_table else 1.0
+        if name in numbers:
+            stack, layers = numbers[name]
+            shape = [len(layers) if axis == "layers" else 1 for axis in spec.axes]
+            rates[name] = (decay ** (depths[stack] - layers)).reshape(shape).astype(np.float32)
+    return unflatten_dict(rates, sep="/")
 
 
 def _stateless(function: Callable[[Any, Any, float], Any], numbers: Params) -> optax.GradientTransformation:

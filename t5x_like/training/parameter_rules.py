@@ -3,18 +3,37 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from t5x_like.config.optimizer import Rules
 from t5x_like.errors import UserError, nearest
-from t5x_like.models.layers.parameters import Params, ParamSpec
+from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
 
 
 def path_name(path: tuple[Any, ...]) -> str:
     """The name of a leaf of nested dicts: its path, joined by slashes."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def layer_numbers(specs: Params, order: Callable[[int], np.ndarray] = np.arange) -> dict[str, tuple[str, np.ndarray]]:
+    """Of every parameter inside a stack, by its name: the stack's name, and which layers of it it holds, [repeats].
+
+    `order` says which repeats lie where: in a circular pipeline not one after the other.
+    """
+    named = named_specs(specs)
+    inside = {name: name.partition("layers/") for name in named if "layers" in named[name].axes}
+    widths: dict[str, int] = {}  # blocks of a stack's pattern
+    for stack, _, rest in inside.values():
+        widths[stack] = max(widths.get(stack, 0), int(rest.split("/")[0]) + 1)
+    numbers = {}
+    for name, (stack, _, rest) in inside.items():
+        repeats = order(named[name].shape[named[name].axes.index("layers")])
+        numbers[name] = stack, repeats * widths[stack] + int(rest.split("/")[0])
+    return numbers
 
 
 def multipliers(rules: Rules, specs: Params, field: str) -> Params:

@@ -113,7 +113,6 @@ class Program:
         rule = config.parametrisation
         self.factors = None if rule is None else factors(config.model, rule)
         trained = self.factors and split(self.factors, config.tuning)[1]
-        self.optimizer = build_optimizer(config.optimizer, self.trained_specs, trained)
         self.layout = MeshLayout(make_mesh(config.mesh, devices))
         self.tuning = config.tuning
         self.steps_per_call = config.execution.steps_per_call
@@ -123,6 +122,7 @@ class Program:
         check_cut(self.layout, self.specs, config.mesh.max_uncut)
         self.pipeline = self._pipeline(config)
         order = np.arange if self.pipeline is None else self.pipeline.order
+        self.optimizer = build_optimizer(config.optimizer, self.trained_specs, trained, order)
         self.by_layer = norms_by_layer(self.trained_specs, order) if config.execution.layer_statistics else None
         one_cpu = self.layout.mesh.size == 1 and self.layout.platform == "cpu"
         first = self.layout.mesh.devices.flat[0]
