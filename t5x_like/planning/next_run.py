@@ -28,7 +28,7 @@ from t5x_like.planning.plan import make_plan
 from t5x_like.planning.roofline import Assumptions
 from t5x_like.planning.topology import Slice
 from t5x_like.scaling.fitting.saved import Prediction, SavedFit
-from t5x_like.scaling.laws.catalogue import STEP_BATCH, STEP_RATE
+from t5x_like.scaling.laws.other_columns import STEP_BATCH, STEP_RATE
 from t5x_like.strict import convert, without_defaults
 from t5x_like.sweeps.design import SweepConfig
 

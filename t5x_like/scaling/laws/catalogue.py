@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The laws this package knows. See `laws.Law` for what a declaration says, and add yours to `LAWS`.
+"""The laws this package knows. See `laws.Law` for what a declaration says, and add yours to `LAWS`."""
 
-Where a law is a power of a sum, (A N^-alpha + B D^-beta)^k, the search writes it S (w n^-alpha + (1 - w) d^-beta)^k
-with n and d in units of their geometric means: S is linear, and the balance ln(w / (1 - w)) is of order one in any
-data.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from t5x_like.errors import unknown_name
 from t5x_like.scaling.laws.laws import Coordinates, Law, Values
+from t5x_like.scaling.laws.other_columns import (
+    DISTILLATION,
+    MIXING,
+    PRECISION,
+    STEP_BATCH,
+    STEP_RATE,
+    TASK_ACCURACY,
+    VOCABULARY,
+)
+from t5x_like.scaling.laws.powers import BALANCE, EXPONENT, balanced, sum_to_power
 
-EXPONENT = (0.01, 3.0)
-BALANCE = (-8.0, 8.0)  # one term is between .03 % and 99.97 % of the sum in the middle of the points
 LN10 = float(np.log(10.0))
 
 
@@ -77,70 +80,15 @@ OVERTRAINING = Law(
 # --- Powers of a sum ------------------------------------------------------------------------------------------------
 
 
-def _log_weights(balance: Any) -> tuple[Any, Any]:
-    """Returns ln w and ln(1 - w) for balance = ln(w / (1 - w))."""
-    return -np.log1p(np.exp(-balance)), -np.log1p(np.exp(balance))
-
-
-def _log_sum(left: Any, right: Any) -> Any:
-    """ln(e^left + e^right), also of complex numbers, without overflow."""
-    top = np.where(np.real(left) > np.real(right), left, right)
-    with np.errstate(invalid="ignore"):
-        total = top + np.log(np.exp(left - top) + np.exp(right - top))
-    return np.where(np.isfinite(np.real(top)), total, top)
-
-
-def _sum_to_power(v: Values, balance: Any, alpha: Any, beta: Any, k: Any) -> Any:
-    """(w params^-alpha + (1 - w) tokens^-beta)^k."""
-    by_params, by_tokens = _log_weights(balance)
-    return np.exp(k * _log_sum(by_params - alpha * np.log(v["params"]), by_tokens - beta * np.log(v["tokens"])))
-
-
-def _balanced(
-    parameters: tuple[str, ...],
-    exponents: Callable[[Values], tuple[Any, Any, Any]],
-    sizes: tuple[str, str] = ("A", "B"),
-    root: bool = False,
-    shared: Mapping[str, str] | None = None,
-) -> Coordinates:
-    """(A N^-alpha + B D^-beta)^k searched by its size S, in the middle of the points, and the balance of its terms.
-
-    Args:
-      parameters: the printed ones.
-      exponents: parameters -> (alpha, beta, k).
-      sizes: what A and B are called.
-      root: whether A^(1 / alpha) is printed, as Kaplan's Nc is, rather than A.
-      shared: as in `Coordinates`.
-    """
-
-    def to_search(p: Values, units: Values) -> dict[str, Any]:
-        alpha, beta, k = exponents(p)
-        with np.errstate(divide="ignore"):
-            log_a, log_b = np.log(p[sizes[0]]) * (alpha if root else 1), np.log(p[sizes[1]])
-        left, right = log_a - alpha * np.log(units["params"]), log_b - beta * np.log(units["tokens"])
-        return {**p, "S": np.exp(k * _log_sum(left, right)), "balance": left - right}
-
-    def from_search(x: Values, units: Values) -> dict[str, Any]:
-        alpha, beta, k = exponents(x)
-        by_params, by_tokens = _log_weights(x["balance"])
-        with np.errstate(divide="ignore"):
-            size = np.log(x["S"]) / k
-        log_a = by_params + size + alpha * np.log(units["params"])
-        log_b = by_tokens + size + beta * np.log(units["tokens"])
-        return {**x, sizes[0]: np.exp(log_a / (alpha if root else 1)), sizes[1]: np.exp(log_b)}
-
-    return Coordinates(parameters, to_search, from_search, shared or {})
-
-
 POWER = Law(
     name="power_of_sum",
     formula="E + (A / params^alpha + B / tokens^beta)^k",
     variables=("params", "tokens"),
     linear=("E", "S"),
     nonlinear={"alpha": EXPONENT, "beta": EXPONENT, "k": (0.05, 3.0), "balance": BALANCE},
-    columns=lambda v, x: (1.0, _sum_to_power(v, x["balance"], x["alpha"], x["beta"], x["k"])),
+    columns=lambda v, x: (1.0, sum_to_power(v, x["balance"], x["alpha"], x["beta"], x["k"])),
     allocation=chinchilla_allocation,  # where the sum is least, its power is
-    coordinates=_balanced(("E", "A", "B", "alpha", "beta", "k"), lambda p: (p["alpha"], p["beta"], p["k"])),
+    coordinates=balanced(("E", "A", "B", "alpha", "beta", "k"), lambda p: (p["alpha"], p["beta"], p["k"])),
     source="Kaplan et al. 2020 and Hoffmann et al. 2022 are its cases beta = 1 / k and k = 1",
 )
 
@@ -165,9 +113,9 @@ KAPLAN = Law(
     variables=("params", "tokens"),
     linear=("S",),
     nonlinear=_KAPLAN_SEARCH,
-    columns=lambda v, x: (_sum_to_power(v, x["balance"], *_kaplan_exponents(x)),),
+    columns=lambda v, x: (sum_to_power(v, x["balance"], *_kaplan_exponents(x)),),
     allocation=_kaplan_allocation,
-    coordinates=_balanced(("Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
+    coordinates=balanced(("Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
     source="Kaplan et al. 2020, equation 1.5",
 )
 
@@ -177,9 +125,9 @@ KAPLAN_E = Law(
     variables=("params", "tokens"),
     linear=("E", "S"),
     nonlinear=_KAPLAN_SEARCH,
-    columns=lambda v, x: (1.0, _sum_to_power(v, x["balance"], *_kaplan_exponents(x))),
+    columns=lambda v, x: (1.0, sum_to_power(v, x["balance"], *_kaplan_exponents(x))),
     allocation=_kaplan_allocation,
-    coordinates=_balanced(("E", "Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
+    coordinates=balanced(("E", "Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
     source="Kaplan et al. 2020, equation 1.5, with an irreducible loss",
 )
 
@@ -200,7 +148,7 @@ def _data_constrained_column(v: Values, x: Values) -> Any:
         base = np.exp(x["balance"] / x["alpha"]) * unique  # G^2 U_D, the params that are compute-optimal for U_D
     params = effective(v["params"], base, x["R_N"])
     tokens = effective(v["tokens"], unique, x["R_D"])
-    return _sum_to_power({"params": params, "tokens": tokens}, x["balance"], x["alpha"], x["alpha"], 1.0)
+    return sum_to_power({"params": params, "tokens": tokens}, x["balance"], x["alpha"], x["alpha"], 1.0)
 
 
 def _repeats(variables: Mapping[str, np.ndarray]) -> str | None:
@@ -217,7 +165,7 @@ DATA_CONSTRAINED = Law(
     nonlinear={"alpha": (0.05, 2.0), "balance": BALANCE, "R_D": (0.3, 1000.0), "R_N": (0.3, 1000.0)},
     columns=lambda v, x: (1.0, _data_constrained_column(v, x)),
     allocation=lambda p: chinchilla_allocation({**p, "beta": p["alpha"]}),  # of fresh data
-    coordinates=_balanced(
+    coordinates=balanced(
         ("E", "A", "B", "alpha", "R_D", "R_N"),
         lambda p: (p["alpha"], p["alpha"], 1.0),
         shared={"unique_tokens": "tokens"},
@@ -277,133 +225,6 @@ GRANULARITY = Law(
         v["tokens"] ** -x["beta"],
     ),
     source="Krajewski et al. 2024, Scaling Laws for Fine-Grained Mixture of Experts, equation 9",
-)
-
-
-# --- Other columns --------------------------------------------------------------------------------------------------
-
-PRECISION = Law(
-    name="precision",
-    formula="E + A / (params (1 - exp(-bits / gamma)))^alpha + B / tokens^beta",
-    variables=("params", "tokens", "bits"),
-    linear=("E", "A", "B"),
-    nonlinear={"alpha": EXPONENT, "beta": EXPONENT, "gamma": (0.2, 20.0)},
-    columns=lambda v, x: (
-        1.0,
-        (v["params"] * (1 - np.exp(-v["bits"] / x["gamma"]))) ** -x["alpha"],
-        v["tokens"] ** -x["beta"],
-    ),
-    source="Kumar et al. 2024, Scaling Laws for Precision, of the weights in training",
-)
-
-VOCABULARY = Law(
-    name="vocabulary",
-    formula="E + A / params^alpha + V / vocab_params^gamma + B / tokens^beta",
-    variables=("params", "vocab_params", "tokens"),
-    linear=("E", "A", "V", "B"),
-    nonlinear={"alpha": EXPONENT, "gamma": EXPONENT, "beta": EXPONENT},
-    columns=lambda v, x: (
-        1.0,
-        v["params"] ** -x["alpha"],
-        v["vocab_params"] ** -x["gamma"],
-        v["tokens"] ** -x["beta"],
-    ),
-    source="Tao et al. 2024, Scaling Laws with Vocabulary; losses in a unit of all vocabularies, as bits per byte",
-)
-
-
-def _of_students(
-    move: Callable[[Values, Values], dict[str, Any]], sign: int
-) -> Callable[[Values, Values], dict[str, Any]]:
-    """The law's own change of coordinates, with losses in the unit of a typical teacher's."""
-
-    def change(p: Values, units: Values) -> dict[str, Any]:
-        unit = units["teacher_loss"]
-        if sign < 0:  # to print
-            return move({**p, "S": p["S"] * unit ** p["c0"], "T": p["T"] / unit}, units)
-        searched = move(p, units)
-        return {**searched, "S": searched["S"] * unit ** -p["c0"], "T": searched["T"] * unit}
-
-    return change
-
-
-_STUDENT = _balanced(
-    ("T", "A", "B", "alpha", "beta", "gamma", "c0", "c1", "d1", "f1"), lambda p: (p["alpha"], p["beta"], p["gamma"])
-)
-
-DISTILLATION = Law(
-    name="distillation",
-    formula="T teacher_loss + teacher_loss^-c0 (1 + (teacher_loss / (d1 alone_loss))^(1/f1))^(-c1 f1) "
-    "(A / params^alpha + B / tokens^beta)^gamma",
-    variables=("params", "tokens", "teacher_loss", "alone_loss"),
-    linear=("T", "S"),
-    nonlinear={
-        "balance": (-8.0, 8.0),
-        "alpha": (0.05, 1.5),
-        "beta": (0.05, 1.5),
-        "gamma": (0.1, 2.0),
-        "c0": (0.05, 6.0),
-        "c1": (0.5, 1000.0),
-        "d1": (0.5, 3.0),
-        "f1": (0.03, 1.0),
-    },
-    columns=lambda v, x: (
-        v["teacher_loss"],
-        v["teacher_loss"] ** -x["c0"]
-        * np.exp(-x["c1"] * x["f1"] * np.log1p((v["teacher_loss"] / (x["d1"] * v["alone_loss"])) ** (1 / x["f1"])))
-        * _sum_to_power(v, x["balance"], x["alpha"], x["beta"], x["gamma"]),
-    ),
-    coordinates=Coordinates(
-        _STUDENT.parameters,
-        _of_students(_STUDENT.to_search, 1),
-        _of_students(_STUDENT.from_search, -1),
-        shared={"alone_loss": "teacher_loss"},
-    ),
-    source="Busbridge et al. 2025, Distillation Scaling Laws, equation 8, where T is 1; alone_loss is the loss of the "
-    "same student trained without a teacher",
-)
-
-MIXING = Law(
-    name="mixing",
-    formula="E + K exp(t share)",
-    variables=("share",),
-    linear=("E", "K"),
-    nonlinear={"t": (-20.0, 20.0)},
-    columns=lambda v, x: (1.0, np.exp(x["t"] * v["share"])),
-    source="Ye et al. 2024, Data Mixing Laws, of two domains: the loss of one by a share of the data",
-)
-
-STEP_RATE = Law(
-    name="step_rate",
-    formula="K params^a tokens^b",
-    variables=("params", "tokens"),
-    linear=("K",),
-    nonlinear={"a": (-2.0, 2.0), "b": (-2.0, 2.0)},
-    columns=lambda v, x: (v["params"] ** x["a"] * v["tokens"] ** x["b"],),
-    target="learning_rate",
-    source="Li et al. 2025, Predictable Scale part 1, Step Law: the best peak rate",
-)
-
-STEP_BATCH = Law(
-    name="step_batch",
-    formula="K tokens^b",
-    variables=("tokens",),
-    linear=("K",),
-    nonlinear={"b": (-2.0, 2.0)},
-    columns=lambda v, x: (v["tokens"] ** x["b"],),
-    target="batch_tokens",
-    source="Li et al. 2025, Predictable Scale part 1, Step Law: the best batch, in tokens",
-)
-
-TASK_ACCURACY = Law(
-    name="task_accuracy",
-    formula="floor + height / (1 + exp((task_loss - midpoint) / width))",
-    variables=("task_loss",),
-    linear=("floor", "height"),
-    nonlinear={"midpoint": (0.02, 20.0), "width": (0.005, 5.0)},
-    columns=lambda v, x: (1.0, 1 / (1 + np.exp((v["task_loss"] - x["midpoint"]) / x["width"]))),
-    target="accuracy",
-    source="Bhagia et al. 2024, the second of two steps: accuracy by task loss, which a law of compute predicts",
 )
 
 

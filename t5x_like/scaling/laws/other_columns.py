@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of further columns (bits, vocabularies, teachers, mixtures) and of other targets: rates, batches, accuracies."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from t5x_like.scaling.laws.laws import Coordinates, Law, Values
+from t5x_like.scaling.laws.powers import BALANCE, EXPONENT, balanced, sum_to_power
+
+PRECISION = Law(
+    name="precision",
+    formula="E + A / (params (1 - exp(-bits / gamma)))^alpha + B / tokens^beta",
+    variables=("params", "tokens", "bits"),
+    linear=("E", "A", "B"),
+    nonlinear={"alpha": EXPONENT, "beta": EXPONENT, "gamma": (0.2, 20.0)},
+    columns=lambda v, x: (
+        1.0,
+        (v["params"] * (1 - np.exp(-v["bits"] / x["gamma"]))) ** -x["alpha"],
+        v["tokens"] ** -x["beta"],
+    ),
+    source="Kumar et al. 2024, Scaling Laws for Precision, of the weights in training",
+)
+
+VOCABULARY = Law(
+    name="vocabulary",
+    formula="E + A / params^alpha + V / vocab_params^gamma + B / tokens^beta",
+    variables=("params", "vocab_params", "tokens"),
+    linear=("E", "A", "V", "B"),
+    nonlinear={"alpha": EXPONENT, "gamma": EXPONENT, "beta": EXPONENT},
+    columns=lambda v, x: (
+        1.0,
+        v["params"] ** -x["alpha"],
+        v["vocab_params"] ** -x["gamma"],
+        v["tokens"] ** -x["beta"],
+    ),
+    source="Tao et al. 2024, Scaling Laws with Vocabulary; losses in a unit of all vocabularies, as bits per byte",
+)
+
+
+def _of_students(
+    move: Callable[[Values, Values], dict[str, Any]], sign: int
+) -> Callable[[Values, Values], dict[str, Any]]:
+    """The law's own change of coordinates, with losses in the unit of a typical teacher's."""
+
+    def change(p: Values, units: Values) -> dict[str, Any]:
+        unit = units["teacher_loss"]
+        if sign < 0:  # to print
+            return move({**p, "S": p["S"] * unit ** p["c0"], "T": p["T"] / unit}, units)
+        searched = move(p, units)
+        return {**searched, "S": searched["S"] * unit ** -p["c0"], "T": searched["T"] * unit}
+
+    return change
+
+
+_STUDENT = balanced(
+    ("T", "A", "B", "alpha", "beta", "gamma", "c0", "c1", "d1", "f1"), lambda p: (p["alpha"], p["beta"], p["gamma"])
+)
+
+DISTILLATION = Law(
+    name="distillation",
+    formula="T teacher_loss + teacher_loss^-c0 (1 + (teacher_loss / (d1 alone_loss))^(1/f1))^(-c1 f1) "
+    "(A / params^alpha + B / tokens^beta)^gamma",
+    variables=("params", "tokens", "teacher_loss", "alone_loss"),
+    linear=("T", "S"),
+    nonlinear={
+        "balance": BALANCE,
+        "alpha": (0.05, 1.5),
+        "beta": (0.05, 1.5),
+        "gamma": (0.1, 2.0),
+        "c0": (0.05, 6.0),
+        "c1": (0.5, 1000.0),
+        "d1": (0.5, 3.0),
+        "f1": (0.03, 1.0),
+    },
+    columns=lambda v, x: (
+        v["teacher_loss"],
+        v["teacher_loss"] ** -x["c0"]
+        * np.exp(-x["c1"] * x["f1"] * np.log1p((v["teacher_loss"] / (x["d1"] * v["alone_loss"])) ** (1 / x["f1"])))
+        * sum_to_power(v, x["balance"], x["alpha"], x["beta"], x["gamma"]),
+    ),
+    coordinates=Coordinates(
+        _STUDENT.parameters,
+        _of_students(_STUDENT.to_search, 1),
+        _of_students(_STUDENT.from_search, -1),
+        shared={"alone_loss": "teacher_loss"},
+    ),
+    source="Busbridge et al. 2025, Distillation Scaling Laws, equation 8, where T is 1; alone_loss is the loss of the "
+    "same student trained without a teacher",
+)
+
+MIXING = Law(
+    name="mixing",
+    formula="E + K exp(t share)",
+    variables=("share",),
+    linear=("E", "K"),
+    nonlinear={"t": (-20.0, 20.0)},
+    columns=lambda v, x: (1.0, np.exp(x["t"] * v["share"])),
+    source="Ye et al. 2024, Data Mixing Laws, of two domains: the loss of one by a share of the data",
+)
+
+STEP_RATE = Law(
+    name="step_rate",
+    formula="K params^a tokens^b",
+    variables=("params", "tokens"),
+    linear=("K",),
+    nonlinear={"a": (-2.0, 2.0), "b": (-2.0, 2.0)},
+    columns=lambda v, x: (v["params"] ** x["a"] * v["tokens"] ** x["b"],),
+    target="learning_rate",
+    source="Li et al. 2025, Predictable Scale part 1, Step Law: the best peak rate",
+)
+
+STEP_BATCH = Law(
+    name="step_batch",
+    formula="K tokens^b",
+    variables=("tokens",),
+    linear=("K",),
+    nonlinear={"b": (-2.0, 2.0)},
+    columns=lambda v, x: (v["tokens"] ** x["b"],),
+    target="batch_tokens",
+    source="Li et al. 2025, Predictable Scale part 1, Step Law: the best batch, in tokens",
+)
+
+TASK_ACCURACY = Law(
+    name="task_accuracy",
+    formula="floor + height / (1 + exp((task_loss - midpoint) / width))",
+    variables=("task_loss",),
+    linear=("floor", "height"),
+    nonlinear={"midpoint": (0.02, 20.0), "width": (0.005, 5.0)},
+    columns=lambda v, x: (1.0, 1 / (1 + np.exp((v["task_loss"] - x["midpoint"]) / x["width"]))),
+    target="accuracy",
+    source="Bhagia et al. 2024, the second of two steps: accuracy by task loss, which a law of compute predicts",
+)
