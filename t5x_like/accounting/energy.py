@@ -6,7 +6,8 @@ from typing import Any
 
 from t5x_like.accounting.hardware import chip
 
-# Watts of hosts and network for every watt of the chips. Of the 10.2 kW of an NVIDIA DGX H100 its GPUs take 5.6.
+# Watts of hosts and network for every watt of the chips: an assumption. Of the 10.2 kW that an NVIDIA DGX H100 takes at
+# most, .8 for every watt of its GPUs' 5.6 are others'; TPU hosts have fewer parts beside their chips.
 HOST_POWER = 0.3
 PUE = 1.1  # power usage effectiveness, what the building draws over what the machines do; Google's mean of 2024 is 1.09
 GRID = 0.47  # kg CO2e for a kWh: the world's mean of 2024 (Ember, Global Electricity Review 2025)

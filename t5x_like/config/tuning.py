@@ -73,10 +73,6 @@ class LoRAConfig:
     def scale(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
-    def targeted(self, name: str) -> bool:
-        """Whether the kernel of a name has an update."""
-        return any(re.fullmatch(pattern, name) for pattern in self.targets)
-
     def trains(self, name: str) -> bool:
         return "/lora/" in name or any(re.fullmatch(pattern, name) for pattern in self.train)
 

@@ -36,8 +36,8 @@ class Assumptions:
       efficiency: share of the bound that a run reaches; 1 keeps the bound.
       uptime: share of the time in which steps are taken; the rest goes to restarts, checkpoints and evaluation.
       chip_power: watts of a chip in training; None takes the table's (accounting/hardware.py).
-      host_power: watts of hosts and network for every watt of the chips; TPU hosts have fewer parts beside them.
-      pue, grid: power usage effectiveness, and kg CO2e for a kWh; sources in accounting/energy.py.
+      host_power, pue, grid: watts of hosts and network for every watt of the chips, of the building for every watt of
+        those, and kg CO2e for a kWh; sources in accounting/energy.py.
     """
 
     efficiency: float = 1.0

@@ -65,9 +65,9 @@ class Checkpoints:
         Raises:
           UserError: all of them are.
         """
-        return self._newest()
+        return self.newest()
 
-    def _newest(self, only: tuple[str, ...] = ()) -> int | None:
+    def newest(self, only: tuple[str, ...] = ()) -> int | None:
         """As `latest`, of those whose items `only` are not damaged; the first process looks, for all of them."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         step = as_the_first(next((i for i, step in enumerate(steps) if self._is_good(step, only)), len(steps)))
@@ -138,7 +138,7 @@ class Checkpoints:
         """Restores only the parameters of the newest checkpoint: averaged where an average is kept and wanted."""
         averaged = average and bool(abstract.average)
         names = ["average"] if averaged and not abstract.frozen else ["params", "average"] if averaged else ["params"]
-        step = self._newest(tuple(names))
+        step = self.newest(tuple(names))
         if step is None:
             raise UserError(f"{self._folder}: holds no checkpoint")
         restored = self._restored(step, {name: item for name, item in _items(abstract).items() if name in names})
@@ -189,9 +189,9 @@ class Checkpoints:
 
 
 def latest_step(folder: Path) -> int | None:
-    """The step of a run folder's newest checkpoint."""
+    """The step of a run folder's newest checkpoint: that whose model `load_trained` reads."""
     with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-        return checkpoints.latest
+        return checkpoints.newest(("params", "average"))
 
 
 def load_trained(

@@ -12,7 +12,7 @@ class Stopwatch:
     """Where the time of a session goes.
 
     Calls are timed from one's return to the next one's. The first is left out (it is compiled), and so is what lies
-    before a `go_on`. Lines of metrics that came back in one call share a rate: its steps end together.
+    in an `aside`. Lines of metrics that came back in one call share a rate: its steps end together.
 
     Attributes:
       calling: seconds of the calls timed.

@@ -160,14 +160,6 @@ def lines(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """Compiled without most optimisations: nothing here is run twice."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 TRAINED = []
 
 

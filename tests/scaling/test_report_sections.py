@@ -314,7 +314,10 @@ def test_what_may_not_be_concluded(changes, residual, largest, doubts):
 
 
 def test_a_law_that_stands_is_said_to_first(fit):
-    assert said(GOOD) == "By its residuals, its errors on the largest runs and its intervals the law stands."
+    assert said(GOOD) == "By its residuals and its errors on the largest runs and its intervals the law stands."
+    assert (
+        said({}) == "By its residuals and its errors on the largest runs the law stands; its intervals were not asked."
+    )
     assert findings(fit)[0] == standing(fit)
 
 

@@ -61,7 +61,7 @@ def project(
 ) -> jax.Array:
     """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype.
 
-    The kernel is an array, `Turned`, or one of `TUNED`.
+    The kernel is an array, `Turned`, or what `layers/tuned.py` names.
 
     With `dtype` the operands stay as narrow as they are but the result is not rounded to them: bfloat16 logits would
     have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it. With

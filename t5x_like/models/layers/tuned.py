@@ -12,8 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x_like.models.layers.low_rank import LowRank
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -39,7 +37,6 @@ class Followed:
 
 
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu_tanh": jax.nn.gelu, "silu": jax.nn.silu}
-TUNED = (LowRank, Scaled, Followed)
 
 
 def entering(x: jax.Array, kernel: Any) -> jax.Array:

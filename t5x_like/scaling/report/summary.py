@@ -49,14 +49,16 @@ def standing(fit: Fit) -> str:
         doubts.append(f"it misses the largest runs by {percent(rms)}, so nothing larger is to be planned by it")
     if "E" in fit.parameters and not _end(fit, "E", 0) > AT_BOUND * fit.parameters["E"]:
         doubts.append("E may be nothing, so the loss that no size or data removes is not known")
-    wide = [name for name in ("alpha", "beta") if name in fit.intervals]
+    wide = [name for name in fit.intervals if name.startswith(("alpha", "beta"))]
     wide = [name for name in wide if not _end(fit, name, 1) - _end(fit, name, 0) < WIDTH]
     if wide:
         known = " and ".join(f"{name} is anywhere in {span(fit.intervals[name])}" for name in wide)
         doubts.append(f"{known}, so how fast size or data pay is not known")
     if not doubts:
-        tested = "" if fit.holdout else "; nothing was held out to test it"
-        return f"By its residuals, its errors on the largest runs and its intervals the law stands{tested}."
+        tests = {"its residuals": True, "its errors on the largest runs": fit.holdout, "its intervals": fit.intervals}
+        done, not_done = ([name for name, made in tests.items() if bool(made) == there] for there in (True, False))
+        but = f"; {' and '.join(not_done)} were not asked" if not_done else ""
+        return f"By {' and '.join(done)} the law stands{but}."
     return f"What may not be concluded: {'; '.join(doubts)}. What else is said here is the best description found."
 
 
