@@ -18,12 +18,19 @@ from rich.console import Console
 
 from t5x_like.accounting.attention import feed_forward_share
 from t5x_like.accounting.flops import flops_per_token, forward_flops
-from t5x_like.accounting.parameters import count_parameters
+from t5x_like.accounting.parameters import count_parameters, size
 from t5x_like.command_line import Parser
+from t5x_like.config import LoRAConfig
 from t5x_like.config.models.decoder_only import DecoderOnlyConfig
+from t5x_like.config.models.gpt import GPT3Config
+from t5x_like.config.models.llama import LlamaConfig
 from t5x_like.errors import exit_with, unknown_name
 from t5x_like.files import make_folder, write_text
+from t5x_like.models import build_model
+from t5x_like.models.layers.parameters import named_specs
+from t5x_like.reporting.wording import in_bytes
 from t5x_like.scaling.laws.frontier import frontier
+from t5x_like.tuning import tuned_specs
 
 HEAD = """# What articles claim, measured
 
@@ -139,6 +146,35 @@ def feed_forward(bench: Bench, lengths: Sequence[int]) -> str:
     )
 
 
+def lora(bench: Bench, lengths: Sequence[int]) -> str:
+    """What low-rank updates add, counted."""
+    targets = (".*attention/(query|value)/kernel",)
+    models: dict[str, Any] = {
+        "LLaMA 7B": LlamaConfig(
+            num_layers=32, d_model=4096, num_heads=32, mlp_dim=11008, vocab_size=32000, max_length=2048
+        ),
+        "LLaMA 13B": LlamaConfig(
+            num_layers=40, d_model=5120, num_heads=40, mlp_dim=13824, vocab_size=32000, max_length=2048
+        ),
+        "GPT-3 175B": GPT3Config(num_layers=96, d_model=12288, num_heads=96, vocab_size=50257, max_length=2048),
+    }
+    rows = []
+    for name, model in models.items():
+        config = model.filled()
+        specs, whole = build_model(config).specs(), count_parameters(config).total
+        for rank in (1, 8):
+            tuned = named_specs(tuned_specs(specs, LoRAConfig(rank=rank, targets=targets)))
+            added = sum(map(size, tuned.values())) - whole
+            rows.append((name, str(rank), f"{added / 1e6:.1f}M", f"{added / whole:.3%}", in_bytes(2 * added)))
+    return _section(
+        "LoRA trains under 1 % of the parameters, a few MB",
+        "Low-rank updates of queries and values, counted from declared parameters; Hu et al. 2022 have 4.7M and "
+        "37.7M for GPT-3. On a task of ours: [fine-tuning](fine_tuning.md).",
+        ("model", "rank", "trained", "of all", "in bfloat16"),
+        rows,
+    )
+
+
 def recurrence(bench: Bench, lengths: Sequence[int]) -> str:
     """An LSTM against attention: time by length, and how far a token is felt."""
     from contenders.recurrence import reach
@@ -186,6 +222,7 @@ SECTIONS = {
     "flash": flash,
     "growth": growth,
     "feed_forward": feed_forward,
+    "lora": lora,
     "recurrence": recurrence,
     "rule": rule,
 }

@@ -20,7 +20,7 @@ def claims(*words):
 
 def test_the_page(tmp_path):
     """Two sections that time nothing: GPT-3 175B's shares by hand, and the misprinted rule costs more everywhere."""
-    done = claims(f"--out={tmp_path}/new/claims.md", "--sections=feed_forward,rule")
+    done = claims(f"--out={tmp_path}/new/claims.md", "--sections=feed_forward,lora,rule")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "new/claims.md").read_text()
     layers, width = 96, 12288
@@ -28,6 +28,8 @@ def test_the_page(tmp_path):
     mlp, attention = mlp
     row = next(line for line in page.splitlines() if line.startswith("| 175B"))
     assert row.startswith(f"| 175B | {mlp / (mlp + attention + tables):.0%} | {mlp / (mlp + attention):.0%} |")
+    for rank, count in ((1, "4.7M"), (8, "37.7M")):  # Hu et al. 2022
+        assert f"| GPT-3 175B | {rank} | {count} |" in page
     rows = re.findall(r"^\| 1\.00e\+(?:21|26) .*$", page, re.MULTILINE)
     assert len(rows) == 2
     for row in rows:
