@@ -49,8 +49,9 @@ def test_logits_are_pefts(name):
     batch = batch_of(model, theirs["tokens"])
     logits = model.apply(params, batch)["logits"]
     np.testing.assert_allclose(logits, theirs["logits"], atol=2e-5)
-    whole = merge(params, model.base.specs(), model.method)  # kernels are rounded once more
-    np.testing.assert_allclose(model.base.apply(whole, batch)["logits"], theirs["logits"], atol=3e-5)
+    whole = merge(params, model.base.specs(), model.method)
+    atol = 3e-5 if name == "ia3_t5" else 2e-5  # its kernels rounded once more: 2.2e-5
+    np.testing.assert_allclose(model.base.apply(whole, batch)["logits"], theirs["logits"], atol=atol)
     model, params = load_hf(GOLDEN / "hf" / base_of(name))
     assert np.abs(np.asarray(model.apply(params, batch)["logits"]) - theirs["logits"]).max() > 0.01
 
