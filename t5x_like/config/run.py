@@ -17,6 +17,7 @@ from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig, ModelConfi
 from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig, LabelsConfig
 from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
 from t5x_like.config.parametrisation import MupConfig
+from t5x_like.config.quantisation import QuantisationConfig
 from t5x_like.config.schedule import CosineConfig, ScheduleConfig
 from t5x_like.config.training import INTERVALS, TrainingConfig
 from t5x_like.config.tuning import FullTuningConfig, TuningConfig
@@ -35,6 +36,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=CosineConfig)
     parametrisation: MupConfig | None = None  # None: a parameter's rate does not depend on the model's size
     tuning: TuningConfig = field(default_factory=FullTuningConfig)
+    quantisation: QuantisationConfig | None = None  # None: kernels are kept as they are
     init_from: InitConfig | None = None  # None: parameters are drawn
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)

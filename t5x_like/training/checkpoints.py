@@ -4,32 +4,30 @@
 What is read is the newest checkpoint whose files are as they were written (`seals.py`); one that is damaged is told of
 and passed over, never deleted.
 
-A checkpoint has these items: `params` (trainable and frozen), `average` (the trainable ones averaged, where the run
-keeps an average), `optimizer` (its state, the step and the loss scale) and `tally` (JSON: what the loop has counted).
-So a program that only wants the model reads only its parameters.
+A checkpoint has these items: `params` (those that are trained), `average` (the same averaged, where the run keeps an
+average), `optimizer` (its state, the step and the loss scale) and `tally` (JSON: what the loop has counted). So a
+program that only wants the model reads only its parameters. What is not trained lies beside the checkpoints, once
+(`frozen.py`).
 """
 
 import dataclasses
-import os
-import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from functools import partial
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 from t5x_like.config import MeshConfig, ModelConfig, RunConfig
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Params
+from t5x_like.training.frozen import Frozen
 from t5x_like.training.one_writer import as_the_first, is_writer
-from t5x_like.training.parameter_rules import path_name
+from t5x_like.training.orbax_folder import check_item, open_manager, writing
 from t5x_like.training.program import Program, program_for
 from t5x_like.training.run_folder import load_config
-from t5x_like.training.seals import damage, seal
+from t5x_like.training.seals import damage
 from t5x_like.training.state import State, merge
 
 
@@ -47,14 +45,10 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, note: Callable[[str], None] = tell):
         """`note` is told which checkpoint is passed over."""
         self._on_disk = isinstance(folder, Path)
-        sealing = ocp.options.AsyncOptions(post_finalization_callback=partial(seal, folder) if self._on_disk else None)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=True, async_options=sealing
-        )
-        handlers = {name: ocp.StandardCheckpointHandler() for name in ("params", "average", "optimizer")}
-        handlers["tally"] = ocp.JsonCheckpointHandler()
-        place = folder.absolute() if isinstance(folder, Path) else folder  # one in a bucket is absolute
-        self._manager = ocp.CheckpointManager(place, options=options, item_handlers=handlers)
+        handlers: dict[str, Any] = {
+            name: ocp.StandardCheckpointHandler() for name in ("params", "average", "optimizer")
+        }
+        self._manager = open_manager(folder, keep, handlers | {"tally": ocp.JsonCheckpointHandler()})
         self._folder, self._note = folder, note
         self._damage: dict[tuple[int, tuple[str, ...]], str | None] = {}  # of those looked at, and of those saved here
 
@@ -108,8 +102,11 @@ class Checkpoints:
         """
         if step == self.latest:
             return
+        if state.frozen:
+            with closing(Frozen(self._folder)) as frozen:
+                frozen.save(state.frozen)
         items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
-        with self._writing():
+        with writing(self._folder):
             self._manager.save(step, args=ocp.args.Composite(**items, tally=ocp.args.JsonSave(tally)))
         self._damage[step, ()] = None
 
@@ -127,7 +124,7 @@ class Checkpoints:
         state = State(
             step=opt["step"],
             trainable=params["trainable"],
-            frozen=params["frozen"],
+            frozen=self._frozen(abstract),
             opt=opt["opt"],
             loss_scale=opt.get("loss_scale"),
             average=restored["average"] if "average" in wanted else {},
@@ -136,51 +133,29 @@ class Checkpoints:
 
     def restore_params(self, abstract: State, *, average: bool = True) -> Params:
         """Restores only the parameters of the newest checkpoint: averaged where an average is kept and wanted."""
-        averaged = average and bool(abstract.average)
-        names = ["average"] if averaged and not abstract.frozen else ["params", "average"] if averaged else ["params"]
-        step = self.newest(tuple(names))
+        name = "average" if average and abstract.average else "params"
+        step = self.newest((name,))
         if step is None:
             raise UserError(f"{self._folder}: holds no checkpoint")
-        restored = self._restored(step, {name: item for name, item in _items(abstract).items() if name in names})
-        params = restored["params"] if "params" in names else {"frozen": {}}
-        return merge(params["frozen"], restored["average"] if averaged else params["trainable"])
+        restored = self._restored(step, {name: _items(abstract)[name]})[name]
+        return merge(self._frozen(abstract), restored if name == "average" else restored["trainable"])
+
+    def _frozen(self, abstract: State) -> Params:
+        if not abstract.frozen:
+            return {}
+        with closing(Frozen(self._folder)) as frozen:
+            return frozen.restore(abstract.frozen)
 
     def _restored(self, step: int, wanted: dict[str, Any], **more: Any) -> Any:
         for name, item in wanted.items():
-            self._check(step, name, item)
+            check_item(self._manager, self._folder, step, name, item)
         args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
         return self._manager.restore(step, args=ocp.args.Composite(**args, **more))
 
-    def _check(self, step: int, name: str, wanted: Any) -> None:
-        """Compares names, shapes and dtypes first: Orbax would cast a wrong dtype without a word."""
-        saved = _leaves(self._manager.item_metadata(step).get(name))
-        expected = _leaves(wanted)
-        for path in sorted(saved.keys() | expected.keys()):
-            if saved.get(path) != expected.get(path):
-                raise UserError(
-                    f"{self._folder}/{step}: {name}/{path} is {saved.get(path, 'absent')} in the checkpoint and "
-                    f"{expected.get(path, 'absent')} in this run's config"
-                )
-
     def wait(self) -> None:
         """Blocks until what was saved is on disk; raises as `save` does."""
-        with self._writing():
+        with writing(self._folder):
             self._manager.wait_until_finished()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Makes a user's error of what the disk refuses."""
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's errors are ValueErrors
-            if code is None and not isinstance(error, OSError):
-                raise
-            why = os.strerror(int(code[1])) if code else error.strerror  # type: ignore[union-attr]
-            raise UserError(
-                f"{self._folder}: a checkpoint cannot be written: {why}; those before it are whole, and the same "
-                "command goes on from them"
-            ) from error
 
     def close(self) -> None:
         """Waits, and frees the manager's threads."""
@@ -234,11 +209,5 @@ def _items(state: State) -> dict[str, Any]:
     optimizer = {"opt": state.opt, "step": state.step}
     if state.loss_scale is not None:
         optimizer["loss_scale"] = state.loss_scale
-    items = {"params": {"trainable": state.trainable, "frozen": state.frozen}, "optimizer": optimizer}
+    items = {"params": {"trainable": state.trainable}, "optimizer": optimizer}
     return {**items, "average": state.average} if state.average else items
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-    """{path: "float32[3, 4]"} of a tree of arrays or of Orbax's metadata."""
-    leaves = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if hasattr(leaf, "dtype")]
-    return {path_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}

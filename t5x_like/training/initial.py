@@ -20,9 +20,11 @@ from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError
 from t5x_like.files import make_folder, write_json
 from t5x_like.interop.hugging_face import config_of_folder, is_hf, load_hf, placed, vocabulary_of
+from t5x_like.interop.names import Parts
 from t5x_like.kinds import kinds_of
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import Params, named_specs
+from t5x_like.quantisation import PARTS, filled, whole_specs
 from t5x_like.strict import convert, to_dict
 from t5x_like.training.checkpoints import Checkpoints, load_trained
 from t5x_like.training.metrics import Tally
@@ -133,25 +135,34 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
 
     `state` is used up; it is in the order of the model's layers. Raises as `check_initial` does.
     """
-    names = check_initial(config, program.specs)
+    whole = named_specs(whole_specs(program.model))
+    names = check_initial(config, whole_specs(program.model))
     assert config.init_from is not None
     folder = Path(config.init_from.path)
     leaves: dict[str, jax.Array] = flatten_dict(program.params(state, average=False), sep="/")
 
-    def replace(name: str, on: Callable[[Any], jax.Array]) -> None:
-        """By what `on` makes, given where it is to lie; the old one goes first, so that there are never both."""
+    def replace(name: str, parts: Parts, on: Callable[[Any], jax.Array]) -> None:
+        """By what `on` makes, given where it is to lie; the old one goes first, so that there are never both.
+
+        Kernels in few bits are encoded part by part.
+        """
         if name in leaves:
             old = leaves[name]
             old.delete()
             leaves[name] = on(old.sharding).astype(old.dtype)
+        elif f"{name}/codes" in leaves:
+            assert config.quantisation is not None
+            kept = {part: leaves[f"{name}/{part}"] for part in PARTS if f"{name}/{part}" in leaves}
+            kept = filled(kept, parts, whole[name], config.quantisation)
+            leaves.update({f"{name}/{part}": array for part, array in kept.items()})
 
     if is_hf(folder):
-        load_hf(folder, lambda name, spec, parts: replace(name, partial(placed, spec, parts)))
+        load_hf(folder, lambda name, spec, parts: replace(name, parts, partial(placed, spec, parts)))
     else:
         _, theirs, params = load_trained(folder, mesh_for=lambda model: config.mesh)
         _, params = untuned(theirs.model, params)
         for name, array in flatten_dict(params, sep="/").items():
-            replace(name, partial(jax.device_put, array))
+            replace(name, iter([((), array)]), partial(jax.device_put, array))
     for what, which in names.items():
         if which:
             note(f"{folder}: {len(which)} parameters {what}: {', '.join(which[:3])}{', ...' if len(which) > 3 else ''}")

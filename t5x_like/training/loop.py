@@ -23,7 +23,9 @@ from t5x_like.data.cache import cache_root
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.packing import COUNTED, count_targets
 from t5x_like.data.pipeline import build_dataset
+from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_json
+from t5x_like.quantisation import whole_specs
 from t5x_like.reporting.wording import in_bytes
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
@@ -93,6 +95,12 @@ def _train(
         dataset = dataset or build_dataset(config.data, config.seed)
         config = config.resolve(dataset.epoch_rows)
     check_sizes(config)
+    few_bits = config.quantisation
+    if few_bits is not None and not few_bits.aware and config.tuning.kind == "full":
+        raise UserError(
+            f"quantisation.kind: kernels in {few_bits.kind} are not trained; accepted: quantisation.aware=true, or a "
+            "tuning.kind such as 'lora'"
+        )
     check_trackers(config)
     check_folder(folder, config)
     check_same({"the config": json.dumps(to_dict(config))})
@@ -107,7 +115,7 @@ def _train(
             f"{idle} of {jax.device_count()} devices are idle; one axis of the mesh can be -1: all that is left"
         )
     if config.init_from is not None and not (folder / "config.json").is_file():
-        check_initial(config, program.specs)
+        check_initial(config, whole_specs(program.model))
     dataset = dataset or build_dataset(config.data, config.seed)  # data that cannot be read leave no folder behind
     with hold_folder(folder, reporter.note) if is_writer() else nullcontext():
         if is_writer():

@@ -21,6 +21,7 @@ from t5x_like.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    QuantisationConfig,
     RunConfig,
     TuningConfig,
 )
@@ -37,6 +38,7 @@ from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.pipeline import Pipeline
 from t5x_like.parallel.rules import MeshLayout, check_cut
 from t5x_like.precision import policy
+from t5x_like.quantisation import stored, whole_specs
 from t5x_like.training.layer_statistics import activation_sizes, norms_by_layer
 from t5x_like.training.mup import factors
 from t5x_like.training.optimizers import build_optimizer, state_specs
@@ -62,6 +64,7 @@ class ProgramConfig:
     microbatches: int
     ema_decay: float | None
     skip_nonfinite: bool = False
+    quantisation: QuantisationConfig | None = None
 
 
 def program_config(config: RunConfig) -> ProgramConfig:
@@ -78,6 +81,7 @@ def program_config(config: RunConfig) -> ProgramConfig:
         config.training.parts,
         config.training.ema_decay,
         config.training.on_nonfinite == "skip",
+        config.quantisation,
     )
 
 
@@ -106,7 +110,7 @@ class Program:
     """
 
     def __init__(self, config: ProgramConfig, devices: Sequence[jax.Device] | None = None):
-        self.model = tuned_model(build_model(config.model), config.tuning)
+        self.model = tuned_model(build_model(config.model), config.tuning, config.quantisation)
         self.objective = build_objective(config.objective)
         self.specs = self.model.specs()
         _, self.trained_specs = split(self.specs, config.tuning)
@@ -155,11 +159,12 @@ class Program:
         return pipeline
 
     def _new_state(self, key: jax.Array) -> State:
-        params = initialise(self.specs, key, self.ctx.policy.params)
+        specs = whole_specs(self.model)
+        params = initialise(specs, key, self.ctx.policy.params)
         if self.factors is not None:
-            params = map_specs(lambda _, value, factor: value * factor.init, self.specs, params, self.factors)
+            params = map_specs(lambda _, value, factor: value * factor.init, specs, params, self.factors)
         return init_state(
-            params,
+            stored(self.model, params),
             self.optimizer,
             tuning=self.tuning,
             loss_scaling=self.ctx.policy.loss_scaling,

@@ -73,6 +73,8 @@ def part_of(tree: Params, like: Params) -> Params:
 def split(tree: Params, tuning: TuningConfig) -> tuple[Params, Params]:
     """Divides a nested dict by the names of its leaves: (frozen, trainable), which `merge` joins again.
 
+    A kernel in few bits, a dict where others are arrays, is frozen.
+
     Raises:
       UserError: a pattern that matches no name.
     """
@@ -86,7 +88,10 @@ def split(tree: Params, tuning: TuningConfig) -> tuple[Params, Params]:
                     f"e.g. {close}"
                 )
     frozen, trainable = (
-        unflatten_dict({name: leaf for name, leaf in leaves.items() if tuning.trains(name) == trains}, sep="/")
+        unflatten_dict(
+            {name: leaf for name, leaf in leaves.items() if (tuning.trains(name) and "/kernel/" not in name) == trains},
+            sep="/",
+        )
         for trains in (False, True)
     )
     return frozen, trainable
@@ -118,13 +123,13 @@ def state_bytes(config: RunConfig) -> dict[str, int]:
     They are of "parameters", "gradients" (one step's), the "optimizer"'s state and the parameters' "average", from
     shapes alone, those of what is trained; counters of a few bytes are left out.
     """
-    specs = tuned_specs(build_model(config.model).specs(), config.tuning)
+    specs = tuned_specs(build_model(config.model).specs(), config.tuning, config.quantisation)
     _, trained = split(specs, config.tuning)
     optimizer = build_optimizer(config.optimizer, trained)
     dtype = policy(config.precision).params
 
     def shapes(specs: Params) -> Any:
-        return map_specs(lambda spec: jax.ShapeDtypeStruct(spec.shape, dtype), specs)
+        return map_specs(lambda spec: jax.ShapeDtypeStruct(spec.shape, spec.dtype or dtype), specs)
 
     state = {
         "parameters": shapes(specs),

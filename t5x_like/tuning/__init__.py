@@ -4,9 +4,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from t5x_like.config import AdapterConfig, IA3Config, LoRAConfig, TuningConfig
+from t5x_like.config import AdapterConfig, IA3Config, LoRAConfig, QuantisationConfig, TuningConfig
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
+from t5x_like.quantisation import QuantisedModel, dequantised, quantised_model, stored_specs
 from t5x_like.tuning.bottleneck import BottleneckMethod
 from t5x_like.tuning.ia3 import IA3Method
 from t5x_like.tuning.low_rank import LowRankMethod
@@ -19,27 +20,33 @@ METHODS: dict[type, Callable[[Any], Method]] = {
 }
 
 
-def tuned_model(model: Model, tuning: TuningConfig) -> Model:
-    """The model with what a tuning method adds to it."""
-    return tune(model, METHODS[type(tuning)](tuning)) if type(tuning) in METHODS else model
+def tuned_model(model: Model, tuning: TuningConfig, quantisation: QuantisationConfig | None = None) -> Model:
+    """The model with what a tuning method adds to it, its kernels in few bits where that is asked for."""
+    tuned = tune(model, METHODS[type(tuning)](tuning)) if type(tuning) in METHODS else model
+    made: Model = quantised_model(tuned, quantisation)
+    return made
 
 
 def over(model: Model, base: Model) -> Model:
     """A model that differs from the base of another only in how it runs, tuned as that one is."""
+    if isinstance(model, QuantisedModel):
+        return quantised_model(over(model.inner, base), model.how)
     return tune(base, model.method) if isinstance(model, TunedModel) else base
 
 
-def tuned_specs(specs: Params, tuning: TuningConfig) -> Params:
-    """The specs of a model with those that a tuning method adds."""
-    return with_added(specs, METHODS[type(tuning)](tuning)) if type(tuning) in METHODS else specs
+def tuned_specs(specs: Params, tuning: TuningConfig, quantisation: QuantisationConfig | None = None) -> Params:
+    """The specs of a model with those that a tuning method adds, as they are kept."""
+    specs = with_added(specs, METHODS[type(tuning)](tuning)) if type(tuning) in METHODS else specs
+    return specs if quantisation is None or quantisation.aware else stored_specs(specs, quantisation)
 
 
 def untuned(model: Model, params: Params) -> tuple[Model, Params]:
-    """The base of a tuned model with parameters that compute the same, for whoever knows nothing of the method.
+    """The base of a tuned model, or of one in few bits, with parameters that compute the same.
 
     Raises:
       UserError: a method whose parameters cannot be put into the base's.
     """
+    model, params = dequantised(model, params)
     if not isinstance(model, TunedModel):
         return model, params
     return model.base, merge(params, model.base.specs(), model.method)

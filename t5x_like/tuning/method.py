@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_like.errors import UserError, nearest
 from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
+from t5x_like.models.layers.quantised import Quantised, Rounded
 from t5x_like.models.model import Model
 
 
@@ -138,6 +139,8 @@ def merge(params: Params, specs: Params, method: Method) -> Params:
             return node
         rest = {name: walk(value, f"{path}{name}/") for name, value in node.items() if name != method.beside}
         if method.beside in node:
+            if isinstance(rest["kernel"], Quantised | Rounded):
+                raise UserError(f"quantisation.kind: a kernel in {rest['kernel'].how.kind} takes no updates")
             whole = method.node(rest["kernel"], node[method.beside])
             kernel, bias = method.merged(whole, _pattern(named[f"{path}kernel"]), rest.get("bias"))
             rest |= {"kernel": kernel} | ({} if bias is None else {"bias": bias})

@@ -236,9 +236,10 @@ def joined(params: Params) -> Params:
     """The turned parameters of a `SelfAttention`, its queries, keys and values made by a single product.
 
     With each key/value head stand the queries that attend to it, [K, G + 2, C, D], so that a mesh cuts all three as it
-    cuts the cache.
+    cuts the cache. Kernels that are no arrays stay apart.
     """
-    assert isinstance(params["key"]["kernel"], Turned)
+    if not all(isinstance(params[name]["kernel"], Turned) for name in ("query", "key", "value")):
+        return params
 
     def join(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         kv_heads, *rest = k.shape

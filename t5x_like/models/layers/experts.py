@@ -27,6 +27,7 @@ from t5x_like.models.layers.embeddings import draw
 from t5x_like.models.layers.feed_forward import ACTIVATIONS
 from t5x_like.models.layers.linear import Linear, project, project_groups
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, parameter
+from t5x_like.models.layers.quantised import as_array
 
 Aux = dict[str, jax.Array]
 AXES = {"up": ("embed", "mlp"), "gate": ("embed", "mlp"), "out": ("mlp", "embed")}
@@ -164,7 +165,12 @@ class Experts(nn.Module):
         self, x: jax.Array, experts: jax.Array, weights: jax.Array, params: Params, ctx: Context
     ) -> jax.Array:
         """Every choice granted, as products with groups of rows of any size (Gale et al. 2023)."""
-        named = {f"{name}/{kind}": array for name, each in params.items() for kind, array in each.items()}
+        groups = "NED,EDM->NEM"
+        named = {
+            f"{name}/{kind}": as_array(leaf, groups, x.dtype)
+            for name, each in params.items()
+            for kind, leaf in each.items()
+        }
         layout = ctx.layout
         over = () if layout is None else layout.mesh_axes("expert")
         inside = () if layout is None else layout.mesh_axes("mlp")

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from t5x_like.models.context import Context
-from t5x_like.models.layers import cpu, fp8
+from t5x_like.models.layers import cpu, fp8, quantised
 from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.low_rank import LowRank, low_rank_product
 from t5x_like.models.layers.parameters import Attends, Constant, Normal, Params, ParamSpec, parameter
+from t5x_like.models.layers.quantised import Quantised
 from t5x_like.models.layers.tuned import Followed, Scaled, entering, leaving
 from t5x_like.models.remat import product
 
@@ -38,7 +39,7 @@ def turned(specs: Params, params: Params) -> Params:
     def turn(spec: ParamSpec, leaf: Any) -> Any:
         if isinstance(leaf, Followed):
             return replace(leaf, kernel=turn(spec, leaf.kernel))
-        if not spec.is_matrix or spec.axes != spec.in_axes + spec.out_axes:
+        if not isinstance(leaf, jax.Array) or not spec.is_matrix or spec.axes != spec.in_axes + spec.out_axes:
             return leaf
         into = len(spec.in_axes)
         return Turned(leaf.transpose(*range(into, leaf.ndim), *range(into)))
@@ -61,7 +62,7 @@ def project(
 ) -> jax.Array:
     """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype.
 
-    The kernel is an array, `Turned`, or what `layers/tuned.py` names.
+    The kernel is an array, `Turned`, or what `layers/tuned.py` and `layers/quantised.py` name.
 
     With `dtype` the operands stay as narrow as they are but the result is not rounded to them: bfloat16 logits would
     have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it. With
@@ -73,6 +74,9 @@ def project(
     if isinstance(kernel, LowRank):
         y = project(x, kernel.kernel, pattern, dtype, one_cpu=one_cpu, eight_bits=eight_bits)
         return low_rank_product(x, y, kernel, pattern, x if dropped is None else dropped)
+    if isinstance(kernel, Quantised) and kernel.how.kind in quantised.LARGEST and eight_bits is None and dtype is None:
+        return quantised.product(x, kernel, pattern)
+    x, kernel = quantised.seen(x, kernel, pattern), quantised.as_array(kernel, pattern, x.dtype)
     x_dims, kernel_dims, out_dims = pattern.replace("->", ",").split(",")
     if isinstance(kernel, Turned):
         into = sum(dim in x_dims for dim in kernel_dims)

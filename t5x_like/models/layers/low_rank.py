@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5x_like.models.layers.quantised import as_array
+
 RANK = "r"  # its letter in a pattern
 
 
@@ -72,7 +74,7 @@ def _moved(low: LowRank, pattern: str) -> jax.Array:
     """W + s A B, float32."""
     _, _, whole = patterns(pattern)
     update = jnp.einsum(whole, low.a.astype(jnp.float32), low.b.astype(jnp.float32))
-    return low.kernel.astype(jnp.float32) + low.scale * update
+    return as_array(low.kernel, pattern, jnp.float32).astype(jnp.float32) + low.scale * update
 
 
 def _contracted(pattern: str) -> tuple[int, ...]:
@@ -84,6 +86,7 @@ def _contracted(pattern: str) -> tuple[int, ...]:
 def _lengths(low: LowRank, pattern: str) -> jax.Array:
     """m over |W + s A B|: a kernel's dimensions without those contracted."""
     assert low.magnitude is not None
-    kernels = low.kernel.astype(jnp.float32), jax.lax.stop_gradient(_moved(low, pattern))
+    whole = as_array(low.kernel, pattern, jnp.float32).astype(jnp.float32)
+    kernels = whole, jax.lax.stop_gradient(_moved(low, pattern))
     own, now = (jnp.sqrt(jnp.square(kernel).sum(_contracted(pattern))) for kernel in kernels)
     return low.magnitude * own / now

@@ -70,6 +70,7 @@ class ParamSpec:
     )
     lookup: bool = False  # whether a token takes a row of it, and nothing is multiplied
     attends: Attends | None = None  # of a kernel that makes queries
+    dtype: DTypeLike | None = None  # in which it is kept; None: the policy's
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In which numbers kernels are kept, or rounded to while they are trained. See `models/layers/quantised.py`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from t5x_like.config.checks import above_zero, at_least, regular_expressions
+from t5x_like.strict import FieldError
+
+
+@dataclass(frozen=True)
+class _Quantisation:
+    """What every format has."""
+
+    targets: tuple[str, ...] = (".*layers/.*/kernel",)  # regular expressions of the kernels' names
+    # Kernels stay as they are and are trained through rounded ones, as if rounding had the slope 1 (Jacob et al. 2018).
+    aware: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise FieldError("targets", "is empty; give regular expressions of kernels' names, such as ['.*/kernel']")
+        regular_expressions("targets", self.targets)
+
+
+@dataclass(frozen=True)
+class Int8Config(_Quantisation):
+    """Eight-bit integers, a scale for every output (Dettmers et al. 2022, LLM.int8())."""
+
+    kind: Literal["int8"] = "int8"
+    activations: bool = False  # activations too, a scale for every token: products of integers
+    outliers: int = 0  # input features with the largest activations, of which so many at most are not rounded
+    threshold: float = 6.0  # from this magnitude on a feature is an outlier
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "outliers")
+        above_zero(self, "threshold")
+        if self.outliers and not self.activations:
+            raise FieldError("outliers", f"{self.outliers} are of activations, which stay as they are; accepted: 0")
+        if self.outliers and self.aware:
+            raise FieldError("outliers", f"{self.outliers} have no slope to train through; accepted: 0")
+
+
+@dataclass(frozen=True)
+class Fp8Config(_Quantisation):
+    """Eight-bit floating-point numbers, E4M3, a scale for every output (Micikevicius et al. 2022)."""
+
+    kind: Literal["fp8"] = "fp8"
+
+
+@dataclass(frozen=True)
+class _FourBits(_Quantisation):
+    block: int = 64  # inputs of an output that share a scale
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block < 16 or self.block & (self.block - 1):
+            raise FieldError("block", f"{self.block} is not a power of 2 from 16 on")
+
+
+@dataclass(frozen=True)
+class Int4Config(_FourBits):
+    """Four-bit integers, two in a byte."""
+
+    kind: Literal["int4"] = "int4"
+
+
+@dataclass(frozen=True)
+class NF4Config(_FourBits):
+    """Quantiles of a normal distribution, two codes in a byte (Dettmers et al. 2023, QLoRA)."""
+
+    kind: Literal["nf4"] = "nf4"
+    double: bool = True  # scales in eight bits, too
+
+
+QuantisationConfig = Int8Config | Fp8Config | Int4Config | NF4Config
