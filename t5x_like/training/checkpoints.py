@@ -188,7 +188,9 @@ def load_trained(
     config = load_config(folder)
     # A kernel asked for may not run here, and one device has no stages.
     execution = dataclasses.replace(config.execution, attention="auto", pipeline_rounds=1)
-    config = dataclasses.replace(config, mesh=mesh_for(config.model), execution=execution)
+    mesh = mesh_for(config.model)
+    training = config.training if mesh.pipe == 1 else dataclasses.replace(config.training, microbatches=mesh.pipe)
+    config = dataclasses.replace(config, mesh=mesh, execution=execution, training=training)
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: holds no checkpoint yet")
     program = program_for(config)

@@ -19,6 +19,7 @@ from t5x_like.models.layers.low_rank import LowRank, low_rank_product
 from t5x_like.models.layers.parameters import Attends, Constant, Normal, Params, ParamSpec, parameter
 from t5x_like.models.layers.quantised import Quantised
 from t5x_like.models.layers.tuned import Followed, Scaled, entering, leaving
+from t5x_like.models.layers.watched import Watched, watched
 from t5x_like.models.remat import product
 
 
@@ -74,6 +75,8 @@ def project(
     if isinstance(kernel, LowRank):
         y = project(x, kernel.kernel, pattern, dtype, one_cpu=one_cpu, eight_bits=eight_bits)
         return low_rank_product(x, y, kernel, pattern, x if dropped is None else dropped)
+    if isinstance(kernel, Watched):
+        x, kernel = watched(pattern, x, kernel.gram), kernel.kernel
     if isinstance(kernel, Quantised) and kernel.how.kind in quantised.LARGEST and eight_bits is None and dtype is None:
         return quantised.product(x, kernel, pattern)
     x, kernel = quantised.seen(x, kernel, pattern), quantised.as_array(kernel, pattern, x.dtype)

@@ -25,6 +25,7 @@ from jax.typing import DTypeLike
 
 from t5x_like.config.quantisation import Int8Config, NF4Config, QuantisationConfig
 from t5x_like.models.layers.levels import SIGNED, absmax_coded, decoded_levels, nearest_level
+from t5x_like.models.layers.parameters import Params
 
 # The 16 levels of QLoRA's appendix E.
 _BELOW_ZERO = -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453
@@ -276,3 +277,20 @@ def _flat(kernel: jax.Array, into: Sequence[int], produced: int) -> jax.Array:
 def _in_order(scales: jax.Array, at: int) -> jax.Array:
     """Scales [side..., groups, produced...] as [side..., n], those of an output one after the other."""
     return jnp.moveaxis(scales, at, -1).reshape(*scales.shape[:at], -1)
+
+
+def bits_of(params: Params) -> float:
+    """Bits of a parameter in few bits, scales included; those of an array where there are none."""
+    kept, count = 0, 0.0
+
+    def walk(node: Any) -> None:
+        nonlocal kept, count
+        if isinstance(node, dict) and "codes" in node:
+            kept += sum(part.nbytes for part in node.values())
+            count += node["codes"].size * (2 if node["codes"].dtype == jnp.uint8 else 1)
+        elif isinstance(node, dict):
+            for child in node.values():
+                walk(child)
+
+    walk(params)
+    return 8 * kept / count if count else 8.0 * max(leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
