@@ -35,5 +35,7 @@ from t5x_like.config.tuning import (
     IA3Config,
     LoRAConfig,
     PartialTuningConfig,
+    PrefixConfig,
+    PromptConfig,
     TuningConfig,
 )

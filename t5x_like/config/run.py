@@ -71,6 +71,7 @@ class RunConfig:
         with _named("model"):
             model = self.model.resolve(self.data)
             _check_packing(model, self.data)
+            self._check_in_front(model)
         rule = self.parametrisation
         if rule is not None:
             if self.optimizer.kind not in ("adamw", "lion"):
@@ -98,6 +99,20 @@ class RunConfig:
         check_sets(data, model, sets)
         changed: dict[str, Any] = {"parametrisation": rule, "evaluation": sets}
         return dataclasses.replace(self, data=data, model=model, training=training, **changed)
+
+    def _check_in_front(self, model: ModelConfig) -> None:
+        """Refuses trained tokens in front of rows where there is no place for them."""
+        count, kind = getattr(self.tuning, "length", 0), self.tuning.kind
+        if not count:
+            return
+        if (attention := getattr(model, "attention", None)) is not None:
+            raise FieldError("attention.kind", f"{attention.kind!r} has no place for a {kind}; accepted: None")
+        longest, most = max(self.data.lengths.values()), getattr(model, "max_length", None)
+        if getattr(model, "positions", None) == "learned" and most is not None and longest + count > most:
+            raise FieldError(
+                "max_length",
+                f"{most} positions are fewer than data.sequence_length={longest} and tuning.length={count}",
+            )
 
     def _check_streams(self) -> None:
         """Refuses an objective or data that the model cannot do anything with."""

@@ -120,4 +120,40 @@ class AdapterConfig:
         return "/adapter/" in name or any(re.fullmatch(pattern, name) for pattern in self.train)
 
 
-TuningConfig = FullTuningConfig | PartialTuningConfig | LoRAConfig | IA3Config | AdapterConfig
+@dataclass(frozen=True)
+class _InFrontConfig:
+    """Trained tokens in front of every row; see `tuning/prompt.py`."""
+
+    length: int = 20
+    train: tuple[str, ...] = ()  # regular expressions of further parameters that are trained, such as a head's
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "length")
+        regular_expressions("train", self.train)
+
+    def trains(self, name: str) -> bool:
+        return f"/{self.kind}/" in name or any(re.fullmatch(pattern, name) for pattern in self.train)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class PromptConfig(_InFrontConfig):
+    """Their embeddings are trained (Lester et al. 2021)."""
+
+    kind: Literal["prompt"] = "prompt"
+
+
+@dataclass(frozen=True)
+class PrefixConfig(_InFrontConfig):
+    """Their keys and values are trained, in every layer (Li and Liang 2021)."""
+
+    kind: Literal["prefix"] = "prefix"
+    targets: tuple[str, ...] = (".*/attention/(key|value)/kernel",)  # regular expressions of the kernels' names
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        regular_expressions("targets", self.targets)
+
+
+TuningConfig = (
+    FullTuningConfig | PartialTuningConfig | LoRAConfig | IA3Config | AdapterConfig | PromptConfig | PrefixConfig
+)

@@ -62,6 +62,8 @@ def rounded_up(length: int) -> int:
 
 def as_batch(model: Decodes, prompts: Prompts) -> dict[str, jax.Array]:
     """Prompts as a model reads them: an encoder's input, decoded from a start token on; or the text to go on with."""
+    if (in_front := getattr(model, "in_front", None)) is not None:
+        prompts = [in_front(list(prompt)) for prompt in prompts]
     length = rounded_up(max(map(len, prompts)))
     if not isinstance(model, Encodes):
         return left_padded(prompts, length)

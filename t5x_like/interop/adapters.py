@@ -3,7 +3,8 @@
 
 Low-rank updates: their A is [rank, in] and their B [out, rank], named after the array that they update, so the rules of
 a family say whose they are. Their DoRA magnitudes are lengths of columns; ours are over those of the base's kernels.
-IA3: a vector for each array, [out, 1], or [1, in] of what adapter_config.json calls a feed-forward module.
+IA3: a vector for each array, [out, 1], or [1, in] of what adapter_config.json calls a feed-forward module. A prompt is
+one array of embeddings.
 """
 
 import json
@@ -11,10 +12,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_like.config import IA3Config, LoRAConfig
+from t5x_like.config import IA3Config, LoRAConfig, PromptConfig
 from t5x_like.errors import UserError
 from t5x_like.files import make_folder, read_json, write_text
 from t5x_like.interop.hugging_face import placed, rules_of
@@ -25,11 +27,13 @@ from t5x_like.models.model import Model
 from t5x_like.tuning.ia3 import IA3Method
 from t5x_like.tuning.low_rank import LowRankMethod
 from t5x_like.tuning.method import Method, TunedModel, tune, with_added
+from t5x_like.tuning.prompt import PromptMethod
 
 CONFIG, ARRAYS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-KINDS = ("LORA", "IA3")
+KINDS = ("LORA", "IA3", "PROMPT_TUNING")
 VECTOR = "ia3_l"
+PROMPT, TABLE = "prompt_embeddings", "token_embedding/embedding"
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 PLAIN: dict[str, Any] = {  # what else an adapter_config.json may ask for has no counterpart here
     "bias": "none",
@@ -61,6 +65,8 @@ def load_adapter(path: str | Path, model: Model, params: Params) -> tuple[TunedM
     for name, value in PLAIN.items():
         if theirs.get(name) not in (None, value):
             raise UserError(f"{folder}/{CONFIG}: {name}={theirs[name]!r} has no counterpart here; accepted: {value!r}")
+    if theirs["peft_type"] == "PROMPT_TUNING":
+        return _with_prompt(folder, model, params, arrays)
     first = PARTS["a"] if theirs["peft_type"] == "LORA" else VECTOR
     rules = [rule for rule in rules_of(model.config) if _place(rule).format(i=0, e=0) + first in arrays]
     if not rules:
@@ -73,6 +79,16 @@ def load_adapter(path: str | Path, model: Model, params: Params) -> tuple[TunedM
     return tune(model, method), _with_lengths(_beside(params, own), model.specs(), divide=True)
 
 
+def _with_prompt(folder: Path, model: Model, params: Params, arrays: Any) -> tuple[TunedModel, Params]:
+    table = named_specs(model.specs())[TABLE]
+    if set(arrays) != {PROMPT} or arrays[PROMPT].shape[1:] != table.shape[1:]:
+        raise UserError(f"{folder}: expected one array {PROMPT!r} of width {table.shape[1]}")
+    prompt = np.asarray(arrays[PROMPT], np.float32)
+    tuned = tune(model, PromptMethod(PromptConfig(length=len(prompt))))
+    own = {TABLE.replace("/", "/prompt/"): jnp.asarray(prompt)}
+    return tuned, _beside(params, unflatten_dict(own, sep="/"))
+
+
 def save_adapter(path: str | Path, model: TunedModel, params: Params, base: str) -> None:
     """Writes what lies beside the kernels alone; `base` is what adapter_config.json calls the model that it belongs to.
 
@@ -81,8 +97,13 @@ def save_adapter(path: str | Path, model: TunedModel, params: Params, base: str)
         some have nothing beside them, or updates with other As.
     """
     method, specs = model.method, named_specs(model.base.specs())
+    if method.config.kind == "prompt":
+        prompt = np.asarray(params["token_embedding"]["prompt"]["embedding"], np.float32)
+        more = {"num_virtual_tokens": len(prompt), "token_dim": prompt.shape[1], "task_type": _task(model)}
+        return _write(path, {PROMPT: lambda: prompt}, {"peft_type": "PROMPT_TUNING", **more}, base)
     if method.config.kind not in ("lora", "ia3"):
-        raise UserError(f"tuning.kind={method.config.kind!r} has no counterpart in peft; accepted: 'lora', 'ia3'")
+        accepted = "'lora', 'ia3', 'prompt'"
+        raise UserError(f"tuning.kind={method.config.kind!r} has no counterpart in peft; accepted: {accepted}")
     own = flatten_dict(_with_lengths(params, model.base.specs(), divide=False), sep="/")
     has = {name for name in specs if any(key.startswith(_stem(name) + method.beside + "/") for key in own)}
     rules = [rule for rule in rules_of(model.base.config) if (ours := _ours(rule, specs)) and set(ours) <= has]
@@ -94,17 +115,25 @@ def save_adapter(path: str | Path, model: TunedModel, params: Params, base: str)
         _check_firsts(path, rules, specs, own)
     added = _added(model.base.specs(), method)
     arrays = to_theirs(_rules(rules, method), added, lambda name: np.asarray(own[name], np.float32), np.float32)
+    content = {
+        "target_modules": sorted({_module(rule) for rule in rules}),
+        "fan_in_fan_out": any(not rule.out_first for rule in rules),
+        **_their_fields(method, rules, specs),
+    }
+    _write(path, arrays, content, base)
+
+
+def _write(path: str | Path, arrays: Any, content: dict[str, Any], base: str) -> None:
     folder = make_folder(path, "--out")
     write_folder(folder, arrays)
     (folder / "model.safetensors").rename(folder / ARRAYS)
-    content = {
-        "base_model_name_or_path": base,
-        "target_modules": sorted({_module(rule) for rule in rules}),
-        "fan_in_fan_out": any(not rule.out_first for rule in rules),
-        "inference_mode": True,
-        **_their_fields(method, rules, specs),
-    }
+    content = {"base_model_name_or_path": base, "inference_mode": True, **content}
     write_text(folder / CONFIG, json.dumps(content, indent=2) + "\n")
+
+
+def _task(model: TunedModel) -> str:
+    names = {("decoder",): "CAUSAL_LM", ("encoder", "decoder"): "SEQ_2_SEQ_LM"}
+    return names.get(model.base.config.streams, "FEATURE_EXTRACTION")
 
 
 def _check_firsts(path: Any, rules: list[Rule], specs: dict[str, ParamSpec], own: dict[str, Any]) -> None:

@@ -89,6 +89,7 @@ class Marks(flax.struct.PyTreeNode):
       prefix: bool, tokens that their whole segment may look at, those before them too: a prefix language model's
         inputs (Raffel et al. 2020, section 3.2.1).
       everywhere: bool, global tokens (Beltagy et al. 2020): whatever the window, they see and are seen.
+      shared: bool, tokens that every segment sees, as those of a trained prompt.
       index: int, where a token stands, for causality, windows and biases, if that is not its place in the array.
     """
 
@@ -96,6 +97,7 @@ class Marks(flax.struct.PyTreeNode):
     prefix: jax.Array | None = None
     everywhere: jax.Array | None = None
     index: jax.Array | None = None
+    shared: jax.Array | None = None
 
 
 class MaskSpec(flax.struct.PyTreeNode):

@@ -18,7 +18,8 @@ def running(
     """The context of a stack that runs a stream: its positions and its mask.
 
     Absent segment ids mean 1 everywhere, absent positions 0 to T - 1, continued from the cache. `*_causal_attention` is
-    1 on a prefix that its whole segment may look at, `*_global_tokens` on what sees and is seen whatever the window.
+    1 on a prefix that its whole segment may look at, `*_global_tokens` on what sees and is seen whatever the window,
+    `*_prompt_tokens` on what every segment sees.
     Of a cache the slots of this call are marked as filled; a call that is known to be the first attends to its own keys
     alone.
     """
@@ -31,7 +32,9 @@ def running(
     if cache is not None and segments is None:
         segments = jnp.ones_like(tokens)
     far = batch.get(f"{stream}_global_tokens")
-    q = kv = Marks(segments, None if prefix is None else prefix > 0, None if far is None else far > 0)
+    shared = batch.get(f"{stream}_prompt_tokens")
+    prefix, far, shared = (None if given is None else given > 0 for given in (prefix, far, shared))
+    q = kv = Marks(segments, prefix, far, shared=shared)
     kv_positions = None
     if cache is not None:
         assert segments is not None and positions is not None

@@ -4,7 +4,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from t5x_like.config import AdapterConfig, IA3Config, LoRAConfig, QuantisationConfig, TuningConfig
+from t5x_like.config import (
+    AdapterConfig,
+    IA3Config,
+    LoRAConfig,
+    PrefixConfig,
+    PromptConfig,
+    QuantisationConfig,
+    TuningConfig,
+)
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.quantisation import QuantisedModel, dequantised, quantised_model, stored_specs
@@ -12,11 +20,14 @@ from t5x_like.tuning.bottleneck import BottleneckMethod
 from t5x_like.tuning.ia3 import IA3Method
 from t5x_like.tuning.low_rank import LowRankMethod
 from t5x_like.tuning.method import Method, TunedModel, merge, tune, with_added
+from t5x_like.tuning.prompt import PrefixMethod, PromptMethod
 
 METHODS: dict[type, Callable[[Any], Method]] = {
     LoRAConfig: LowRankMethod,
     IA3Config: IA3Method,
     AdapterConfig: BottleneckMethod,
+    PromptConfig: PromptMethod,
+    PrefixConfig: PrefixMethod,
 }
 
 

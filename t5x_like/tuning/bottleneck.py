@@ -10,12 +10,12 @@ from t5x_like.config.tuning import AdapterConfig
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Constant, Normal, Params, ParamSpec
 from t5x_like.models.layers.tuned import Followed
-from t5x_like.tuning.method import beside
+from t5x_like.tuning.method import OfKernels, beside
 
 STDDEV = 0.01  # of what goes down; what comes up starts at 0, so that a model begins as its base
 
 
-class BottleneckMethod:
+class BottleneckMethod(OfKernels):
     beside = "adapter"
 
     def __init__(self, config: AdapterConfig):

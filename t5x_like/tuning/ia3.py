@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from t5x_like.config.tuning import IA3Config
 from t5x_like.models.layers.parameters import Constant, Params, ParamSpec
 from t5x_like.models.layers.tuned import Scaled
-from t5x_like.tuning.method import beside
+from t5x_like.tuning.method import OfKernels, beside
 
 
-class IA3Method:
+class IA3Method(OfKernels):
     beside = "ia3"
 
     def __init__(self, config: IA3Config):

@@ -9,10 +9,10 @@ import jax
 from t5x_like.config.tuning import LoRAConfig
 from t5x_like.models.layers.low_rank import LowRank, merged
 from t5x_like.models.layers.parameters import Constant, Normal, Params, ParamSpec
-from t5x_like.tuning.method import beside
+from t5x_like.tuning.method import OfKernels, beside
 
 
-class LowRankMethod:
+class LowRankMethod(OfKernels):
     beside = "lora"
 
     def __init__(self, config: LoRAConfig):

@@ -25,13 +25,24 @@ class Method(Protocol):
       beside: the name of what lies beside a kernel.
       config: its own.
       patterns: regular expressions of the kernels' names, by the field of the config that has them.
+      leaf: what the parameter is called that something lies beside.
+      model: the class of a model that is tuned.
     """
 
     beside: str
+    leaf: str
+
+    @property
+    def model(self) -> type: ...
+
     config: Any
 
     @property
     def patterns(self) -> Mapping[str, tuple[str, ...]]: ...
+
+    def takes(self, name: str, spec: ParamSpec) -> bool:
+        """Whether anything may lie beside the parameter of a name."""
+        ...
 
     def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
         """The specs of what lies beside a kernel."""
@@ -75,11 +86,23 @@ class TunedModel:
         return self.base.for_decoding(params, *args, **more)  # type: ignore[attr-defined]
 
 
+class OfKernels:
+    """A method whose parameters lie beside kernels of linear maps inside layers; experts' are multiplied in groups, by
+    themselves."""
+
+    leaf, model = "kernel", TunedModel
+
+    def takes(self, name: str, spec: ParamSpec) -> bool:
+        return "/layers/" in f"/{name}" and name.endswith("/kernel") and spec.is_matrix and "expert" not in spec.axes
+
+
 def tune(base: Model, method: Method) -> Any:
     """A model that is tuned by a method."""
-    kind = type(f"Tuned{type(base).__name__}", (TunedModel, type(base)), {})
+    kind = type(f"Tuned{type(base).__name__}", (method.model, type(base)), {})
     model: Any = object.__new__(kind)
     vars(model).update(vars(base), base=base, method=method)
+    if (most := getattr(base, "max_length", None)) is not None:  # positions that are left for text
+        model.max_length = most - getattr(method.config, "length", 0)
     return model
 
 
@@ -90,7 +113,7 @@ def with_added(specs: Params, method: Method) -> Params:
       UserError: a pattern that matches no kernel of a layer.
     """
     leaves = flatten_dict(specs, sep="/", is_leaf=lambda _, node: isinstance(node, ParamSpec))
-    kernels = [name for name, spec in leaves.items() if _may_be_tuned(name, spec)]
+    kernels = [name for name, spec in leaves.items() if method.takes(name, spec)]
     for field, patterns in method.patterns.items():
         for number, pattern in enumerate(patterns):
             if not any(re.fullmatch(pattern, name) for name in kernels):
@@ -100,14 +123,9 @@ def with_added(specs: Params, method: Method) -> Params:
                 )
     for name in kernels:
         if any(re.fullmatch(pattern, name) for patterns in method.patterns.values() for pattern in patterns):
-            place = name.removesuffix("kernel") + method.beside
+            place = name.removesuffix(method.leaf) + method.beside
             leaves |= {f"{place}/{part}": spec for part, spec in method.added(name, leaves[name]).items()}
     return unflatten_dict(leaves, sep="/")
-
-
-def _may_be_tuned(name: str, spec: ParamSpec) -> bool:
-    """Whether it is the kernel of a linear map inside a layer; experts' are multiplied in groups, by themselves."""
-    return "/layers/" in f"/{name}" and name.endswith("/kernel") and spec.is_matrix and "expert" not in spec.axes
 
 
 def beside(kernel: ParamSpec, into: tuple[str, ...], out: tuple[str, ...], init: Any, rank: int = 0) -> ParamSpec:
@@ -123,7 +141,9 @@ def joined(params: Any, method: Method) -> Any:
     if not isinstance(params, dict):
         return params
     rest = {name: joined(value, method) for name, value in params.items() if name != method.beside}
-    return rest | ({"kernel": method.node(rest["kernel"], params[method.beside])} if method.beside in params else {})
+    if method.beside not in params:
+        return rest
+    return rest | {method.leaf: method.node(rest[method.leaf], params[method.beside])}
 
 
 def merge(params: Params, specs: Params, method: Method) -> Params:
@@ -139,10 +159,10 @@ def merge(params: Params, specs: Params, method: Method) -> Params:
             return node
         rest = {name: walk(value, f"{path}{name}/") for name, value in node.items() if name != method.beside}
         if method.beside in node:
-            if isinstance(rest["kernel"], Quantised | Rounded):
-                raise UserError(f"quantisation.kind: a kernel in {rest['kernel'].how.kind} takes no updates")
-            whole = method.node(rest["kernel"], node[method.beside])
-            kernel, bias = method.merged(whole, _pattern(named[f"{path}kernel"]), rest.get("bias"))
+            if isinstance(rest[method.leaf], Quantised | Rounded):
+                raise UserError(f"quantisation.kind: a kernel in {rest[method.leaf].how.kind} takes no updates")
+            whole = method.node(rest[method.leaf], node[method.beside])
+            kernel, bias = method.merged(whole, _pattern(named[f"{path}{method.leaf}"]), rest.get("bias"))
             rest |= {"kernel": kernel} | ({} if bias is None else {"bias": bias})
         return rest
 

@@ -29,6 +29,12 @@ ADAPTERS = {
         peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
     ),
     "ia3_t5": ("t5_v1_1", peft.IA3Config(target_modules=["k", "v", "wo"], feedforward_modules=["wo"])),
+    "prompt_llama": ("llama_grouped", peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
+    "prompt_gpt2": ("gpt2", peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
+    "prompt_t5": (
+        "t5_v1_1",
+        peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=4, num_transformer_submodules=1),
+    ),
     "lora_bert": ("bert", peft.LoraConfig(r=2, lora_alpha=3, target_modules=["query", "value"])),
 }
 CLASSES = {"t5_v1_1": transformers.T5ForConditionalGeneration, "bert": transformers.BertForPreTraining}
@@ -43,7 +49,7 @@ def make(name: str, base: str, config: peft.PeftConfig) -> None:
         for parameter_name, parameter in model.named_parameters():
             if "magnitude" in parameter_name or "ia3_" in parameter_name:
                 parameter.mul_(1 + 0.2 * (torch.rand_like(parameter) - 0.5))  # larger, and float32 rounds by 4e-5
-            elif "lora_" in parameter_name:
+            elif "lora_" in parameter_name or "prompt" in parameter_name:
                 parameter.copy_(0.2 * torch.randn_like(parameter))
     folder = HERE / "adapters" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,6 +65,7 @@ def make(name: str, base: str, config: peft.PeftConfig) -> None:
     with torch.no_grad():
         out = model(**given)
         logits = out.prediction_logits if hasattr(out, "prediction_logits") else out.logits
+    logits = logits[:, -tokens.shape[1] :]  # of tokens, not of a prompt in front of them
     np.savez_compressed(folder / "outputs.npz", tokens=tokens, logits=logits.numpy())
     print(name, sum(path.stat().st_size for path in folder.iterdir()))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Normal, ParamSpec, parameter
+from t5x_like.models.layers.tuned import Prompted
 
 
 class Embedding(nn.Module):
@@ -21,11 +22,13 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, indices: jax.Array, ctx: Context = Context()) -> jax.Array:
-        shape, axes, init = (self.size, self.width), (self.axis, "embed"), Normal(self.stddev)
-        spec = ParamSpec(shape, axes, (self.axis,), ("embed",), init, lookup=True)
+        shape, named, init = (self.size, self.width), (self.axis, "embed"), Normal(self.stddev)
+        spec = ParamSpec(shape, named, (self.axis,), ("embed",), init, lookup=True)
         # As an activation, so that its width is whole: the compiler cannot look up in a table that is cut both ways.
-        table = ctx.constrain(parameter(self, "embedding", spec), f"{self.axis} embed")
-        return jnp.take(table, indices, axis=0)
+        table, axes = parameter(self, "embedding", spec), f"{self.axis} embed"
+        if isinstance(table, Prompted):
+            return Prompted(ctx.constrain(table.table, axes), table.prompt).take(indices)
+        return jnp.take(ctx.constrain(table, axes), indices, axis=0)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> jax.Array:

@@ -44,6 +44,8 @@ def _neither_can(mask: MaskSpec, bias: Bias | None) -> str | None:
         return "a prefix that is seen from before it"
     if mask.q.everywhere is not None or mask.kv.everywhere is not None:
         return "global tokens"
+    if mask.kv.shared is not None:
+        return "tokens that every segment sees"
     if mask.dilation > 1:
         return "a dilated window"
     if mask.window is not None and not mask.causal:

@@ -18,7 +18,7 @@ from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.low_rank import LowRank, low_rank_product
 from t5x_like.models.layers.parameters import Attends, Constant, Normal, Params, ParamSpec, parameter
 from t5x_like.models.layers.quantised import Quantised
-from t5x_like.models.layers.tuned import Followed, Scaled, entering, leaving
+from t5x_like.models.layers.tuned import Followed, Prefixed, Prompted, Scaled, entering, leaving
 from t5x_like.models.layers.watched import Watched, watched
 from t5x_like.models.remat import product
 
@@ -70,8 +70,10 @@ def project(
     `eight_bits` operands are rounded to as many, see `layers/fp8.py`. `dropped` is what the update of a `LowRank` sees
     of x; None: all of it.
     """
-    if isinstance(kernel, Scaled | Followed):
+    if isinstance(kernel, Scaled | Followed | Prefixed):
         x, kernel = entering(x, kernel), kernel.kernel
+    if isinstance(kernel, Prompted):
+        kernel = kernel.table
     if isinstance(kernel, LowRank):
         y = project(x, kernel.kernel, pattern, dtype, one_cpu=one_cpu, eight_bits=eight_bits)
         return low_rank_product(x, y, kernel, pattern, x if dropped is None else dropped)
@@ -160,7 +162,7 @@ class Linear(nn.Module):
         if self.use_bias:
             spec = ParamSpec(self.out_shape, self.out_axes, init=Constant(0.0), stream=self.stream)
             y = y + parameter(self, "bias", spec).astype(y.dtype)
-        return leaving(y, kernel)
+        return leaving(y, kernel, ctx.positions)
 
     def _dropped(self, x: jax.Array, kernel: Any, ctx: Context) -> jax.Array | None:
         """What a low-rank update sees of x, by a key of this map."""

@@ -30,6 +30,8 @@ def conditions(mask: MaskSpec, q_index: jax.Array, k_index: jax.Array, q: Marks,
         allowed = near if allowed is None else allowed & near
     if q.segments is not None and kv.segments is not None:
         same = q.segments[:, :, None] == kv.segments[:, None, :]
+        if kv.shared is not None:
+            same = same | kv.shared[:, None, :]
         allowed = same if allowed is None else allowed & same
     return allowed
 

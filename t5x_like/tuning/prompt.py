@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens that no one wrote, in front of every row.
+
+prompt   their embeddings are trained (Lester et al. 2021)
+prefix   in every layer their keys and values are (Li and Liang 2021)
+
+All segments of a row see them, and positions begin after them. Of a model with an encoder they stand in front of its
+input. In a model that decodes they are part of the prompt, and so lie in the cache.
+
+Differs from the papers: a prompt is drawn, not taken from the vocabulary. A prefix has no network that makes it; its
+keys are rotated, and normalised, as others are; what its tokens themselves attend to is computed and thrown away.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config.tuning import PrefixConfig, PromptConfig
+from t5x_like.errors import UserError
+from t5x_like.models.layers.parameters import Normal, Params, ParamSpec
+from t5x_like.models.layers.tuned import Prefixed, Prompted
+from t5x_like.tuning.method import TunedModel, joined
+
+STDDEV = 0.02  # of a prefix
+
+
+class PromptedModel(TunedModel):
+    """A model that puts tokens in front of what it is given."""
+
+    def apply(self, params: Params, batch: Any, *, cache: Any = None, **more: Any) -> dict[str, Any]:
+        """Without a cache; with one the caller has put them there (`in_front`)."""
+        whole = joined(params, self.method)
+        if cache is not None:
+            return self.base.apply(whole, batch, cache=cache, **more)
+        outputs = self.base.apply(whole, self._lengthened(batch), **more)
+        count, of_tokens = self.method.config.length, self._stream == self.base.config.streams[-1]
+        dims = {"hidden": 1, "logits": 1, "hidden_states": 2}
+        for name in dims.keys() & outputs.keys() if of_tokens else ():
+            if outputs[name].ndim == 3 + (name == "hidden_states"):  # of tokens, not of a row
+                outputs[name] = jax.lax.slice_in_dim(outputs[name], count, None, axis=dims[name])
+        return outputs
+
+    def in_front(self, prompt: list[int]) -> list[int]:
+        """A prompt with those tokens, for a call through a cache."""
+        tokens = self.method.tokens(self.vocab_size, jnp.asarray([prompt[:1]]))[0]  # type: ignore[attr-defined]
+        return [*map(int, tokens), *prompt]
+
+    @property
+    def _stream(self) -> str:
+        return str(self.base.config.streams[0])
+
+    def _lengthened(self, batch: Any) -> Any:
+        stream, count = self._stream, self.method.config.length
+        tokens = jnp.asarray(batch[f"{stream}_input_tokens"])
+        rows, length = tokens.shape
+        own = self.method.tokens(self.base.config.vocab_size, tokens[:, :1])  # type: ignore[attr-defined]
+        segments = jnp.asarray(batch.get(f"{stream}_segment_ids", jnp.ones_like(tokens)))
+        positions = batch.get(f"{stream}_positions", jnp.broadcast_to(jnp.arange(length), tokens.shape))
+        front = {
+            "input_tokens": (own, tokens),
+            "positions": (jnp.arange(count)[None], positions + count),
+            "segment_ids": (jnp.ones((1, count), jnp.int32), segments),
+            "prompt_tokens": (jnp.ones((1, count), jnp.int32), jnp.zeros_like(tokens)),
+        }
+        for name in ("token_types", "causal_attention", "global_tokens"):
+            if (value := batch.get(f"{stream}_{name}")) is not None:
+                front[name] = (jnp.full((1, count), name == "causal_attention", value.dtype), value)
+        joint = {
+            f"{stream}_{name}": jnp.concatenate([jnp.broadcast_to(before, (rows, count)).astype(x.dtype), x], axis=1)
+            for name, (before, x) in front.items()
+        }
+        return {**batch, **joint}
+
+
+class PromptMethod:
+    """Beside the table of tokens."""
+
+    beside, leaf, model = "prompt", "embedding", PromptedModel
+
+    def __init__(self, config: PromptConfig):
+        self.config = config
+        self.patterns = {"kind": ("token_embedding/embedding",)}
+
+    def takes(self, name: str, spec: ParamSpec) -> bool:
+        return name == "token_embedding/embedding"
+
+    def added(self, name: str, table: ParamSpec) -> dict[str, ParamSpec]:
+        shape, axes = (self.config.length, table.shape[1]), ("positions", table.axes[1])
+        return {"embedding": ParamSpec(shape, axes, init=table.init, stream=table.stream)}
+
+    def node(self, table: Any, parts: Params) -> Prompted:
+        return Prompted(table, parts["embedding"])
+
+    def merged(self, node: Any, pattern: str, bias: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        raise UserError(f"tuning.kind: a {self.beside!r} is no part of kernels, and cannot be put into them")
+
+    def tokens(self, vocab_size: int, first: Any) -> Any:
+        """What stands in front of rows that begin with `first`, int [B, 1]: int [B or 1, length]."""
+        del first
+        return vocab_size + jnp.arange(self.config.length)[None]
+
+
+class PrefixMethod(PromptMethod):
+    """Beside the kernels of keys and values."""
+
+    beside, leaf = "prefix", "kernel"
+
+    def __init__(self, config: PrefixConfig):
+        self.config = config  # type: ignore[assignment]
+        self.patterns = {"targets": config.targets}  # type: ignore[dict-item]
+
+    def takes(self, name: str, spec: ParamSpec) -> bool:
+        return "/layers/" in f"/{name}" and spec.is_matrix and name.endswith(("/key/kernel", "/value/kernel"))
+
+    def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
+        side = tuple(axis for axis in kernel.axes if axis not in kernel.in_axes + kernel.out_axes)
+        sizes = {**dict(zip(kernel.axes, kernel.shape, strict=True)), "positions": self.config.length}
+        axes = (*side, "positions", *kernel.out_axes)
+        shape = tuple(sizes[axis] for axis in axes)
+        return {"rows": ParamSpec(shape, axes, init=Normal(STDDEV), stream=kernel.stream, met=kernel.met)}
+
+    def node(self, kernel: Any, parts: Params) -> Prefixed:  # type: ignore[override]
+        return Prefixed(kernel, parts["rows"])
+
+    def tokens(self, vocab_size: int, first: Any) -> Any:
+        """Whatever there is: nothing of these tokens remains but that they are there."""
+        return jnp.broadcast_to(first, (first.shape[0], self.config.length))
