@@ -51,13 +51,17 @@ def to_hf(source: Path, out: Path) -> None:
 
 def to_adapter(source: Path, out: Path) -> None:
     from t5x_like.interop.adapters import save_adapter
+    from t5x_like.quantisation import dequantised
     from t5x_like.training.checkpoints import load_trained
     from t5x_like.tuning.method import TunedModel
 
     config, program, params = load_trained(source)
-    if not isinstance(program.model, TunedModel):
-        raise UserError(f"{source}: was trained with tuning.kind={config.tuning.kind!r}; accepted: 'lora', 'ia3'")
-    save_adapter(out, program.model, params, str(config.init_from.path if config.init_from else source))
+    model, params = dequantised(program.model, params)
+    if not isinstance(model, TunedModel):
+        raise UserError(
+            f"{source}: was trained with tuning.kind={config.tuning.kind!r}; accepted: 'lora', 'ia3', 'prompt'"
+        )
+    save_adapter(out, model, params, str(config.init_from.path if config.init_from else source))
 
 
 def from_hf(source: Path, out: Path) -> None:

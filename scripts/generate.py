@@ -13,7 +13,7 @@ Hugging Face folder's generation_config.json says holds for it, but for what a f
 import dataclasses
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,6 @@ def main() -> None:
     refuse_idle(flags, said)
 
     from t5x_like.inference.beam import BeamSearch
-    from t5x_like.inference.constraints import Constraints
-    from t5x_like.inference.generate import GREEDY
     from t5x_like.inference.sampling import Sampling
     from t5x_like.training.cores import cores_as_devices
     from t5x_like.training.startup import configure_jax
@@ -46,7 +44,28 @@ def main() -> None:
     sampling = Sampling(temperature, said["top_k"], said["top_p"]).check()
     if beams is not None:
         beams.check(samples, sampling)
-    model, params, tokenizer, prefix, ctx = opened(Path(flags.checkpoint), flags.adapter)
+    for title, opened_model in opened(Path(flags.checkpoint), flags.adapter or [], flags.quantisation):
+        if title:
+            print(f"== {title}")
+        answer(Namespace(**vars(flags)), said, beams, sampling, *opened_model)
+
+
+def answer(
+    flags: Namespace,
+    said: dict[str, Any],
+    beams: Any,
+    sampling: Any,
+    model: Any,
+    params: Any,
+    tokenizer: Any,
+    prefix: str,
+    ctx: Any,
+) -> None:
+    """Continues the prompt with a model."""
+    from t5x_like.inference.constraints import Constraints
+    from t5x_like.inference.generate import GREEDY
+
+    samples = said["num_samples"]
     model, prompt, length = prompted(flags, said, model, tokenizer, prefix)
     ends = [tokenizer.specials["fim_end"]] if flags.suffix is not None and "fim_end" in tokenizer.specials else []
     names = {field.name for field in dataclasses.fields(Constraints)}
@@ -74,7 +93,13 @@ def parsed() -> Namespace:
     parser = Parser(__doc__, required=("checkpoint", "prompt"))
     add = parser.add_argument
     add("--checkpoint", metavar="DIR", help="a run folder, a sweep folder, or a Hugging Face folder")
-    add("--adapter", metavar="DIR", help="low-rank updates for it, a folder of peft's")
+    add(
+        "--adapter",
+        metavar="DIR",
+        action="append",
+        help="what was trained beside it: a run folder, or one of peft's; may be repeated: one answer for each",
+    )
+    add("--quantisation", choices=("int8", "fp8", "int4", "nf4"), help="keep its kernels in few bits")
     add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
     add("--suffix", metavar="TEXT", help="what comes behind the gap that is to be filled in")
     add("--temperature", type=float, help="0 takes the likeliest token (default: 1, with beams 0)")
@@ -149,25 +174,39 @@ def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any,
     return model, prompt, len(prompt)
 
 
-def opened(folder: Path, adapter: str | None = None) -> tuple[Any, Any, Any, str, Any]:
-    """Returns a folder's model, parameters and tokenizer, what its inputs begin with, and the context to run it in."""
+def opened(
+    folder: Path, adapters: Sequence[str] = (), kind: str | None = None
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yields, with a title where there are several, a folder's model with each adapter, or alone: model, parameters and
+    tokenizer, what its inputs begin with, and the context to run it in. The base's parameters are there once."""
+    import jax
+
+    from t5x_like.config import quantisation
     from t5x_like.data.tokenizers import load_tokenizer
-    from t5x_like.interop.adapters import load_adapter
     from t5x_like.interop.hugging_face import is_hf, vocabulary_of
+    from t5x_like.quantisation import quantised_model, stored
     from t5x_like.sweeps.points import largest_run
     from t5x_like.training.cores import generation_context, generation_mesh
-    from t5x_like.training.initial import load_any
+    from t5x_like.training.initial import load_any, with_adapter
     from t5x_like.tuning import untuned
 
     folder = largest_run(folder) if (folder / "sweep.json").is_file() else folder
     config, program, params = load_any(folder, mesh_for=generation_mesh)
     if not (is_hf(folder) or (folder / "tokenizer.json").is_file()):
         raise UserError(f"--checkpoint={folder}: was trained on {config.data.kind!r} data, which is no text")
+    if kind is not None and config.quantisation is not None:
+        raise UserError(f"--quantisation={kind}: {folder} has kernels in {config.quantisation.kind} already")
     prefix = getattr(config.data, "prefix", "")
     model: Any = program.model
-    if adapter is not None:
-        model, params = load_adapter(adapter, *untuned(model, params))
-    return model, params, load_tokenizer(vocabulary_of(folder)), prefix, generation_context(program.ctx)
+    if adapters:
+        model, params = untuned(model, params)
+    rest = load_tokenizer(vocabulary_of(folder)), prefix, generation_context(program.ctx)
+    for adapter in adapters or [""]:
+        tuned, own = with_adapter(Path(adapter), model, params) if adapter else (model, params)
+        if kind is not None:
+            tuned = quantised_model(tuned, quantisation.KINDS[kind]())
+            own = jax.jit(lambda own, tuned=tuned: stored(tuned, own))(own)
+        yield (adapter if len(adapters) > 1 else ""), (tuned, own, *rest)
 
 
 def refuse_idle(flags: Namespace, said: dict[str, Any]) -> None:

@@ -73,12 +73,11 @@ def one(trained: Any, source: Path, flags: Any, out: Path) -> None:
 
 def as_config(content: dict[str, Any]) -> Any:
     """A format as a config; `--` stands before a field that it refuses."""
-    from t5x_like.config import Fp8Config, Int4Config, Int8Config, NF4Config
+    from t5x_like.config.quantisation import KINDS
     from t5x_like.strict import convert
 
-    kinds = {"int8": Int8Config, "fp8": Fp8Config, "int4": Int4Config, "nf4": NF4Config}
     try:
-        return convert(kinds[content["kind"]], content)
+        return convert(KINDS[content["kind"]], content)
     except UserError as error:
         raise UserError(f"--{error}") from None
 

@@ -74,3 +74,4 @@ class NF4Config(_FourBits):
 
 
 QuantisationConfig = Int8Config | Fp8Config | Int4Config | NF4Config
+KINDS: dict[str, type] = {kind.kind: kind for kind in (Int8Config, Fp8Config, Int4Config, NF4Config)}

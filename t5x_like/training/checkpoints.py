@@ -140,6 +140,14 @@ class Checkpoints:
         restored = self._restored(step, {name: _items(abstract)[name]})[name]
         return merge(self._frozen(abstract), restored if name == "average" else restored["trainable"])
 
+    def restore_trained(self, abstract: State) -> Params:
+        """Restores what the newest checkpoint's run trains, without what it keeps frozen."""
+        step = self.newest(("params",))
+        if step is None:
+            raise UserError(f"{self._folder}: holds no checkpoint")
+        restored = self._restored(step, {"params": _items(abstract)["params"]})
+        return dict(restored["params"]["trainable"])
+
     def _frozen(self, abstract: State) -> Params:
         if not abstract.frozen:
             return {}

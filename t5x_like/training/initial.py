@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_like.accounting.flops import accounting
@@ -19,6 +20,7 @@ from t5x_like.config.data.tokenizers import FileTokenizerConfig
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError
 from t5x_like.files import make_folder, write_json
+from t5x_like.interop.adapters import load_adapter
 from t5x_like.interop.hugging_face import config_of_folder, is_hf, load_hf, placed, vocabulary_of
 from t5x_like.interop.names import Parts
 from t5x_like.kinds import kinds_of
@@ -31,7 +33,7 @@ from t5x_like.training.metrics import Tally
 from t5x_like.training.program import Program, program_for
 from t5x_like.training.run_folder import load_config, open_folder
 from t5x_like.training.state import State, split
-from t5x_like.tuning import tuned_specs, untuned
+from t5x_like.tuning import tuned_model, tuned_specs, untuned
 
 _TASKS = {("decoder",): "language_model", ("encoder",): "masked_lm", ("encoder", "decoder"): "seq2seq"}
 _TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))}
@@ -82,6 +84,28 @@ def load_any(
     program = program_for(dataclasses.replace(config, mesh=mesh_for(config.model)))
     where = flatten_dict(program.layout.parameters(program.specs), sep="/")
     return config, program, load_hf(folder, lambda name, spec, parts: placed(spec, parts, where[name]))[1]
+
+
+def with_adapter(folder: Path, model: Any, params: Params) -> tuple[Any, Params]:
+    """A model with what a run has trained beside it, or with an adapter of `peft`; the base's arrays are shared.
+
+    Raises:
+      UserError: the folder is neither, trained the base itself, or belongs to another model.
+    """
+    if not (folder / "checkpoints").is_dir():
+        return load_adapter(folder, model, params)
+    config = load_config(folder)
+    theirs, ours = (named_specs(each.specs()) for each in (build_model(config.model), model))
+    if {name: spec.shape for name, spec in theirs.items()} != {name: spec.shape for name, spec in ours.items()}:
+        raise UserError(f"--adapter={folder}: belongs to a model of other names or shapes than --checkpoint's")
+    if config.tuning.kind == "full":
+        raise UserError(f"--adapter={folder}: trained every parameter, and is a --checkpoint by itself")
+    program = program_for(dataclasses.replace(config, mesh=MeshConfig()))
+    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        trained = checkpoints.restore_trained(program.abstract_state)
+    own = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), trained)  # on no device: they follow the base's
+    leaves = flatten_dict(params, sep="/") | flatten_dict(own, sep="/")
+    return tuned_model(model, config.tuning), unflatten_dict(leaves, sep="/")
 
 
 def write_run(source: Path, folder: Path) -> None:
