@@ -45,6 +45,7 @@ PARAMETER_RULES: Rules = {
     "projected": (),
     "features": (),  # of a Performer
     "rank": (),  # of a low-rank update
+    "blocks": (),  # of moments in eight bits
 }
 
 ACTIVATION_RULES: Rules = {
