@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from t5x_like.config import AdamWConfig
@@ -32,27 +31,42 @@ BLOCK = 256  # elements that share a scale
 LEAST = 4096  # elements of a parameter, of one layer, whose moments are in eight bits
 
 
-def code_book(signed: bool) -> np.ndarray:
-    """Returns the 256 numbers of the dynamic data type, in order.
+def _decades(signed: bool) -> list[tuple[int, float, float]]:
+    """The dynamic data type but for 0 and 1, from its smallest numbers up: (first, low, part) of every power of ten.
 
     A byte has a sign bit, where there is a sign, then zeros, then a one and the bits that are left. Each zero divides
-    by ten; the bits choose one of as many equal parts of [0.1, 1], whose middle they are. 0 and 1 are themselves.
+    by ten; the bits choose one of as many equal parts of [0.1, 1], whose middle they are. So, signs aside, the numbers
+    that count `first` to 2 first - 1 are low + part (0.5, 1.5, ...); 0 counts as 0 with signs and as 1 without.
     """
-    numbers = [0.0, 1.0]
-    for zeros in range(7):
-        edges = np.linspace(0.1, 1.0, 2 ** (7 - signed - zeros) + 1)
-        middles = 10.0**-zeros * (edges[1:] + edges[:-1]) / 2
-        numbers += [*middles, *(-middles if signed else ())]
-    return np.sort(numbers).astype(np.float32)
+    firsts = [(2 ** (7 - signed - zeros), 0.1 * 10.0**-zeros) for zeros in range(6, -1, -1)]
+    return [(first, low, 9 * low / first) for first, low in firsts]
 
 
-FIRST, SECOND = code_book(signed=True), code_book(signed=False)
+def _number(count: jax.Array, signed: bool) -> jax.Array:
+    """The numbers from 0 to 1 by their counts.
+
+    Arithmetic, which fuses: with a lookup the moments lie in memory in float32 after all while the optimizer steps.
+    """
+    number = jnp.zeros_like(count)
+    for first, low, part in _decades(signed):
+        number = jnp.where(count >= first, low + part * (count - first + 0.5), number)
+    return jnp.where(count == (128 if signed else 256), 1.0, number)
+
+
+def _nearest(size: jax.Array, signed: bool) -> jax.Array:
+    """The count of the number that is nearest to one from 0 to 1, or of the smaller of two that are as near."""
+    count, below = jnp.full_like(size, 0 if signed else 1), 0.0
+    for first, low, part in _decades(signed):
+        inside = jnp.clip(jnp.ceil((size - low) / part) - 1, 0, first - 1)
+        count = jnp.where(size > (below + low + part / 2) / 2, first + inside, count)
+        below = low + part * (first - 0.5)
+    return jnp.where(size > (below + 1) / 2, 128 if signed else 256, count)
 
 
 class EightBit(NamedTuple):
     """A moment of one parameter, or of a stack."""
 
-    codes: jax.Array  # uint8, the parameter's shape: places in the code book
+    codes: jax.Array  # uint8, the parameter's shape: the numbers that eight bits have, in order
     scales: jax.Array  # float32, the parameter's shape with the dimensions that blocks run over as one, of blocks
 
 
@@ -68,32 +82,27 @@ def scales_spec(spec: ParamSpec) -> ParamSpec:
     return ParamSpec((*leading, -(-row // BLOCK)), (*spec.axes[: len(leading)], "blocks"))
 
 
-def _nearest(x: jax.Array, book: np.ndarray) -> jax.Array:
-    """Halves the book eight times: `jnp.searchsorted` takes six times as long, and XLA long to compile it."""
-    middles = jnp.asarray((book[1:] + book[:-1]) / 2)
-    codes = jnp.where(x > middles[127], 128, 0).astype(jnp.uint8)
-    for half in (64, 32, 16, 8, 4, 2, 1):
-        codes += jnp.where(x > middles[codes + (half - 1)], half, 0).astype(jnp.uint8)
-    return codes
-
-
-def quantise(moment: jax.Array, book: np.ndarray) -> EightBit:
-    """Rounds to the nearest number of a book, or to the smaller of two that are as near."""
+def quantise(moment: jax.Array, signed: bool) -> EightBit:
+    """Rounds to the nearest number that eight bits have."""
     rows = moment.reshape(*_leading(moment.shape), -1)
     size = rows.shape[-1]
     blocks = jnp.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, -size % BLOCK)])
     blocks = blocks.reshape(*rows.shape[:-1], -1, BLOCK)
     scales = jnp.abs(blocks).max(-1)
     parts = blocks / jnp.where(scales > 0, scales, 1.0)[..., None]
-    return EightBit(_nearest(parts, book).reshape(*rows.shape[:-1], -1)[..., :size].reshape(moment.shape), scales)
+    count = _nearest(jnp.abs(parts), signed)
+    codes = jnp.where(parts < 0, 127 - jnp.minimum(count, 127), 127 + count) if signed else count - 1
+    codes = codes.astype(jnp.uint8).reshape(*rows.shape[:-1], -1)[..., :size]
+    return EightBit(codes.reshape(moment.shape), scales)
 
 
-def dequantise(moment: EightBit, book: np.ndarray) -> jax.Array:
+def dequantise(moment: EightBit, signed: bool) -> jax.Array:
     """Returns the float32 numbers that the bytes stand for."""
-    shape = moment.codes.shape
+    shape, codes = moment.codes.shape, moment.codes.astype(jnp.float32)
+    numbers = jnp.sign(codes - 127) * _number(jnp.abs(codes - 127), signed) if signed else _number(codes + 1, signed)
     size = math.prod(shape[moment.scales.ndim - 1 :])
     scales = jnp.repeat(moment.scales, BLOCK, axis=-1)[..., :size]
-    return jnp.asarray(book)[moment.codes] * scales.reshape(shape)
+    return numbers * scales.reshape(shape)
 
 
 def is_eight_bit(spec: ParamSpec) -> bool:
@@ -115,10 +124,10 @@ def scale_by_eight_bit_adam(config: AdamWConfig, specs: Params) -> optax.Gradien
     adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
 
     def change(function: Any, state: Any) -> Any:
-        def moments(tree: Params, book: np.ndarray) -> Params:
-            return map_specs(lambda spec, one: function(one, book) if is_eight_bit(spec) else one, specs, tree)
+        def moments(tree: Params, signed: bool) -> Params:
+            return map_specs(lambda spec, one: function(one, signed) if is_eight_bit(spec) else one, specs, tree)
 
-        return state._replace(mu=moments(state.mu, FIRST), nu=moments(state.nu, SECOND))
+        return state._replace(mu=moments(state.mu, True), nu=moments(state.nu, False))
 
     def update(grads: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         directions, state = adam.update(grads, change(dequantise, state), params)
