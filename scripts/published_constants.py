@@ -5,6 +5,7 @@ They describe the tokenizer, the text and the parameter count of those papers. L
 comparable with theirs; exponents are, with care.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,39 @@ class Published:
         """Returns the loss it predicts for its law's variables, in nats per token of its own tokenizer."""
         return self.declared.predict(self.parameters, variables)
 
+
+# Zhang et al. 2024, table 4: columns are those of `_TUNED`, and a law's are its A and its alpha.
+_TUNED = tuple(f"{task}, {what}" for task in ("En-De", "En-Zh", "MLSum") for what in ("whole", "prompt", "LoRA"))
+_TUNED_E = (0.75, 0.62, 0.62, 1.0, 0.77, 0.73, 0.98, 0.00051, 0.2)
+_TUNED_BETA = (0.15, 0.051, 0.081, 0.14, 0.015, 0.025, 0.087, 0.025, 0.03)
+_TUNED_BY = {
+    "tuned_params": (
+        (1.2e5, 3.9e3, 2.1e3, 3.3e3, 8.5e2, 6.6e2, 3.3e2, 23.0, 26.0),
+        (0.52, 0.4, 0.36, 0.34, 0.33, 0.31, 0.24, 0.1, 0.11),
+    ),
+    "tuned_pretraining_tokens": (
+        (6.3e2, 2.7e2, 1.4e2, 2.4e2, 2e2, 1.3e2, 42.0, 16.0, 17.0),
+        (0.21, 0.21, 0.18, 0.17, 0.2, 0.18, 0.11, 0.069, 0.073),
+    ),
+    "tuned_rank": (  # of LoRA; of a prompt, its length
+        (None, 1.0, 1.4, None, 1.0, 1.2, None, 2.6, 2.4),
+        (None, 0.0027, -0.0017, None, 0.0019, 0.0044, None, 0.0026, 0.00022),
+    ),
+}
+
+
+def _zhang() -> Iterator[Published]:
+    for law, rows in _TUNED_BY.items():
+        for tuned, e, beta, a, alpha in zip(_TUNED, _TUNED_E, _TUNED_BETA, *rows, strict=True):
+            if a is None or alpha is None:
+                continue
+            name = f"Zhang 2024, {tuned}, by {law.removeprefix('tuned_').replace('_', ' ')}"
+            note = "Data in examples" + ("; its rank is the prompt's length." if "prompt, by rank" in name else ".")
+            constants = {"E": e, "A": a, "alpha": alpha, "beta": beta}
+            yield Published(name, law, constants, "Zhang et al. 2024, table 4", note=note)
+
+
+_HERNANDEZ = "N without the tables, data in characters; holds while there is little data."
 
 PUBLISHED = (
     Published(
@@ -143,4 +177,19 @@ PUBLISHED = (
         "Muennighoff et al. 2023, section 5 and its code",
         note="Repeats decay with R_D: four passes are worth nearly as much as fresh data, forty almost nothing more.",
     ),
+    Published(
+        "Hernandez 2021, text to Python",
+        "transferred",
+        {"k": 1.9e4, "alpha": 0.18, "beta": 0.38},
+        "Hernandez et al. 2021, table 1",
+        note=_HERNANDEZ,
+    ),
+    Published(
+        "Hernandez 2021, text and code to Python",
+        "transferred",
+        {"k": 2.1e5, "alpha": 0.096, "beta": 0.38},
+        "Hernandez et al. 2021, table 1; pretrained on text and, half of it, code that is not Python",
+        note=_HERNANDEZ,
+    ),
+    *_zhang(),
 )

@@ -50,11 +50,14 @@ class AdamWConfig(_Optimizer):
     b1: float = 0.9
     b2: float = 0.95
     epsilon: float = 1e-8
+    eight_bit: bool = False  # moments as bytes with a scale for every 256 (Dettmers et al. 2022)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         inside(self, "[0, 1)", "b1", "b2")
         at_least(self, 0, "epsilon")
+        if self.eight_bit:  # which round a small second moment to 0
+            above_zero(self, "epsilon", more=", which eight_bit=true needs")
 
 
 @dataclass(frozen=True)

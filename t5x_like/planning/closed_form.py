@@ -339,8 +339,10 @@ class Step:
     def _optimizer(self) -> float:
         optimizer = build_optimizer(self.config.optimizer, self.trained_specs)
         params = map_specs(lambda spec: jax.ShapeDtypeStruct(spec.shape, "float32"), self.trained_specs)
-        specs = named_specs(state_specs(jax.eval_shape(optimizer.init, params), self.trained_specs)).values()
-        return FLOAT32 * float(sum(self._leaf("optimizer", spec).local for spec in specs if spec.shape))
+        state = jax.eval_shape(optimizer.init, params)
+        specs = named_specs(state_specs(state, self.trained_specs)).values()
+        leaves = zip(jax.tree.leaves(state), specs, strict=True)
+        return float(sum(each.dtype.itemsize * self._leaf("optimizer", s).local for each, s in leaves if s.shape))
 
     def flops(self) -> dict[str, float]:
         """FLOPs of a step over all devices.

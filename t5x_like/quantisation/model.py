@@ -17,8 +17,9 @@ import jax.numpy as jnp
 
 from t5x_like.config.quantisation import QuantisationConfig
 from t5x_like.errors import UserError, nearest
+from t5x_like.models.layers.levels import BLOCK
 from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, named_specs
-from t5x_like.models.layers.quantised import SECOND_BLOCK, Quantised, Rounded, decode, encode, group_of
+from t5x_like.models.layers.quantised import Quantised, Rounded, decode, encode, group_of
 from t5x_like.models.model import Model
 
 PARTS = ("codes", "scales", "second", "offset")  # of a kernel
@@ -150,7 +151,7 @@ def _parts_of(spec: ParamSpec, how: QuantisationConfig) -> dict[str, ParamSpec]:
     shape, axes = (*side, inputs // group, *produced), (*side_axes, "blocks", *spec.out_axes)
     found = {"codes": codes, "scales": part(shape, axes, jnp.uint8 if double else jnp.float32)}
     if double:
-        blocks = -(-inputs // group * math.prod(produced) // SECOND_BLOCK)
+        blocks = -(-inputs // group * math.prod(produced) // BLOCK)
         found["second"] = part((*side, blocks), (*side_axes, "blocks"), jnp.float32)
         found["offset"] = part(side, side_axes, jnp.float32)
     return found

@@ -19,6 +19,7 @@ from jax.tree_util import DictKey, GetAttrKey
 from t5x_like.config import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
 from t5x_like.models.layers.parameters import Params, ParamSpec, map_specs, named_specs
 from t5x_like.training.adafactor import scale_by_adafactor
+from t5x_like.training.eight_bit import scale_by_eight_bit_adam, scales_spec
 from t5x_like.training.matrices import dimensions
 from t5x_like.training.muon import is_hidden, scale_by_muon
 from t5x_like.training.parameter_rules import layer_numbers, multipliers, path_name
@@ -86,8 +87,7 @@ def _layer_rates(decay: float, specs: Params, order: Callable[[int], np.ndarray]
     most = max(depths.values(), default=0)
     rates: dict[str, Any] = {}
     for name, spec in named_specs(specs).items():
-        is_table = spec.lookup or spec.in_axes == ("vocab",)  # one that is tied makes logits, too
-        rates[name] = decay ** (most + 1) if is_table else 1.0
+        rates[name] = decay ** (most + 1) if spec.is_looked_up else 1.0
         if name in numbers:
             stack, layers = numbers[name]
             shape = [len(layers) if axis == "layers" else 1 for axis in spec.axes]
@@ -103,6 +103,8 @@ def _stateless(function: Callable[[Any, Any, float], Any], numbers: Params) -> o
 def _scaling(config: OptimizerConfig, specs: Params) -> list[optax.GradientTransformation]:
     """From gradients to directions, as the kind of optimizer has it."""
     match config:
+        case AdamWConfig(eight_bit=True):
+            return [scale_by_eight_bit_adam(config, specs)]
         case AdamWConfig():
             return [optax.scale_by_adam(config.b1, config.b2, config.epsilon)]
         case AdafactorConfig():
@@ -122,9 +124,9 @@ def _scaling(config: OptimizerConfig, specs: Params) -> list[optax.GradientTrans
 def state_specs(state: Any, specs: Params) -> Any:
     """Returns the ParamSpec of every leaf of an optimizer's state, so that it is cut over a mesh as its parameter is.
 
-    A moment is found by its path, which ends in the name of its parameter. One of a parameter's shape has all its axes;
-    `rows` and `columns` of a factored one have those that are left. The state is of arrays or their shapes, as
-    `build_optimizer(config, specs).init` gives it.
+    A moment is found by its path, which ends in the name of its parameter. One of a parameter's shape has all its axes,
+    and so have `codes` of eight bits; `rows` and `columns` of a factored one have those that are left. The state is of
+    arrays or their shapes, as `build_optimizer(config, specs).init` gives it.
     """
     by_name = named_specs(specs)
 
@@ -135,10 +137,13 @@ def state_specs(state: Any, specs: Params) -> Any:
         keys = reversed(path[:-1] if part != "whole" else path)
         name = [*itertools.takewhile(lambda key: isinstance(key, DictKey), keys)][::-1]
         spec = by_name[path_name(tuple(name))]
-        dims = dimensions(spec)
-        gone = {"whole": (), "rows": dims.columns, "columns": dims.rows}[part]
-        kept = [dim for dim in range(len(spec.shape)) if dim not in gone]
-        found = ParamSpec(tuple(spec.shape[dim] for dim in kept), tuple(spec.axes[dim] for dim in kept))
+        if part == "scales":
+            found = scales_spec(spec)
+        else:
+            dims = dimensions(spec)
+            gone = {"whole": (), "codes": (), "rows": dims.columns, "columns": dims.rows}[part]
+            kept = [dim for dim in range(len(spec.shape)) if dim not in gone]
+            found = ParamSpec(tuple(spec.shape[dim] for dim in kept), tuple(spec.axes[dim] for dim in kept))
         assert found.shape == leaf.shape, (path, found.shape, leaf.shape)
         return found
 

@@ -43,6 +43,7 @@ def test_memory_is_that_of_the_state(kind, more, make_run):
         ["optimizer.kind=sgd", "optimizer.momentum=0.0"],
         ["optimizer.kind=adafactor", "optimizer.b1=0.9"],
         ["optimizer.kind=adafactor", "optimizer.factored=false"],
+        ["optimizer.eight_bit=true", "model.d_model=64"],
         ["tuning.kind=partial", "tuning.train=('.*/mlp/.*',)", "training.ema_decay=0.9"],
     ],
     ids=" ".join,

@@ -17,7 +17,7 @@ SHAPES = (24, 128), (40, 64), (7, 192)  # [out, in]
 
 def main() -> None:
     torch.manual_seed(0)
-    found = {"signed": F.create_dynamic_map(signed=True), "unsigned": F.create_dynamic_map(signed=False)}
+    found = {}
     for i, shape in enumerate(SHAPES):
         weight = 0.05 * torch.randn(shape)
         codes, state = F.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")

@@ -75,8 +75,9 @@ def arithmetic(*overrides, **sizes):
     return Step(run(*overrides), {axis: sizes.get(axis, 1) for axis in AXES})
 
 
-def test_one_device_keeps_what_the_accounting_says_and_moves_nothing():
-    step = arithmetic("optimizer.kind=adafactor")
+@pytest.mark.parametrize("optimizer", ["optimizer.kind=adafactor", "optimizer.eight_bit=true"])
+def test_one_device_keeps_what_the_accounting_says_and_moves_nothing(optimizer):
+    step = arithmetic(optimizer)
     kept = state_bytes(step.config)
     assert step.memory().parameters == kept["parameters"]
     assert step.memory().optimizer == kept["optimizer"]

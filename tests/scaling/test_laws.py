@@ -43,6 +43,9 @@ MORE = {  # further columns of the design
     "teacher_loss": _SHUFFLED.permutation(np.linspace(1.8, 3.4, 25)),
     "alone_loss": _SHUFFLED.permutation(np.linspace(2.0, 4.0, 25)),
     "task_loss": np.linspace(0.3, 3.0, 25),
+    "tuning_data": _SHUFFLED.permutation(np.tile(np.geomspace(1e4, 1e7, 5), 5)),
+    "rank": _SHUFFLED.permutation(np.tile([1.0, 4.0, 16.0, 64.0, 256.0], 5)),
+    "pretraining_tokens": _SHUFFLED.permutation(np.tile(np.geomspace(1e6, 1e8, 5), 5)),
 }
 
 # name: (parameters, the law by hand of N, D, C, U unique tokens, X experts)
@@ -122,6 +125,30 @@ BY_HAND = {
         lambda N, D, C, U, X, floor, height, midpoint, width: (
             floor + height / (1 + np.exp((MORE["task_loss"] - midpoint) / width))
         ),
+    ),
+    "transferred": (
+        {"k": 1.9e4, "alpha": 0.18, "beta": 0.38},
+        lambda N, D, C, U, X, k, alpha, beta: k * MORE["tuning_data"] ** alpha * N**beta,
+    ),
+    "transfer": (
+        {"E": 1.5, "A": 20.0, "B": 800.0, "alpha": 0.3, "beta": 0.45, "k": 50.0, "gamma": 0.3, "delta": 0.4},
+        lambda N, D, C, U, X, E, A, B, alpha, beta, k, gamma, delta: (
+            E + A / N**alpha + B / (MORE["tuning_data"] + k * MORE["tuning_data"] ** gamma * N**delta) ** beta
+        ),
+    ),
+    "tuned_params": (
+        {"E": 0.6, "A": 90.0, "alpha": 0.36, "beta": 0.08},
+        lambda N, D, C, U, X, E, A, alpha, beta: E + A / (N**alpha * MORE["tuning_data"] ** beta),
+    ),
+    "tuned_pretraining_tokens": (
+        {"E": 0.6, "A": 90.0, "alpha": 0.18, "beta": 0.08},
+        lambda N, D, C, U, X, E, A, alpha, beta: (
+            E + A / (MORE["pretraining_tokens"] ** alpha * MORE["tuning_data"] ** beta)
+        ),
+    ),
+    "tuned_rank": (
+        {"E": 0.6, "A": 1.4, "alpha": -0.02, "beta": 0.08},
+        lambda N, D, C, U, X, E, A, alpha, beta: E + A / (MORE["rank"] ** alpha * MORE["tuning_data"] ** beta),
     ),
     "params_only": ({"E": 1.5, "A": 20.0, "alpha": 0.3}, lambda N, D, C, U, X, E, A, alpha: E + A / N**alpha),
     "params_only_pure": ({"A": 20.0, "alpha": 0.3}, lambda N, D, C, U, X, A, alpha: A / N**alpha),

@@ -134,3 +134,33 @@ def test_kaplans_joint_law_has_its_one_variable_laws_as_limits():
     p = law.parameters
     assert float(law.loss(params=1e9, tokens=1e30)) == pytest.approx((p["Nc"] / 1e9) ** p["alpha_N"], rel=1e-6)
     assert float(law.loss(params=1e40, tokens=1e9)) == pytest.approx((p["Dc"] / 1e9) ** p["alpha_D"], rel=1e-6)
+
+
+def test_the_transfer_that_hernandez_prints():
+    """Section 6.2, which goes to GPT-3's size: what one character is worth, and how much more 300 characters are."""
+    for name, one, by_300 in (("text to Python", 3.7e8, 2.8), ("text and code to Python", 4.1e9, 1.7)):
+        law = BY_NAME[f"Hernandez 2021, {name}"]
+        worth = law.loss(params=175e9, tuning_data=np.array([1.0, 300.0]))
+        assert worth[0] == pytest.approx(one, rel=0.05)
+        assert worth[1] / worth[0] == pytest.approx(by_300, rel=0.02)
+
+
+def test_zhangs_laws_meet_where_their_sweeps_do():
+    """Every sweep is of a model of 1B parameters, pretrained on 283B tokens (206B of English and Chinese), with LoRA's
+    rank 4 and prompts of 100, but for what it varies."""
+    for name, law in BY_NAME.items():
+        if not name.startswith("Zhang") or law.law == "tuned_params":
+            continue
+        here = {"pretraining_tokens": 206e9 if "En-Zh" in name else 283e9, "rank": 100.0 if "prompt" in name else 4.0}
+        data, close = (1e6, 0.01) if "whole" in name else (5e4, 0.13)
+        expected = BY_NAME[f"{name.split(' by ')[0]} by params"].loss(params=1e9, tuning_data=data)
+        assert float(law.loss(tuning_data=data, **here)) == pytest.approx(float(expected), rel=close), name
+
+
+def test_zhangs_exponents_of_where_two_methods_cross():
+    """Table 5: the data at which the methods' losses differ as E does is X^gamma, of exponents that table 4 rounds."""
+    pairs = (("whole", "prompt"), ("whole", "LoRA"), ("prompt", "LoRA"))
+    for task, printed in (("En-De", (-1.2, -2.4, 1.5)), ("En-Zh", (-0.12, -0.3, 1.9))):
+        for pair, gamma in zip(pairs, printed, strict=True):
+            one, other = (BY_NAME[f"Zhang 2024, {task}, {method}, by params"].parameters for method in pair)
+            assert (other["alpha"] - one["alpha"]) / (one["beta"] - other["beta"]) == pytest.approx(gamma, abs=0.2)

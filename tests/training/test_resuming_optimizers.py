@@ -20,15 +20,17 @@ RUN = [
 ]  # fmt: skip
 OPTIMIZERS = {
     "adamw": ["optimizer.learning_rate=0.02"],
+    "adamw, eight bits": ["optimizer.learning_rate=0.005", "optimizer.eight_bit=true", "model.d_model=64"],
     "adafactor": ["optimizer.learning_rate=0.05", "optimizer.b1=0.9"],
     "lion": ["optimizer.learning_rate=0.003"],
     "muon": ["optimizer.learning_rate=0.02"],
     "sgd": ["optimizer.learning_rate=0.5", "optimizer.nesterov=true"],
 }
-# The default run takes Muon, whose state is in two parts; `test_training_loop.py` has AdamW, and `test_optimizers.py`
-# every optimizer's state through a checkpoint and onto another mesh.
+# The default run takes Muon, whose state is in two parts, and codes with scales; `test_training_loop.py` has AdamW, and
+# `test_optimizers.py` every optimizer's state through a checkpoint and onto another mesh.
+OFTEN = [("muon", "f32"), ("adamw, eight bits", "f32")]
 CASES = [
-    pytest.param(kind, precision, marks=() if (kind, precision) == ("muon", "f32") else pytest.mark.slow)
+    pytest.param(kind, precision, marks=() if (kind, precision) in OFTEN else pytest.mark.slow)
     for kind in OPTIMIZERS
     for precision in ("f32", "bf16", "fp16")
 ]
@@ -41,7 +43,8 @@ class Dies(Silent):
 
 
 def build(make_run, kind, precision, *overrides):
-    return make_run(f"optimizer.kind={kind}", f"precision={precision}", *RUN, *OPTIMIZERS[kind], *overrides)
+    named = f"optimizer.kind={kind.split(',')[0]}"
+    return make_run(named, f"precision={precision}", *RUN, *OPTIMIZERS[kind], *overrides)
 
 
 def losses(folder):

@@ -81,6 +81,11 @@ class ParamSpec:
         """Whether it maps inputs to outputs, whatever the number of its dimensions."""
         return bool(self.in_axes and self.out_axes)
 
+    @property
+    def is_looked_up(self) -> bool:
+        """Whether tokens take rows of it; one that is tied makes logits, too."""
+        return self.lookup or self.in_axes == ("vocab",)
+
     def stacked(self, layers: int, shared: bool = False) -> "ParamSpec":
         """The same parameter, once for each of `layers` layers, or once for all of them."""
         count, met = (1, layers * self.met) if shared else (layers, self.met)

@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from t5x_like.config.quantisation import Int8Config, NF4Config, QuantisationConfig
-from t5x_like.models.layers.levels import SIGNED, absmax_coded, decoded_levels, nearest_level
+from t5x_like.models.layers.levels import coded_blocks, decoded_blocks, level_of, nearest_level
 from t5x_like.models.layers.parameters import Params
 
 # The 16 levels of QLoRA's appendix E.
@@ -36,7 +36,6 @@ NF4 = np.array(_BELOW_ZERO + _NEAR_ZERO + _FROM_ZERO + _NEAR_ONE, np.float32)
 INT4 = ((np.arange(16) - 8) / 7).astype(np.float32)
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 SMALLEST_BLOCK = 16
-SECOND_BLOCK = 256  # scales that share a scale of their own
 
 
 @jax.tree_util.register_dataclass
@@ -92,7 +91,7 @@ def rounded(x: jax.Array, how: QuantisationConfig) -> jax.Array:
 def value(codes: jax.Array, how: QuantisationConfig) -> jax.Array:
     """What codes stand for, float32."""
     if how.kind == "nf4":
-        return decoded_levels(codes, NF4)
+        return level_of(codes, NF4)
     codes = codes.astype(jnp.float32)
     return codes / LARGEST[how.kind] if how.kind in LARGEST else (codes - 8) / 7
 
@@ -128,7 +127,7 @@ def packed(
         return Quantised(codes, scales, **more)
     side = scales.shape[:at]
     offset = scales.mean(tuple(range(at, scales.ndim)))
-    coded, second = absmax_coded(_in_order(scales, at) - offset[..., None], SIGNED, SECOND_BLOCK)
+    coded, second = coded_blocks(_in_order(scales, at) - offset[..., None], signed=True)
     last = jnp.moveaxis(coded.reshape(*side, *scales.shape[at + 1 :], -1), -1, at)
     return Quantised(codes, last, second, offset, **more)
 
@@ -151,9 +150,8 @@ def decoded_scales(kernel: Quantised) -> jax.Array:
         return kernel.scales
     at = _inputs(kernel.scales, kernel.produced)
     side, last = kernel.scales.shape[:at], jnp.moveaxis(kernel.scales, at, -1)
-    values = decoded_levels(last.reshape(*side, -1), SIGNED)
-    spread = jnp.repeat(kernel.second, SECOND_BLOCK, axis=-1)[..., : values.shape[-1]]
-    return jnp.moveaxis((values * spread + kernel.offset[..., None]).reshape(last.shape), -1, at)
+    values = decoded_blocks(last.reshape(*side, -1), kernel.second, signed=True) + kernel.offset[..., None]
+    return jnp.moveaxis(values.reshape(last.shape), -1, at)
 
 
 def product(x: jax.Array, kernel: Quantised, pattern: str) -> jax.Array:

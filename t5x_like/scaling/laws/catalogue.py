@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like.errors import unknown_name
+from t5x_like.scaling.laws.fine_tuning import TRANSFER, TRANSFERRED, tuned
 from t5x_like.scaling.laws.laws import Coordinates, Law, Values
 from t5x_like.scaling.laws.other_columns import (
     DISTILLATION,
@@ -57,7 +58,7 @@ MULTIPLICATIVE = Law(
     linear=("E", "A"),
     nonlinear={"alpha": EXPONENT, "beta": EXPONENT},
     columns=lambda v, x: (1.0, v["params"] ** -x["alpha"] * v["tokens"] ** -x["beta"]),
-    source="Zhang et al. 2024, When Scaling Meets LLM Finetuning",
+    source="the form of Zhang et al. 2024, When Scaling Meets LLM Finetuning",
 )
 
 OVERTRAINING = Law(
@@ -298,6 +299,9 @@ LAWS = {
         STEP_RATE,
         STEP_BATCH,
         TASK_ACCURACY,
+        TRANSFERRED,
+        TRANSFER,
+        *(tuned(variable) for variable in ("params", "pretraining_tokens", "rank")),
         *(
             single(variable, symbol, irreducible)
             for variable, symbol in (("params", "N"), ("tokens", "D"), ("compute", "C"))
