@@ -97,6 +97,9 @@ class Leaf:
     layers: int  # of its leading dimension on a device; 0 for a parameter outside the layers
     local: int  # elements on a device
     gathered: int  # elements of one layer (or of all, outside the layers), once gathered over fsdp
+    trained: bool
+    width: float | None  # bytes of an element, where it is kept in few bits
+    values: int = 1  # numbers in an element
 
     @property
     def is_gathered(self) -> bool:
@@ -125,7 +128,7 @@ class Step:
             raise UserError(f"objective.kind: {objective.kind!r} is not planned by arithmetic; accepted: {accepted}")
         self.model, self.logits_chunk, self.micro = model, objective.logits_chunk, config.training.parts
         self.most_logits = most_logits(device_memory)
-        self.specs = tuned_specs(build_model(model).specs(), config.tuning)
+        self.specs = tuned_specs(build_model(model).specs(), config.tuning, config.quantisation)
         rows = config.training.batch_size // self.micro
         parts = math.prod(mesh[axis] for axis in STAGE_RULES["batch"])
         what = "training.batch_size / training.microbatches"
@@ -151,7 +154,11 @@ class Step:
         shape = NamedSharding(self.abstract, cut).shard_shape(spec.shape)
         layers = shape[spec.axes.index("layers")] if "layers" in spec.axes else 0
         gathered = math.prod(shape) * (self.mesh["fsdp"] if "fsdp" in cut else 1) // (layers or 1)
-        return Leaf(name, spec.axes, layers, math.prod(shape), gathered)
+        dtype = None if spec.dtype is None else jax.numpy.dtype(spec.dtype)
+        values = 2 if name.endswith("/codes") and dtype == "uint8" else 1
+        width = None if dtype is None else dtype.itemsize
+        is_trained = self.config.tuning.trains(name) and "/kernel/" not in name
+        return Leaf(name, spec.axes, layers, math.prod(shape), gathered, is_trained, width, values)
 
     @property
     def layer_leaves(self) -> list[Leaf]:
@@ -160,7 +167,7 @@ class Step:
     @property
     def _trained(self) -> int:
         """Elements of the parameters that are trained."""
-        return sum(leaf.local for leaf in self.leaves if self.config.tuning.trains(leaf.name))
+        return sum(leaf.local for leaf in self.leaves if leaf.trained)
 
     def movements(self) -> list[Movement]:
         """What moves in a step, without what is too small to matter: norms, biases, single numbers."""
@@ -188,11 +195,13 @@ class Step:
         found = []
         for is_expert in (False, True):
             leaves = [leaf for leaf in self.layer_leaves if ("expert" in leaf.axes) == is_expert]
-            size = self.bytes * sum(leaf.gathered for leaf in leaves if leaf.is_gathered) * self.passes
             # Pairs of layers and microbatches that a device goes through: all leaves have as many layers here.
-            size *= leaves[0].layers if leaves else 0
+            times = self.passes * (leaves[0].layers if leaves else 0)
+            cut = [leaf for leaf in leaves if leaf.is_gathered]
+            moved = times * sum((leaf.width or self.bytes) * leaf.gathered for leaf in cut)
+            size = times * self.bytes * sum(leaf.gathered for leaf in cut if leaf.trained)
             name, fsdp = "experts" if is_expert else "layers", self.mesh["fsdp"]
-            found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), size / fsdp, 2))
+            found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), moved / fsdp, 2))
             found.append(self._over(f"{name}' gradients scattered", "reduce-scatter", ("fsdp",), size, 1))
             others = self._summed("seq") if is_expert else self._summed("expert", "seq")
             found.append(self._over(f"{name}' gradients added up", "all-reduce", others, size / fsdp, 1))
@@ -291,20 +300,22 @@ class Step:
 
     def memory(self) -> Memory:
         """Bytes on a device, without what the compiler needs to move things about."""
-        local = sum(leaf.local for leaf in self.leaves)
+        whole = [leaf for leaf in self.leaves if leaf.width is None]
+        local = sum(leaf.local for leaf in whole)
+        kept = sum(leaf.width * leaf.local for leaf in self.leaves if leaf.width is not None)
         average = 0 if self.config.training.ema_decay is None else self._trained
-        gathered = self.bytes * max((2 * leaf.gathered for leaf in self.layer_leaves), default=0)
+        gathered = self.bytes * max((2 * leaf.gathered * leaf.values for leaf in self.layer_leaves), default=0)
         block = self._block()
         at_rest = {"none": block, "products": self._products(), "full": self.activation}
-        kept = at_rest.get(self.remat, 0.0)  # the others keep it on the host
+        of_layer = at_rest.get(self.remat, 0.0)  # the others keep it on the host
         at_once = self.micro if self.mesh["pipe"] > 1 else 1
         layers = self._layers_here * (self.passes if self.mesh["pipe"] > 1 else 1)
         return Memory(
-            parameters=FLOAT32 * (local + average),
+            parameters=FLOAT32 * (local + average) + kept,
             optimizer=self._optimizer(),
             gradients=FLOAT32 * self._trained * (2 if self.micro > 1 and self.mesh["pipe"] == 1 else 1),
             compute_copy=self.bytes * local if self.bytes != FLOAT32 else 0.0,
-            activations=kept * layers + 2 * self.activation * at_once,
+            activations=of_layer * layers + 2 * self.activation * at_once,
             tables=self._whole_tables(),
             workspace=max(block, self._logits()) + gathered,
         )
@@ -321,10 +332,10 @@ class Step:
 
     def _whole_tables(self) -> float:
         tables = [leaf for leaf in self.leaves if not leaf.layers and leaf.is_gathered]
-        looked_up = sum(leaf.gathered for leaf in tables if "embedding" in leaf.name)
+        looked_up = sum((1 + leaf.trained) * leaf.gathered for leaf in tables if "embedding" in leaf.name)
         name = "token_embedding" if self.model.tie_embeddings else "logits"
-        logits = sum(leaf.gathered for leaf in tables if leaf.name.startswith(name))
-        return FLOAT32 * (2 * looked_up + logits)
+        logits = sum(leaf.gathered for leaf in tables if leaf.name.startswith(name) and leaf.trained)
+        return FLOAT32 * (looked_up + logits)
 
     def _products(self) -> float:
         """What products with weights give: queries, keys, values, and what attention and feed-forward add."""
@@ -360,7 +371,9 @@ class Step:
             again = forward - parts["logits"]
             if c.norm_position == "pre":  # nothing needs what the last product of a dense block gives
                 again -= 2.0 * self.mlp_dim * c.d_model * (c.num_layers - c.expert_layers)
-        executed = (1 + BACKWARD) * forward + again
+        frozen = forward_flops(c, length, counts=lambda name: not self.config.tuning.trains(name))
+        model = (1 + BACKWARD) * forward - sum(flops for part, flops in frozen.items() if part != "attention_scores")
+        executed = model + again
         if c.experts is not None:
             assert c.experts.mlp_dim
             matrices = (3 if c.gated_mlp else 2) * 2.0 * c.d_model * c.experts.mlp_dim * c.expert_layers
@@ -368,7 +381,7 @@ class Step:
             executed += empty * (1 + BACKWARD + (1 if self.again else 0))
         scores = parts["attention_scores"] * (1 + BACKWARD + (1 if self.again else 0))
         return {
-            "model": tokens * (1 + BACKWARD) * forward,
+            "model": tokens * model,
             "executed": tokens * executed,
             "products": tokens * (executed - scores),
         }
@@ -381,7 +394,7 @@ class Step:
         """
         memory, ways = self.memory(), 4 if self.again else 3
         layers = [leaf for leaf in self.layer_leaves if leaf.is_gathered]
-        weights = sum(leaf.gathered * leaf.layers for leaf in layers) * self.bytes * self.passes
+        weights = sum(leaf.values * leaf.gathered * leaf.layers for leaf in layers) * self.bytes * self.passes
         activations = 3 * self._block() * self._layers_here * self.passes
         logits = 3 * self._logits() * self.chunks * self.micro / self.mesh["pipe"]
         state = 2 * (memory.parameters + memory.optimizer) + 2 * self.micro * memory.gradients + memory.compute_copy
