@@ -65,6 +65,8 @@ def hf_run(folder: Path) -> RunConfig:
         data["encoder_length"] = data["sequence_length"]
     if getattr(model, "head", None) in ("classification", "tagging"):
         data["num_labels"] = getattr(model, "num_labels", None)
+    if kind == "classification":
+        data["stream"] = model.streams[0]
     objective = "causal_lm" if kind == "language_model" else kind
     content = {"init_from": {"path": str(folder)}, "data": data, "objective": {"kind": objective}}
     return convert(RunConfig, completed({**content, "training": {"steps": 1}})).resolve()

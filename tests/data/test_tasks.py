@@ -2,6 +2,7 @@
 """What each task makes of a text, against the papers' descriptions, row by row."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,13 +91,16 @@ def configs(texts, pairs):
         "classification": ClassificationConfig(
             source=pairs, tokenizer=WORDS, text="en", second_text="de", sequence_length=16
         ),
+        "of a decoder": ClassificationConfig(
+            source=pairs, tokenizer=BYTES, text="en", second_text="de", sequence_length=48, stream="decoder"
+        ),
         "tagging": TaggingConfig(source=pairs, tokenizer=WORDS, sequence_length=20),
     }
 
 
 NAMES = [
     "prefix_lm", "prefix encoder", "fill_in_the_middle", "span_corruption", "masked_lm", "static", "whole words",
-    "next sentence", "denoising", "seq2seq", "classification", "tagging",
+    "next sentence", "denoising", "seq2seq", "classification", "of a decoder", "tagging",
 ]  # fmt: skip
 
 
@@ -342,6 +346,31 @@ def test_classes_and_tags(build, pairs):
         assert weights[1 : len(body) + 1].tolist() == starts[body].tolist()
         words = [len(word) for word in dataset.tokenizer.decode(body).split()][:-1]
         assert targets[weights > 0][:-1].tolist() == words
+
+
+def test_a_decoder_reads_start_text_delimiter_text_extract(build, pairs, tmp_path):
+    """Radford et al. 2018, section 3.3; every token but the first is a target."""
+    lines = {line["en"]: line for line in map(json.loads, Path(pairs.pattern).read_text().splitlines())}
+    config = configs(None, pairs)["of a decoder"]
+    one = replace(config, second_text=None, tokenizer=ByteTokenizerConfig(specials=("cls", "sep")))
+    for each, separate, extract in ((config, 0, 0), (one, 258, 257)):
+        dataset = build_dataset(each, 0, tmp_path / "cache")
+        batch = dataset.training_batch(0, 20)
+        for row in range(20):
+            tokens, targets, weights, segments, positions = (
+                batch[f"decoder_{n}"][row]
+                for n in ("input_tokens", "target_tokens", "loss_weights", "segment_ids", "positions")
+            )
+            length = int(segments.sum())
+            assert tokens[0] == 0 and tokens[length - 1] == extract and not tokens[length:].any()
+            texts = dataset.tokenizer.decode(tokens[1 : length - 1]), None
+            if each is config:
+                middle = 1 + int(np.flatnonzero(tokens[1:] == separate)[0])
+                texts = [dataset.tokenizer.decode(tokens[at]) for at in (slice(1, middle), slice(middle, length - 1))]
+            assert lines[texts[0]]["label"] == batch["labels"][row] and texts[1] in (None, lines[texts[0]]["de"])
+            np.testing.assert_array_equal(targets[: length - 1], tokens[1:length])
+            assert weights.tolist() == [1.0] * (length - 1) + [0.0] * (len(tokens) - length + 1)
+            assert positions[:length].tolist() == [*range(length)]
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
