@@ -28,7 +28,7 @@ _traced_once = partial(jax.jit, inline=True)
 def make_step(
     model: Model,
     objective: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     ctx: Context,
     microbatches: int = 1,
     ema_decay: float | None = None,
@@ -67,7 +67,7 @@ def make_step(
     def one(state: State, batch: Batch, learning_rate: jax.Array, key: jax.Array) -> tuple[State, Sums]:
         gradient, sums = gradient_of(state, batch, jax.random.fold_in(key, state.step))
         with jax.named_scope("optimizer"):  # for profiles
-            directions, opt = optimizer.update(gradient, state.opt, state.trainable)
+            directions, opt = optimizer.update(gradient, state.opt, state.trainable, step=state.step)
             trainable = jax.tree.map(lambda p, d: p - learning_rate * d, state.trainable, directions)
         moved = state.replace(trainable=trainable, opt=opt)
         if ema_decay is not None:
