@@ -24,9 +24,9 @@ def get_config() -> ConfigDict:
             },
             "model": {"kind": "gpt1", "head": "classification", "dropout_rate": 0.1},
             "objective": {"kind": "classification", "auxiliary_lm": 0.5},
-            "optimizer": {"kind": "adamw", "learning_rate": 0.001, "b2": 0.999, "weight_decay": 0.01},
+            "optimizer": {"kind": "adamw", "learning_rate": 0.003, "b2": 0.999, "weight_decay": 0.01},
             "schedule": {"kind": "linear", "warmup_fraction": 0.002},  # 6.25e-5 there
-            "training": {"epochs": 3, "batch_size": 32, "log_every": 20},
+            "training": {"epochs": 4, "batch_size": 32, "log_every": 20},
             "execution": {"steps_per_call": 10},
         }
     )

@@ -32,7 +32,7 @@ from t5x_like.training.state import State, split
 from t5x_like.tuning import tuned_specs, untuned
 
 _TASKS = {("decoder",): "language_model", ("encoder",): "masked_lm", ("encoder", "decoder"): "seq2seq"}
-_TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))}
+_TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))} | {"mixture"}
 
 
 def completed(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -512,6 +512,30 @@ def test_rates_by_size_and_temperature(texts, pairs, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("limit", "temperature"), [(None, 1.0), (7, 1.0), (7, 2.0), (None, 2.0), (1, 1.0), (None, 1e12)]
+)
+def test_tasks_as_texts_beside_span_corruption(limit, temperature, texts, pairs, tmp_path):
+    """Raffel et al. 2020, section 3.5.2: r = min(n, K)^(1/T) / sum; both extremes are equal shares. Blocks have exactly
+    these; every input of a task begins with its prefix."""
+    parts = mixed(texts, pairs).parts | {"fill": {"kind": "span_corruption", "source": {"kind": "text_files"}}}
+    parts["fill"]["source"]["pattern"] = texts.pattern
+    length = SpanCorruptionConfig(encoder_length=40, tokenizer=BYTES).sequence_length
+    parts = {name: {**part, "sequence_length": length} for name, part in parts.items()}
+    fields = {"limit": limit, "temperature": temperature, "sequence_length": length, "encoder_length": 40}
+    dataset = build_dataset(MixtureConfig(parts=parts, tokenizer=BYTES, **fields), 0, tmp_path / "cache")
+    sizes = np.array([part.epoch_rows for part in dataset.parts.values()], float)
+    weights = np.minimum(sizes, limit or np.inf) ** (1 / temperature)
+    np.testing.assert_allclose(list(dataset.rates.values()), weights / weights.sum(), rtol=1e-12)
+    rows = dataset.training_batch(0, 2048)["encoder_input_tokens"]
+    beginnings = [dataset.tokenizer.decode(row[:3]) for row in rows]
+    counts = np.array([beginnings.count(prefix) for prefix in ("a: ", "b: ")])
+    edges = np.rint(np.cumsum(weights) / weights.sum() * 2048)
+    np.testing.assert_array_equal(counts, np.diff(edges[:2], prepend=0))
+    others = [row for row, beginning in zip(rows, beginnings, strict=True) if beginning not in ("a: ", "b: ")]
+    assert others and all((row >= 257).any() for row in others)  # sentinels
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"rates": {"there": 1.0}}, r"rates: names there; accepted: those of parts, there, back"),
