@@ -30,10 +30,10 @@ def build_optimizer(
     specs: Params,
     factors: Params | None = None,
     order: Callable[[int], np.ndarray] = np.arange,
-) -> optax.GradientTransformationExtraArgs:
+) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate: clipping, the optimizer's own scaling, decay, rules by name.
 
-    Its `update` is told `step`, how many have been taken, beside gradients, state and parameters.
+    Its `update` takes `step`, how many have been taken, beside gradients, state and parameters, where it thaws layers.
 
     `specs` is the tree of ParamSpec of the parameters that are trained, `factors` that of their `mup.Factors`, `order`
     as `layer_numbers` takes it.
@@ -57,7 +57,7 @@ def build_optimizer(
         parts.append(_stateless(lambda update, _, rate: rate * update, rates))
     if config.unfreeze_steps is not None:
         parts.append(_unfreezing(config.unfreeze_steps, _below_the_top(specs, order)))
-    return optax.with_extra_args_support(optax.chain(*parts or [optax.identity()]))
+    return optax.chain(*parts or [optax.identity()])
 
 
 def _weight_decays(config: OptimizerConfig, specs: Params) -> Params:
