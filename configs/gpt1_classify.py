@@ -3,7 +3,7 @@
 
 python scripts/train.py --config=configs/gpt1_classify.py --workdir=runs/gpt1_classify
 
-140 s on 2 cores busy with much else, all in; accuracy .816 on 727 held-out functions; .791 without the auxiliary loss,
+118 s on 2 cores busy with much else, all in; accuracy .816 on 727 held-out functions; .791 without the auxiliary loss,
 .806 without pre-training. runs/gpt1 has tokens for delimiter and extract: docs/fine_tuning.md has its command.
 """
 

@@ -6,7 +6,7 @@ python scripts/train.py --config=configs/t5_multitask.py --workdir=runs/t5_multi
 python scripts/evaluate.py --workdir=runs/t5_multitask --generate=256
 
 250 s on 2 cores busy with much else, all in; held-out loss .202 +- .014 (classify) and 3.141 +- .027 (summarize) nats a
-token; the package written is right of .777 of 256 held-out functions, a docstring's first line to the letter of none.
+token; of 256 held-out functions the package written is right for .777, a docstring's first line to the letter for none.
 """
 
 from typing import Any
