@@ -33,11 +33,14 @@ def main() -> None:
     add("--workdir", metavar="DIR", help="a run folder; --config.evaluation.NAME.field=value adds or changes a set")
     add("--only", metavar="NAMES", default="", help="sets to score, with commas between; the run's own is held_out")
     add("--tokens", type=float, metavar="N", help="held-out tokens of each set (default: as many as the run took)")
+    add("--generate", type=int, default=0, metavar="N", help="write N texts of each set of pairs: how many are right")
     add("--last", action="store_true", help="the parameters of the last step, where the run keeps an average")
     flags, overrides = parser.read_with_overrides()
     workdir = parser.local_folder("workdir", flags.workdir)
     if flags.tokens is not None and not (flags.tokens >= 1 and flags.tokens.is_integer()):
         parser.error(f"--tokens={flags.tokens:g}: expected a whole number, 1 or more")
+    if flags.generate < 0:
+        parser.error(f"--generate={flags.generate}: expected 0 or more")
 
     from t5x_like.training.score_run import score_run, table
     from t5x_like.training.startup import configure_jax
@@ -50,6 +53,7 @@ def main() -> None:
             overrides=overrides,
             only=[name for name in flags.only.split(",") if name],
             tokens=None if flags.tokens is None else int(flags.tokens),
+            pairs=flags.generate,
             average=not flags.last,
             progress=bars.update,
         )

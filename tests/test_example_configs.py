@@ -54,7 +54,10 @@ def test_two_steps_give_a_finite_loss(path, tmp_path, monkeypatch):
     assert math.isfinite(summary["loss"]) and 0 < summary["loss"] < 3 * math.log(512)
 
 
-@pytest.mark.parametrize("path", [*CONFIGS, *(ROOT / "configs").glob("bert_small*.py")], ids=lambda path: path.stem)
+TUNED = [path for name in ("bert_small*", "gpt1_classify", "t5_multitask") for path in ROOT.glob(f"configs/{name}.py")]
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, *TUNED], ids=lambda path: path.stem)
 def test_a_header_has_the_command_and_what_it_comes_to(path):
     header = ast.get_docstring(ast.parse(path.read_text()))
     assert f"\npython scripts/train.py --config=configs/{path.name} --workdir=runs/" in header

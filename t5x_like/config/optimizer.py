@@ -29,12 +29,16 @@ class _Optimizer:
     # Layers' rates fall from the top down by this factor, embeddings' below them all (Howard and Ruder 2018; Clark et
     # al. 2020); None: all the same.
     layer_decay: float | None = None
+    # Steps from when a layer begins to move to when the next below does; the uppermost, and what is above it, move from
+    # the first on, tables last (Howard and Ruder 2018, section 3.3). None: all move.
+    unfreeze_steps: int | None = None
 
     def __post_init__(self) -> None:
         above_zero(self, "learning_rate")
         at_least(self, 0, "weight_decay")
         above_zero(self, "clip_norm", more="; None turns clipping off")
         inside(self, "(0, 1]", "layer_decay")
+        at_least(self, 1, "unfreeze_steps")
         for name in ("weight_decay_rules", "learning_rate_rules"):
             regular_expressions(name, (pattern for pattern, _ in getattr(self, name)))
             for i, (_, multiplier) in enumerate(getattr(self, name)):

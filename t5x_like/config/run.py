@@ -14,6 +14,7 @@ from t5x_like.config.evaluation import check_sets, with_what_sets_share
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.initial import InitConfig
 from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig, ModelConfig
+from t5x_like.config.models.base import DecoderConfig
 from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig, LabelsConfig
 from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
 from t5x_like.config.parametrisation import MupConfig
@@ -69,7 +70,7 @@ class RunConfig:
         """
         self._check_streams()
         with _named("model"):
-            model = self.model.resolve(self.data)
+            model = self._with_logits().resolve(self.data)
             _check_packing(model, self.data)
             self._check_in_front(model)
         rule = self.parametrisation
@@ -114,18 +115,31 @@ class RunConfig:
                 f"{most} positions are fewer than data.sequence_length={longest} and tuning.length={count}",
             )
 
+    def _with_logits(self) -> AnyModelConfig:
+        """The model, which beside a head has logits over the vocabulary only where the objective reads them."""
+        if not isinstance(self.model, DecoderConfig) or self.model.head is None:
+            return self.model
+        return dataclasses.replace(self.model, lm_head=self._auxiliary_lm > 0)
+
+    @property
+    def _auxiliary_lm(self) -> float:
+        return float(getattr(self.objective, "auxiliary_lm", 0.0))
+
     def _check_streams(self) -> None:
         """Refuses an objective or data that the model cannot do anything with."""
         has, kind = self.model.streams, self.model.kind
         head = self.objective.kind if isinstance(self.objective, LabelsConfig) else None
-        if self.objective.streams != has:
-            accepted = [each.kind for each in get_args(AnyObjectiveConfig) if each.streams == has]
+        if not self.objective.trains(has):
+            accepted = [each.kind for each in get_args(AnyObjectiveConfig) if each.trains(has)]
             raise UserError(
                 f"objective.kind: {self.objective.kind!r} trains models with {_and(self.objective.streams)}, and "
                 f"model.kind={kind!r} has {_and(has)}; accepted: {', '.join(accepted)}"
             )
         if head != (given := getattr(self.model, "head", None)):
             raise UserError(f"model.head: {given!r} is not what {self.objective.kind!r} trains; accepted: {head!r}")
+        if self._auxiliary_lm and has != ("decoder",):
+            given = f"objective.auxiliary_lm: {self._auxiliary_lm}"
+            raise UserError(f"{given}, but model.kind={kind!r} predicts no next token; accepted: 0")
         if missing := [stream for stream in has if stream not in self.data.lengths]:
             raise UserError(
                 f"data.kind: {self.data.kind!r} has no tokens for the {_and(missing)} of model.kind={kind!r}; "

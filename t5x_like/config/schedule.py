@@ -94,4 +94,19 @@ class RsqrtConfig(_Schedule):
             )
 
 
-ScheduleConfig = CosineConfig | LinearConfig | ConstantConfig | WSDConfig | RsqrtConfig
+@dataclass(frozen=True)
+class SlantedTriangularConfig(_Schedule):
+    """A straight line up and a longer one down (Howard and Ruder 2018, section 3.2), from and to the peak / `ratio`.
+
+    The paper's cut_frac is `warmup_fraction`.
+    """
+
+    kind: Literal["slanted_triangular"] = "slanted_triangular"
+    ratio: float = 32.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "ratio")
+
+
+ScheduleConfig = CosineConfig | LinearConfig | ConstantConfig | WSDConfig | RsqrtConfig | SlantedTriangularConfig

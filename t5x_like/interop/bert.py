@@ -15,7 +15,7 @@ from t5x_like.config.models.bert import (
     RobertaConfig,
 )
 from t5x_like.errors import unknown_name
-from t5x_like.interop.names import USUAL, Rule, affine
+from t5x_like.interop.names import USUAL, Rule, affine, label_names
 
 TYPES = {"bert": BertConfig, "roberta": RobertaConfig, "distilbert": DistilBertConfig}
 TYPES |= {"albert": AlbertConfig, "electra": ElectraConfig, "longformer": LongformerConfig, "big_bird": BigBirdConfig}
@@ -175,8 +175,7 @@ def their_fields(config: BertConfig) -> dict[str, Any]:
         found["embedding_size"] = config.embedding_width or config.d_model
     if config.head is not None:
         found["architectures"] = [ARCHITECTURES[config.kind].replace("MaskedLM", _TUNED[config.head])]
-        found["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.num_labels or 2)}
-        found["label2id"] = {name: int(i) for i, name in found["id2label"].items()}
+        found |= label_names(config.num_labels)
     elif config.next_sentence or config.replaced_tokens:
         found["architectures"] = [ARCHITECTURES[config.kind].replace("ForMaskedLM", "ForPreTraining")]
     elif not config.lm_head:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole folders of Hugging Face: config.json and safetensors, read and written."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -18,15 +19,16 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like import interop
-from t5x_like.config.models.base import ModelConfig
+from t5x_like.config.models.base import DecoderConfig, ModelConfig
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.files import make_folder, read_json
-from t5x_like.interop.names import Parts, Rule, to_ours, to_theirs
+from t5x_like.interop.names import Parts, Rule, label_names, to_ours, to_theirs
 from t5x_like.interop.safetensors import Arrays, read_folder, write_folder
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import Params, ParamSpec
 from t5x_like.models.model import Model
 
+_SCORE = "score.weight"  # a decoder's head
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model")
 
 
@@ -66,7 +68,7 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
     """
     folder = Path(path)
     config, family, arrays = _opened(folder)
-    model, rules = build_model(config), family.rules(config)
+    model, rules = build_model(config), rules_of(config)
     prefix = family.PREFIXES[_family_of(config)[0]]
     ignored = f"({re.escape(prefix)})?({family.IGNORED})"
     if config.tie_embeddings:
@@ -168,7 +170,8 @@ def config_of(theirs: dict[str, Any], names: Mapping[str, Any], family: ModuleTy
                 f"{source}/config.json: {name}={theirs[name]!r} has no counterpart here; accepted: {value!r}"
             )
     try:
-        config = family.TYPES[theirs["model_type"]](**family.fields(theirs, names))
+        kind = family.TYPES[theirs["model_type"]]
+        config = kind(**family.fields(theirs, names) | _head_fields(theirs, names, kind))
     except KeyError as error:
         raise UserError(f"{source}/config.json: lacks {error}") from None
     return config.filled()
@@ -184,7 +187,20 @@ def _family_of(config: ModelConfig) -> tuple[str, ModuleType]:
 
 def rules_of(config: ModelConfig) -> list[Rule]:
     """The rules of a config's family, with the names that whole models have there."""
-    return list(_family_of(config)[1].rules(config))
+    head = [] if _head_of(config) is None else [Rule(_SCORE, "labels/kernel")]
+    return [*_family_of(config)[1].rules(config), *head]
+
+
+def _head_of(config: ModelConfig) -> str | None:
+    """Of a decoder; encoders' heads are their family's."""
+    return config.head if isinstance(config, DecoderConfig) else None
+
+
+def _head_fields(theirs: dict[str, Any], names: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Our fields of a decoder's head, which all its families call alike."""
+    if _SCORE not in names or not issubclass(kind, DecoderConfig):
+        return {}
+    return {"head": "classification", "num_labels": len(theirs.get("id2label") or range(2)), "lm_head": False}
 
 
 def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.float32) -> None:
@@ -194,12 +210,20 @@ def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.floa
       UserError: the model's family or one of its options has no counterpart there.
     """
     config = model.config
+    if _head_of(config) is not None:  # beside a head there are no logits over the vocabulary there
+        config = dataclasses.replace(config, lm_head=False)
+        model = build_model(config)
     model_type, family = _family_of(config)
     theirs = {
         "architectures": [family.ARCHITECTURES[model_type]],
         "model_type": model_type,
         **family.their_fields(config),
     }
+    if _head_of(config) is not None:
+        theirs["architectures"] = [
+            re.sub("For.*|LMHeadModel", "ForSequenceClassification", family.ARCHITECTURES[model_type])
+        ]
+        theirs |= label_names(config.num_labels)
     arrays = to_theirs(rules_of(config), model.specs(), partial(_at, params), dtype)
     again = config_of(theirs, arrays, family, path)
     if again != config:

@@ -53,6 +53,15 @@ def affine(theirs: str, ours: str) -> list[Rule]:
     return [Rule(f"{theirs}.weight", f"{ours}/{name}"), Rule(f"{theirs}.bias", f"{ours}/bias")]
 
 
+def label_names(count: int | None) -> dict[str, dict[str, Any]]:
+    """A config.json's names of labels."""
+    names = [f"LABEL_{number}" for number in range(count or 2)]
+    return {
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+
+
 @dataclass(frozen=True)
 class _Match:
     """An array there, and the parameters here that it is: paths, and where in the stacks of layers and experts."""

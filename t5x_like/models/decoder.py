@@ -67,6 +67,10 @@ class Decoder(Applies):
             hidden = hidden * self.config.d_model**-0.5
         return self.vocabulary.unembed(params, hidden, ctx)
 
+    def logits(self, params: Params, hidden: jax.Array, batch: Batch, ctx: Context) -> jax.Array:
+        """What `apply` calls so; `batch` is what `hidden` was made of."""
+        return self.unembed(params, hidden, ctx)
+
     def entry(self, params: Params) -> Params:
         """Where the parameters of `Tower.entry_specs` lie."""
         return params["decoder"]
@@ -84,7 +88,7 @@ class Decoder(Applies):
         outputs: dict[str, Any] = {"hidden": x, "hidden_states": states}
         outputs["aux"] = {name: value + aux.get(name, 0.0) for name, value in own.items()}
         if "logits" in want:
-            outputs["logits"] = self.unembed(params, x, ctx)
+            outputs["logits"] = self.logits(params, x, batch, ctx)
         if cache is not None:
             outputs["cache"] = {**cache, "layers": layers, "index": cache["index"] + tokens.shape[1]}
         return {name: outputs[name] for name in (*want, "aux", "cache") if name in outputs}

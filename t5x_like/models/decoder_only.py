@@ -2,25 +2,63 @@
 """The decoder-only family: GPT (Radford et al. 2018, 2019), LLaMA (Touvron et al. 2023) and Mixtral by their fields.
 
 decoder input - embed - [causal self-attention, mlp] x L - norm - logits
+
+fine-tuned (Radford et al. 2018, section 3.2): the last token's state after the norm - logits of classes
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from t5x_like.config.models.base import DecoderConfig
+from t5x_like.errors import UserError
 from t5x_like.models.context import Context
 from t5x_like.models.decoder import Decoder
-from t5x_like.models.layers.parameters import Params
+from t5x_like.models.layers.embeddings import dropout
+from t5x_like.models.layers.linear import Linear
+from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
 from t5x_like.models.model import Batch
 
 
 class DecoderOnly(Decoder):
-    """A decoder by itself. Its learned positions, if any, lie at the top of the tree."""
+    """A decoder by itself, perhaps with a head. Its learned positions, if any, lie at the top of the tree."""
+
+    config: DecoderConfig
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__(config)
+        width, classes = ((config.d_model,), ("embed",)), ((config.num_labels or 2,), ("classes",))
+        self.labels = Linear("BD,DN->BN", *width, *classes)
 
     def specs(self) -> Params:
-        return {**self.vocabulary.specs(), **self.decoder.entry_specs(), "decoder": self.decoder.specs()}
+        c, one = self.config, jax.ShapeDtypeStruct((1, self.config.d_model), jnp.float32)
+        specs = {**self.vocabulary.specs(head=c.lm_head), **self.decoder.entry_specs(), "decoder": self.decoder.specs()}
+        if c.head is not None:
+            specs["labels"] = map_specs(lambda spec: spec.on_streams("decoder"), record_specs(self.labels, one))
+        return specs
+
+    def unembedding(self, params: Params) -> Params:
+        if not self.config.lm_head:
+            raise UserError("model.lm_head=false: there are no logits over the vocabulary")
+        return super().unembedding(params)
 
     def entry(self, params: Params) -> Params:
         return params
+
+    def logits(self, params: Params, hidden: jax.Array, batch: Batch, ctx: Context) -> jax.Array:
+        """Over the vocabulary; of a model with a head those of classes, float32 [B, N], by each row's last token that
+        is no padding: a row holds one text."""
+        c = self.config
+        if c.head is None:
+            return super().logits(params, hidden, batch, ctx)
+        real = batch.get("decoder_segment_ids", jnp.ones(hidden.shape[:2], jnp.int32)) > 0
+        places = jnp.arange(hidden.shape[1])
+        last = places == jnp.where(real, places, -1).max(1, keepdims=True)
+        x = jnp.where(last[..., None], hidden, 0).sum(1)  # selected: a gather from a sharded length would gather it
+        x = dropout(x, c.dropout_rate, ctx.folded(c.num_layers + 1), ctx.train)
+        return call(self.labels, params["labels"], x, ctx).astype(ctx.policy.softmax)
 
     def run(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
@@ -28,8 +66,8 @@ class DecoderOnly(Decoder):
         """Reads `decoder_input_tokens` int [B, T], and `decoder_segment_ids`, `decoder_positions` and
         `decoder_causal_attention` where they are given, see `streams.running`.
 
-        `want` may name "logits" float32 [B, T, V], "hidden" [B, T, D] after the final norm, and "hidden_states"
-        [L + 1, B, T, D], embeddings first, the last after the final norm.
+        `want` may name "logits" float32 [B, T, V], or [B, N] of a model with a head, "hidden" [B, T, D] after the final
+        norm, and "hidden_states" [L + 1, B, T, D], embeddings first, the last after the final norm.
         """
         return self.decode(params, batch, ctx, cache, want, {})
 

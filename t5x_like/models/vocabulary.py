@@ -33,7 +33,7 @@ class Vocabulary:
         self._width, self._soft_cap = width, getattr(config, "logits_soft_cap", None)
 
     def specs(self, stream: str = "decoder", head: bool = True) -> Params:
-        """Of the tables; `stream` is the one whose hidden states get logits, unless there is no `head`."""
+        """Of the tables; `stream` is the one whose hidden states get logits; without a `head` there are none."""
 
         def of_stream(spec: ParamSpec) -> ParamSpec:  # a tied table is multiplied, and what is looked up is no work
             return dataclasses.replace(spec, stream=stream, lookup=spec.lookup and not (self.tied and head))
@@ -42,7 +42,7 @@ class Vocabulary:
         logits = record_specs(self.logits, jax.ShapeDtypeStruct((1, 1, self._width), jnp.float32))
         if self.tied:
             del logits["kernel"]
-        if logits:
+        if logits and head:
             specs["logits"] = logits
         return map_specs(of_stream, specs)
 

@@ -84,33 +84,18 @@ class TokenCrossEntropy:
         want = ["hidden"] + ["next_sentence"] * pairs
         outputs = language.apply(params, batch, key=key, train=ctx.train, want=want, ctx=ctx)
         rest = self._targets(batch)
-        targets, weights = rest["targets"], rest["weights"]
+        weights = rest["weights"]
         if "decoder_target_distribution" in batch and not ctx.train:
             rest["distribution"] = batch["decoder_target_distribution"]
         # Held-out data is scored as it is.
         regularisers = {n: getattr(self.config, n) if ctx.train else 0.0 for n in ("z_loss", "label_smoothing")}
-
-        def of_chunk(params: Params, hidden: jax.Array, rest: Batch, layout: Layout | None) -> tuple[jax.Array, Batch]:
-            logits = language.unembed(params, hidden, ctx.replace(layout=layout))
-            values = token_losses(logits, rest["targets"], **regularisers, one_cpu=ctx.one_cpu)
-            if "distribution" in rest:
-                values["divergence"] = divergence(rest["distribution"], logits)
-            sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
-            return sums.pop("objective").sum(), sums
-
-        rows, length = targets.shape
-        sequences, parts = -(-rows // ctx.batch_parts), parts_of(ctx.layout, length)
-        most = cpu.MOST_LOGITS if ctx.one_cpu else most_logits(ctx.device_memory)
-        chunk = chunk_length(length, language.vocab_size, sequences, self.config.logits_chunk, most, parts)
         weight = weights.sum(1)
-        if scale is not None:  # of the mean; chunks add up to a sum
-            scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
-        with jax.named_scope("loss"):  # for profiles
-            table, hidden = language.unembedding(params), outputs["hidden"]
-            minimised, sums = sum_over_chunks(of_chunk, chunk, table, hidden, rest, scale, ctx.layout)
-        aux = {name: _by_row(value, len(weight)) * weight for name, value in outputs["aux"].items()}
-        for name, factor in model.aux_losses.items():
-            minimised = minimised + factor * aux[name].sum()
+        chunk = self.config.logits_chunk
+        minimised, sums = over_vocabulary(
+            language, params, outputs["hidden"], rest, weight, ctx, scale, chunk, **regularisers
+        )
+        aux, penalty = of_model(model, outputs["aux"], weight)
+        minimised = minimised + penalty
         values = {}
         if pairs:
             found = token_losses(outputs["next_sentence"], batch["labels"], one_cpu=ctx.one_cpu)
@@ -129,6 +114,51 @@ class TokenCrossEntropy:
         targets = batch[f"{stream}_target_tokens"]
         weights = batch.get(f"{stream}_loss_weights", jnp.ones(targets.shape, jnp.float32))
         return {"targets": targets, "weights": weights}
+
+
+def over_vocabulary(
+    model: LanguageModel,
+    params: Params,
+    hidden: jax.Array,
+    rest: Batch,
+    weight: jax.Array,
+    ctx: Context,
+    scale: jax.Array | None,
+    wanted: int | None = None,
+    **regularisers: float,
+) -> tuple[jax.Array, Batch]:
+    """What training minimises, a scalar that carries the gradient, and sums of `token_losses` by row, [B] each.
+
+    Args:
+      hidden: [B, T, D].
+      rest: [B, T] each, `targets`, `weights`; maybe a `distribution` [B, T, V].
+      weight: [B], whose sum the caller divides by; `scale` is as in `Task.loss`.
+      wanted: see `chunk_length`.
+    """
+
+    def of_chunk(params: Params, hidden: jax.Array, rest: Batch, layout: Layout | None) -> tuple[jax.Array, Batch]:
+        logits = model.unembed(params, hidden, ctx.replace(layout=layout))
+        values = token_losses(logits, rest["targets"], **regularisers, one_cpu=ctx.one_cpu)
+        if "distribution" in rest:
+            values["divergence"] = divergence(rest["distribution"], logits)
+        sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
+        return sums.pop("objective").sum(), sums
+
+    rows, length = rest["targets"].shape
+    sequences, parts = -(-rows // ctx.batch_parts), parts_of(ctx.layout, length)
+    most = cpu.MOST_LOGITS if ctx.one_cpu else most_logits(ctx.device_memory)
+    chunk = chunk_length(length, model.vocab_size, sequences, wanted, most, parts)
+    if scale is not None:  # of the mean; chunks add up to a sum
+        scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
+    with jax.named_scope("loss"):  # for profiles
+        return sum_over_chunks(of_chunk, chunk, model.unembedding(params), hidden, rest, scale, ctx.layout)
+
+
+def of_model(model: Model, aux: Batch, weight: jax.Array) -> tuple[Batch, jax.Array]:
+    """What a model has to say beside its outputs, by row, [B] each, and its auxiliary losses' share of what training
+    minimises."""
+    by_row = {name: _by_row(value, len(weight)) * weight for name, value in aux.items()}
+    return by_row, sum((factor * by_row[name].sum() for name, factor in model.aux_losses.items()), jnp.zeros(()))
 
 
 def _by_row(value: jax.Array, rows: int) -> jax.Array:

@@ -36,7 +36,7 @@ from t5x_like.training.state import State, split
 from t5x_like.tuning import tuned_model, tuned_specs, untuned
 
 _TASKS = {("decoder",): "language_model", ("encoder",): "masked_lm", ("encoder", "decoder"): "seq2seq"}
-_TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))}
+_TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))} | {"mixture"}
 
 
 def completed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +69,8 @@ def hf_run(folder: Path) -> RunConfig:
         data["encoder_length"] = data["sequence_length"]
     if getattr(model, "head", None) in ("classification", "tagging"):
         data["num_labels"] = getattr(model, "num_labels", None)
+    if kind == "classification":
+        data["stream"] = model.streams[0]
     objective = "causal_lm" if kind == "language_model" else kind
     content = {"init_from": {"path": str(folder)}, "data": data, "objective": {"kind": objective}}
     return convert(RunConfig, completed({**content, "training": {"steps": 1}})).resolve()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import unflatten_dict
@@ -33,17 +34,18 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate: clipping, the optimizer's own scaling, decay, rules by name.
 
+    Its `update` takes `step`, how many have been taken, beside gradients, state and parameters, where it thaws layers.
+
     `specs` is the tree of ParamSpec of the parameters that are trained, `factors` that of their `mup.Factors`, `order`
     as `layer_numbers` takes it.
 
     Raises:
       UserError: rules that leave a parameter out, or that no parameter needs.
     """
-    rates = _learning_rates(config, specs)
-    if config.layer_decay is not None:
-        rates = map_specs(
-            lambda _, rate, lower: rate * lower, specs, rates, _layer_rates(config.layer_decay, specs, order)
-        )
+    rates, decay = _learning_rates(config, specs), config.layer_decay
+    if decay is not None:
+        below = _below_the_top(specs, order)
+        rates = map_specs(lambda _, rate, number: rate * np.float32(decay**number), specs, rates, below)
     decays = _weight_decays(config, specs)
     if factors is not None:
         rates = map_specs(lambda _, rate, factor: rate * factor.rate, specs, rates, factors)
@@ -54,6 +56,8 @@ def build_optimizer(
         parts.append(_stateless(lambda update, param, decay: update + decay * param if decay else update, decays))
     if any(np.any(rate != 1) for rate in jax.tree.leaves(rates)):
         parts.append(_stateless(lambda update, _, rate: rate * update, rates))
+    if config.unfreeze_steps is not None:
+        parts.append(_unfreezing(config.unfreeze_steps, _below_the_top(specs, order)))
     return optax.chain(*parts or [optax.identity()])
 
 
@@ -77,22 +81,34 @@ def _learning_rates(config: OptimizerConfig, specs: Params) -> Params:
     return rates
 
 
-def _layer_rates(decay: float, specs: Params, order: Callable[[int], np.ndarray]) -> Params:
-    """What the rates of layers are multiplied by: decay^(L - l) of layer l of L from 0, decay^(L + 1) of tables that
-    tokens are looked up in, 1 of what is above the layers."""
+def _below_the_top(specs: Params, order: Callable[[int], np.ndarray]) -> Params:
+    """How far below the top a parameter lies: L - l of layer l of L from 0, L + 1 of tables that tokens are looked up
+    in, 0 of what is above the layers. A stack's is int [layers, 1, ...]."""
     numbers = layer_numbers(specs, order)
     depths: dict[str, int] = {}
     for stack, layers in numbers.values():
         depths[stack] = max(depths.get(stack, 0), int(layers.max()) + 1)
     most = max(depths.values(), default=0)
-    rates: dict[str, Any] = {}
+    below: dict[str, Any] = {}
     for name, spec in named_specs(specs).items():
-        rates[name] = decay ** (most + 1) if spec.is_looked_up else 1.0
+        below[name] = np.array(most + 1 if spec.is_looked_up else 0)
         if name in numbers:
             stack, layers = numbers[name]
-            shape = [len(layers) if axis == "layers" else 1 for axis in spec.axes]
-            rates[name] = (decay ** (depths[stack] - layers)).reshape(shape).astype(np.float32)
-    return unflatten_dict(rates, sep="/")
+            below[name] = (depths[stack] - layers).reshape(
+                [len(layers) if axis == "layers" else 1 for axis in spec.axes]
+            )
+    return unflatten_dict(below, sep="/")
+
+
+def _unfreezing(every: int, below: Params) -> optax.GradientTransformationExtraArgs:
+    """Nothing moves the layers but the uppermost, until `every` steps later the next one below moves, too, and so on
+    down to the tables (Howard and Ruder 2018, section 3.3)."""
+    starts = jax.tree.map(lambda number: every * np.maximum(number - 1, 0), below)
+
+    def update(updates: Any, state: Any, params: Any = None, *, step: jax.Array, **_: Any) -> Any:
+        return jax.tree.map(lambda update, start: jnp.where(step >= start, update, 0), updates, starts), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
 def _stateless(function: Callable[[Any, Any, float], Any], numbers: Params) -> optax.GradientTransformation:

@@ -26,20 +26,25 @@ def learning_rates(schedule: ScheduleConfig, peak: float, total: int, steps: np.
 
         rsqrt:  peak * min(1, s / W) * sqrt(W / max(s, W))
 
-    where a timescale takes the place of W under the root.
+    where a timescale takes the place of W under the root, and with S steps in all
+
+        slanted triangular:  peak * (1 + (ratio - 1) min(s / W, (S - s) / (S - W))) / ratio
     """
     taken = np.asarray(steps, np.float64) + 1
     warmup = schedule.warmup_steps
     if warmup is None:
         warmup = round(schedule.warmup_fraction * total)
-    ramp = np.minimum(1.0, taken / max(1, warmup))
-    return (peak * ramp * np.where(taken > warmup, _after_warmup(schedule, total, warmup, taken), 1.0)).astype(
-        np.float32
-    )
+    part = np.where(taken > warmup, _after_warmup(schedule, total, warmup, taken), 1.0)
+    part *= np.minimum(1.0, taken / max(1, warmup))
+    if schedule.kind == "slanted_triangular":
+        part = (1 + (schedule.ratio - 1) * part) / schedule.ratio
+    return (peak * part).astype(np.float32)
 
 
 def _after_warmup(schedule: ScheduleConfig, total: int, warmup: int, taken: np.ndarray) -> np.ndarray:
     """The rate as a part of the peak; `taken` counts steps from 1."""
+    if schedule.kind == "slanted_triangular":
+        return (total - taken) / max(1, total - warmup)
     if schedule.kind == "rsqrt":
         timescale = max(1, warmup, schedule.timescale_steps or 0)
         cooldown = total - round(schedule.cooldown_fraction * total)

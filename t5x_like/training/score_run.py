@@ -13,6 +13,7 @@ from t5x_like.config.evaluation import HELD_OUT
 from t5x_like.config_files import run_from_json, with_overrides
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.pipeline import build_dataset
+from t5x_like.data.tasks.seq2seq import Seq2Seq
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.files import write_json
@@ -20,6 +21,7 @@ from t5x_like.interop.hugging_face import is_hf, vocabulary_of
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import latest_step
 from t5x_like.training.evaluation import build_sets, evaluate
+from t5x_like.training.exact_match import exact_match
 from t5x_like.training.initial import hf_run, load_any
 from t5x_like.training.run_folder import check_data, finite, load_config
 
@@ -30,6 +32,7 @@ def score_run(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     tokens: int | None = None,
+    pairs: int = 0,
     average: bool = True,
     progress: Callable[[str, float], None] = lambda name, share: None,
 ) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def score_run(
       overrides: changes to its evaluation sets, such as "evaluation.docs.source.kind=text_files".
       only: names of the sets to score, "held_out" for the run's own; empty: all.
       tokens: held-out tokens of each set; None: as many as the run took.
+      pairs: so many of each set of pairs are written, too, and compared: see `exact_match`.
       average: whether a run that averages its parameters is scored with the average.
       progress: told a set's name and the share of it that is done.
 
@@ -53,10 +57,15 @@ def score_run(
     config = _with_sets(hf_run(folder) if theirs else load_config(folder), overrides, tokens)
     names = _chosen(config, only, [] if theirs else [HELD_OUT])
     datasets = _datasets(folder, config, names)  # before the model: mistakes come at once
+    if pairs and not any(isinstance(dataset, Seq2Seq) for dataset in datasets.values()):
+        kinds = f"no set has data.kind='seq2seq' among {', '.join(datasets)}"
+        raise UserError(f"--generate={pairs}: {kinds}; accepted: an evaluation set that has")
     trained, program, params = load_any(folder, average=average)
     evaluations = {}
     for name, dataset in datasets.items():
         result = evaluate(program, params, dataset, config, partial(progress, name))
+        if pairs and isinstance(dataset, Seq2Seq):
+            result["exact_match"] = exact_match(program, params, dataset, pairs, partial(progress, f"{name}, written"))
         evaluations[name] = {**finite(result), "fingerprint": dataset.fingerprint}
     averaged = average and trained.training.ema_decay is not None
     step = None if theirs else latest_step(folder)

@@ -61,13 +61,13 @@ def make_step(
       UserError: microbatches of an objective whose loss is not a sum over examples.
     """
     gradient_of = _gradient(model, objective, ctx, microbatches, shardings)
-    scaling = ctx.policy.loss_scaling
+    scaling, update = ctx.policy.loss_scaling, optax.with_extra_args_support(optimizer).update
 
     @_traced_once
     def one(state: State, batch: Batch, learning_rate: jax.Array, key: jax.Array) -> tuple[State, Sums]:
         gradient, sums = gradient_of(state, batch, jax.random.fold_in(key, state.step))
         with jax.named_scope("optimizer"):  # for profiles
-            directions, opt = optimizer.update(gradient, state.opt, state.trainable)
+            directions, opt = update(gradient, state.opt, state.trainable, step=state.step)
             trainable = jax.tree.map(lambda p, d: p - learning_rate * d, state.trainable, directions)
         moved = state.replace(trainable=trainable, opt=opt)
         if ema_decay is not None:

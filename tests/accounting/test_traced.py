@@ -40,7 +40,11 @@ CONFIGS = {
 def abstract_batch(config, *leading):
     shape = (*leading, config.training.batch_size, config.data.sequence_length)
     names = ("decoder_input_tokens", "decoder_target_tokens")
-    return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+    if config.objective.kind == "classification":
+        batch["labels"] = jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
+        batch["decoder_loss_weights"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return batch
 
 
 def traced_step(config):
@@ -78,6 +82,23 @@ def test_an_evaluation(name, make_run):
     forward = sum(forward_flops(config.model, length, full_attention=True).values())
     flops = count_flops(program.evaluate, program.abstract_state.trainable, abstract_batch(config))
     assert flops == config.training.batch_size * length * forward
+
+
+@pytest.mark.parametrize("auxiliary", [0.0, 0.5])
+def test_a_head_on_a_decoder(auxiliary, make_run):
+    """It is met once a row, and counted with every token, as parameters are; the vocabulary counts where it is read."""
+    data = (
+        "data.num_labels=4",
+        "data.stream=decoder",
+        "data.tokenizer.kind=byte",
+        f"objective.auxiliary_lm={auxiliary}",
+    )
+    kinds = ("data={'kind':'classification','sequence_length':8}", "objective.kind=classification")
+    config = make_run(*REFERENCE, *kinds, *data, "model.head=classification")
+    products = traced_step(config)
+    length, rows, head = config.data.sequence_length, config.training.batch_size, 3 * 2 * config.model.d_model * 4
+    expected = rows * (length * (flops_per_token(config.model, length, full_attention=True) - head) + head)
+    assert sum(product.flops for product in products) == expected
 
 
 def test_positions_that_fill_the_last_chunk_up_are_extra(make_run):

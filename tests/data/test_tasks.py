@@ -2,6 +2,7 @@
 """What each task makes of a text, against the papers' descriptions, row by row."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,13 +91,16 @@ def configs(texts, pairs):
         "classification": ClassificationConfig(
             source=pairs, tokenizer=WORDS, text="en", second_text="de", sequence_length=16
         ),
+        "of a decoder": ClassificationConfig(
+            source=pairs, tokenizer=BYTES, text="en", second_text="de", sequence_length=48, stream="decoder"
+        ),
         "tagging": TaggingConfig(source=pairs, tokenizer=WORDS, sequence_length=20),
     }
 
 
 NAMES = [
     "prefix_lm", "prefix encoder", "fill_in_the_middle", "span_corruption", "masked_lm", "static", "whole words",
-    "next sentence", "denoising", "seq2seq", "classification", "tagging",
+    "next sentence", "denoising", "seq2seq", "classification", "of a decoder", "tagging",
 ]  # fmt: skip
 
 
@@ -344,6 +348,31 @@ def test_classes_and_tags(build, pairs):
         assert targets[weights > 0][:-1].tolist() == words
 
 
+def test_a_decoder_reads_start_text_delimiter_text_extract(build, pairs, tmp_path):
+    """Radford et al. 2018, section 3.3; every token but the first is a target."""
+    lines = {line["en"]: line for line in map(json.loads, Path(pairs.pattern).read_text().splitlines())}
+    config = configs(None, pairs)["of a decoder"]
+    one = replace(config, second_text=None, tokenizer=ByteTokenizerConfig(specials=("cls", "sep")))
+    for each, separate, extract in ((config, 0, 0), (one, 258, 257)):
+        dataset = build_dataset(each, 0, tmp_path / "cache")
+        batch = dataset.training_batch(0, 20)
+        for row in range(20):
+            tokens, targets, weights, segments, positions = (
+                batch[f"decoder_{n}"][row]
+                for n in ("input_tokens", "target_tokens", "loss_weights", "segment_ids", "positions")
+            )
+            length = int(segments.sum())
+            assert tokens[0] == 0 and tokens[length - 1] == extract and not tokens[length:].any()
+            texts = dataset.tokenizer.decode(tokens[1 : length - 1]), None
+            if each is config:
+                middle = 1 + int(np.flatnonzero(tokens[1:] == separate)[0])
+                texts = [dataset.tokenizer.decode(tokens[at]) for at in (slice(1, middle), slice(middle, length - 1))]
+            assert lines[texts[0]]["label"] == batch["labels"][row] and texts[1] in (None, lines[texts[0]]["de"])
+            np.testing.assert_array_equal(targets[: length - 1], tokens[1:length])
+            assert weights.tolist() == [1.0] * (length - 1) + [0.0] * (len(tokens) - length + 1)
+            assert positions[:length].tolist() == [*range(length)]
+
+
 # ------------------------------------------------------------------------------------------------ what is refused
 
 
@@ -480,6 +509,30 @@ def test_rates_by_size_and_temperature(texts, pairs, tmp_path):
     assert sizes.rates["there"] == pytest.approx(rows["there"] / sum(rows.values()))
     hot = build_dataset(mixed(texts, pairs, temperature=1e9), 0, tmp_path / "cache")
     assert hot.rates["there"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "temperature"), [(None, 1.0), (7, 1.0), (7, 2.0), (None, 2.0), (1, 1.0), (None, 1e12)]
+)
+def test_tasks_as_texts_beside_span_corruption(limit, temperature, texts, pairs, tmp_path):
+    """Raffel et al. 2020, section 3.5.2: r = min(n, K)^(1/T) / sum; both extremes are equal shares. Blocks have exactly
+    these; every input of a task begins with its prefix."""
+    parts = mixed(texts, pairs).parts | {"fill": {"kind": "span_corruption", "source": {"kind": "text_files"}}}
+    parts["fill"]["source"]["pattern"] = texts.pattern
+    length = SpanCorruptionConfig(encoder_length=40, tokenizer=BYTES).sequence_length
+    parts = {name: {**part, "sequence_length": length} for name, part in parts.items()}
+    fields = {"limit": limit, "temperature": temperature, "sequence_length": length, "encoder_length": 40}
+    dataset = build_dataset(MixtureConfig(parts=parts, tokenizer=BYTES, **fields), 0, tmp_path / "cache")
+    sizes = np.array([part.epoch_rows for part in dataset.parts.values()], float)
+    weights = np.minimum(sizes, limit or np.inf) ** (1 / temperature)
+    np.testing.assert_allclose(list(dataset.rates.values()), weights / weights.sum(), rtol=1e-12)
+    rows = dataset.training_batch(0, 2048)["encoder_input_tokens"]
+    beginnings = [dataset.tokenizer.decode(row[:3]) for row in rows]
+    counts = np.array([beginnings.count(prefix) for prefix in ("a: ", "b: ")])
+    edges = np.rint(np.cumsum(weights) / weights.sum() * 2048)
+    np.testing.assert_array_equal(counts, np.diff(edges[:2], prepend=0))
+    others = [row for row, beginning in zip(rows, beginnings, strict=True) if beginning not in ("a: ", "b: ")]
+    assert others and all((row >= 257).any() for row in others)  # sentinels
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ SMALL_PAIRS = [
     "--config.training.eval_tokens=1024",
     "--config.model.d_model=32",
 ]
+SMALL_T5 = ["--config.training.steps=10", "--config.training.eval_tokens=1024", "--config.model.d_model=32"]
 SMALL_BERT_HEAD = ["--config.training.epochs=0.1", "--config.training.eval_tokens=4096"]
 SMALL_BERT = [
     "--config.model.num_layers=1",
@@ -70,6 +71,10 @@ SMALLER = {
     "python scripts/train.py --config=configs/llama_tuned.py": SMALL_RUN,
     "python scripts/train.py --config=configs/bert_small.py": SMALL_BERT,
     "python scripts/train.py --config=configs/bert_small_classify.py": SMALL_BERT_HEAD,
+    "python scripts/train.py --config=configs/gpt1_python.py": SMALL_RUN,
+    "python scripts/train.py --config=configs/gpt1_classify.py": SMALL_BERT_HEAD,
+    "python scripts/train.py --config=configs/t5_python.py": SMALL_T5,
+    "python scripts/train.py --config=configs/t5_multitask.py": SMALL_T5,
     "tail ": [],
     "python scripts/convert.py": [],
     "python scripts/prepare.py": [],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes tests/golden/hf_heads: tiny encoders of `transformers` with each head for fine-tuning, every parameter drawn
+"""Makes tests/golden/hf_heads: tiny models of `transformers` with each head for fine-tuning, every parameter drawn
 anew, and what that library makes of them in float64: logits, and the loss of two rows, of which one is padded, with its
 gradients.
 
@@ -31,12 +31,19 @@ FAMILIES = {
     "Roberta": transformers.RobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1),
     "DistilBert": transformers.DistilBertConfig(**DISTILBERT, max_position_embeddings=16),
 }
+DECODER = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 1, "n_head": 4, "n_positions": 16, "pad_token_id": 0}
+LLAMA = {"num_key_value_heads": 2, "pad_token_id": 0}
+DECODERS = {
+    "OpenAIGPT": transformers.OpenAIGPTConfig(**DECODER),
+    "GPT2": transformers.GPT2Config(**DECODER),
+    "Llama": transformers.LlamaConfig(**SIZES, **LLAMA),
+}
 HEADS = {"classification": "SequenceClassification", "tagging": "TokenClassification", "span": "QuestionAnswering"}
 
 
 def make(family: str, head: str) -> None:
     torch.manual_seed(sum(map(ord, family + head)))
-    config = copy.deepcopy(FAMILIES[family])
+    config = copy.deepcopy((FAMILIES | DECODERS)[family])
     config.num_labels = 2 if head == "span" else LABELS
     config._attn_implementation = "eager"
     model = getattr(transformers, f"{family}For{HEADS[head]}")(config).eval()
@@ -51,6 +58,8 @@ def make(family: str, head: str) -> None:
     rng = np.random.default_rng(0)
     tokens, real = rng.integers(2, VOCABULARY, (2, LENGTH)), np.ones((2, LENGTH), np.int64)
     real[1, 7:] = 0
+    if family in DECODERS:  # which tell the last token by what pads
+        tokens[1, 7:] = 0
     given = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(real)}
     kept = {"tokens": tokens, "real": real}
     if family == "Bert":
@@ -80,3 +89,5 @@ if __name__ == "__main__":
     for family_name in FAMILIES:
         for head_name in HEADS:
             make(family_name, head_name)
+    for family_name in DECODERS:
+        make(family_name, "classification")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Heads for fine-tuning against `transformers`, by goldens that tests/golden/make_hf_head_goldens.py made."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from t5x_like.errors import UserError
 from t5x_like.interop.hugging_face import load_hf, rules_of, save_hf
 from t5x_like.interop.names import to_theirs
 from t5x_like.interop.safetensors import read_folder, write_folder
+from t5x_like.models import build_model
 from t5x_like.models.context import Context
 from t5x_like.objectives import build_objective
 
@@ -27,10 +29,13 @@ OBJECTIVES = {
 }
 
 
-def batch_of(expected, head):
+DECODERS = {"openaigpt": "gpt1", "gpt2": "gpt2", "llama": "llama"}
+
+
+def batch_of(expected, head, stream="encoder"):
     batch = {
-        "encoder_input_tokens": jnp.asarray(expected["tokens"]),
-        "encoder_segment_ids": jnp.asarray(expected["real"]),
+        f"{stream}_input_tokens": jnp.asarray(expected["tokens"]),
+        f"{stream}_segment_ids": jnp.asarray(expected["real"]),
     }
     if "types" in expected:
         batch["encoder_token_types"] = jnp.asarray(expected["types"])
@@ -48,7 +53,8 @@ def at(tree, path):
 
 
 def test_every_family_has_every_head():
-    assert sorted(f"{kind}_{head}" for kind in ("bert", "roberta", "distilbert") for head in OBJECTIVES) == NAMES
+    encoders = [f"{kind}_{head}" for kind in ("bert", "roberta", "distilbert") for head in OBJECTIVES]
+    assert sorted([*encoders, *(f"{name}_classification" for name in DECODERS)]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,9 +62,9 @@ def test_logits_loss_and_gradients_are_theirs(name):
     kind, head = name.split("_")
     expected = dict(np.load(GOLDEN / name / "expected.npz"))
     model, params = load_hf(GOLDEN / name)
-    assert (model.config.kind, model.config.head) == (kind, head)
+    assert (model.config.kind, model.config.head) == (DECODERS.get(kind, kind), head)
     assert model.config.num_labels == (2 if head == "span" else 3)
-    objective, batch = build_objective(OBJECTIVES[head]), batch_of(expected, head)
+    objective, batch = build_objective(OBJECTIVES[head]), batch_of(expected, head, *model.config.streams)
     logits = np.asarray(model.apply(params, batch)["logits"])
     seen = slice(None) if head == "classification" else expected["real"].astype(bool)
     assert np.abs(logits - expected["logits"])[seen].max() < 2e-5
@@ -114,7 +120,18 @@ def test_a_pooler_that_nothing_reads_is_left(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
-def test_a_model_with_a_head_has_no_logits_over_the_vocabulary():
-    model, params = load_hf(GOLDEN / "bert_span")
+@pytest.mark.parametrize("name", ["bert_span", "gpt2_classification"])
+def test_a_model_with_a_head_has_no_logits_over_the_vocabulary(name):
+    model, params = load_hf(GOLDEN / name)
     with pytest.raises(UserError, match=r"model\.lm_head=false: there are no logits over the vocabulary"):
         model.unembedding(params)
+
+
+def test_what_an_auxiliary_loss_reads_is_not_written(tmp_path):
+    model, _ = load_hf(GOLDEN / "llama_classification")
+    both = build_model(dataclasses.replace(model.config, lm_head=True))
+    params = both.init(jax.random.key(0))
+    save_hf(both, params, tmp_path / "out")
+    again, same = load_hf(tmp_path / "out")
+    assert again.config == model.config and set(params) - set(same) == {"logits"}
+    jax.tree.map(np.testing.assert_array_equal, same, {name: params[name] for name in same})

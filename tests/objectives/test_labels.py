@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from t5x_like.config import RunConfig
 from t5x_like.config.models.bert import BertConfig, DistilBertConfig, RobertaConfig
+from t5x_like.config.models.decoder_only import DecoderOnlyConfig
+from t5x_like.config.models.experts import ExpertsConfig
+from t5x_like.config.models.gpt import GPT1Config, GPT2Config
 from t5x_like.config.objectives.cross_entropy import MaskedLMConfig
 from t5x_like.config.objectives.labels import ClassificationObjectiveConfig, SpanObjectiveConfig, TaggingObjectiveConfig
 from t5x_like.errors import UserError
@@ -119,6 +123,63 @@ def test_dropout_of_heads_acts_in_training_alone(made):
     }
 
 
+@pytest.mark.parametrize("more", [{}, {"tie_embeddings": False, "experts": ExpertsConfig(2, load_balance_loss=0.3)}])
+def test_a_decoder_goes_on_predicting_tokens(made, more):
+    """Radford et al. 2018, equation 5: L2 + lambda L1, each a mean over texts, with what routers add."""
+    model, params = made(DecoderOnlyConfig, head="classification", num_labels=3, norm_position="post", **more)
+    labels, weights = np.array([2, 0, 1, 0]), np.pad(REAL, ((0, 0), (0, 1)))[:, 1:].astype(np.float32)
+    targets = np.pad(TOKENS, ((0, 0), (0, 1)))[:, 1:]
+    decoder = {"input_tokens": TOKENS, "segment_ids": REAL.astype(np.int32), "target_tokens": targets}
+    batch = {f"decoder_{name}": jnp.asarray(value) for name, value in decoder.items()}
+    batch |= {"decoder_loss_weights": jnp.asarray(weights), "labels": jnp.asarray(labels)}
+    objective = build_objective(ClassificationObjectiveConfig(auxiliary_lm=0.5))
+
+    def by_hand(params):
+        out = model.apply(params, batch, key=KEYS, train=True, want=("logits", "hidden"))
+        classes = -jax.nn.log_softmax(out["logits"])[jnp.arange(4), labels][:3]
+        tokens = jax.nn.log_softmax(model.unembed(params, out["hidden"]))
+        tokens = -jnp.take_along_axis(tokens, targets[..., None], -1)[..., 0] * weights
+        of_texts = tokens[:3].sum(1) / weights[:3].sum(1)
+        router = sum(factor * out["aux"][name].sum() for name, factor in model.aux_losses.items())
+        return classes.mean() + 0.5 * of_texts.mean() + router, (classes.mean(), of_texts.mean())
+
+    def ours(params, scale=None):
+        sums = objective.loss(model, params, batch, key=KEYS, ctx=Context(), scale=scale)
+        value, weight = objective_of(sums)
+        return value / weight, sums
+
+    (expected, (classes, of_texts)), wanted = jax.value_and_grad(by_hand, has_aux=True)(params)
+    (value, sums), gradient = jax.value_and_grad(ours, has_aux=True)(params)
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    assert float(sums["loss"][0]) / 3 == pytest.approx(float(classes), rel=1e-5)  # what runs are compared by
+    assert float(sums["lm_loss"][0]) / 3 == pytest.approx(float(of_texts), rel=1e-5)
+    scaled = jax.grad(lambda params: 64.0 * ours(params, jnp.asarray(64.0))[0])(params)
+    for name, leaf in flatten_dict(wanted, sep="/").items():
+        for found, factor in ((gradient, 1.0), (scaled, 64.0)):
+            got = flatten_dict(found, sep="/")[name] / factor
+            np.testing.assert_allclose(got, leaf, rtol=2e-4, atol=2e-6, err_msg=name)
+    scored = objective.evaluate(model, params, batch, ctx=Context())
+    assert (
+        scored["loss"][1].tolist() == [1, 1, 1, 0] and float(scored["lm_loss"][0][3]) == 0 and "objective" not in scored
+    )
+
+
+@pytest.mark.parametrize("kind", [GPT1Config, GPT2Config])
+def test_a_decoder_is_read_at_its_last_token_whatever_pads(made, kind):
+    model, params = made(kind, head="classification", num_labels=2)
+    rows = {"decoder_input_tokens": jnp.asarray(TOKENS), "decoder_segment_ids": jnp.asarray(REAL.astype(np.int32))}
+    found = model.apply(params, rows)["logits"]
+    for row, length in enumerate([6, 4, 5]):
+        alone = model.apply(
+            params, {"decoder_input_tokens": jnp.asarray(TOKENS[row : row + 1, :length])}, want=["hidden"]
+        )
+        expected = np.asarray(alone["hidden"])[0, -1] @ np.asarray(params["labels"]["kernel"])
+        np.testing.assert_allclose(found[row], expected, rtol=1e-5, atol=1e-6)
+    model.config = dataclasses.replace(model.config, dropout_rate=0.5)  # of the head: the tower has its own
+    drawn = model.apply(params, rows, key=KEYS, train=True)["logits"]
+    assert not np.allclose(drawn, found) and np.allclose(model.apply(params, rows)["logits"], found)
+
+
 def test_pretraining_minimises_the_sum_of_both_means(made):
     """Devlin et al. 2019, A.2; where rows have as many masked tokens each."""
     model, params = made(next_sentence=True)
@@ -195,6 +256,24 @@ def test_labels_follow_from_the_data():
 def test_what_does_not_fit_is_refused(model, objective, data, message):
     with pytest.raises(UserError, match=message):
         run_of(model, objective, data)
+
+
+def test_logits_over_the_vocabulary_are_there_where_the_objective_reads_them():
+    model, data = {"kind": "llama", "head": "classification"}, {"kind": "classification", "num_labels": 2}
+    content = {"data": data | {"stream": "decoder"}, "model": model, "training": {"steps": 1}}
+    for auxiliary in (0.0, 0.5):
+        objective = {"kind": "classification", "auxiliary_lm": auxiliary}
+        config = convert(RunConfig, content | {"objective": objective}).resolve()
+        assert ("logits" in build_model(config.model).specs()) == config.model.lm_head == (auxiliary > 0)
+    encoder = {"data": data, "model": {"kind": "bert", "head": "classification"}, "objective": objective}
+    with pytest.raises(
+        UserError, match=r"^objective\.auxiliary_lm: 0\.5, but model\.kind='bert' predicts no next token"
+    ):
+        convert(RunConfig, encoder).resolve()
+    with pytest.raises(
+        UserError, match=r"^data\.kind: 'classification' has no tokens for the decoder of model\.kind='l"
+    ):
+        convert(RunConfig, encoder | {"model": model, "objective": {"kind": "classification"}}).resolve()
 
 
 def test_data_without_the_labels_of_an_objective_are_refused(made):

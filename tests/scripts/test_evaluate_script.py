@@ -6,12 +6,15 @@ import runpy
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from t5x_like.data.pipeline import build_dataset
-from t5x_like.training.checkpoints import Checkpoints
+from t5x_like.inference.generate import generate
+from t5x_like.training.checkpoints import Checkpoints, load_trained
 from t5x_like.training.evaluation import evaluate
+from t5x_like.training.exact_match import exact_match
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
 from t5x_like.training.score_run import table
@@ -55,6 +58,34 @@ def trained(make_run, texts, tmp_path_factory):
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("runs") / "run"
     return config, folder, train(config, folder)
+
+
+def test_a_label_is_scored_as_the_text_that_is_written(make_run, run, tmp_path):
+    """Raffel et al. 2020, section 2.3: any other text is wrong. Here the word for whether a vowel comes first."""
+    words = [f"{first}{second}{third}" for first in "aeioubcdfg" for second in "stuv" for third in "wxyz"]
+    pairs = [{"inputs": word, "targets": "vowel" if word[0] in "aeiou" else "other"} for word in words]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    source = {"kind": "json_lines", "pattern": f"{tmp_path}/pairs.jsonl"}
+    data = {"kind": "seq2seq", "prefix": "which: ", "source": source, "tokenizer": {"kind": "byte"}, "pack": False}
+    data |= {"encoder_length": 12, "sequence_length": 8, "held_out_fraction": 0.3}
+    config = make_run(
+        f"data={data}", "model.kind=t5", "model.d_model=32", "model.dropout_rate=0", "objective.kind=seq2seq",
+        "optimizer.kind=adamw", "optimizer.learning_rate=0.01", "training.steps=120", "training.batch_size=16",
+        "training.eval_tokens=4096", "execution.steps_per_call=20",
+    )  # fmt: skip
+    folder = tmp_path / "run"
+    train(config, folder)
+    code, out, _ = run(f"--workdir={folder}", "--generate=40")
+    found = result_of(folder)["evaluations"]["held_out"]
+    assert not code and "exact_match" in out and found["exact_match"] > 0.9
+    _, program, params = load_trained(folder)
+    dataset, right = build_dataset(config.data, config.seed), []
+    for inputs, target in dataset.held_out_pairs(40):
+        assert dataset.tokenizer.decode(inputs).startswith("which: ") and inputs[-1] == dataset.end
+        how = {"max_new_tokens": 7, "stop_tokens": [dataset.end]}
+        right.append(generate(program.model, params, [inputs], **how).tokens == [target])
+    assert len(right) == 40 and found["exact_match"] == pytest.approx(np.mean(right))
+    assert exact_match(program, program.init(jax.random.key(1)).trainable, dataset, 5) == 0.0
 
 
 def result_of(folder):
@@ -152,6 +183,11 @@ def test_an_objective_without_accuracy(trained):
         (["--workdir=nowhere"], "error: nowhere: is not a run folder (it has no config.json)"),
         (["--workdir=RUN", "--only=noets"], "error: --only: 'noets' is not known; accepted: held_out, notes; did you"),
         (["--workdir=RUN", "--tokens=0"], "error: --tokens=0: expected a whole number, 1 or more"),
+        (["--workdir=RUN", "--generate=-1"], "error: --generate=-1: expected 0 or more"),
+        (
+            ["--workdir=RUN", "--generate=5"],
+            "error: --generate=5: no set has data.kind='seq2seq' among held_out,",
+        ),
         (["--workdir=RUN", "--config.seed=1"], "error: --config.seed=1: only evaluation sets can be changed"),
         (
             ["--workdir=RUN", "--config.evaluation.x.kind=markov"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole runs of heads on encoders: each learns a rule that its examples follow, on one device as on eight."""
+"""Whole runs of heads: each learns a rule that its examples follow, on one device as on eight."""
 
 import json
 import runpy
@@ -19,6 +19,8 @@ SIZES = {"num_layers": 1, "d_model": 32, "num_heads": 2, "dropout_rate": 0.0}
 MODELS = {  # and the eight devices that each is trained on
     "classification": ("bert", {"data": 2, "fsdp": 2, "tensor": 2}),
     "tagging": ("distilbert", {"data": 2, "fsdp": 2, "seq": 2, "max_uncut": 0.1}),
+    "gpt": ("gpt1", {"pipe": 2, "fsdp": 2, "tensor": 2}),
+    "llama": ("llama", {"data": 2, "fsdp": 2, "seq": 2, "max_uncut": 0.1}),
     "span": ("roberta", {"data": 2, "fsdp": 2, "seq": 2, "max_uncut": 0.1}),
 }
 
@@ -42,13 +44,16 @@ def examples(tmp_path_factory):
     return path
 
 
-def config_of(examples, head, **mesh):
+def config_of(examples, name, **mesh):
+    """`name` is a head of an encoder, or a decoder that has one and goes on predicting tokens."""
+    decodes = name in ("gpt", "llama")
+    head = "classification" if decodes else name
     labels = {"classification": {"num_labels": 2}, "tagging": {"num_labels": 4}, "span": {}}[head]
     source = {"kind": "json_lines", "pattern": str(examples)}
     tokenizer = {"kind": "wordpiece", "vocab_size": 47 if head == "span" else 40}
     content = {
         "data": {"kind": head, "source": source, "tokenizer": tokenizer, "sequence_length": 16, **labels},
-        "model": {"kind": MODELS[head][0], "head": head, "vocab_size": 48, **SIZES},
+        "model": {"kind": MODELS[name][0], "head": head, "vocab_size": 48, **SIZES},
         "objective": {"kind": head},
         "optimizer": {"kind": "adamw", "learning_rate": 0.01},
         "training": {
@@ -60,6 +65,9 @@ def config_of(examples, head, **mesh):
         "execution": {"steps_per_call": 10},
         "mesh": mesh,
     }
+    if decodes:
+        content["data"]["stream"], content["objective"]["auxiliary_lm"] = "decoder", 0.5
+        content["model"]["num_layers"], content["training"]["microbatches"] = 2, 2
     return convert(RunConfig, content).resolve()
 
 
@@ -73,7 +81,9 @@ def lines_of(folder, split):
     return [line for line in lines if line["split"] == split]
 
 
-@pytest.mark.parametrize("head", ["classification", pytest.param("tagging", marks=pytest.mark.slow), "span"])
+@pytest.mark.parametrize(
+    "head", ["classification", pytest.param("tagging", marks=pytest.mark.slow), "span", "gpt", "llama"]
+)
 def test_a_rule_is_learnt_on_one_device_and_on_eight_alike(head, examples, tmp_path, monkeypatch, capsys):
     train(config_of(examples, head), tmp_path / "one")
     together = train(config_of(examples, head, **MODELS[head][1]), tmp_path / "eight")

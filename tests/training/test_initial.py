@@ -15,7 +15,7 @@ from t5x_like.config_files import load_run
 from t5x_like.errors import UserError
 from t5x_like.interop.hugging_face import load_hf
 from t5x_like.training.checkpoints import load_trained
-from t5x_like.training.initial import load_any, write_run
+from t5x_like.training.initial import completed, load_any, write_run
 from t5x_like.training.loop import train
 from t5x_like.training.score_run import score_run
 
@@ -35,10 +35,10 @@ def cache(tmp_path, monkeypatch):
 def folder(tmp_path):
     """A golden with a tokenizer of words beside it."""
 
-    def make(name):
-        shutil.copytree(GOLDEN / name, tmp_path / name, ignore=shutil.ignore_patterns("*.npz"))
+    def make(name, of=GOLDEN, count=40):
+        shutil.copytree(of / name, tmp_path / name, ignore=shutil.ignore_patterns("*.npz"))
         special = {"<pad>": 0, "</s>": 1, "<unk>": 2, "[CLS]": 3, "[SEP]": 4, "[MASK]": 5}
-        words = special | {f"w{i}": 6 + i for i in range(40)}
+        words = special | {f"w{i}": 6 + i for i in range(count)}
         words = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
         words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
         words.add_special_tokens([*special])
@@ -100,20 +100,39 @@ def test_a_run_begins_with_another_run(folder, texts, tmp_path):
         )
 
 
-def test_a_head_is_drawn_and_what_is_not_needed_is_left_out(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "stream", "head"),
+    [("bert", "encoder", {"labels/kernel", "labels/bias"}), ("llama_grouped", "decoder", {"labels/kernel"})],
+)
+def test_a_head_is_drawn_and_what_is_not_needed_is_left_out(name, stream, head, folder, tmp_path):
     lines = [json.dumps({"text": f"w{i % 40} w{i % 7}", "label": i % 3}) for i in range(60)]
     (tmp_path / "labels.jsonl").write_text("\n".join(lines))
-    data = {"kind": "classification", "num_labels": 3, "sequence_length": 16}
+    data = {"kind": "classification", "num_labels": 3, "sequence_length": 16, "stream": stream}
     data["source"] = {"kind": "json_lines", "pattern": str(tmp_path / "labels.jsonl")}
-    there = folder("bert")
+    there = folder(name)
     tune = {"data": data, "model": {"head": "classification"}, "objective": {"kind": "classification"}}
     train(config(tmp_path, there, "", **tune), tmp_path / "run")
     _, program, params = load_trained(tmp_path / "run")
     theirs, ours = (flatten_dict(tree, sep="/") for tree in (load_hf(there)[1], params))
-    assert program.model.config.head == "classification" and "head/dense/kernel" not in ours
-    assert set(ours) - set(theirs) == {"labels/kernel", "labels/bias"}
+    assert program.model.config.head == "classification" and not {"head/dense/kernel", "logits/kernel"} & set(ours)
+    assert set(ours) - set(theirs) == head and set(theirs) - set(ours)
     for name in set(ours) & set(theirs):
         np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_a_folder_with_a_decoders_head_is_scored(folder, tmp_path):
+    there = folder("gpt2_classification", GOLDEN.parent / "hf_heads", 34)
+    lines = [json.dumps({"text": f"w{i % 30} w{i % 7}", "label": i % 3}) for i in range(60)]
+    (tmp_path / "labels.jsonl").write_text("\n".join(lines))
+    own = ["evaluation.own.source.kind=json_lines", f"evaluation.own.source.pattern={tmp_path}/labels.jsonl"]
+    scored = score_run(there, overrides=["evaluation.own.kind=classification", *own])
+    assert 0 <= scored["evaluations"]["own"]["accuracy"] < 1
+
+
+def test_a_mixture_has_the_folders_tokenizer(folder):
+    there = folder("t5_v1_0")
+    content = completed({"init_from": {"path": str(there)}, "data": {"kind": "mixture"}})
+    assert content["data"]["tokenizer"] == {"kind": "file", "path": str(there / "tokenizer.json")}
 
 
 def test_a_decoder_begins_in_training_as_it_does_in_generation(folder, texts, tmp_path):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rates that fall from layer to layer: by hand, in a pattern of two blocks, and in the order of a circular pipeline."""
+"""Rates that fall from layer to layer, and layers that begin to move one after the other: by hand, in a pattern of two
+blocks, and in the order of a circular pipeline."""
 
 import jax
 import numpy as np
@@ -48,6 +49,31 @@ def test_a_circular_pipeline_has_its_layers_in_another_order(make_run, tmp_path)
     many = moved(make_run(*more, *mesh), tmp_path / "many")
     for name, step in one.items():
         np.testing.assert_allclose(many[name], step, rtol=2e-3, atol=2e-7, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("model.window=4", "model.global_every=2"),
+        ("mesh.pipe=2", "execution.pipeline_rounds=2", "training.microbatches=2"),
+    ],
+)
+def test_layers_begin_to_move_from_the_top_down(overrides, make_run, tmp_path):
+    """Howard and Ruder 2018, section 3.3: of four layers one more every two steps, tables last, decay and all."""
+    how = ("optimizer.unfreeze_steps=2", "optimizer.kind=adamw", "optimizer.learning_rate=0.01", "model.num_layers=4")
+    for steps in (2, 3, 8, 9):
+        config = make_run(*how, *overrides, "optimizer.weight_decay=0.1", f"training.steps={steps}")
+        change = moved(config, tmp_path / str(steps))
+        blocks = 1 + max(int(name.split("layers/")[1].split("/")[0]) for name in change if "layers/" in name)
+        for name, each in change.items():
+            if "layers/" in name:
+                block = int(name.split("layers/")[1].split("/")[0])
+                numbers = np.arange(len(each)) * blocks + block
+                found = [bool(np.any(one)) for one in each]
+                assert found == [steps > 2 * (3 - number) for number in numbers], name
+            else:
+                assert bool(np.any(each)) == (steps > 8 or "embedding" not in name), name
 
 
 def test_a_decay_that_is_none_is_refused(make_run):

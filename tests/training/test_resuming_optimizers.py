@@ -70,6 +70,14 @@ def broken_off(config, folder):
     return folder
 
 
+def test_layers_thaw_on_time_after_a_break(make_run, tmp_path):
+    config = build(make_run, "adamw", "f32", "model.num_layers=3", "optimizer.unfreeze_steps=2")
+    train(config, tmp_path / "unbroken")
+    train(config, broken_off(config, tmp_path / "resumed"))
+    (state, expected) = (final_state(config, tmp_path / name) for name in ("resumed", "unbroken"))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
 @pytest.mark.parametrize(("kind", "precision"), CASES)
 def test_resumed_is_uninterrupted(kind, precision, make_run, tmp_path):
     config = build(make_run, kind, precision)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_like.config import ConstantConfig, CosineConfig, LinearConfig, RsqrtConfig, RunConfig, WSDConfig
+from t5x_like.config.schedule import SlantedTriangularConfig
 from t5x_like.config_files import with_overrides
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError, convert
@@ -95,6 +96,23 @@ def test_reciprocal_square_root_cools_down_along_a_line():
     np.testing.assert_allclose(rates, np.minimum(s / 4, np.sqrt(4 / s)) * line, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("total", "cut_frac", "ratio"), [(100, 0.1, 32.0), (40, 0.25, 8.0)])
+def test_slanted_triangular(total, cut_frac, ratio):
+    """Howard and Ruder 2018, equation 3, with its defaults and with others; t counts steps from 1."""
+    schedule = SlantedTriangularConfig(warmup_fraction=cut_frac, ratio=ratio)
+    rates = learning_rates(schedule, 0.01, total, np.arange(total))
+    cut = math.floor(total * cut_frac)
+    for t in range(1, total + 1):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / cut_frac - 1))
+        assert rates[t - 1] == pytest.approx(0.01 * (1 + p * (ratio - 1)) / ratio, rel=1e-5)
+    assert rates.argmax() == cut - 1 and rates[-1] == pytest.approx(0.01 / ratio)
+    np.testing.assert_array_equal(learning_rates(schedule, 0.01, total, np.arange(7, 9)), rates[7:9])
+    for changed in ({"warmup_fraction": 1.0}, {"warmup_steps": 0}, {"warmup_steps": total}, {}):
+        for steps in (1, total):
+            rates = learning_rates(dataclasses.replace(schedule, **changed), 1.0, steps, np.arange(steps))
+            assert (rates >= np.float32(1 / ratio)).all() and (rates <= 1).all()
+
+
 KINDS = [CosineConfig(), LinearConfig(), ConstantConfig(), WSDConfig(), RsqrtConfig(cooldown_fraction=0.5)]
 
 
@@ -128,6 +146,7 @@ def test_properties_of_every_schedule(schedule):
         (RsqrtConfig, {"warmup_steps": 10, "timescale_steps": 5}, "5 is below 10, the warm-up's end"),
         (LinearConfig, {"warmup_steps": -1}, "-1 is below 0"),
         (CosineConfig, {"final_fraction": 2.0}, "2.0 is outside"),
+        (SlantedTriangularConfig, {"ratio": 0.5}, "0.5 is below 1"),
     ],
 )
 def test_impossible_schedules_are_refused(kind, fields, expected):

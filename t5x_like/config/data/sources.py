@@ -29,7 +29,8 @@ class PythonLibraryConfig(SourceConfig):
 class PythonFunctionsConfig(SourceConfig):
     """Functions of the standard library and the first lines of their docstrings: real pairs, always there.
 
-    Columns: inputs (the function without its docstring), targets, label (its package, 0 the one with most of them).
+    Columns: inputs (the function without its docstring), targets, label (its package, 0 the one with most of them),
+    package (its name).
     """
 
     kind: Literal["python_functions"] = "python_functions"

@@ -257,12 +257,20 @@ class _LabelledConfig(TextTaskConfig):
 
 @dataclass(frozen=True)
 class ClassificationConfig(_LabelledConfig):
-    """Texts, or pairs, and their class, or a number with `num_labels=1`: [CLS] text [SEP], maybe text [SEP]."""
+    """Texts, or pairs, and their class, or a number with `num_labels=1`: [CLS] text [SEP], maybe text [SEP].
+
+    A decoder reads start text extract, or start text delimiter text extract (Radford et al. 2018, section 3.3).
+    """
 
     kind: Literal["classification"] = "classification"
+    stream: Literal["encoder", "decoder"] = "encoder"  # the model's
     text: str = "text"
     second_text: str | None = None
     label: str = "label"
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {self.stream: self.sequence_length}
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -165,6 +165,15 @@ class TransformerConfig(ModelConfig):
             raise FieldError("max_length", f"{self.max_length} is below data.sequence_length={longest}")
         return super().resolved(data) | self._sizes() | {"max_length": self.max_length or longest}
 
+    def _labels(self, data: DataConfig, fixed: int | None = None) -> dict[str, int]:
+        """How many labels a head has: `fixed`, or as many as the data."""
+        number = fixed or getattr(data, "num_labels", None)
+        given = getattr(self, "num_labels", None)
+        if number is None or given not in (None, number):
+            both = f"{given}, and data.num_labels is {number}"
+            raise FieldError("num_labels", f"{both}; accepted: a number there, and the same here or None")
+        return {"num_labels": number}
+
     def filled(self) -> Self:
         """As `resolve`, of a config that has its vocabulary and its length already."""
         return dataclasses.replace(self, **self._sizes())
@@ -178,3 +187,19 @@ class TransformerConfig(ModelConfig):
             "mlp_dim": mlp_dim,
             "experts": None if self.experts is None else self.experts.resolve(mlp_dim),
         }
+
+
+@dataclass(frozen=True)
+class DecoderConfig(TransformerConfig):
+    """What decoders share that read no other text: they take a head to fine-tune (Radford et al. 2018, section 3.2)."""
+
+    head: Literal[None, "classification"] = None  # a linear map of the last token's state to a logit for each label
+    num_labels: int | None = None  # of the head. None: the data's
+    lm_head: bool = True  # logits over the vocabulary; beside a head a run has them for `objective.auxiliary_lm` alone
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "num_labels")
+
+    def resolved(self, data: DataConfig) -> dict[str, Any]:
+        return super().resolved(data) | ({} if self.head is None else self._labels(data))

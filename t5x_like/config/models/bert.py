@@ -8,7 +8,6 @@ from t5x_like.config.attention import AnyAttention, BigBirdAttentionConfig, Long
 from t5x_like.config.checks import at_least
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions, TransformerConfig
-from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,8 @@ class BertConfig(TransformerConfig):
                 object.__setattr__(self, name, there)
 
     def resolved(self, data: DataConfig) -> dict[str, Any]:
-        number = 2 if self.head == "span" else getattr(data, "num_labels", None)
-        if self.head is not None and (number is None or self.num_labels not in (None, number)):
-            given = f"{self.num_labels}, and data.num_labels is {number}"
-            raise FieldError("num_labels", f"{given}; accepted: a number there, and the same here or None")
-        return super().resolved(data) | ({} if self.head is None else {"num_labels": number})
+        labels = {} if self.head is None else self._labels(data, 2 if self.head == "span" else None)
+        return super().resolved(data) | labels
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions, TransformerConfig
+from t5x_like.config.models.base import Activation, DecoderConfig, NormKind, NormPosition, Positions
 
 
 @dataclass(frozen=True)
-class GPT1Config(TransformerConfig):
+class GPT1Config(DecoderConfig):
     """GPT (Radford et al. 2018): norms after the residual sum, learned positions, GELU."""
 
     kind: Literal["gpt1"] = "gpt1"
@@ -20,7 +20,7 @@ class GPT1Config(TransformerConfig):
 
 
 @dataclass(frozen=True)
-class GPT2Config(TransformerConfig):
+class GPT2Config(DecoderConfig):
     """GPT-2 (Radford et al. 2019): norms before each branch, and one more at the end."""
 
     kind: Literal["gpt2"] = "gpt2"
@@ -43,7 +43,7 @@ class GPT3Config(GPT2Config):
 
 
 @dataclass(frozen=True)
-class GPTJConfig(TransformerConfig):
+class GPTJConfig(DecoderConfig):
     """GPT-J (Wang and Komatsuzaki 2021): both branches read one norm; a quarter of a head is turned (`rope_dim`)."""
 
     kind: Literal["gptj"] = "gptj"
@@ -57,7 +57,7 @@ class GPTJConfig(TransformerConfig):
 
 
 @dataclass(frozen=True)
-class GPTNeoXConfig(TransformerConfig):
+class GPTNeoXConfig(DecoderConfig):
     """GPT-NeoX (Black et al. 2022) and Pythia: branches side by side; a quarter of a head is turned (`rope_dim`)."""
 
     kind: Literal["gpt_neox"] = "gpt_neox"
@@ -78,7 +78,7 @@ class OPTConfig(GPT2Config):
 
 
 @dataclass(frozen=True)
-class BloomConfig(TransformerConfig):
+class BloomConfig(DecoderConfig):
     """BLOOM (Le Scao et al. 2022): linear biases of attention instead of positions, and a norm of what enters."""
 
     kind: Literal["bloom"] = "bloom"

@@ -4,12 +4,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from t5x_like.config.models.base import Activation, TransformerConfig
+from t5x_like.config.models.base import Activation, DecoderConfig
 from t5x_like.config.models.experts import ExpertsConfig
 
 
 @dataclass(frozen=True)
-class LlamaConfig(TransformerConfig):
+class LlamaConfig(DecoderConfig):
     """LLaMA 1 to 3 (Touvron et al. 2023; Dubey et al. 2024): rotary positions, RMSNorm, a gated SiLU, no biases."""
 
     kind: Literal["llama"] = "llama"

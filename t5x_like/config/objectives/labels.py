@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objectives that fine-tune an encoder with a head, each the one called like it."""
+"""Objectives that fine-tune a model with a head, each the one called like it."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import inside
+from t5x_like.config.checks import at_least, inside
 from t5x_like.config.objectives.base import ObjectiveConfig
 
 
@@ -17,13 +17,20 @@ class LabelsConfig(ObjectiveConfig):
 
 @dataclass(frozen=True)
 class ClassificationObjectiveConfig(LabelsConfig):
-    """The class of a text or of a pair; with one label the square of the distance from a number."""
+    """The class of a text or of a pair; with one label the square of the distance from a number.
+
+    A decoder may go on predicting the tokens of the same texts (Radford et al. 2018, section 3.2, equation 5: lambda).
+    """
+
+    more: ClassVar[tuple[tuple[str, ...], ...]] = (("decoder",),)
 
     kind: Literal["classification"] = "classification"
     label_smoothing: float = 0.0  # share of every label that is spread over all of them
+    auxiliary_lm: float = 0.0  # what each text's mean loss of a next token is multiplied by; GPT has 0.5
 
     def __post_init__(self) -> None:
         inside(self, "[0, 1)", "label_smoothing")
+        at_least(self, 0, "auxiliary_lm")
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,10 @@ class PythonLibrary(Source):
 
 
 class PythonFunctions(Source):
-    """Functions with a docstring: "inputs" is the source without it, "targets" its first line, "label" its package."""
+    """Functions with a docstring: "inputs" is the source without it, "targets" its first line, "label" its package as a
+    number, "package" by name, without a file's .py."""
 
-    columns = ("inputs", "targets", "label")
+    columns = ("inputs", "targets", "label", "package")
 
     def __init__(self, config: PythonFunctionsConfig):
         root = sysconfig.get_path("stdlib")
@@ -50,7 +51,9 @@ class PythonFunctions(Source):
         found = [(*pair, package) for path, package in places for pair in _pairs(_text(path) or "")]
         counts = Counter(package for _, _, package in found).most_common(config.packages)
         labels = {package: label for label, (package, _) in enumerate(counts)}
-        self.items = [(*pair, labels[package]) for *pair, package in found if package in labels]
+        self.items = [
+            (*pair, labels[package], package.removesuffix(".py")) for *pair, package in found if package in labels
+        ]
 
     def __getitem__(self, index: int) -> Example:
         return dict(zip(self.columns, self.items[index], strict=True))

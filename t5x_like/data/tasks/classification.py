@@ -2,6 +2,11 @@
 """Classification of texts, or of pairs of texts: [CLS] a [SEP], or [CLS] a [SEP] b [SEP], as BERT reads them.
 
 Features: encoder_input_tokens, encoder_segment_ids, encoder_positions, encoder_token_types (0 for a, 1 for b), labels.
+
+A decoder reads START a EXTRACT, or START a DELIMITER b EXTRACT (Radford et al. 2018, section 3.3), and has the five
+decoder_* features: each token's target is the next. The three are the tokens of the roles bos, sep and cls; the one
+that separates documents takes the place of one that the tokenizer lacks.
+
 A pair that is too long loses tokens from the end of its longer text, one after another.
 """
 
@@ -9,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_like.data.packing import Batch
+from t5x_like.data.packing import Batch, decoder_batch
 from t5x_like.data.sources import Example
 from t5x_like.data.tasks.text import Encoded, TextDataset, encoder_features, padded
 from t5x_like.data.tokenizers import Tokenizer
@@ -31,6 +36,10 @@ class Framed(TextDataset):
 
 
 class Classification(Framed):
+    def prepare(self) -> None:
+        if self.config.stream == "encoder":
+            super().prepare()
+
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
         names, label = self.config.columns, self.config.label
         texts = [tokenizer.encode_documents([str(example[name]) for example in examples]) for name in names]
@@ -40,7 +49,21 @@ class Classification(Framed):
     def _make(self, split: str, indices: np.ndarray, rows: np.ndarray) -> Batch:
         labels = np.array([self.columns[split]["label"].row(index)[0] for index in indices])
         labels = labels.astype(np.float32 if self.config.num_labels == 1 else np.int32)
-        return self.features([self._cut(split, index) for index in indices], labels)
+        parts = [self._cut(split, index) for index in indices]
+        return self.features(parts, labels) if self.config.stream == "encoder" else self._of_decoder(parts, labels)
+
+    def _of_decoder(self, rows: Sequence[Sequence[np.ndarray]], labels: np.ndarray) -> Batch:
+        """Of one or two texts a row between start, delimiter and extract."""
+        special = self.tokenizer.specials
+        start, delimiter, extract = ([special.get(role, self.tokenizer.separator)] for role in ("bos", "sep", "cls"))
+        tokens = [
+            np.concatenate([start, parts[0], *(piece for part in parts[1:] for piece in (delimiter, part)), extract])
+            for parts in rows
+        ]
+        inputs, real = padded(tokens, self.sequence_length)
+        later, there = (np.pad(each, ((0, 0), (0, 1)))[:, 1:] for each in (inputs * real, real))
+        positions = np.arange(self.sequence_length, dtype=np.int32) * real
+        return decoder_batch(inputs * real, later, real.astype(np.int32), positions, there) | {"labels": labels}
 
     def _cut(self, split: str, index: int) -> list[np.ndarray]:
         parts = [self.columns[split][column].row(index) for column in self.config.columns]

@@ -59,6 +59,15 @@ class Seq2Seq(TextDataset):
         self.description |= {"packing_efficiency": self.efficiency}
         return counts["train"], counts["held_out"]
 
+    def held_out_pairs(self, count: int) -> list[tuple[list[int], list[int]]]:
+        """Up to `count` pairs that are held out: what goes in, with its end, and what is to be written, without one."""
+        columns = self.columns["held_out"]
+        inputs, targets = ((columns[STREAMS[stream]], self.lengths[stream] - 1) for stream in STREAMS)
+        return [
+            ([*map(int, inputs[0].row(pair)[: inputs[1]]), self.end], [*map(int, targets[0].row(pair)[: targets[1]])])
+            for pair in range(min(count, len(columns["inputs"].starts)))
+        ]
+
     def _sizes(self, split: str) -> np.ndarray:
         """Tokens of every pair with its ends, int64 [N, 2]."""
         lengths = [self.columns[split][column].lengths + 1 for column in STREAMS.values()]
