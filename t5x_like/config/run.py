@@ -18,6 +18,7 @@ from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig, Label
 from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
 from t5x_like.config.parametrisation import MupConfig
 from t5x_like.config.schedule import CosineConfig, ScheduleConfig
+from t5x_like.config.teacher import TeacherConfig
 from t5x_like.config.training import INTERVALS, TrainingConfig
 from t5x_like.config.tuning import FullTuningConfig, TuningConfig
 from t5x_like.errors import UserError
@@ -36,6 +37,7 @@ class RunConfig:
     parametrisation: MupConfig | None = None  # None: a parameter's rate does not depend on the model's size
     tuning: TuningConfig = field(default_factory=FullTuningConfig)
     init_from: InitConfig | None = None  # None: parameters are drawn
+    teacher: TeacherConfig | None = None  # None: nothing is distilled
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)

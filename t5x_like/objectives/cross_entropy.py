@@ -27,9 +27,13 @@ class TokenCrossEntropy:
 
     Attributes:
       separable: the loss is a sum over examples, so that microbatches may be accumulated.
+      hard: the weight of the task's own loss in what is minimised.
+      distils: whether a teacher has a part in it, too; see `distillation.py`.
     """
 
     separable = True
+    hard = 1.0
+    distils = False
 
     def __init__(self, config: CrossEntropyConfig):
         self.config = config
@@ -81,9 +85,9 @@ class TokenCrossEntropy:
     ) -> Sums:
         language: LanguageModel = able(model, LanguageModel, f"objective.kind={self.config.kind!r}")
         pairs = "labels" in batch and getattr(model.config, "next_sentence", False)
-        want = ["hidden"] + ["next_sentence"] * pairs
+        want = ["hidden"] + ["next_sentence"] * pairs + self._wants(batch)
         outputs = language.apply(params, batch, key=key, train=ctx.train, want=want, ctx=ctx)
-        rest = self._targets(batch)
+        rest = self._targets(batch) | self._said(batch)
         targets, weights = rest["targets"], rest["weights"]
         if "decoder_target_distribution" in batch and not ctx.train:
             rest["distribution"] = batch["decoder_target_distribution"]
@@ -92,16 +96,13 @@ class TokenCrossEntropy:
 
         def of_chunk(params: Params, hidden: jax.Array, rest: Batch, layout: Layout | None) -> tuple[jax.Array, Batch]:
             logits = language.unembed(params, hidden, ctx.replace(layout=layout))
-            values = token_losses(logits, rest["targets"], **regularisers, one_cpu=ctx.one_cpu)
+            values = self._by_token(logits, rest, **regularisers, one_cpu=ctx.one_cpu)
             if "distribution" in rest:
                 values["divergence"] = divergence(rest["distribution"], logits)
             sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
             return sums.pop("objective").sum(), sums
 
-        rows, length = targets.shape
-        sequences, parts = -(-rows // ctx.batch_parts), parts_of(ctx.layout, length)
-        most = cpu.MOST_LOGITS if ctx.one_cpu else most_logits(ctx.device_memory)
-        chunk = chunk_length(length, language.vocab_size, sequences, self.config.logits_chunk, most, parts)
+        chunk = self._chunk(targets.shape, language.vocab_size, ctx)
         weight = weights.sum(1)
         if scale is not None:  # of the mean; chunks add up to a sum
             scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
@@ -109,17 +110,47 @@ class TokenCrossEntropy:
             table, hidden = language.unembedding(params), outputs["hidden"]
             minimised, sums = sum_over_chunks(of_chunk, chunk, table, hidden, rest, scale, ctx.layout)
         aux = {name: _by_row(value, len(weight)) * weight for name, value in outputs["aux"].items()}
-        for name, factor in model.aux_losses.items():
+        factors = dict(model.aux_losses)
+        for name, (value, factors[name]) in self._by_row(outputs, batch).items():
+            aux[name] = value * weight
+        for name, factor in factors.items():
             minimised = minimised + factor * aux[name].sum()
         values = {}
         if pairs:
             found = token_losses(outputs["next_sentence"], batch["labels"], one_cpu=ctx.one_cpu)
-            minimised, real = minimised + (found["loss"] * weight).sum(), (weight > 0).astype(weight.dtype)
+            minimised = minimised + self.hard * (found["loss"] * weight).sum()
+            real = (weight > 0).astype(weight.dtype)
             values = {"next_sentence_" + name: (found[name] * real, real) for name in ("loss", "accuracy")}
         if ctx.train:  # the one that carries the gradient
-            regularised = any(regularisers.values()) or model.aux_losses or pairs
+            regularised = any(regularisers.values()) or factors or pairs or self.distils
             sums = {**sums, "objective" if regularised else "loss": minimised}
         return values | {name: (value, weight) for name, value in (sums | aux).items()}
+
+    def _chunk(self, shape: tuple[int, ...], vocab_size: int, ctx: Context) -> int:
+        """How many positions of a batch [B, T] have logits at once."""
+        rows, length = shape
+        sequences, parts = -(-rows // ctx.batch_parts), parts_of(ctx.layout, length)
+        most = cpu.MOST_LOGITS if ctx.one_cpu else most_logits(ctx.device_memory)
+        return chunk_length(length, vocab_size, sequences, self.config.logits_chunk, most, parts)
+
+    def _by_token(self, logits: jax.Array, rest: Batch, **how: Any) -> dict[str, jax.Array]:
+        """See `token_losses`; `rest` is what `_targets` and `_said` give."""
+        return token_losses(logits, rest["targets"], **how)
+
+    def _wants(self, batch: Batch) -> list[str]:
+        """Further outputs of the model that a teacher's are compared with."""
+        del batch
+        return []
+
+    def _said(self, batch: Batch) -> Batch:
+        """What a teacher has said of every token."""
+        del batch
+        return {}
+
+    def _by_row(self, outputs: Batch, batch: Batch) -> dict[str, tuple[jax.Array, float]]:
+        """Further losses, means over a row's tokens [B], and their weights in what is minimised."""
+        del outputs, batch
+        return {}
 
     def _targets(self, batch: Batch) -> Batch:
         """What is predicted, [B, T] each: "targets" and "weights"."""

@@ -211,9 +211,9 @@ def load_trained(
     """
     folder = Path(folder)
     config = load_config(folder)
-    # A kernel asked for may not run here, and one device has no stages.
+    # A kernel asked for may not run here, one device has no stages, and a teacher has done its work.
     execution = dataclasses.replace(config.execution, attention="auto", pipeline_rounds=1)
-    config = dataclasses.replace(config, mesh=mesh_for(config.model), execution=execution)
+    config = dataclasses.replace(config, mesh=mesh_for(config.model), execution=execution, teacher=None)
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: holds no checkpoint yet")
     program = program_for(config)
