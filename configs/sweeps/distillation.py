@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A student of half its teacher's depth on the Python library's source: alone, with the teacher, and begun as half of it.
+"""A student of half its teacher's depth, on the Python library's source: by itself, taught, and begun as half of it.
 
 python scripts/train.py --config=configs/llama_python.py --config.model.num_layers=4 --workdir=runs/teacher
 python scripts/sweep.py --config=configs/sweeps/distillation.py --workdir=runs/distillation
