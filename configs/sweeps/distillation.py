@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
             },
             "arms": {"alone": {}, "taught": taught, "begun": begun, "begun_and_taught": {**begun, **taught}},
             "sizes": [{}],
-            "tokens": [524_288],
+            "tokens": [262_144],
             "learning_rates": [0.0025, 0.005, 0.01],
             "seeds": [0, 1, 2],
         }

@@ -27,7 +27,7 @@ _FLOOR = 1e-20  # of a probability whose logarithm is taken
 
 
 class Distilled(TokenCrossEntropy):
-    """A task with a teacher, of a class above the task's own; `distilled` makes one.
+    """A task with a teacher; `distilled` makes one, of a class below the task's own.
 
     Attributes:
       teacher: the model; its parameters are those of `State.teacher`.
@@ -39,10 +39,6 @@ class Distilled(TokenCrossEntropy):
     taught: TeacherConfig
     ctx: Context
     distils = True
-
-    @property
-    def hard(self) -> float:  # type: ignore[override]
-        return self.taught.hard
 
     def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
         """Adds what the teacher says; it has no dropout."""
@@ -159,12 +155,12 @@ def distilled(task: Any, student: ModelConfig, teacher: Model, taught: TeacherCo
     kind = type(f"Distilled{type(task).__name__}", (Distilled, type(task)), {})
     made: Distilled = object.__new__(kind)
     ctx = ctx.replace(pipeline=None, remat="none")
-    vars(made).update(vars(task), teacher=teacher, taught=taught, ctx=ctx)
+    vars(made).update(vars(task), teacher=teacher, taught=taught, ctx=ctx, hard=taught.hard)
     return made
 
 
 def _check(student: Any, teacher: Any, c: TeacherConfig, of_labels: bool, pipeline: bool) -> None:
-    needed = {"streams": True, "vocab_size": True, "head": True, "num_labels": of_labels}
+    needed = {"streams": True, "vocab_size": True, "decoder_start": True, "head": True, "num_labels": of_labels}
     needed |= {"d_model": c.hidden > 0, "num_heads": c.attention > 0}
     for name, matters in needed.items():
         theirs, ours = (getattr(config, name, None) for config in (teacher, student))

@@ -14,7 +14,7 @@ from t5x_like.errors import UserError
 from t5x_like.interop.hugging_face import load_hf
 from t5x_like.training.checkpoints import Checkpoints, load_trained
 from t5x_like.training.loop import train
-from t5x_like.training.program import program_for
+from t5x_like.training.program import Program, program_config, program_for
 from t5x_like.training.run_folder import read_metrics
 from t5x_like.training.teachers import fingerprint, load_teacher
 
@@ -105,6 +105,17 @@ def test_where_and_in_how_many_parts_changes_nothing(where, student, tmp_path):
         for name in ("loss", "objective", "soft_loss", "hidden_loss", "grad_norm"):
             assert other[name] == pytest.approx(one[name], rel=1e-4), name
     assert ("attention_loss" in losses(tmp_path / "one")[0]) == ("teacher.attention=0" not in where)
+
+
+@pytest.mark.parametrize("how", [("tuning.kind=lora",), ("precision=fp16", "training.ema_decay=0.9")])
+def test_tuning_and_precision_have_a_teacher_too(how, student, tmp_path):
+    config = student("model.head_dim=4", *how)
+    assert train(config, tmp_path / "run")["status"] == "finished"
+    assert all(line["soft_loss"] > 0 and np.isfinite(line["grad_norm"]) for line in losses(tmp_path / "run"))
+    frozen = Program(program_config(config)).abstract_state.frozen
+    with closing(Checkpoints(tmp_path / "run/checkpoints")) as checkpoints:
+        state, _ = checkpoints.restore(program_for(config).abstract_state)
+    assert not state.teacher and jax.tree.structure(state.frozen) == jax.tree.structure(frozen)
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(student, tmp_path, monkeypatch):
