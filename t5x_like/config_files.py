@@ -29,7 +29,7 @@ def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     if "base" in content:
         raise UserError(f"--config={path}: is a sweep (it has a field `base`); sweep.py takes sweeps")
     content = with_overrides(content, overrides)
-    if content.get("init_from"):
+    if content.get("init_from") or content.get("teacher"):
         from t5x_like.training.initial import (
             completed,
         )  # only such a run has to read a model before its config is known

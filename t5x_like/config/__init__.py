@@ -23,11 +23,18 @@ from t5x_like.config.data import (
 )
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig, ExpertsConfig, ModelConfig, TransformerConfig
-from t5x_like.config.objectives import AnyObjectiveConfig, CausalLMConfig, CrossEntropyConfig, ObjectiveConfig
+from t5x_like.config.objectives import (
+    AnyObjectiveConfig,
+    CausalLMConfig,
+    CrossEntropyConfig,
+    LabelsConfig,
+    ObjectiveConfig,
+)
 from t5x_like.config.optimizer import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
 from t5x_like.config.quantisation import Fp8Config, Int4Config, Int8Config, NF4Config, QuantisationConfig
 from t5x_like.config.run import RunConfig, config_hash, distinctive, identity
 from t5x_like.config.schedule import ConstantConfig, CosineConfig, LinearConfig, RsqrtConfig, ScheduleConfig, WSDConfig
+from t5x_like.config.teacher import TeacherConfig
 from t5x_like.config.training import TrainingConfig
 from t5x_like.config.tuning import (
     AdapterConfig,

@@ -20,6 +20,7 @@ from t5x_like.config.optimizer import AdamWConfig, OptimizerConfig
 from t5x_like.config.parametrisation import MupConfig
 from t5x_like.config.quantisation import QuantisationConfig
 from t5x_like.config.schedule import CosineConfig, ScheduleConfig
+from t5x_like.config.teacher import TeacherConfig
 from t5x_like.config.training import INTERVALS, TrainingConfig
 from t5x_like.config.tuning import FullTuningConfig, TuningConfig
 from t5x_like.errors import UserError
@@ -39,6 +40,7 @@ class RunConfig:
     tuning: TuningConfig = field(default_factory=FullTuningConfig)
     quantisation: QuantisationConfig | None = None  # None: kernels are kept as they are
     init_from: InitConfig | None = None  # None: parameters are drawn
+    teacher: TeacherConfig | None = None  # None: nothing is distilled
     training: TrainingConfig = field(default_factory=TrainingConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)

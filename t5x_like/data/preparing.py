@@ -55,7 +55,7 @@ def prepare(
     splits = {split: entries for split in ("train", "held_out") if (entries := getattr(examples, split))}
     counts = {split: max(1, round(len(entries) / _EXAMPLES_IN_A_SHARD)) for split, entries in splits.items()}
     plan = {"fingerprint": examples.fingerprint, "columns": list(columns), "shards": counts}
-    _same_plan(place / "plan.json", plan)
+    same_plan(place / "plan.json", plan, "--name or --out")
     total, done, sizes = len(examples.all), 0, {split: [0] * count for split, count in counts.items()}
     with worker_processes(workers) as pool:
         jobs = {}
@@ -82,15 +82,18 @@ def prepare(
     return place
 
 
-def _same_plan(path: Path, plan: dict[str, Any]) -> None:
+def same_plan(path: Path, plan: dict[str, Any], flags: str) -> None:
+    """Writes what a folder is to hold into it, or compares it with what was begun there; `flags` name another folder.
+
+    Raises:
+      UserError: it is something else.
+    """
     if not path.is_file():
         write_json(path, plan)
         return
     there = read_json(path)
     if differs := [name for name, value in plan.items() if there.get(name) != value]:
-        raise UserError(
-            f"{path.parent}: holds another dataset (its {differs[0]} differs); choose another --name or --out"
-        )
+        raise UserError(f"{path.parent}: holds another dataset (its {differs[0]} differs); choose another {flags}")
 
 
 def _write(config: TaskConfig, split: str, columns: Sequence[str], path: Path, which: Sequence[Any]) -> None:

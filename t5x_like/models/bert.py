@@ -112,8 +112,9 @@ class Bert(Applies):
         `encoder_token_types`, 0 everywhere where absent.
 
         `want` may name "logits" float32 [B, T, V], "hidden" [B, T, D], "hidden_states" [L + 1, B, T, D], embeddings
-        first, "pooled" [B, D], "next_sentence" float32 [B, 2] and "replaced_tokens" float32 [B, T]. Of a model with a
-        head "logits" are the head's: [B, N] of classes, [B, T, N] of tags, [B, T, 2] of a span's start and end.
+        first, "attentions" [L, B, H, T, T], "pooled" [B, D], "next_sentence" float32 [B, 2] and "replaced_tokens"
+        float32 [B, T]. Of a model with a head "logits" are the head's: [B, N] of classes, [B, T, N] of tags, [B, T, 2]
+        of a span's start and end.
         """
         assert cache is None
         c = self.config
@@ -126,8 +127,8 @@ class Bert(Applies):
         x = self.encoder.enter(x, ctx, params["encoder"])
         if c.embedding_width:
             x = ctx.constrain(call(self.map, params["embedding_map"], x, ctx), "batch length embed")
-        x, _, aux, states = self.encoder.apply(params["encoder"], x, ctx, None, "hidden_states" in want)
-        outputs: dict[str, Any] = {"hidden": x, "hidden_states": states, "aux": aux}
+        x, _, aux, kept = self.encoder.apply(params["encoder"], x, ctx, None, want)
+        outputs: dict[str, Any] = {"hidden": x, "aux": aux, **kept}
         if "logits" in want:
             outputs["logits"] = (self.unembed if c.head is None else self._labels)(params, x, ctx)
         if c.replaced_tokens and "replaced_tokens" in want:

@@ -171,6 +171,7 @@ class Context(flax.struct.PyTreeNode):
       device_memory: bytes, where they decide what is computed at once: of a GPU.
       one_cpu: whether the program is for a single CPU device (or, when it generates, for the cores of one), for which
         `layers/cpu.py` writes some things differently.
+      weights: whether attention returns its weights, too.
       positions: int [B, T].
       mask: see `MaskSpec`.
       memory: what cross-attention looks at; None in a stack without.
@@ -190,6 +191,7 @@ class Context(flax.struct.PyTreeNode):
     remat: str = flax.struct.field(pytree_node=False, default="none")
     attention: str = flax.struct.field(pytree_node=False, default="auto")
     one_cpu: bool = flax.struct.field(pytree_node=False, default=False)
+    weights: bool = flax.struct.field(pytree_node=False, default=False)
     positions: jax.Array | None = None
     mask: MaskSpec = MaskSpec()
     memory: Memory | None = None

@@ -84,8 +84,8 @@ class Decoder(Applies):
         x = self.vocabulary.embed(params, tokens, ctx)
         x = self.decoder.enter(x, ctx, self.entry(params))
         layers = None if cache is None else cache["layers"]
-        x, layers, own, states = self.decoder.apply(params["decoder"], x, ctx, layers, "hidden_states" in want)
-        outputs: dict[str, Any] = {"hidden": x, "hidden_states": states}
+        x, layers, own, kept = self.decoder.apply(params["decoder"], x, ctx, layers, want)
+        outputs: dict[str, Any] = {"hidden": x, **kept}
         outputs["aux"] = {name: value + aux.get(name, 0.0) for name, value in own.items()}
         if "logits" in want:
             outputs["logits"] = self.logits(params, x, batch, ctx)

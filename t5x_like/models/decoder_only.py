@@ -67,7 +67,8 @@ class DecoderOnly(Decoder):
         `decoder_causal_attention` where they are given, see `streams.running`.
 
         `want` may name "logits" float32 [B, T, V], or [B, N] of a model with a head, "hidden" [B, T, D] after the final
-        norm, and "hidden_states" [L + 1, B, T, D], embeddings first, the last after the final norm.
+        norm, "hidden_states" [L + 1, B, T, D], embeddings first, the last after the final norm, and, without a cache,
+        the weights of "attentions" [L, B, H, T, T], 0 for what attends to nothing.
         """
         return self.decode(params, batch, ctx, cache, want, {})
 

@@ -26,6 +26,8 @@ from t5x_like.models.layers.linear import turned
 from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
 from t5x_like.models.remat import rematerialised
 
+WEIGHTS = {"attentions": "attention", "cross_attentions": "cross_attention"}  # outputs, by the branch of a block
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -88,9 +90,9 @@ class Stack:
         x: jax.Array,
         ctx: Context,
         cache: tuple[Params, ...] | None = None,
-        keep_states: bool = False,
+        keep: Sequence[str] = (),
         first: jax.Array | int = 0,
-    ) -> tuple[jax.Array, tuple[Params, ...] | None, dict[str, jax.Array], jax.Array | None]:
+    ) -> tuple[jax.Array, tuple[Params, ...] | None, dict[str, jax.Array], dict[str, jax.Array]]:
         """Runs x through all layers.
 
         Args:
@@ -100,18 +102,22 @@ class Stack:
             are those of its stages, in its order, and x is the rows of its microbatches.
           cache: one {"0": what `empty_cache` describes, ...} for each repeat, or None. With a cache, layers are
             unrolled: a scan would copy the whole cache for every token.
-          keep_states: whether to return what enters every block.
+          keep: what to return of every block, other names are ignored: "hidden_states", what enters it, [L, B, T, D],
+            and, without a cache, the weights of "attentions" and "cross_attentions", [L, B, H, T, S].
           first: number of the first repeat among those of the whole model.
 
         Returns:
           x after the last layer, the new cache, auxiliary sums added up over layers, [1] each or one for every
-          microbatch, and [L, B, T, D] or None.
+          microbatch, and what was to be kept, by name.
         """
+        weights = {name: branch for name, branch in WEIGHTS.items() if name in keep}
         if ctx.pipeline is not None and cache is None:
-            if keep_states:
-                raise UserError("hidden_states: a pipeline keeps no layer's output; accepted: a mesh with pipe=1")
+            for name in ("hidden_states", *weights):
+                if name in keep:
+                    raise UserError(f"{name}: a pipeline keeps nothing of a layer; accepted: a mesh with pipe=1")
             x, aux = ctx.pipeline.run(partial(self._stage, ctx.in_stages()), params, x)
-            return x, None, aux, None
+            return x, None, aux, {}
+        ctx = ctx.replace(weights=bool(weights))
 
         def one(x: jax.Array, params: Params, cache: Params | None, start: jax.Array) -> tuple[jax.Array, Any]:
             states: list[jax.Array] = []
@@ -123,27 +129,28 @@ class Stack:
                 name = str(i)
                 x, caches[name], more = call(block, params[name], x, here, None if cache is None else cache[name])
                 aux = {key: aux.get(key, 0.0) + value for key, value in more.items()} if more else aux
-            return x, (caches, aux, jnp.stack(states) if keep_states else None)
+            kept = {n: jnp.stack([c[branch]["weights"] for c in caches.values()]) for n, branch in weights.items()}
+            kept |= {"hidden_states": jnp.stack(states)} if "hidden_states" in keep else {}
+            return x, ({} if weights else caches, aux, kept)
 
         repeat = rematerialised(one, ctx.remat if ctx.train else "none", in_scan=ctx.scan_layers)
         starts = len(self.pattern) * (first + jnp.arange(self.repeats))
         if ctx.scan_layers and cache is None and isinstance(params, dict):
             layer, layers = (self.unstacked(params)[0], None) if self.shared else (None, params)
             xs = (layers, cache, starts)
-            x, (_, aux, states) = jax.lax.scan(
+            x, (_, aux, kept) = jax.lax.scan(
                 lambda x, xs: repeat(x, layer or xs[0], *xs[1:]), x, xs, unroll=ctx.layers_per_scan
             )
         else:
             caches: tuple[Params, ...] = ()
             collected = []
             for number, layer in enumerate(self.unstacked(params)):
-                x, (new, *kept) = repeat(x, layer, None if cache is None else cache[number], starts[number])
+                x, (new, *more) = repeat(x, layer, None if cache is None else cache[number], starts[number])
                 caches += (new,)
-                collected.append(kept)
-            aux, states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *collected)
-        if keep_states:
-            states = states.reshape(-1, *x.shape)
-        return x, None if cache is None else caches, jax.tree.map(lambda leaf: leaf.sum(0, keepdims=True), aux), states
+                collected.append(more)
+            aux, kept = jax.tree.map(lambda *leaves: jnp.stack(leaves), *collected)
+        kept = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in kept.items()}
+        return x, None if cache is None else caches, jax.tree.map(lambda leaf: leaf.sum(0, keepdims=True), aux), kept
 
     def _stage(
         self, ctx: Context, layers: Params, x: jax.Array, microbatch: jax.Array, first: jax.Array

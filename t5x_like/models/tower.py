@@ -2,6 +2,7 @@
 """What runs one stream of a Transformer: positions, a stack of blocks, and the norm after it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -111,16 +112,24 @@ class Tower:
         return ctx.constrain(x, "batch length embed")
 
     def apply(
-        self, params: Params, x: jax.Array, ctx: Context, cache: Any = None, keep_states: bool = False
-    ) -> tuple[jax.Array, Any, dict[str, jax.Array], jax.Array | None]:
-        """Runs x through all layers and the norm after them; the rest is as `Stack.apply` has it."""
+        self, params: Params, x: jax.Array, ctx: Context, cache: Any = None, keep: Sequence[str] = ()
+    ) -> tuple[jax.Array, Any, dict[str, jax.Array], dict[str, jax.Array]]:
+        """Runs x through all layers and the norm after them; the rest is as `Stack.apply` has it.
+
+        The "hidden_states" that are kept have one entry more, the last after the final norm.
+
+        Raises:
+          UserError: "attentions" of a kind that has no weight for every key.
+        """
+        if self.attention is not None and "attentions" in keep:
+            raise UserError(f"attentions: model.attention.kind={self.attention.kind!r} has none; accepted: None")
         ctx = ctx.replace(bias=self._bias(params), shared=params)
-        x, cache, aux, states = self.stack.apply(params["layers"], x, ctx, cache, keep_states)
+        x, cache, aux, kept = self.stack.apply(params["layers"], x, ctx, cache, keep)
         if self.config.norm_position != "post":
             x = call(self.final_norm, params["final_norm"], x)
-        if states is not None:
-            states = jnp.concatenate([states, x[None]])
-        return x, cache, aux, states
+        if "hidden_states" in kept:
+            kept["hidden_states"] = jnp.concatenate([kept["hidden_states"], x[None]])
+        return x, cache, aux, kept
 
     def _bias(self, params: Params) -> Bias | None:
         c = self.config

@@ -43,32 +43,37 @@ class EncoderDecoder(Decoder):
         """`encoder_*` features to what the decoder looks at, [B, S, D]."""
         return self._encode(params, batch, ctx or Context())[0]
 
-    def _encode(self, params: Params, batch: Batch, ctx: Context) -> tuple[Memory, Aux]:
+    def _encode(
+        self, params: Params, batch: Batch, ctx: Context, keep: Sequence[str] = ()
+    ) -> tuple[Memory, Aux, dict[str, Any]]:
         ctx, _ = running(ctx.replace(key=ctx.folded(_ENCODER)), batch, "encoder", causal=False)
         x = self.vocabulary.embed(params, batch["encoder_input_tokens"], ctx)
         x = self.encoder.enter(x, ctx, params["encoder"])
-        x, _, aux, _ = self.encoder.apply(params["encoder"], x, ctx)
-        return Memory(x, Marks(ctx.mask.q.segments)), aux
+        x, _, aux, kept = self.encoder.apply(params["encoder"], x, ctx, None, keep)
+        return Memory(x, Marks(ctx.mask.q.segments)), aux, {f"encoder_{name}": value for name, value in kept.items()}
 
     def run(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
     ) -> dict[str, Any]:
         """As `DecoderOnly.run`, with `encoder_input_tokens` int [B, S], `encoder_segment_ids`, `encoder_positions`.
 
-        A row may hold several pairs: a decoder token sees the encoder tokens of its own segment. "hidden_states" are
-        the decoder's.
+        A row may hold several pairs: a decoder token sees the encoder tokens of its own segment. "hidden_states" and
+        "attentions" are the decoder's; there are "cross_attentions" [N, B, H, T, S], too, and those that begin with
+        "encoder_".
         """
         aux: Aux = {}
+        kept: dict[str, Any] = {}
         if "encoder_input_tokens" not in batch:
             assert cache is not None
             memory = Memory(None, Marks(cache["memory_segments"]))
         else:
-            memory, aux = self._encode(params, batch, ctx)
+            keep = [name.removeprefix("encoder_") for name in want if name.startswith("encoder_")]
+            memory, aux, kept = self._encode(params, batch, ctx, keep)
             if cache is not None:
                 segments = memory.marks.segments
                 segments = jnp.ones_like(cache["memory_segments"]) if segments is None else segments
                 memory, cache = memory.replace(marks=Marks(segments)), {**cache, "memory_segments": segments}
-        return self.decode(params, batch, ctx.replace(memory=memory), cache, want, aux)
+        return kept | self.decode(params, batch, ctx.replace(memory=memory), cache, want, aux)
 
 
 build = EncoderDecoder

@@ -93,6 +93,18 @@ def sum_over_chunks(
     return jax.lax.scan(add, _zeros(of_chunk, chunks), chunks, unroll=2)[0]
 
 
+def map_over_chunks(
+    function: Callable[[jax.Array], Any], chunk: int, hidden: jax.Array, layout: Layout | None = None
+) -> Any:
+    """`function(hidden)`, a tree of [B, T, ...], computed for a chunk of the T positions after the other; no gradient.
+
+    Arguments are as those of `sum_over_chunks`.
+    """
+    parts = parts_of(layout, hidden.shape[1])
+    found = jax.lax.map(function, _split(hidden, chunk, parts))
+    return jax.tree.map(lambda leaf: _join(leaf, hidden.shape[1], parts), found)
+
+
 def parts_of(layout: Layout | None, length: int) -> int:
     """In how many parts the mesh cuts a length; 1 where it does not divide it."""
     return 1 if layout is None or length % layout.length_parts else layout.length_parts

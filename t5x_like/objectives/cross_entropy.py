@@ -6,6 +6,7 @@ in whose tokens are targets, those of the last stream that the model has.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,9 +28,13 @@ class TokenCrossEntropy:
 
     Attributes:
       separable: the loss is a sum over examples, so that microbatches may be accumulated.
+      hard: the weight of the task's own loss in what is minimised.
+      distils: whether a teacher has a part in it, too; see `distillation.py`.
     """
 
     separable = True
+    hard = 1.0
+    distils = False
 
     def __init__(self, config: CrossEntropyConfig):
         self.config = config
@@ -81,30 +86,55 @@ class TokenCrossEntropy:
     ) -> Sums:
         language: LanguageModel = able(model, LanguageModel, f"objective.kind={self.config.kind!r}")
         pairs = "labels" in batch and getattr(model.config, "next_sentence", False)
-        want = ["hidden"] + ["next_sentence"] * pairs
+        want = ["hidden"] + ["next_sentence"] * pairs + self._wants(batch)
         outputs = language.apply(params, batch, key=key, train=ctx.train, want=want, ctx=ctx)
-        rest = self._targets(batch)
+        rest = self._targets(batch) | self._said(batch)
         weights = rest["weights"]
         if "decoder_target_distribution" in batch and not ctx.train:
             rest["distribution"] = batch["decoder_target_distribution"]
         # Held-out data is scored as it is.
-        regularisers = {n: getattr(self.config, n) if ctx.train else 0.0 for n in ("z_loss", "label_smoothing")}
+        regularisers: dict[str, Any] = {
+            n: getattr(self.config, n) if ctx.train else 0.0 for n in ("z_loss", "label_smoothing")
+        }
         weight = weights.sum(1)
-        chunk = self.config.logits_chunk
+        how: Any = {"wanted": self.config.logits_chunk, "by_token": self._by_token}
         minimised, sums = over_vocabulary(
-            language, params, outputs["hidden"], rest, weight, ctx, scale, chunk, **regularisers
+            language, params, outputs["hidden"], rest, weight, ctx, scale, **how, **regularisers
         )
         aux, penalty = of_model(model, outputs["aux"], weight)
         minimised = minimised + penalty
+        for name, (value, factor) in self._by_row(outputs, batch).items():
+            aux[name] = value * weight
+            minimised = minimised + factor * aux[name].sum()
         values = {}
         if pairs:
             found = token_losses(outputs["next_sentence"], batch["labels"], one_cpu=ctx.one_cpu)
-            minimised, real = minimised + (found["loss"] * weight).sum(), (weight > 0).astype(weight.dtype)
+            minimised = minimised + self.hard * (found["loss"] * weight).sum()
+            real = (weight > 0).astype(weight.dtype)
             values = {"next_sentence_" + name: (found[name] * real, real) for name in ("loss", "accuracy")}
         if ctx.train:  # the one that carries the gradient
-            regularised = any(regularisers.values()) or model.aux_losses or pairs
+            regularised = any(regularisers.values()) or model.aux_losses or pairs or self.distils
             sums = {**sums, "objective" if regularised else "loss": minimised}
         return values | {name: (value, weight) for name, value in (sums | aux).items()}
+
+    def _by_token(self, logits: jax.Array, rest: Batch, **how: Any) -> dict[str, jax.Array]:
+        """See `token_losses`; `rest` is what `_targets` and `_said` give."""
+        return token_losses(logits, rest["targets"], **how)
+
+    def _wants(self, batch: Batch) -> list[str]:
+        """Further outputs of the model that a teacher's are compared with."""
+        del batch
+        return []
+
+    def _said(self, batch: Batch) -> Batch:
+        """What a teacher has said of every token."""
+        del batch
+        return {}
+
+    def _by_row(self, outputs: Batch, batch: Batch) -> dict[str, tuple[jax.Array, float]]:
+        """Further losses, means over a row's tokens [B], and their weights in what is minimised."""
+        del outputs, batch
+        return {}
 
     def _targets(self, batch: Batch) -> Batch:
         """What is predicted, [B, T] each: "targets" and "weights"."""
@@ -125,6 +155,7 @@ def over_vocabulary(
     ctx: Context,
     scale: jax.Array | None,
     wanted: int | None = None,
+    by_token: Callable[..., dict[str, jax.Array]] | None = None,
     **regularisers: float,
 ) -> tuple[jax.Array, Batch]:
     """What training minimises, a scalar that carries the gradient, and sums of `token_losses` by row, [B] each.
@@ -134,24 +165,31 @@ def over_vocabulary(
       rest: [B, T] each, `targets`, `weights`; maybe a `distribution` [B, T, V].
       weight: [B], whose sum the caller divides by; `scale` is as in `Task.loss`.
       wanted: see `chunk_length`.
+      by_token: losses of logits and `rest`; None: `token_losses`.
     """
 
     def of_chunk(params: Params, hidden: jax.Array, rest: Batch, layout: Layout | None) -> tuple[jax.Array, Batch]:
         logits = model.unembed(params, hidden, ctx.replace(layout=layout))
-        values = token_losses(logits, rest["targets"], **regularisers, one_cpu=ctx.one_cpu)
+        how: Any = {**regularisers, "one_cpu": ctx.one_cpu}
+        values = by_token(logits, rest, **how) if by_token else token_losses(logits, rest["targets"], **how)
         if "distribution" in rest:
             values["divergence"] = divergence(rest["distribution"], logits)
         sums = {name: (value * rest["weights"]).sum(1) for name, value in values.items()}
         return sums.pop("objective").sum(), sums
 
-    rows, length = rest["targets"].shape
-    sequences, parts = -(-rows // ctx.batch_parts), parts_of(ctx.layout, length)
-    most = cpu.MOST_LOGITS if ctx.one_cpu else most_logits(ctx.device_memory)
-    chunk = chunk_length(length, model.vocab_size, sequences, wanted, most, parts)
+    chunk = at_once(rest["targets"].shape, model.vocab_size, ctx, wanted)
     if scale is not None:  # of the mean; chunks add up to a sum
         scale = scale / jnp.where(weight.sum() > 0, weight.sum(), 1.0)
     with jax.named_scope("loss"):  # for profiles
         return sum_over_chunks(of_chunk, chunk, model.unembedding(params), hidden, rest, scale, ctx.layout)
+
+
+def at_once(shape: tuple[int, ...], vocab_size: int, ctx: Context, wanted: int | None = None) -> int:
+    """How many positions of a batch [B, T] have logits at once."""
+    rows, length = shape
+    sequences, parts = -(-rows // ctx.batch_parts), parts_of(ctx.layout, length)
+    most = cpu.MOST_LOGITS if ctx.one_cpu else most_logits(ctx.device_memory)
+    return chunk_length(length, vocab_size, sequences, wanted, most, parts)
 
 
 def of_model(model: Model, aux: Batch, weight: jax.Array) -> tuple[Batch, jax.Array]:

@@ -10,7 +10,7 @@ from t5x_like.errors import UserError
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import LanguageModel, Model, able
-from t5x_like.objectives.cross_entropy import TokenCrossEntropy, of_model, over_vocabulary, token_losses
+from t5x_like.objectives.cross_entropy import TokenCrossEntropy, of_model, over_vocabulary
 from t5x_like.objectives.task import Batch, Sums
 
 
@@ -31,32 +31,39 @@ class Labels(TokenCrossEntropy):
         if name not in batch or batch[name].ndim != (1 if kind == "classification" else 2):
             raise UserError(f"objective.kind: {kind!r} needs data that has its labels; accepted: data.kind={kind!r}")
         auxiliary = getattr(self.config, "auxiliary_lm", 0.0)
-        want = ["logits"] + ["hidden"] * (auxiliary > 0)
+        want = [*dict.fromkeys(["logits", *["hidden"] * (auxiliary > 0), *self._wants(batch)])]
         outputs = model.apply(params, batch, key=key, train=ctx.train, want=want, ctx=ctx)
-        logits, labels = outputs["logits"], batch[name]
+        logits, labels, said = outputs["logits"], batch[name], self._said(batch)
         there = batch.get(f"{stream}_segment_ids", jnp.ones_like(batch[f"{stream}_input_tokens"])) > 0
         weights = there.any(1).astype(jnp.float32)  # 0 of what fills a last batch up
         if kind == "span":  # a distribution over the row's tokens
-            logits = jnp.where(there[..., None], logits, jnp.finfo(logits.dtype).min / 2).swapaxes(1, 2)
+            never = jnp.finfo(logits.dtype).min / 2
+            logits, said = jax.tree.map(lambda x: jnp.where(there[..., None], x, never).swapaxes(1, 2), (logits, said))
         smoothing = getattr(self.config, "label_smoothing", 0.0) if ctx.train else 0.0
         if kind == "classification" and logits.shape[-1] == 1:
-            values = {"loss": jnp.square(logits[:, 0] - labels)}
+            square = jnp.square(logits[:, 0] - labels)
+            values, smoothing = {"loss": square, "objective": self.hard * square}, 0.0
         else:
-            values = token_losses(logits, labels, label_smoothing=smoothing, one_cpu=ctx.one_cpu)
-            if not smoothing:
-                values.pop("objective")
+            rest = {"targets": labels, **said}
+            values = self._by_token(logits, rest, label_smoothing=smoothing, one_cpu=ctx.one_cpu)
+        if not (smoothing or (self.distils and ctx.train)):
+            values.pop("objective")
         if kind == "span":
             values = {name: value.min(1) if name == "accuracy" else value.mean(1) for name, value in values.items()}
         if kind == "tagging":
             by_token = batch.get("encoder_loss_weights", there.astype(jnp.float32))
-            return {name: ((value * by_token).sum(1), by_token.sum(1)) for name, value in values.items()}
-        values = {name: value * weights for name, value in values.items()}
+            values, weights = {name: (value * by_token).sum(1) for name, value in values.items()}, by_token.sum(1)
+        else:
+            values = {name: value * weights for name, value in values.items()}
+        for name, (value, factor) in self._by_row(outputs, batch).items():
+            values[name] = value * weights
+            values["objective"] = values["objective"] + factor * values[name]
         if auxiliary or model.aux_losses:
             aux, more = of_model(model, outputs["aux"], weights)
             values |= aux
             if auxiliary:
                 value, values["lm_loss"] = self._of_tokens(model, params, outputs["hidden"], batch, weights, ctx, scale)
-                more = more + auxiliary * value
+                more = more + self.hard * auxiliary * value
             if ctx.train:
                 values["objective"] = values.get("objective", values["loss"]).sum() + more
         return {name: (value, weights) for name, value in values.items()}

@@ -194,11 +194,11 @@ def load_trained(
     """
     folder = Path(folder)
     config = load_config(folder)
-    # A kernel asked for may not run here, and one device has no stages.
+    # A kernel asked for may not run here, one device has no stages, and a teacher has done its work.
     execution = dataclasses.replace(config.execution, attention="auto", pipeline_rounds=1)
     mesh = mesh_for(config.model)
     training = config.training if mesh.pipe == 1 else dataclasses.replace(config.training, microbatches=mesh.pipe)
-    config = dataclasses.replace(config, mesh=mesh, execution=execution, training=training)
+    config = dataclasses.replace(config, mesh=mesh, execution=execution, training=training, teacher=None)
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: holds no checkpoint yet")
     program = program_for(config)

@@ -25,13 +25,14 @@ from t5x_like.interop.hugging_face import config_of_folder, is_hf, load_hf, plac
 from t5x_like.interop.names import Parts
 from t5x_like.kinds import kinds_of
 from t5x_like.models import build_model
-from t5x_like.models.layers.parameters import Params, named_specs
+from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
 from t5x_like.quantisation import PARTS, filled, whole_specs
 from t5x_like.strict import convert, to_dict
 from t5x_like.training.checkpoints import Checkpoints, load_trained
 from t5x_like.training.metrics import Tally
+from t5x_like.training.parameter_rules import layer_numbers
 from t5x_like.training.program import Program, program_for
-from t5x_like.training.run_folder import load_config, open_folder
+from t5x_like.training.run_folder import load_config, model_of, open_folder
 from t5x_like.training.state import State, split
 from t5x_like.tuning import tuned_model, tuned_specs, untuned
 
@@ -40,24 +41,29 @@ _TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))}
 
 
 def completed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's fields with what `init_from` says of the model and the tokenizer, where they say nothing.
+    """A run's fields with what `init_from` says of the model and the tokenizer, where they say nothing, or what a
+    `teacher` says of the tokenizer.
 
     Raises:
-      UserError: the folder is none that a run can begin with.
+      UserError: a folder is none that a run can begin with, or learn from.
     """
-    path = (content.get("init_from") or {}).get("path")
-    if not isinstance(path, str):
-        return dict(content)
-    folder, own = Path(path), dict(content.get("model", {}))
-    if not (folder / "config.json").is_file():
-        raise UserError(f"init_from.path: {path!r} has no config.json; expected a run folder or one of Hugging Face")
-    known = to_dict(model_of(folder))
-    if own.get("kind", known["kind"]) == known["kind"]:
-        own = {**known, **own}
-    data = dict(content.get("data", {}))
-    if data.get("kind") in _TEXTS and "tokenizer" not in data:
-        data["tokenizer"] = {"kind": "file", "path": str(vocabulary_of(folder))}
-    return {**content, "model": own, "data": data}
+    given = {part: (content.get(part) or {}).get("path") for part in ("init_from", "teacher")}
+    folders = {part: Path(path) for part, path in given.items() if isinstance(path, str)}
+    for part, folder in folders.items():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"{part}.path: {given[part]!r} has no config.json; expected a run folder or one of Hugging Face"
+            )
+    own, data = dict(content.get("model", {})), dict(content.get("data", {}))
+    if "init_from" in folders:
+        known = to_dict(model_of(folders["init_from"]))
+        if (layers := content["init_from"].get("layers")) is not None:
+            known["num_layers"] = len(layers)
+        if own.get("kind", known["kind"]) == known["kind"]:
+            own = {**known, **own}
+    if folders and data.get("kind") in _TEXTS and "tokenizer" not in data:
+        data["tokenizer"] = {"kind": "file", "path": str(vocabulary_of(next(iter(folders.values()))))}
+    return {**content, **({"model": own} if own else {}), "data": data}
 
 
 def hf_run(folder: Path) -> RunConfig:
@@ -137,7 +143,9 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
     """
     assert config.init_from is not None
     path = config.init_from.path
-    theirs, ours = named_specs(build_model(model_of(Path(path))).specs()), named_specs(specs)
+    theirs, ours = named_specs(_specs_of(config)), named_specs(specs)
+    for name, repeats in repeats_taken(config, specs).items():
+        theirs[name] = _with_repeats(theirs[name], len(repeats))
     for name in theirs.keys() & ours.keys():
         if theirs[name].shape != ours[name].shape:
             raise UserError(
@@ -154,6 +162,64 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
         )
     found, left = ([name for name in theirs if (name in ours) == there] for there in (True, False))
     return {"found": found, "drawn": drawn, "left out": left}
+
+
+def repeats_taken(config: RunConfig, specs: Params) -> dict[str, list[int]]:
+    """Which repeats of the folder's each parameter takes, by name; of stacks that are as deep there, none is named.
+
+    Raises:
+      UserError: `init_from.layers` are not as many as a stack has, or not of those that the folder's has.
+    """
+    assert config.init_from is not None
+    layers, path = config.init_from.layers, config.init_from.path
+    if layers is None:
+        return {}
+    there, here = layer_numbers(_specs_of(config)), layer_numbers(specs)
+    depths, own_depths = _depths(there), _depths(here)
+    taken: dict[str, list[int]] = {}
+    for name in [name for name in here if name in there]:
+        stack, own = here[name]
+        if depths[stack] == own_depths[stack]:
+            continue
+        if len(layers) != own_depths[stack]:
+            raise UserError(f"init_from.layers: {len(layers)} for the {own_depths[stack]} layers of {stack!r} here")
+        places = {int(layer): repeat for repeat, layer in enumerate(there[name][1])}
+        for layer in layers:
+            if not 0 <= layer < depths[stack]:
+                raise UserError(f"init_from.layers: {layer} is none of {path}; accepted: 0 to {depths[stack] - 1}")
+        for number in own:
+            if layers[number] not in places:
+                raise UserError(f"init_from.layers: {layers[number]} of {path} is another kind of layer than {number}")
+        taken[name] = [places[layers[number]] for number in own]
+    if not taken:
+        raise UserError(f"init_from.layers: {list(layers)}, but all stacks are as deep as in {path}; accepted: None")
+    return taken
+
+
+def _depths(numbers: Mapping[str, tuple[str, np.ndarray]]) -> dict[str, int]:
+    """Layers of each stack, of what `layer_numbers` gives."""
+    depths: dict[str, int] = {}
+    for stack, layers in numbers.values():
+        depths[stack] = max(depths.get(stack, 0), int(layers.max()) + 1)
+    return depths
+
+
+def _specs_of(config: RunConfig) -> Params:
+    """Those of the folder's model."""
+    assert config.init_from is not None
+    return build_model(model_of(Path(config.init_from.path))).specs()
+
+
+def _with_repeats(spec: ParamSpec, number: int) -> ParamSpec:
+    """The same parameter of a stack of another depth."""
+    sizes = zip(spec.axes, spec.shape, strict=True)
+    return dataclasses.replace(spec, shape=tuple(number if axis == "layers" else size for axis, size in sizes))
+
+
+def _parts_taken(parts: Parts, repeats: list[int]) -> Parts:
+    for (repeat, *rest), part in parts:
+        for place in (place for place, taken in enumerate(repeats) if taken == repeat):
+            yield (place, *rest), part
 
 
 def begun(program: Program, state: State, config: RunConfig, note: Callable[[str], None]) -> State:
@@ -182,12 +248,20 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
             kept = filled(kept, parts, whole[name], config.quantisation)
             leaves.update({f"{name}/{part}": array for part, array in kept.items()})
 
+    taken = repeats_taken(config, whole_specs(program.model))
+
+    def put(name: str, spec: ParamSpec, parts: Parts) -> None:
+        if name in taken:
+            spec, parts = _with_repeats(spec, len(taken[name])), _parts_taken(parts, taken[name])
+        replace(name, parts, partial(placed, spec, parts))
+
     if is_hf(folder):
-        load_hf(folder, lambda name, spec, parts: replace(name, parts, partial(placed, spec, parts)))
+        load_hf(folder, put)
     else:
         _, theirs, params = load_trained(folder, mesh_for=lambda model: config.mesh)
         _, params = untuned(theirs.model, params)
         for name, array in flatten_dict(params, sep="/").items():
+            array = array[jnp.asarray(taken[name])] if name in taken else array  # layers come first
             replace(name, iter([((), array)]), partial(jax.device_put, array))
     for what, which in names.items():
         if which:
@@ -195,8 +269,3 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
     frozen, trainable = split(unflatten_dict(leaves, sep="/"), config.tuning)
     average = jax.tree.map(jnp.copy, trainable) if state.average else {}
     return state.replace(trainable=trainable, frozen=frozen, average=average)
-
-
-def model_of(folder: Path) -> ModelConfig:
-    """The config of the model of a run folder, or of Hugging Face's."""
-    return config_of_folder(folder) if is_hf(folder) else load_config(folder).model

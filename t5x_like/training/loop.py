@@ -39,11 +39,19 @@ from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, i
 from t5x_like.training.profile import Profile
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Reporter, Silent
-from t5x_like.training.run_folder import check_data, check_folder, finite, hold_folder, open_folder, write_environment
+from t5x_like.training.run_folder import (
+    check_folder,
+    check_unchanged,
+    finite,
+    hold_folder,
+    open_folder,
+    write_environment,
+)
 from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
 from t5x_like.training.state import State, state_bytes
 from t5x_like.training.stopwatch import Stopwatch, goodput
+from t5x_like.training.teachers import fingerprint, load_teacher
 from t5x_like.training.trackers import check_trackers, open_trackers
 from t5x_like.training.trunk import Trunk
 from t5x_like.training.work_folder import WorkFolder, work_folder
@@ -124,7 +132,7 @@ def _train(
         if (ended := _ended(place)) is not None:
             return ended
         wait_for(folder / "config.json", place.pull)
-        check_data(folder, dataset.fingerprint)
+        check_unchanged(folder, "data", dataset.fingerprint)
         check_same({"the data": dataset.fingerprint})
         if skipped := dataset.description.get("skipped"):
             reporter.note(f"skipped {skipped:,} examples that cannot be read; {dataset.description['first_skipped']}")
@@ -191,11 +199,15 @@ class _Loop:
         self.tally = Tally()
         check_same({"the newest checkpoint": str(self.checkpoints.latest)})
         self.init_key = init_key
+        self.teacher = {} if config.teacher is None else load_teacher(config, self.program)
+        taught_by = fingerprint(self.teacher) if self.teacher else None
+        if taught_by is not None:
+            check_unchanged(folder, "teacher", taught_by)
         self._begin()
         self.pending: deque[_Call] = deque()
         counts = accounting(config)
         if is_writer():
-            write_environment(folder, mesh, peak, dataset, self.sets)
+            write_environment(folder, mesh, peak, dataset, self.sets, taught_by)
             if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
                 dataset.tokenizer.save(folder / "tokenizer.json")
             write_json(folder / "accounting.json", counts)
@@ -229,6 +241,7 @@ class _Loop:
             self.reporter.note(f"going on from another run: {self.tally.lineage}")
         else:
             self.state, self.tally = self._begun(self.init_key), Tally()
+        self.state = self.state.replace(teacher=self.teacher)
         self.step = self.tally.step  # steps dispatched; the tally's are those whose metrics have come back
 
     def _go_on(self, state: State, tally: dict[str, Any]) -> None:
@@ -286,6 +299,7 @@ class _Loop:
         self.pending.clear()
         self.checkpoints.wait()
         rewinds, passed_over = self.tally.rewinds + 1, self.tally.passed_over
+        self.teacher = self.state.teacher  # a step uses up what it is given
         self._begin()
         self.tally.rewinds, self.tally.passed_over = rewinds, passed_over + failed - self.tally.step
         self.metrics.close()

@@ -8,6 +8,7 @@ share one program and its compiled code.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from t5x_like.config import (
     OptimizerConfig,
     QuantisationConfig,
     RunConfig,
+    TeacherConfig,
     TuningConfig,
 )
 from t5x_like.config.parametrisation import MupConfig
@@ -32,16 +34,19 @@ from t5x_like.models.context import Context
 from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params, ParamSpec, initialise, map_specs, named_specs
 from t5x_like.objectives import build_objective
-from t5x_like.objectives.task import Batch, Sums
+from t5x_like.objectives.distillation import distilled
+from t5x_like.objectives.task import Batch, Sums, Task
 from t5x_like.parallel.local_rows import Share, put_rows, share_of
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.pipeline import Pipeline
 from t5x_like.parallel.rules import MeshLayout, check_cut
 from t5x_like.precision import policy
 from t5x_like.quantisation import stored, whole_specs
+from t5x_like.strict import FieldError
 from t5x_like.training.layer_statistics import activation_sizes, norms_by_layer
 from t5x_like.training.mup import factors
 from t5x_like.training.optimizers import build_optimizer, state_specs
+from t5x_like.training.run_folder import model_of
 from t5x_like.training.state import State, init_state, merge, part_of, split
 from t5x_like.training.step import make_step
 from t5x_like.tuning import tuned_model
@@ -65,6 +70,8 @@ class ProgramConfig:
     ema_decay: float | None
     skip_nonfinite: bool = False
     quantisation: QuantisationConfig | None = None
+    teacher: TeacherConfig | None = None
+    teacher_model: ModelConfig | None = None
 
 
 def program_config(config: RunConfig) -> ProgramConfig:
@@ -82,7 +89,25 @@ def program_config(config: RunConfig) -> ProgramConfig:
         config.training.ema_decay,
         config.training.on_nonfinite == "skip",
         config.quantisation,
+        config.teacher,
+        _teacher_model(config),
     )
+
+
+def _teacher_model(config: RunConfig) -> ModelConfig | None:
+    """Of the teacher's folder.
+
+    Raises:
+      UserError: there is none, or it does not know the data's tokens or as many positions.
+    """
+    if config.teacher is None:
+        return None
+    try:
+        return model_of(Path(config.teacher.path)).resolve(config.data)
+    except FieldError as error:
+        raise UserError(f"teacher.path: {config.teacher.path}: its {error.field} is {error}") from None
+    except UserError as error:
+        raise UserError(f"teacher.path: {error}") from None
 
 
 def _scans(config: ProgramConfig, platform: str, one_cpu: bool) -> tuple[bool, int]:
@@ -106,12 +131,13 @@ class Program:
     Attributes:
       trained_specs: those of the parameters that are trained.
       pipeline: of a mesh with stages, else None.
+      teacher_specs: those of the parameters of a teacher, which `State.teacher` has in what `step` takes and gives.
       steps_per_call: the leading dimension of the batches that `step` takes.
     """
 
     def __init__(self, config: ProgramConfig, devices: Sequence[jax.Device] | None = None):
         self.model = tuned_model(build_model(config.model), config.tuning, config.quantisation)
-        self.objective = build_objective(config.objective)
+        self.objective: Task = build_objective(config.objective)
         self.specs = self.model.specs()
         _, self.trained_specs = split(self.specs, config.tuning)
         rule = config.parametrisation
@@ -145,6 +171,11 @@ class Program:
             attention=config.execution.attention,
             one_cpu=one_cpu,
         )
+        self.teacher_specs: Params = {}
+        if config.teacher is not None and config.teacher_model is not None:
+            teacher = build_model(config.teacher_model)
+            self.objective = distilled(self.objective, config.model, teacher, config.teacher, self.ctx)
+            self.teacher_specs = teacher.specs()
 
     def _pipeline(self, config: ProgramConfig) -> Pipeline | None:
         rounds = config.execution.pipeline_rounds
@@ -187,8 +218,12 @@ class Program:
 
     @cached_property
     def state_shardings(self) -> Any:
-        """A State whose leaves are NamedShardings."""
+        """A State whose leaves are NamedShardings, without a teacher."""
         return self.layout.parameters(self.state_specs)
+
+    @cached_property
+    def teacher_shardings(self) -> Params:
+        return dict(self.layout.parameters({"teacher": self.teacher_specs})["teacher"])
 
     @cached_property
     def to_memory(self) -> Callable[[State], State]:
@@ -212,11 +247,12 @@ class Program:
             return jnp.take(leaf, change(order(spec.shape[dim])), axis=dim)
 
         specs = self.state_specs
-        return jax.jit(lambda state: map_specs(one, specs, state), out_shardings=self.state_shardings, **how)
+        here = self.state_shardings
+        return jax.jit(lambda state: map_specs(one, specs, state.replace(teacher={})), out_shardings=here, **how)
 
     @cached_property
     def abstract_state(self) -> State:
-        """A State of jax.ShapeDtypeStruct with shardings, for restoring into (`to_memory` follows)."""
+        """A State of jax.ShapeDtypeStruct with shardings and no teacher, to restore into (`to_memory` follows)."""
         return _placed(jax.eval_shape(self._new_state, jax.random.key(0)), self.state_shardings)
 
     @cached_property
@@ -235,11 +271,11 @@ class Program:
         where = self.state_shardings.trainable
         how = (self.ema_decay, where, self.skip_nonfinite)
         function = make_step(*what, self.ctx, self.microbatches, *how, by_layer=self.by_layer)
-        everywhere = self.layout.replicated
+        everywhere, state = self.layout.replicated, self.state_shardings.replace(teacher=self.teacher_shardings)
         return jax.jit(
             function,
-            in_shardings=(self.state_shardings, None, everywhere),  # batches lie where `on_devices` puts them
-            out_shardings=(self.state_shardings, everywhere),
+            in_shardings=(state, None, everywhere),  # batches lie where `on_devices` puts them
+            out_shardings=(state, everywhere),
             donate_argnums=0,
         )
 
@@ -289,7 +325,10 @@ class Program:
             "key": jax.eval_shape(lambda: jax.random.key(0)),
         }
         where = (self.layout.features(batches, leading=1), dict.fromkeys(knobs, self.layout.replicated))
-        return (self.abstract_state, *_placed((batches, knobs), where))
+        dtype = self.ctx.policy.params
+        teacher = map_specs(lambda spec: jax.ShapeDtypeStruct(spec.shape, dtype), self.teacher_specs)
+        state = self.abstract_state.replace(teacher=_placed(teacher, self.teacher_shardings))
+        return (state, *_placed((batches, knobs), where))
 
     def knobs(self, learning_rates: np.ndarray, key: jax.Array) -> dict[str, Any]:
         """Pads the rates of up to `steps_per_call` steps to that many."""

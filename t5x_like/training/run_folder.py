@@ -15,11 +15,12 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict
 
-from t5x_like.config import RunConfig, identity
+from t5x_like.config import ModelConfig, RunConfig, identity
 from t5x_like.config_files import run_from_json
 from t5x_like.data.dataset import Dataset
 from t5x_like.errors import UserError
 from t5x_like.files import make_folder, read_json, write_json, write_text
+from t5x_like.interop.hugging_face import config_of_folder, is_hf
 from t5x_like.strict import to_dict
 from t5x_like.versions import package_version
 
@@ -39,6 +40,11 @@ def load_config(folder: Path) -> RunConfig:
     if not path.is_file():
         raise UserError(f"{folder}: is not a run folder (it has no config.json)")
     return run_from_json(read_json(path))
+
+
+def model_of(folder: Path) -> ModelConfig:
+    """The config of the model of a run folder, or of Hugging Face's."""
+    return config_of_folder(folder) if is_hf(folder) else load_config(folder).model
 
 
 def check_folder(folder: Path, config: RunConfig) -> None:
@@ -110,23 +116,26 @@ def open_folder(folder: Path, config: RunConfig) -> None:
         write_json(folder / "config.json", to_dict(config))
 
 
-def check_data(folder: Path, fingerprint: str) -> None:
-    """Makes sure that a run goes on with the data that it began with.
+def check_unchanged(folder: Path, what: str, fingerprint: str) -> None:
+    """Makes sure that a run goes on with the "data", or the "teacher", that it began with.
 
     Raises:
-      UserError: environment.json names other data; nothing is touched.
+      UserError: environment.json names another one; nothing is touched.
     """
     path = folder / "environment.json"
-    began_with = read_json(path)["data"]["fingerprint"] if path.is_file() else fingerprint
+    began_with = read_json(path)[what]["fingerprint"] if path.is_file() else fingerprint
     if began_with != fingerprint:
         raise UserError(
-            f"{folder}: the data has changed since this run began: its fingerprint is {began_with} there and "
-            f"{fingerprint} now; restore the data or choose another --workdir"
+            f"{folder}: the {what} has changed since this run began: its fingerprint is {began_with} there and "
+            f"{fingerprint} now; restore the {what} or choose another --workdir"
         )
 
 
-def write_environment(folder: Path, mesh: Any, peak: float | None, data: Dataset, sets: Mapping[str, Dataset]) -> None:
-    """Writes environment.json: what ran, on what (`peak` FLOP/s, as MFU takes it), on which data and further sets."""
+def write_environment(
+    folder: Path, mesh: Any, peak: float | None, data: Dataset, sets: Mapping[str, Dataset], teacher: str | None
+) -> None:
+    """Writes environment.json: what ran, on what (`peak` FLOP/s, as MFU takes it), on which data and further sets, and
+    the fingerprint of a teacher."""
     write_json(
         folder / "environment.json",
         {
@@ -140,6 +149,7 @@ def write_environment(folder: Path, mesh: Any, peak: float | None, data: Dataset
             "git_commit": _git_commit(),
             "data": _described(data),
             "evaluation": {name: _described(each) for name, each in sets.items()},
+            **({} if teacher is None else {"teacher": {"fingerprint": teacher}}),
         },
     )
 

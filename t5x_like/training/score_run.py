@@ -23,7 +23,7 @@ from t5x_like.training.checkpoints import latest_step
 from t5x_like.training.evaluation import build_sets, evaluate
 from t5x_like.training.exact_match import exact_match
 from t5x_like.training.initial import hf_run, load_any
-from t5x_like.training.run_folder import check_data, finite, load_config
+from t5x_like.training.run_folder import check_unchanged, finite, load_config
 
 
 def score_run(
@@ -121,7 +121,7 @@ def _datasets(folder: Path, config: RunConfig, names: Sequence[str]) -> dict[str
     datasets: dict[str, Dataset] = {}
     if HELD_OUT in names:
         datasets[HELD_OUT] = build_dataset(config.data, config.seed)
-        check_data(folder, datasets[HELD_OUT].fingerprint)
+        check_unchanged(folder, "data", datasets[HELD_OUT].fingerprint)
     further = {name: each for name, each in config.evaluation.items() if name in names}
     known = further and (is_hf(folder) or (folder / "tokenizer.json").is_file())
     tokenizer = load_tokenizer(vocabulary_of(folder)) if known else None

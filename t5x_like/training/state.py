@@ -55,6 +55,8 @@ class State(flax.struct.PyTreeNode):
     loss_scale: LossScale | None = None  # of dynamic loss scaling; None where the precision needs none
     # The exponential moving one of `trainable`; empty when none is kept.
     average: Params = flax.struct.field(default_factory=dict)
+    # Parameters of a model that this one learns from, which nothing moves and no checkpoint holds; empty without one.
+    teacher: Params = flax.struct.field(default_factory=dict)
 
 
 def merge(frozen: Params, trainable: Params) -> Params:

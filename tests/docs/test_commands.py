@@ -67,7 +67,25 @@ SMALLER = {
     "python scripts/watch.py": ["--once"],
     "python scripts/train.py --config=configs/transformer_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/recurrent_functions.py": SMALL_PAIRS,
+    "python scripts/train.py --config=configs/llama_python.py --config.model.num_layers=4": [*SMALL_RUN, STAGES],
     "python scripts/train.py --config=configs/llama_python.py": SMALL_RUN,
+    "python scripts/train.py --config=configs/llama_distilled.py": [
+        *SMALL_RUN[:-1],  # two layers
+        "--config.teacher.path={folder}/runs/teacher",
+        "--config.init_from.path={folder}/runs/teacher",
+    ],
+    "python scripts/sweep.py --config=configs/sweeps/distillation.py": [
+        "--config.tokens=(4096,)",
+        "--config.learning_rates=(0.005,)",
+        "--config.seeds=(0,)",
+        "--config.base.training.eval_tokens=4096",
+        "--config.base.execution.steps_per_call=4",
+        "--config.arms.taught.teacher.path={folder}/runs/teacher",
+        "--config.arms.begun.init_from.path={folder}/runs/teacher",
+        "--config.arms.begun_and_taught.teacher.path={folder}/runs/teacher",
+        "--config.arms.begun_and_taught.init_from.path={folder}/runs/teacher",
+    ],
+    "python scripts/rewrite.py": ["--config.held_out_fraction=0.995", "--num_beams=2", "--max_new_tokens=4"],
     "python scripts/train.py --config=configs/llama_tuned.py": SMALL_RUN,
     "python scripts/train.py --config=configs/bert_small.py": SMALL_BERT,
     "python scripts/train.py --config=configs/bert_small_classify.py": SMALL_BERT_HEAD,
@@ -132,7 +150,7 @@ def smaller(command, folder):
     command = re.sub(r"^XLA_FLAGS=(\S+)", r'XLA_FLAGS="$XLA_FLAGS \1"', command)  # so that compiling stays quick
     if command == "scripts/quickstart.sh":
         command += f" {folder}/runs/quickstart"
-    return f"{command} {shlex.join(SMALLER[begins[0]])}"
+    return f"{command} {shlex.join(flag.replace('{folder}', str(folder)) for flag in SMALLER[begins[0]])}"
 
 
 @pytest.fixture(scope="module")

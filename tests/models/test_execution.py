@@ -132,10 +132,11 @@ def test_a_pattern_of_two_blocks_alternates(make_run, redraw):
     for scan_layers in (True, False):
 
         def run(params, x, scan_layers=scan_layers):
-            x, cache, aux, states = stack.apply(params, x, ctx.replace(scan_layers=scan_layers), keep_states=True)
+            here = ctx.replace(scan_layers=scan_layers)
+            x, cache, aux, kept = stack.apply(params, x, here, keep=("hidden_states",))
             assert cache is None
             assert aux == {}
-            return x, states
+            return x, kept["hidden_states"]
 
         got, states = jax.jit(run)(params, x)
         np.testing.assert_allclose(got, expected, atol=2e-5, rtol=2e-5)
@@ -167,7 +168,8 @@ def test_every_layer_and_branch_draws_its_own_dropout(model, params):
     layers["mlp"]["out"]["bias"] += 100.0
     layers["attention"]["out"]["bias"] += 1.0
     ctx = Context(train=True, key=jax.random.key(0), positions=jnp.zeros((4, 8), jnp.int32))
-    x, _, _, states = stack.apply(zeros, jnp.zeros((4, 8, 16)), ctx, keep_states=True)
+    x, _, _, found = stack.apply(zeros, jnp.zeros((4, 8, 16)), ctx, keep=("hidden_states",))
+    states = found["hidden_states"]
     kept = 1 / 0.75
     draws = []
     for before, after in ((states[0], states[1]), (states[1], x)):

@@ -158,6 +158,69 @@ def test_a_hugging_face_folder_becomes_a_run_folder(folder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, theirs)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_shallower_model_takes_the_layers_that_are_named(name, ours, folder, texts, tmp_path):
+    there, model = folder(name), load_hf(GOLDEN / name)[0].config
+    tune = {} if name == "gpt2" else {"objective": {"kind": "masked_lm"}}
+    if tune:
+        tune["data"] = {"kind": "masked_lm", "sequence_length": 16, "next_sentence": True}
+        tune["data"]["source"] = {"kind": "json_lines", "pattern": texts}
+    if ours:
+        write_run(there, tmp_path / "run_folder")
+    layers = [model.num_layers - 1, 0][: model.num_layers - 1]
+    begin = {"path": str(tmp_path / "run_folder" if ours else there), "layers": layers}
+    run = config(tmp_path, there, texts, init_from=begin, **tune)
+    assert run.model.num_layers == len(layers) < model.num_layers
+    train(run, tmp_path / "run")
+    _, _, params = load_trained(tmp_path / "run")
+    theirs = flatten_dict(load_hf(there)[1], sep="/")
+    for path, leaf in flatten_dict(params, sep="/").items():
+        expected = theirs[path][np.array(layers)] if "/layers/" in path else theirs[path]
+        np.testing.assert_array_equal(leaf, expected)
+
+
+def test_of_two_stacks_that_of_another_depth_takes_layers(folder, tmp_path):
+    from t5x_like.training.initial import repeats_taken
+    from t5x_like.training.program import program_for
+
+    data = {"kind": "seq2seq", "sequence_length": 16, "encoder_length": 16}
+    there, more = folder("t5_v1_1"), {"data": data, "objective": {"kind": "seq2seq"}}
+    run = config(tmp_path, there, "", init_from={"path": str(there), "layers": [0, 2]}, **more)
+    assert (run.model.num_layers, run.model.num_encoder_layers) == (2, 2)  # of 3 and 2
+    taken = repeats_taken(run, program_for(run).specs)
+    assert taken and all(name.startswith("decoder/") and places == [0, 2] for name, places in taken.items())
+
+
+def test_wrong_numbers_of_layers_are_one_line(folder, texts, tmp_path):
+    there = folder("gpt2")
+
+    def begin(layers, *overrides):
+        run = config(tmp_path, there, texts, overrides, init_from={"path": str(there), "layers": layers})
+        train(run, tmp_path / "run")
+
+    with pytest.raises(UserError, match=r"init_from\.layers: 5 is none of .*gpt2; accepted: 0 to 2"):
+        begin([0, 5])
+    with pytest.raises(UserError, match=r"init_from\.layers: 2 for the 1 layers of 'decoder/' here"):
+        begin([0, 1], "model.num_layers=1")
+    with pytest.raises(
+        UserError, match=r"init_from\.layers: \[2, 1, 0\], but all stacks are as deep as in .*gpt2; acc"
+    ):
+        begin([2, 1, 0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_has_its_teachers_tokenizer(folder, texts, tmp_path):
+    there = folder("llama_grouped")
+    size = load_hf(there)[0].config.vocab_size
+    taught = {"init_from": None, "teacher": {"path": str(there)}, "model": {"kind": "llama", "vocab_size": size}}
+    run = config(tmp_path, there, texts, **taught)
+    assert run.data.tokenizer.path == str(there / "tokenizer.json") and run.model.num_layers == 2
+    assert train(run, tmp_path / "run")["status"] == "finished"
+    with pytest.raises(UserError, match=r"teacher\.path: 'nowhere' has no config\.json; expected a run folder or"):
+        config(tmp_path, there, texts, teacher={"path": "nowhere"})
+
+
 def test_mistakes_are_one_line(folder, texts, tmp_path):
     there = folder("llama_grouped")
     with pytest.raises(UserError, match=r"init_from\.path: 'nowhere' has no config\.json; expected a run folder or"):

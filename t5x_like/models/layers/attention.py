@@ -206,6 +206,26 @@ def _equation(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, how: Log
 
     `alone` says whether there may be queries without a key.
     """
+    weights, allowed = _weights(q, k, mask, how)
+    out = jnp.einsum("BKXS,BKSC->BKXC", weights.astype(v.dtype), v)
+    if alone:
+        out = zero_where_alone(out, allowed)
+    return out.reshape(q.shape)
+
+
+def attention_weights(
+    q: jax.Array, k: jax.Array, mask: MaskSpec, bias: Bias | None, soft_cap: float | None, policy: Policy
+) -> jax.Array:
+    """The softmax of `attend`, [B, H, T, S] in `policy.softmax`; those of a query that may attend to no key are 0."""
+    batch, length, heads, width = q.shape
+    q = q.reshape(batch, length, k.shape[2], -1, width).transpose(0, 2, 3, 1, 4).astype(policy.softmax)
+    k = k.transpose(0, 2, 1, 3).astype(policy.softmax)
+    weights, allowed = _weights(q, k, mask, Logits(bias, soft_cap, policy))
+    return zero_where_alone(weights, allowed).reshape(batch, heads, length, -1)
+
+
+def _weights(q: jax.Array, k: jax.Array, mask: MaskSpec, how: Logits) -> tuple[jax.Array, jax.Array | None]:
+    """The softmax [B, K, X, S], X over T within G, and which keys are allowed, to be broadcast to it; None: all."""
     groups, length, width = q.shape[2:]
     kv_length = k.shape[2]
     # The rows X of all heads that share keys are one dimension: on CPU a dimension more costs a quarter of the time.
@@ -216,11 +236,7 @@ def _equation(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, how: Log
     allowed = for_groups(dense_mask(mask, length, kv_length), groups)
     if allowed is not None:
         logits = jnp.where(allowed, logits, MASKED)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = jnp.einsum("BKXS,BKSC->BKXC", weights, v)
-    if alone:
-        out = zero_where_alone(out, allowed)
-    return out.reshape(q.shape)
+    return jax.nn.softmax(logits, axis=-1), allowed
 
 
 def _distance(queries: jax.Array | None, keys: jax.Array | None) -> jax.Array:
@@ -256,6 +272,9 @@ class Attention(nn.Module):
     queries attend to the whole cache; the mask's segment ids keep the slots out that hold nothing yet. A call that is
     known to be the first has nothing to look back on: it attends to its own keys alone. Cross-attention computes keys
     and values of the memory in that first call and keeps them.
+
+    With `ctx.weights`, and without a cache, what is returned in the cache's place are the weights: see
+    `attention_weights`.
 
     The three first maps of self-attention may have been joined to one (`joined`).
     """
@@ -315,7 +334,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache = append(cache, k, v, ctx)
         if cache is None or (from_the_start(mask) and not self.by_position):
-            return self._mix(x, q, k, v, mask, ctx), cache
+            return self._mix(x, q, k, v, mask, ctx), cache or self._told(q, k, mask, ctx.bias, ctx)
         if from_the_start(mask):  # nothing is in the slots behind the prompt
             behind = [(0, 0), (0, cache["value"].shape[-2] - x.shape[1])]
             mask = mask.replace(kv=jax.tree.map(lambda marks: jnp.pad(marks, behind), mask.kv))
@@ -359,7 +378,12 @@ class Attention(nn.Module):
         k, v = (ctx.constrain(y, "batch length kv_heads head_dim") for y in (k, v))
         if cache is not None:
             cache = append(cache, k, v, ctx)
-        return self._attend(q, k, v, mask, None, ctx), cache
+        return self._attend(q, k, v, mask, None, ctx), cache or self._told(q, k, mask, None, ctx)
+
+    def _told(self, q: jax.Array, k: jax.Array, mask: MaskSpec, bias: Bias | None, ctx: Context) -> Cache | None:
+        if not ctx.weights:
+            return None
+        return {"weights": attention_weights(self._scaled(q), k, mask, bias, self.soft_cap, ctx.policy)}
 
     def _query(self, x: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
         more: Any = {"attends": Attends("memory" if self.cross else "own", mask.causal, mask.window, self.kind)}

@@ -20,7 +20,7 @@ from t5x_like.models.layers.kinds import layer_of
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.positions import Rotary
 
-Caches = dict[str, Cache]  # of every attention
+Caches = dict[str, Cache]  # of every attention, or its weights
 KEYS = {"attention": 0, "mlp": 1, "cross_attention": 3}  # what each branch's randomness is folded with; 2 is a router's
 
 
@@ -76,7 +76,7 @@ class Block(nn.Module):
         for name, function in branches.items():
             y = self._branch(name, function, x, ctx)
             x = self._norm(name)(x + y) if c.norm_position == "post" else x + y
-        return x, None if cache is None else caches, aux
+        return x, caches or None, aux
 
     def _branch(
         self,

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that another one learns from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from t5x_like.config.checks import above_zero, at_least
+from t5x_like.strict import FieldError
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Knowledge distillation: what is minimised is a sum of losses, each with its weight. See docs/distillation.md.
+
+    Attributes:
+      path: a run folder, of whose parameters the average is taken where it keeps one, or a Hugging Face folder.
+      temperature: T, by which the logits of both are divided before the soft loss (Hinton et al. 2015).
+      soft: weight of T^2 KL(teacher || student), of their predictions.
+      hard: weight of the objective's own loss.
+      hidden: weight of the distance of the last hidden states.
+      hidden_loss: "cosine" is 1 - cos, as DistilBERT's (Sanh et al. 2019), "mse" the mean squared difference.
+      attention: weight of KL(teacher || student) of attention weights, as MiniLM's (Wang et al. 2020), but of all
+        layers, as in TinyBERT (Jiao et al. 2020): the student's i of Ls learns from layer (i + 1) Lt / Ls - 1 of Lt.
+      top_k: only so many of the teacher's largest logits are kept, and its probabilities divided among them; None: all.
+    """
+
+    path: str
+    temperature: float = 2.0
+    soft: float = 0.5
+    hard: float = 0.5
+    hidden: float = 0.0
+    hidden_loss: Literal["cosine", "mse"] = "cosine"
+    attention: float = 0.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        above_zero(self, "temperature")
+        at_least(self, 0, "soft", "hard", "hidden", "attention")
+        at_least(self, 1, "top_k")
+        if not (self.soft or self.hidden or self.attention):
+            raise FieldError("soft", "is 0, as are hidden and attention: nothing is learnt; accepted: one above 0")

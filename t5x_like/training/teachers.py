@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of a teacher: where they come from, and what tells whether they are still the same."""
+
+import hashlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from t5x_like.config import MeshConfig, RunConfig
+from t5x_like.interop.hugging_face import is_hf, load_hf, placed
+from t5x_like.models.layers.parameters import Params
+from t5x_like.training.checkpoints import load_trained
+from t5x_like.training.program import Program
+from t5x_like.tuning import untuned
+
+
+def load_teacher(config: RunConfig, program: Program) -> Params:
+    """Reads the teacher's folder onto the mesh of a run's program; where the run has stages, the teacher has none.
+
+    Raises:
+      UserError: the folder holds no parameters, or a tuning method that cannot be merged into them.
+    """
+    assert config.teacher is not None
+    folder = Path(config.teacher.path)
+    if is_hf(folder):
+        where = flatten_dict(program.teacher_shardings, sep="/")
+        return load_hf(folder, lambda name, spec, parts: placed(spec, parts, where[name]))[1]
+    sizes = dict(program.layout.mesh.shape)
+    sizes["data"] *= sizes.pop("pipe")
+    mesh = MeshConfig(**sizes, max_uncut=config.mesh.max_uncut)
+    _, theirs, params = load_trained(folder, mesh_for=lambda model: mesh)
+    return dict(jax.device_put(untuned(theirs.model, params)[1], program.teacher_shardings))
+
+
+def fingerprint(params: Params) -> str:
+    """Sixteen hexadecimal digits of all names, shapes and bits: the same on every mesh."""
+    leaves = flatten_dict(params, sep="/")
+    sums = jax.device_get(jax.jit(lambda leaves: jax.tree.map(_sum_of_bits, leaves))(leaves))
+    text = "\n".join(f"{name} {leaves[name].shape} {sums[name]}" for name in sorted(leaves))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sum_of_bits(leaf: jax.Array) -> jax.Array:
+    """Modulo 2^32, and so in any order; every number counts with an odd factor of its own, so none changes unseen."""
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for dim, size in enumerate(leaf.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, dim)
+    bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
+    return (bits * (2 * place + 1)).sum(dtype=jnp.uint32)
