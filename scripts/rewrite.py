@@ -12,9 +12,8 @@ on.
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -55,11 +54,13 @@ def main() -> None:
     configure_jax()
     _, (model, params, tokenizer, _, ctx) = next(opened(Path(flags.teacher)))
     examples = load_examples(config, list(dict.fromkeys(config.columns)))
-    held_out = [line_of(model, entry.read(), config) for entry in examples.held_out]
+    encodes, of_text = isinstance(model, Encodes), config.inputs == config.targets
+    rows = [entry.read() for entry in examples.held_out]
+    held_out = [line_of(encodes, "" if of_text else row[config.inputs], row[config.targets]) for row in rows]
     write_text(out / "held_out.jsonl", "".join(json.dumps(line) + "\n" for line in held_out))
     texts = [str(entry.read()[config.inputs]) for entry in examples.train]
     prompts = [prompt_of(model, tokenizer, config.prefix + text, config.encoder_length) for text in texts]
-    if not isinstance(model, Encodes):
+    if not encodes:
         texts = [tokenizer.decode_bytes(prompt[1:]).decode("utf-8", "replace") for prompt in prompts]
     beams = BeamSearch(flags.num_beams, flags.length_penalty)
     answer = answers(model, params, tokenizer, beams, flags.max_new_tokens or config.sequence_length, ctx)
@@ -69,7 +70,7 @@ def main() -> None:
         write_answers(
             prompts,
             answer,
-            lambda i, text: line_of(model, {config.inputs: texts[i], config.targets: text}, config),
+            lambda i, text: line_of(encodes, texts[i], text),
             out / "train.jsonl",
             flags.batch_size,
             lambda done, total: bar.update(task, completed=done, total=total),
@@ -89,14 +90,9 @@ def task_of(teacher: Path, overrides: Sequence[str]) -> Seq2SeqDataConfig:
     return convert(Seq2SeqDataConfig, with_overrides(known, overrides))
 
 
-def line_of(model: Any, example: Mapping[str, Any], config: Seq2SeqDataConfig) -> dict[str, str]:
-    """A pair as a student reads it; of a decoder without an encoder, the text that it is trained on."""
-    from t5x_like.models.model import Encodes
-
-    inputs, targets = (str(example[name]) for name in config.columns)
-    if isinstance(model, Encodes):
-        return {"inputs": inputs, "targets": targets}
-    return {"text": targets if config.inputs == config.targets else inputs + targets}
+def line_of(encodes: bool, inputs: str, targets: str) -> dict[str, str]:
+    """What a student reads: a pair, or of a decoder without an encoder the whole text."""
+    return {"inputs": inputs, "targets": targets} if encodes else {"text": inputs + targets}
 
 
 if __name__ == "__main__":

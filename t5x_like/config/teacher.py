@@ -21,7 +21,7 @@ class TeacherConfig:
       hidden_loss: "cosine" is 1 - cos, as DistilBERT's (Sanh et al. 2019), "mse" the mean squared difference.
       attention: weight of KL(teacher || student) of attention weights, as MiniLM's (Wang et al. 2020), but of all
         layers, as in TinyBERT (Jiao et al. 2020): the student's i of Ls learns from layer (i + 1) Lt / Ls - 1 of Lt.
-      top_k: only so many of the teacher's largest logits are kept, and its probabilities divided among them; None: all.
+      top_k: only so many of the teacher's likeliest tokens are told apart, all others are one event; None: all are.
     """
 
     path: str

@@ -5,7 +5,8 @@
 
 The teacher runs before the gradient is taken, in `prepare`; what it says is part of the batch, by row:
 
-    teacher_logits [B, T, V], or [B, T, k] with teacher_indices [B, T, k]; of labels as its head has them
+    teacher_logits [B, T, V], of labels as its head has them; or the k largest, less T log Z, which makes them
+        T log p, and teacher_indices, [B, T, k] each
     teacher_hidden [B, T, D]      teacher_attentions [B, L, H, T, S], and more of two streams
 """
 
@@ -57,13 +58,14 @@ class Distilled(TokenCrossEntropy):
 
     def _predicted(self, params: Any, hidden: jax.Array) -> Batch:
         """Logits of hidden states; of a few, they are those of a chunk of positions at a time."""
-        k, table = self.taught.top_k, self.teacher.unembedding(params)
+        k, t, table = self.taught.top_k, self.taught.temperature, self.teacher.unembedding(params)
         if k is None:
             return {"teacher_logits": self.teacher.unembed(table, hidden, self.ctx)}
         chunk = at_once(hidden.shape[:2], self.teacher.vocab_size, self.ctx, self.config.logits_chunk)
 
         def largest(hidden: jax.Array) -> Any:
-            return jax.lax.top_k(self.teacher.unembed(table, hidden, self.ctx), k)
+            logits = self.teacher.unembed(table, hidden, self.ctx)
+            return jax.lax.top_k(t * jax.nn.log_softmax(logits / t, axis=-1), k)
 
         logits, indices = map_over_chunks(largest, chunk, hidden, self.ctx.layout)
         return {"teacher_logits": logits, "teacher_indices": indices}
@@ -103,15 +105,25 @@ class Distilled(TokenCrossEntropy):
 def soft_loss(
     logits: jax.Array, teacher: jax.Array, indices: jax.Array | None = None, *, temperature: float
 ) -> jax.Array:
-    """T^2 KL(teacher || student) in nats, over the last dimension; of some logits of the teacher those at `indices`.
+    """T^2 KL(teacher || student) in nats, over the last dimension.
+
+    With `indices` the teacher's are T log p of those; all others are one event, whose probability is what is left. That
+    is least where both agree, as the whole divergence is: dividing the teacher's probability among a few would not be.
 
     The factor keeps the gradient as large as the hard loss's, whatever T (Hinton et al. 2015, section 2).
     """
-    log_q = jax.nn.log_softmax(logits / temperature, axis=-1)
-    if indices is not None:
-        log_q = jnp.take_along_axis(log_q, indices, axis=-1)
-    log_p = jax.nn.log_softmax(teacher / temperature, axis=-1)
+    log_q, log_p = jax.nn.log_softmax(logits / temperature, axis=-1), teacher / temperature
+    if indices is None:
+        log_p = jax.nn.log_softmax(log_p, axis=-1)
+    else:
+        log_p, log_q = _with_rest(log_p), _with_rest(jnp.take_along_axis(log_q, indices, axis=-1))
     return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def _with_rest(log_p: jax.Array) -> jax.Array:
+    """Logarithms of some probabilities, [..., k], and of what they leave of 1, [..., k + 1]."""
+    rest = 1 - jnp.exp(log_p).sum(-1, keepdims=True)
+    return jnp.concatenate([log_p, jnp.log(jnp.maximum(rest, 1e-6))], axis=-1)
 
 
 def hidden_loss(hidden: jax.Array, teacher: jax.Array, kind: str) -> jax.Array:

@@ -65,6 +65,10 @@ SMALLER = {
     ],
     "python scripts/curves.py": [],
     "python scripts/watch.py": ["--once"],
+    "python scripts/train.py --config=configs/transformer_functions.py --config.model.num_layers=1": [
+        *SMALL_PAIRS[1:],
+        "--config.training.epochs=8",  # of few pairs
+    ],
     "python scripts/train.py --config=configs/transformer_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/recurrent_functions.py": SMALL_PAIRS,
     "python scripts/train.py --config=configs/llama_python.py --config.model.num_layers=4": [*SMALL_RUN, STAGES],

@@ -85,9 +85,14 @@ def plain(config, student, params, teacher, theirs, batch, c):
     hard = -jnp.take_along_axis(log_q, targets[..., None], -1)[..., 0]
     p = jax.nn.softmax(wanted / c.temperature)
     if c.top_k is not None:
-        p = jnp.where(p >= jnp.sort(p)[..., -c.top_k :][..., :1], p, 0)
-        p = p / p.sum(-1, keepdims=True)
-    log_ratio = jnp.log(jnp.where(p > 0, p, 1)) - jnp.where(p > 0, jax.nn.log_softmax(logits / c.temperature), 0)
+        top = p >= jnp.sort(p)[..., -c.top_k :][..., :1]
+        q = jax.nn.softmax(logits / c.temperature)
+        p, q = (jnp.where(top, x, 0) for x in (p, q))
+        p, q = (jnp.concatenate([x, 1 - x.sum(-1, keepdims=True)], -1) for x in (p, q))
+        log_q = jnp.log(jnp.where(q > 0, q, 1))
+    else:
+        log_q = jax.nn.log_softmax(logits / c.temperature)
+    log_ratio = jnp.log(jnp.where(p > 0, p, 1)) - jnp.where(p > 0, log_q, 0)
     soft = c.temperature**2 * (p * log_ratio).sum(-1)
     by_row = weights if weights.ndim == 1 else weights.sum(1)
 
@@ -156,8 +161,9 @@ def test_closed_forms():
     e = np.exp(1.0)
     p, q = np.array([e, 1, e]) / (2 * e + 1), np.array([1, e, 1 / e]) / (1 + e + 1 / e)
     np.testing.assert_allclose(soft_loss(logits, teacher, temperature=2.0), [4 * (p * np.log(p / q)).sum()], rtol=1e-6)
-    two = soft_loss(logits, jnp.asarray([[2.0, 2.0]]), jnp.asarray([[2, 0]]), temperature=2.0)
-    np.testing.assert_allclose(two, [4 * 0.5 * (np.log(0.5 / q[0]) + np.log(0.5 / q[2]))], rtol=1e-6)
+    two = soft_loss(logits, 2 * jnp.log(jnp.asarray([[0.4, 0.3]])), jnp.asarray([[2, 0]]), temperature=2.0)
+    expected = 0.4 * np.log(0.4 / q[2]) + 0.3 * np.log(0.3 / q[0]) + 0.3 * np.log(0.3 / q[1])
+    np.testing.assert_allclose(two, [4 * expected], rtol=1e-6)
     assert soft_loss(teacher, teacher, temperature=5.0)[0] == 0
     np.testing.assert_allclose(hidden_loss(jnp.asarray([3.0, 4.0]), jnp.asarray([5.0, 12.0]), "cosine"), 1 - 63 / 65)
     np.testing.assert_allclose(hidden_loss(jnp.asarray([3.0, 4.0]), jnp.asarray([5.0, 12.0]), "mse"), 34.0)

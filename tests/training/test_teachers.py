@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
 from t5x_like.interop.hugging_face import load_hf
 from t5x_like.training.checkpoints import Checkpoints, load_trained
@@ -78,8 +79,6 @@ def test_the_teacher_goes_through_a_call_unchanged_and_is_no_constant(student):
 
 
 def batch_of(config):
-    from t5x_like.data.pipeline import build_dataset
-
     return build_dataset(config.data, 0).training_batch(0, config.training.batch_size)
 
 
@@ -94,11 +93,18 @@ def features(config):
         ("mesh.data=8", "training.microbatches=2"),
         ("mesh.data=2", "mesh.seq=2", "mesh.tensor=2", "teacher.top_k=7", "mesh.max_uncut=0.1"),
         ("mesh.pipe=2", "mesh.data=4", "training.microbatches=2", "teacher.attention=0"),
+        (
+            "mesh.pipe=2",
+            "execution.pipeline_rounds=2",
+            "training.microbatches=2",
+            "model.num_layers=4",
+            "teacher.attention=0",
+        ),
         ("training.microbatches=4",),
     ],
 )
 def test_where_and_in_how_many_parts_changes_nothing(where, student, tmp_path):
-    same = [each for each in where if each.startswith("teacher.")]
+    same = [each for each in where if each.startswith(("teacher.", "model."))]
     train(student(*same), tmp_path / "one")
     train(student(*where), tmp_path / "other")
     for one, other in zip(losses(tmp_path / "one"), losses(tmp_path / "other"), strict=True):
@@ -127,6 +133,28 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(student, tmp_path, monkeypat
     train(config, tmp_path / "cut")
     one, other = (load_trained(tmp_path / name)[2] for name in ("whole", "cut"))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_run_that_goes_back_keeps_its_teacher(student, tmp_path):
+    class Poisoned:
+        """Data whose second batch has weights that are no numbers."""
+
+        def __init__(self, dataset):
+            self._dataset = dataset
+
+        def __getattr__(self, name):
+            return getattr(self._dataset, name)
+
+        def training_batches(self, start, count, size, **hosts):
+            batches = dict(self._dataset.training_batches(start, count, size, **hosts))
+            bad = np.where(np.arange(start, start + count) == 1, np.nan, 1.0).astype(np.float32)
+            shape = batches["decoder_target_tokens"].shape
+            return {**batches, "decoder_loss_weights": np.broadcast_to(bad[:, None, None], shape)}
+
+    config = student("training.on_nonfinite=rewind", "training.checkpoint_every=1")
+    summary = train(config, tmp_path / "run", dataset=Poisoned(build_dataset(config.data, config.seed)))
+    assert summary["status"] == "finished" and summary["rewinds"] == 1
+    assert all(line["soft_loss"] > 0 for line in losses(tmp_path / "run"))
 
 
 def test_a_teacher_of_hugging_face_and_one_that_is_no_longer_the_same(student, make_run, tmp_path):
