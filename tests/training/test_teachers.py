@@ -55,7 +55,7 @@ def test_a_student_learns_from_a_teacher_that_stays_as_it_is(student, teacher, t
         parts = 0.5 * line["loss"] + 0.5 * (line["soft_loss"] + line["hidden_loss"] + line["attention_loss"])
         assert line["objective"] == pytest.approx(parts, rel=1e-5)
     program = program_for(config)
-    kept = {"frozen": {}, "trainable": program.specs}
+    kept = {"trainable": program.specs}
     with closing(Checkpoints(tmp_path / "run/checkpoints")) as checkpoints:
         saved = checkpoints._manager.item_metadata(4)
     assert {*saved} == {"params", "optimizer", "tally"}
