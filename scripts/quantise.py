@@ -18,11 +18,23 @@ from rich.progress import Progress
 from rich.table import Table
 
 from t5x_like.command_line import Parser
-from t5x_like.errors import UserError, exit_with
+from t5x_like.errors import UserError, exit_with, unknown_name
 from t5x_like.files import make_folder, write_json
 
 CALIBRATION = 16_384  # tokens
 ROUNDS, NEW_TOKENS = 5, 64
+FORMATS: dict[str, Any] = {
+    "float32": None,
+    "int8": ({"kind": "int8"}, "nearest"),
+    "int8, activations too": ({"kind": "int8", "activations": True}, "nearest"),
+    "int8, activations but 16 outliers": ({"kind": "int8", "activations": True, "outliers": 16}, "nearest"),
+    "fp8": ({"kind": "fp8"}, "nearest"),
+    "int4": ({"kind": "int4"}, "nearest"),
+    "int4, GPTQ": ({"kind": "int4"}, "gptq"),
+    "nf4": ({"kind": "nf4", "double": False}, "nearest"),
+    "nf4, double": ({"kind": "nf4"}, "nearest"),
+    "nf4, double, GPTQ": ({"kind": "nf4"}, "gptq"),
+}
 
 
 def main() -> None:
@@ -34,6 +46,7 @@ def main() -> None:
     add("--block", type=int, metavar="N", help="weights that share a scale, of int4 and nf4 (default: 64)")
     add("--calibration_tokens", type=int, metavar="N", default=CALIBRATION, help="for gptq (default: %(default)s)")
     add("--compare", action="store_true", help="score every format instead of writing one")
+    add("--formats", metavar="NAME;...", help="what --compare scores, with semicolons between (default: all)")
     add("--out", metavar="DIR", help="the folder to write, new or empty")
     flags = parser.read()
     source, out = Path(flags.checkpoint), Path(flags.out)
@@ -46,6 +59,12 @@ def main() -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out}: is not empty, and nothing of it is overwritten; choose another --out")
 
+    how = (
+        None
+        if flags.compare
+        else as_config({"kind": flags.kind} | ({} if flags.block is None else {"block": flags.block}))
+    )
+
     from t5x_like.training.startup import configure_jax
 
     configure_jax()
@@ -54,18 +73,17 @@ def main() -> None:
     check_method("gptq" if flags.compare else flags.method, source)
     trained = Trained.of(source)
     if flags.compare:
-        compare(trained, flags.calibration_tokens, out)
+        compare(trained, flags.calibration_tokens, out, flags.formats)
     else:
-        one(trained, source, flags, out)
+        one(trained, source, how, flags, out)
     print(f"written: {out}")
 
 
-def one(trained: Any, source: Path, flags: Any, out: Path) -> None:
+def one(trained: Any, source: Path, how: Any, flags: Any, out: Path) -> None:
     """Writes the model in one format."""
     from t5x_like.reporting.wording import in_bytes
     from t5x_like.training.quantise import in_few_bits, write_quantised
 
-    how = as_config({"kind": flags.kind} | ({} if flags.block is None else {"block": flags.block}))
     config, program, params = in_few_bits(trained, how, flags.method, flags.calibration_tokens)
     write_quantised(source, out, config, program, params)
     print(f"parameters {in_bytes(bytes_of(trained.params))} -> {in_bytes(bytes_of(params))}")
@@ -82,7 +100,7 @@ def as_config(content: dict[str, Any]) -> Any:
         raise UserError(f"--{error}") from None
 
 
-def compare(trained: Any, tokens: int, out: Path) -> None:
+def compare(trained: Any, tokens: int, out: Path, only: str | None) -> None:
     """Scores and times every format, and writes quantisation.json and a picture."""
     import jax
 
@@ -91,24 +109,17 @@ def compare(trained: Any, tokens: int, out: Path) -> None:
     from t5x_like.training.evaluation import evaluate
     from t5x_like.training.quantise import in_few_bits
 
-    kinds: dict[str, Any] = {
-        "float32": None,
-        "int8": ({"kind": "int8"}, "nearest"),
-        "int8, activations too": ({"kind": "int8", "activations": True}, "nearest"),
-        "int8, activations but 16 outliers": ({"kind": "int8", "activations": True, "outliers": 16}, "nearest"),
-        "fp8": ({"kind": "fp8"}, "nearest"),
-        "int4": ({"kind": "int4"}, "nearest"),
-        "int4, GPTQ": ({"kind": "int4"}, "gptq"),
-        "nf4": ({"kind": "nf4", "double": False}, "nearest"),
-        "nf4, double": ({"kind": "nf4"}, "nearest"),
-        "nf4, double, GPTQ": ({"kind": "nf4"}, "gptq"),
-    }
+    names = list(FORMATS) if only is None else ["float32", *(name.strip() for name in only.split(";"))]
+    for name in names:
+        if name not in FORMATS:
+            raise unknown_name("--formats", name, FORMATS)
     dataset = build_dataset(trained.config.data, trained.config.seed)
     rows: list[dict[str, Any]] = []
     models = {}
     with Progress(disable=not Console().is_terminal, transient=True) as progress:
-        task = progress.add_task("formats", total=len(kinds) + ROUNDS)
-        for name, what in kinds.items():
+        task = progress.add_task("formats", total=len(names) + ROUNDS)
+        for name in names:
+            what = FORMATS[name]
             config, program, params = trained.config, trained.program, trained.params
             if what is not None:
                 config, program, params = in_few_bits(trained, as_config(what[0]), what[1], tokens)

@@ -4,7 +4,7 @@
 python scripts/tuning_methods.py --base=runs/gpt1 --workdir=runs/methods --out=docs/tuning_methods.md
 
 The task is that of configs/gpt1_classify.py, without its auxiliary loss: which package a function is of. Every method
-is trained at each of --rates and its best run is shown. Stopped at any moment, the same command goes on; about 8
+is trained at each of --rates and its best run is shown. Stopped at any moment, the same command goes on; about 15
 minutes on 2 quiet cores.
 """
 
@@ -22,7 +22,7 @@ from t5x_like.files import make_folder, write_text
 from t5x_like.reporting.wording import in_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAD = "head/.*"
+HEAD = "labels/.*"
 ALL = "tuning.targets=['.*/kernel']"
 BESIDE = f"tuning.train=['{HEAD}']"
 METHODS: dict[str, tuple[str, ...]] = {
@@ -60,7 +60,7 @@ def main() -> None:
     add("--base", metavar="DIR", help="a run of configs/gpt1_python.py with tokens for delimiter and extract")
     add("--workdir", metavar="DIR", help="where the runs go")
     add("--out", metavar="FILE", help="the page; its picture goes into images/ beside it")
-    add("--rates", default="0.001,0.004,0.016", metavar="R,...", help="learning rates (default: %(default)s)")
+    add("--rates", default="0.001,0.004,0.016,0.064", metavar="R,...", help="learning rates (default: %(default)s)")
     add("--epochs", type=float, default=2.0, help="(default: %(default)s)")
     add("--only", default="", metavar="NAME;...", help="methods, with semicolons between (default: all)")
     flags, overrides = parser.read_with_overrides()
@@ -102,7 +102,7 @@ def main() -> None:
         table=table(rows),
     )
     write_text(out, page)
-    Console().print(table(rows), markup=False, highlight=False)
+    print(table(rows))
     print(f"written: {out}")
 
 

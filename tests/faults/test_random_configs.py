@@ -134,6 +134,15 @@ def drawn(seed):
         content[part] = changed(get_type_hints(RunConfig)[part], generator)
     content["training"] |= {"steps": 2, "batch_size": 16, "eval_tokens": 64, "tensorboard": False}
     content["mesh"] = mesh(generator)
+    beside = random.Random(seed + 1_000_000)  # apart, so that the rest is drawn as it was before there were these
+    if beside.random() < 0.3:
+        content["tuning"] = {"kind": beside.choice(sorted(classes("tuning"))), "train": [".*norm/.*"]}
+        if content["tuning"]["kind"] in ("prompt", "prefix"):
+            content["tuning"]["length"] = 8
+    if beside.random() < 0.2:
+        aware = beside.random() < 0.5
+        content["quantisation"] = {"kind": beside.choice(["int8", "fp8", "int4", "nf4"]), "aware": aware}
+        content["model"] |= {"d_model": 32}
     content["training"].setdefault("microbatches", content["mesh"]["pipe"])
     content["precision"] = generator.choice(["f32", "f32", "bf16", "fp16", "fp8"])
     return content

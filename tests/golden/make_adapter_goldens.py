@@ -2,7 +2,7 @@
 """Makes tests/golden/adapters: adapters of `peft` on the tiny checkpoints of tests/golden/hf, drawn anew, and the
 logits of the two together in float64.
 
-pip install 't5x_like[parity]' peft
+pip install 't5x_like[parity]'
 python tests/golden/make_adapter_goldens.py [name ...]
 """
 

@@ -16,6 +16,7 @@ from t5x_like.interop.adapters import load_adapter, save_adapter
 from t5x_like.interop.hugging_face import load_hf
 from t5x_like.interop.safetensors import read_file
 from t5x_like.training.checkpoints import load_trained
+from t5x_like.training.initial import with_adapter
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
 from t5x_like.tuning.method import merge
@@ -134,8 +135,15 @@ def test_a_run_its_adapter_and_its_merged_folder_are_one_model(make_run, tmp_pat
     assert np.abs(np.asarray(base.model.apply(before, batch)["logits"] - expected)).max() > 1e-3
     size = sum(path.stat().st_size for path in (tmp_path / "adapter").iterdir())
     assert size < 0.6 * sum(path.stat().st_size for path in (tmp_path / "whole").iterdir())
-    for model, tree in (load_adapter(tmp_path / "adapter", base.model, before), load_hf(tmp_path / "whole")):
+    own = with_adapter(tmp_path / "tuned", base.model, before)  # the run itself is an adapter, too
+    assert own[1]["token_embedding"]["embedding"] is before["token_embedding"]["embedding"]
+    for model, tree in (own, load_adapter(tmp_path / "adapter", base.model, before), load_hf(tmp_path / "whole")):
         np.testing.assert_allclose(model.apply(tree, batch)["logits"], expected, atol=1e-5)
+    with pytest.raises(UserError, match="base: trained every parameter, and is a --checkpoint by itself"):
+        with_adapter(tmp_path / "base", base.model, before)
+    other = program_for(make_run(*llama, "model.d_model=24"))
+    with pytest.raises(UserError, match="tuned: belongs to a model of other names or shapes"):
+        with_adapter(tmp_path / "tuned", other.model, {})
     again = make_run(*llama, f"init_from.path={tmp_path / 'tuned'}", "optimizer.learning_rate=1e-9")
     train(again, tmp_path / "again")
     _, third, params = load_trained(tmp_path / "again")
