@@ -83,7 +83,10 @@ def main() -> None:
                 more += (f"training.epochs={flags.epochs}", "objective.auxiliary_lm=0", *overrides)
                 runs.append(one(name, rate, more, workdir))
                 progress.advance(task)
-            rows.append(max(runs, key=lambda run: (run["accuracy"], -run["loss"])))
+            done = [run for run in runs if run is not None]
+            if not done:
+                raise UserError(f"--rates={flags.rates}: {name!r} has diverged at all of them; accepted: lower ones")
+            rows.append(max(done, key=lambda run: (run["accuracy"], -run["loss"])))
     out = Path(flags.out)
     pictures = make_folder(out.parent / "images", "--out")
     draw(rows, pictures / "tuning_methods.png")
@@ -106,7 +109,7 @@ def main() -> None:
     print(f"written: {out}")
 
 
-def one(name: str, rate: float, overrides: tuple[str, ...], workdir: Path) -> dict[str, Any]:
+def one(name: str, rate: float, overrides: tuple[str, ...], workdir: Path) -> dict[str, Any] | None:
     """Trains by a method at a rate, unless that is done, and reads what came of it."""
     from t5x_like.training.loop import train
     from t5x_like.training.startup import configure_jax
@@ -118,6 +121,8 @@ def one(name: str, rate: float, overrides: tuple[str, ...], workdir: Path) -> di
     summary = train(config, folder)
     if summary["status"] == "interrupted":
         raise KeyboardInterrupt
+    if summary["status"] == "diverged":
+        return None
     counts = json.loads((folder / "accounting.json").read_text())
     last = [line for line in map(json.loads, (folder / "metrics.jsonl").open()) if line["split"] == "eval"]
     checkpoint = max((p for p in (folder / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
@@ -156,12 +161,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     most = max(row["bytes"] for row in rows)
-    for row in rows:
-        place = row["trained"], row["accuracy"]
+    for number, row in enumerate(sorted(rows, key=lambda row: row["accuracy"])):
+        place, side = (row["trained"], row["accuracy"]), 1 if number % 2 else -1  # neighbours' names on either side
         axes.scatter(*place, s=30 + 370 * row["bytes"] / most, alpha=0.5, color="#3b6fb6")
-        axes.annotate(row["name"], place, (6, 6), textcoords="offset points", fontsize=8)
+        where: Any = {"ha": "left" if side > 0 else "right", "va": "center", "textcoords": "offset points"}
+        axes.annotate(row["name"], place, (12 * side, 0), fontsize=8, **where)
     axes.set(xscale="log", xlabel="parameters trained (area: memory of a step's state)", ylabel="held-out accuracy")
-    axes.margins(x=0.2, y=0.1)
+    axes.margins(x=0.35, y=0.1)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 

@@ -116,7 +116,7 @@ def accounting(config: RunConfig) -> dict[str, Any]:
     totals down by part; `params_trainable` is there where not all are trained, and `params_added` where a tuning method
     adds some, whose few FLOPs are not counted.
     """
-    model, lengths, trained = config.model, config.data.mean_lengths, config.tuning.trains
+    model, lengths, trained = config.model, config.data.mean_lengths, config.trains
     counts = count_parameters(model)
     content = {
         "params_total": counts.total,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """In which numbers kernels are kept, or rounded to while they are trained. See `models/layers/quantised.py`."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,10 @@ class _Quantisation:
         if not self.targets:
             raise FieldError("targets", "is empty; give regular expressions of kernels' names, such as ['.*/kernel']")
         regular_expressions("targets", self.targets)
+
+    def holds(self, name: str) -> bool:
+        """Whether the format is for the kernel of a name."""
+        return any(re.fullmatch(pattern, name) for pattern in self.targets)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ class RunConfig:
             model = self._with_logits().resolve(self.data)
             _check_packing(model, self.data)
             self._check_in_front(model)
+        if self.teacher is not None and self.teacher.attention and hasattr(self.tuning, "length"):
+            raise UserError(
+                f"teacher.attention: {self.teacher.attention}, but a {self.tuning.kind} has no place in the teacher's; "
+                "accepted: 0"
+            )
         rule = self.parametrisation
         if rule is not None:
             if self.optimizer.kind not in ("adamw", "lion"):
@@ -103,6 +108,12 @@ class RunConfig:
         changed: dict[str, Any] = {"parametrisation": rule, "evaluation": sets}
         return dataclasses.replace(self, data=data, model=model, training=training, **changed)
 
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of a name, such as "decoder/layers/0/mlp/up/kernel", is trained."""
+        few_bits = self.quantisation
+        kept = few_bits is not None and not few_bits.aware and few_bits.holds(name)
+        return self.tuning.trains(name) and not kept
+
     def _check_in_front(self, model: ModelConfig) -> None:
         """Refuses trained tokens in front of rows where there is no place for them."""
         count, kind = getattr(self.tuning, "length", 0), self.tuning.kind
@@ -110,7 +121,11 @@ class RunConfig:
             return
         if (attention := getattr(model, "attention", None)) is not None:
             raise FieldError("attention.kind", f"{attention.kind!r} has no place for a {kind}; accepted: None")
-        longest, most = max(self.data.lengths.values()), getattr(model, "max_length", None)
+        sets = (self.data, *self.evaluation.values())
+        if model.streams[0] == "encoder" and any(getattr(each, "pack", False) for each in sets):
+            raise UserError(f"data.pack: true puts texts behind one another that a {kind} would mix; accepted: false")
+        longest = max(length for each in sets for length in each.lengths.values())
+        most = getattr(model, "max_length", None)
         if getattr(model, "positions", None) == "learned" and most is not None and longest + count > most:
             raise FieldError(
                 "max_length",

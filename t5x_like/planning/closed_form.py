@@ -371,7 +371,7 @@ class Step:
             again = forward - parts["logits"]
             if c.norm_position == "pre":  # nothing needs what the last product of a dense block gives
                 again -= 2.0 * self.mlp_dim * c.d_model * (c.num_layers - c.expert_layers)
-        frozen = forward_flops(c, length, counts=lambda name: not self.config.tuning.trains(name))
+        frozen = forward_flops(c, length, counts=lambda name: not self.config.trains(name))
         model = (1 + BACKWARD) * forward - sum(flops for part, flops in frozen.items() if part != "attention_scores")
         executed = model + again
         if c.experts is not None:

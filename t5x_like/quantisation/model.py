@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5x_like.config.quantisation import QuantisationConfig
 from t5x_like.errors import UserError, nearest
@@ -58,9 +59,9 @@ class QuantisedModel:
         """The parameters as layers read them."""
 
         def node(name: str, kernel: Any) -> Any:
-            if self.how.aware:
-                return kernel if isinstance(kernel, Rounded) else Rounded(kernel, self.how)
-            return as_node(kernel, self.kernels[name], self.how)
+            if self.how.aware and isinstance(kernel, jax.Array | np.ndarray):
+                return Rounded(kernel, self.how)
+            return as_node(kernel, self.kernels[name], self.how) if isinstance(kernel, dict) else kernel
 
         return _mapped(params, self.kernels, node)
 
@@ -179,15 +180,20 @@ def as_node(parts: dict[str, jax.Array], spec: ParamSpec, how: QuantisationConfi
     return Quantised(**parts, how=how, into=into, produced=len(produced))
 
 
-def dequantised(model: Model, params: Params) -> tuple[Any, Params]:
-    """The model inside with the parameters that codes stand for."""
+def dequantised(model: Model, params: Params, *, masters: bool = False) -> tuple[Any, Params]:
+    """The model inside with the parameters that it computes with; its `masters` are those that were trained through
+    rounded ones."""
     if not isinstance(model, QuantisedModel):
         return model, params
-    if model.how.aware:
-        return model.inner, params
-    return model.inner, _mapped(
-        params, model.kernels, lambda name, parts: decode(as_node(parts, model.kernels[name], model.how))
-    )
+    how, kernels = model.how, model.kernels
+
+    def whole(name: str, kernel: Any) -> jax.Array:
+        if not how.aware:
+            return decode(as_node(kernel, kernels[name], how))
+        _, into, produced = sizes_of(kernels[name])
+        return kernel if masters else decode(encode(kernel, how, into, len(produced)))
+
+    return model.inner, _mapped(params, kernels, whole)
 
 
 def filled(kept: dict[str, jax.Array], parts: Any, spec: ParamSpec, how: QuantisationConfig) -> dict[str, jax.Array]:

@@ -182,7 +182,7 @@ def _cell(sweep: SweepConfig, arm: str, size: dict[str, Any], tokens: int, rate:
     config = _run(sweep, f"arms.{arm}" if arm else "base", size, tokens, rate, seed)
     counts = count_parameters(config.model)
     params = {f"params_{name}": getattr(counts, name) for name in ("total", "nonembedding", "active")}
-    per_target = flops_per_token(config.model, config.data.mean_lengths, trained=config.tuning.trains)
+    per_target = flops_per_token(config.model, config.data.mean_lengths, trained=config.trains)
     params["params_compute"] = round(per_target / 6)
     assert config.training.tokens is not None
     where = f"{arm}_" * bool(arm) + f"n{_short(params[sweep.params_column])}_d{_short(config.training.tokens)}"

@@ -133,20 +133,16 @@ class Checkpoints:
 
     def restore_params(self, abstract: State, *, average: bool = True) -> Params:
         """Restores only the parameters of the newest checkpoint: averaged where an average is kept and wanted."""
+        return merge(self._frozen(abstract), self.restore_trained(abstract, average=average))
+
+    def restore_trained(self, abstract: State, *, average: bool = True) -> Params:
+        """Restores what the newest checkpoint's run trains, without what it keeps frozen."""
         name = "average" if average and abstract.average else "params"
         step = self.newest((name,))
         if step is None:
             raise UserError(f"{self._folder}: holds no checkpoint")
         restored = self._restored(step, {name: _items(abstract)[name]})[name]
-        return merge(self._frozen(abstract), restored if name == "average" else restored["trainable"])
-
-    def restore_trained(self, abstract: State) -> Params:
-        """Restores what the newest checkpoint's run trains, without what it keeps frozen."""
-        step = self.newest(("params",))
-        if step is None:
-            raise UserError(f"{self._folder}: holds no checkpoint")
-        restored = self._restored(step, {"params": _items(abstract)["params"]})
-        return dict(restored["params"]["trainable"])
+        return dict(restored if name == "average" else restored["trainable"])
 
     def _frozen(self, abstract: State) -> Params:
         if not abstract.frozen:
@@ -177,6 +173,15 @@ def latest_step(folder: Path) -> int | None:
         return checkpoints.newest(("params", "average"))
 
 
+def as_trained(config: RunConfig, mesh: MeshConfig) -> RunConfig:
+    """The config of a run whose model is read onto a mesh: a kernel asked for may not run here, one device has no
+    stages, and a teacher has done its work."""
+    execution = dataclasses.replace(config.execution, attention="auto", pipeline_rounds=1)
+    parts = mesh.pipe if mesh.pipe > 1 else config.training.microbatches
+    training = dataclasses.replace(config.training, microbatches=parts)
+    return dataclasses.replace(config, mesh=mesh, execution=execution, training=training, teacher=None)
+
+
 def load_trained(
     folder: str | Path,
     *,
@@ -194,11 +199,7 @@ def load_trained(
     """
     folder = Path(folder)
     config = load_config(folder)
-    # A kernel asked for may not run here, one device has no stages, and a teacher has done its work.
-    execution = dataclasses.replace(config.execution, attention="auto", pipeline_rounds=1)
-    mesh = mesh_for(config.model)
-    training = config.training if mesh.pipe == 1 else dataclasses.replace(config.training, microbatches=mesh.pipe)
-    config = dataclasses.replace(config, mesh=mesh, execution=execution, training=training, teacher=None)
+    config = as_trained(config, mesh_for(config.model))
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: holds no checkpoint yet")
     program = program_for(config)

@@ -26,9 +26,9 @@ from t5x_like.interop.names import Parts
 from t5x_like.kinds import kinds_of
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
-from t5x_like.quantisation import PARTS, filled, whole_specs
+from t5x_like.quantisation import PARTS, filled, stored_specs, whole_specs
 from t5x_like.strict import convert, to_dict
-from t5x_like.training.checkpoints import Checkpoints, load_trained
+from t5x_like.training.checkpoints import Checkpoints, as_trained, load_trained
 from t5x_like.training.metrics import Tally
 from t5x_like.training.parameter_rules import layer_numbers
 from t5x_like.training.program import Program, program_for
@@ -108,7 +108,7 @@ def with_adapter(folder: Path, model: Any, params: Params) -> tuple[Any, Params]
         raise UserError(f"--adapter={folder}: belongs to a model of other names or shapes than --checkpoint's")
     if config.tuning.kind == "full":
         raise UserError(f"--adapter={folder}: trained every parameter, and is a --checkpoint by itself")
-    program = program_for(dataclasses.replace(config, mesh=MeshConfig()))
+    program = program_for(as_trained(config, MeshConfig()))
     with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
         trained = checkpoints.restore_trained(program.abstract_state)
     own = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), trained)  # on no device: they follow the base's
@@ -160,6 +160,14 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
             f"init_from.path: {path} lacks {lacks[0]!r} and {len(lacks) - 1} more of this model's parameters; "
             "accepted: a folder that has them, or patterns of those to draw in init_from.new"
         )
+    few_bits = config.quantisation
+    if few_bits is not None and not few_bits.aware:
+        kept = named_specs(stored_specs(specs, few_bits))
+        if lacks := [name for name in drawn if name not in kept]:
+            raise UserError(
+                f"init_from.path: {path} lacks {lacks[0]!r}, which is to be kept in {few_bits.kind}; accepted: "
+                "quantisation.targets without it"
+            )
     found, left = ([name for name in theirs if (name in ours) == there] for there in (True, False))
     return {"found": found, "drawn": drawn, "left out": left}
 
@@ -259,7 +267,7 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
         load_hf(folder, put)
     else:
         _, theirs, params = load_trained(folder, mesh_for=lambda model: config.mesh)
-        _, params = untuned(theirs.model, params)
+        _, params = untuned(theirs.model, params, masters=True)
         for name, array in flatten_dict(params, sep="/").items():
             array = array[jnp.asarray(taken[name])] if name in taken else array  # layers come first
             replace(name, iter([((), array)]), partial(jax.device_put, array))

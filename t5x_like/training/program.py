@@ -70,12 +70,14 @@ class ProgramConfig:
     ema_decay: float | None
     skip_nonfinite: bool = False
     quantisation: QuantisationConfig | None = None
+    begins: bool = False  # with a folder's parameters
     teacher: TeacherConfig | None = None
     teacher_model: ModelConfig | None = None
 
 
 def program_config(config: RunConfig) -> ProgramConfig:
     """Returns the part of a run that its compiled code depends on."""
+    few_bits = config.quantisation
     return ProgramConfig(
         config.model,
         config.objective,
@@ -89,6 +91,7 @@ def program_config(config: RunConfig) -> ProgramConfig:
         config.training.ema_decay,
         config.training.on_nonfinite == "skip",
         config.quantisation,
+        few_bits is not None and not few_bits.aware and config.init_from is not None and config.parametrisation is None,
         config.teacher,
         _teacher_model(config),
     )
@@ -142,9 +145,9 @@ class Program:
         _, self.trained_specs = split(self.specs, config.tuning)
         rule = config.parametrisation
         self.factors = None if rule is None else factors(config.model, rule)
-        trained = self.factors and split(self.factors, config.tuning)[1]
+        trained = self.factors and part_of(self.factors, self.trained_specs)
         self.layout = MeshLayout(make_mesh(config.mesh, devices))
-        self.tuning = config.tuning
+        self.tuning, self.begins = config.tuning, config.begins
         self.steps_per_call = config.execution.steps_per_call
         self.microbatches = config.microbatches
         self.ema_decay = config.ema_decay
@@ -190,12 +193,17 @@ class Program:
         return pipeline
 
     def _new_state(self, key: jax.Array) -> State:
+        if self.begins:  # kernels in few bits come from there: drawn whole they might not fit
+            return self._state_of(initialise(self.specs, key, self.ctx.policy.params))
         specs = whole_specs(self.model)
         params = initialise(specs, key, self.ctx.policy.params)
         if self.factors is not None:
             params = map_specs(lambda _, value, factor: value * factor.init, specs, params, self.factors)
+        return self._state_of(stored(self.model, params))
+
+    def _state_of(self, params: Params) -> State:
         return init_state(
-            stored(self.model, params),
+            params,
             self.optimizer,
             tuning=self.tuning,
             loss_scaling=self.ctx.policy.loss_scaling,

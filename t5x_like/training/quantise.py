@@ -45,7 +45,7 @@ class Trained:
     def of(cls, folder: Path) -> "Trained":
         """That of a run folder or of a Hugging Face folder, on one device."""
         config, program, params = load_any(folder)
-        _, params = untuned(program.model, params)
+        _, params = untuned(program.model, params, masters=True)
         config = dataclasses.replace(
             config, tuning=PartialTuningConfig(train=(".*",)), quantisation=None, init_from=None, mesh=MeshConfig()
         )
@@ -95,8 +95,11 @@ def write_quantised(source: Path, folder: Path, config: RunConfig, program: Prog
     write_json(folder / "accounting.json", accounting(config))
     state = program.drawn(jax.random.key(config.seed))
     frozen, trainable = split(params, config.tuning)
+    average = jax.tree.map(jnp.copy, trainable) if state.average else {}
     with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-        checkpoints.save(state.replace(frozen=frozen, trainable=trainable), 0, dataclasses.asdict(Tally()))
+        checkpoints.save(
+            state.replace(frozen=frozen, trainable=trainable, average=average), 0, dataclasses.asdict(Tally())
+        )
 
 
 def check_method(method: str, source: Path) -> None:

@@ -51,13 +51,13 @@ def tuned_specs(specs: Params, tuning: TuningConfig, quantisation: QuantisationC
     return specs if quantisation is None or quantisation.aware else stored_specs(specs, quantisation)
 
 
-def untuned(model: Model, params: Params) -> tuple[Model, Params]:
+def untuned(model: Model, params: Params, *, masters: bool = False) -> tuple[Model, Params]:
     """The base of a tuned model, or of one in few bits, with parameters that compute the same.
 
     Raises:
       UserError: a method whose parameters cannot be put into the base's.
     """
-    model, params = dequantised(model, params)
+    model, params = dequantised(model, params, masters=masters)
     if not isinstance(model, TunedModel):
         return model, params
     return model.base, merge(params, model.base.specs(), model.method)

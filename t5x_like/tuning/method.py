@@ -40,8 +40,8 @@ class Method(Protocol):
     @property
     def patterns(self) -> Mapping[str, tuple[str, ...]]: ...
 
-    def takes(self, name: str, spec: ParamSpec) -> bool:
-        """Whether anything may lie beside the parameter of a name."""
+    def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
+        """Whether anything may lie beside the parameter of a name; `first` is the first stream of the model."""
         ...
 
     def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
@@ -92,7 +92,7 @@ class OfKernels:
 
     leaf, model = "kernel", TunedModel
 
-    def takes(self, name: str, spec: ParamSpec) -> bool:
+    def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
         return "/layers/" in f"/{name}" and name.endswith("/kernel") and spec.is_matrix and "expert" not in spec.axes
 
 
@@ -113,7 +113,8 @@ def with_added(specs: Params, method: Method) -> Params:
       UserError: a pattern that matches no kernel of a layer.
     """
     leaves = flatten_dict(specs, sep="/", is_leaf=lambda _, node: isinstance(node, ParamSpec))
-    kernels = [name for name, spec in leaves.items() if method.takes(name, spec)]
+    first = "encoder" if any(name.startswith("encoder/") for name in leaves) else "decoder"
+    kernels = [name for name, spec in leaves.items() if method.takes(name, spec, first)]
     for field, patterns in method.patterns.items():
         for number, pattern in enumerate(patterns):
             if not any(re.fullmatch(pattern, name) for name in kernels):

@@ -4,11 +4,12 @@
 prompt   their embeddings are trained (Lester et al. 2021)
 prefix   in every layer their keys and values are (Li and Liang 2021)
 
-All segments of a row see them, and positions begin after them. Of a model with an encoder they stand in front of its
-input. In a model that decodes they are part of the prompt, and so lie in the cache.
+All segments of a row see them, within a window where there is one, and positions begin after them. Of a model with an
+encoder they stand in front of its input, where a decoder sees them, too. In a model that decodes they are part of the
+prompt, and so lie in the cache.
 
 Differs from the papers: a prompt is drawn, not taken from the vocabulary. A prefix has no network that makes it; its
-keys are rotated, and normalised, as others are; what its tokens themselves attend to is computed and thrown away.
+keys are rotated, and normalised, as others are; of an encoder-decoder only the encoder has one.
 """
 
 from typing import Any
@@ -82,7 +83,7 @@ class PromptMethod:
         self.config = config
         self.patterns = {"kind": ("token_embedding/embedding",)}
 
-    def takes(self, name: str, spec: ParamSpec) -> bool:
+    def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
         return name == "token_embedding/embedding"
 
     def added(self, name: str, table: ParamSpec) -> dict[str, ParamSpec]:
@@ -110,8 +111,9 @@ class PrefixMethod(PromptMethod):
         self.config = config  # type: ignore[assignment]
         self.patterns = {"targets": config.targets}  # type: ignore[dict-item]
 
-    def takes(self, name: str, spec: ParamSpec) -> bool:
-        return "/layers/" in f"/{name}" and spec.is_matrix and name.endswith(("/key/kernel", "/value/kernel"))
+    def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
+        kernels = "/attention/key/kernel", "/attention/value/kernel"
+        return spec.is_matrix and name.startswith(f"{first}/layers/") and name.endswith(kernels)
 
     def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
         side = tuple(axis for axis in kernel.axes if axis not in kernel.in_axes + kernel.out_axes)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_like.config import PrefixConfig, PromptConfig
+from t5x_like.config import PrefixConfig, PromptConfig, RunConfig
 from t5x_like.errors import UserError
 from t5x_like.inference.generate import generate
+from t5x_like.strict import convert
 from t5x_like.training.checkpoints import load_trained
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
@@ -135,3 +136,19 @@ def test_goes_on_bit_for_bit(tuned, tmp_path):
 def test_a_mistake_is_one_line(words, line, make_run):
     with pytest.raises(UserError, match=line):
         program_for(make_run("tuning.kind=prompt", *words))
+
+
+def test_an_encoder_alone_has_a_prefix_and_packed_pairs_are_refused():
+    pairs = {"kind": "seq2seq", "source": {"kind": "python_functions"}, "encoder_length": 16, "sequence_length": 8}
+    content = {
+        "data": {**pairs, "tokenizer": {"kind": "byte", "specials": ["mask"]}},
+        "model": {"kind": "t5", "num_layers": 1, "d_model": 16, "num_heads": 2},
+        "objective": {"kind": "seq2seq"},
+        "tuning": {"kind": "prefix", "length": 2},
+        "training": {"steps": 1},
+    }
+    with pytest.raises(UserError, match=r"data\.pack: true puts texts behind one another that a prefix would mix"):
+        convert(RunConfig, content).resolve()
+    content["data"]["pack"] = False
+    program = program_for(convert(RunConfig, content).resolve())
+    assert {name.split("/")[0] for name in flatten_dict(program.trained_specs, sep="/")} == {"encoder"}

@@ -15,6 +15,7 @@ from t5x_like.config import Fp8Config, Int4Config, Int8Config, LoRAConfig, NF4Co
 from t5x_like.errors import UserError
 from t5x_like.inference.generate import generate
 from t5x_like.interop.hugging_face import load_hf
+from t5x_like.models.context import Context
 from t5x_like.models.layers.linear import project
 from t5x_like.models.layers.quantised import Rounded, bits_of, decode, encode, rounded, value
 from t5x_like.models.layers.watched import Watched
@@ -23,6 +24,7 @@ from t5x_like.quantisation.gptq import gptq
 from t5x_like.training.checkpoints import load_trained
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
+from t5x_like.training.quantise import Trained, in_few_bits, write_quantised
 from t5x_like.tuning import tuned_model, untuned
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -173,6 +175,11 @@ def test_every_family_computes_with_what_codes_stand_for(family):
         base, whole = dequantised(small, kept)
         np.testing.assert_allclose(logits, base.apply(whole, batch)["logits"], atol=3e-5)
         assert np.abs(logits - plain).max() > 1e-4
+        if model.config.streams[-1] == "decoder":
+            decoding = small.for_decoding(kept, Context())
+            made = small.encode(decoding, batch) if len(model.config.streams) > 1 else None
+            assert made is None or np.isfinite(made.values).all()
+            generate(small, kept, [[1, 2, 3]], max_new_tokens=2)
     tuned = quantised_model(tuned_model(model, LoRAConfig(targets=(".*/kernel",), rank=2)), how)
     own = tuned.init(jax.random.key(1))
     added = flatten_dict(own, sep="/").keys() - flatten_dict(kept, sep="/").keys()
@@ -276,3 +283,14 @@ def test_aware_training_ends_where_its_codes_are(make_run, tmp_path):
 def test_a_mistake_is_one_line(words, line, make_run, tmp_path):
     with pytest.raises(UserError, match=line):
         train(make_run(*words), tmp_path / "run")
+
+
+def test_a_parametrised_run_and_an_averaged_one_are_quantised(make_run, tmp_path):
+    mup = ("parametrisation.kind=mup", "parametrisation.base.d_model=16", "training.ema_decay=0.9", "training.steps=3")
+    train(make_run("model.d_model=32", *mup), tmp_path / "run")
+    trained = Trained.of(tmp_path / "run")
+    config, program, params = in_few_bits(trained, Int8Config())
+    write_quantised(tmp_path / "run", tmp_path / "small", config, program, params)
+    _, again, read = load_trained(tmp_path / "small")
+    whole = trained.program.model.apply(trained.params, BATCH)["logits"]
+    np.testing.assert_allclose(again.model.apply(read, BATCH)["logits"], whole, atol=0.05)

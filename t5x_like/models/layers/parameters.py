@@ -157,6 +157,6 @@ def initialise(specs: Params, key: jax.Array, dtype: DTypeLike = jnp.float32) ->
 
     def draw(path: tuple[Any, ...], spec: ParamSpec) -> jax.Array:
         name = "/".join(str(entry.key) for entry in path)
-        return spec.init(jax.random.fold_in(key, zlib.crc32(name.encode())), spec.shape, dtype)
+        return spec.init(jax.random.fold_in(key, zlib.crc32(name.encode())), spec.shape, spec.dtype or dtype)
 
     return jax.tree_util.tree_map_with_path(draw, specs, is_leaf=lambda node: isinstance(node, ParamSpec))

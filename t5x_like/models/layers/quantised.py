@@ -26,6 +26,7 @@ from jax.typing import DTypeLike
 from t5x_like.config.quantisation import Int8Config, NF4Config, QuantisationConfig
 from t5x_like.models.layers.levels import coded_blocks, decoded_blocks, level_of, nearest_level
 from t5x_like.models.layers.parameters import Params
+from t5x_like.models.layers.watched import Watched
 
 # The 16 levels of QLoRA's appendix E.
 _BELOW_ZERO = -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453
@@ -161,6 +162,8 @@ def product(x: jax.Array, kernel: Quantised, pattern: str) -> jax.Array:
     scales = kernel.scales.squeeze(len(side)) / LARGEST[kernel.how.kind]
     if isinstance(kernel.how, Int8Config) and kernel.how.activations:
         return _integers(pattern, kernel.how, x, codes, scales)
+    if x.dtype == jnp.float16:  # whose range sums of codes would leave
+        codes, scales = codes.astype(x.dtype) / LARGEST[kernel.how.kind], scales * LARGEST[kernel.how.kind]
     out = _parts(pattern)[2]
     y = jnp.einsum(pattern, x, codes.astype(x.dtype))
     return jnp.einsum(f"{out},{side}{produced}->{out}", y, scales.astype(x.dtype))
@@ -219,6 +222,8 @@ _integers.defvjp(
 
 def as_array(kernel: Any, pattern: str, dtype: DTypeLike) -> Any:
     """What a product with a kernel multiplies by; an array stays as it is."""
+    if isinstance(kernel, Watched):  # where nothing can be watched
+        return as_array(kernel.kernel, pattern, dtype)
     if isinstance(kernel, Quantised):
         return decode(kernel, dtype)
     if not isinstance(kernel, Rounded):
