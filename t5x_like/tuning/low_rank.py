@@ -19,6 +19,11 @@ class LowRankMethod(OfKernels):
         self.config = config
         self.patterns = {"targets": config.targets}
 
+    def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
+        """Experts' too, but their columns have no lengths of their own."""
+        of_experts = "expert" in spec.axes and spec.is_matrix and name.endswith("/kernel") and not self.config.dora
+        return of_experts or super().takes(name, spec, first)
+
     def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
         """A, drawn as a kernel is, B, zero, and DoRA's magnitude over the kernel's, 1."""
         sizes, rank = dict(zip(kernel.axes, kernel.shape, strict=True)), self.config.rank

@@ -17,6 +17,7 @@ from t5x_like.models.layers.low_rank import LowRank, merged
 from t5x_like.training.checkpoints import load_trained
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
+from t5x_like.tuning import untuned
 from t5x_like.tuning.method import merge
 
 LORA = ("tuning.kind=lora", "tuning.rank=4", "tuning.targets=['.*/kernel']")
@@ -162,3 +163,29 @@ def test_generation_is_that_of_the_merged_model(make_run, tmp_path):
 def test_a_mistake_is_one_line(override, line, make_run):
     with pytest.raises(UserError, match=line):
         program_for(make_run("tuning.kind=lora", override))
+
+
+EXPERTS = ("model.experts.num_experts=4", "model.experts.experts_per_token=2", "model.mlp_dim=32", "training.steps=6")
+OF_ALL = (*EXPERTS, "training.log_every=1", "optimizer.learning_rate=0.02", *LORA)
+
+
+@pytest.mark.parametrize("few_bits", [(), ("quantisation.kind=nf4", "quantisation.block=16")])
+def test_experts_have_updates_of_their_own(few_bits, make_run, tmp_path):
+    """With a capacity, without one, and merged they compute the same; a mesh with experts changes nothing."""
+    config = make_run(*OF_ALL, *few_bits, "model.experts.capacity_factor=4.0", "model.experts.eval_capacity_factor=4.0")
+    train(config, tmp_path / "run")
+    _, program, params = load_trained(tmp_path / "run")
+    moved = {name: leaf for name, leaf in flatten_dict(params, sep="/").items() if "/experts/" in name and "/b" in name}
+    assert moved and all(np.any(leaf) for leaf in moved.values())
+    batch = {"decoder_input_tokens": np.arange(64).reshape(8, 8) % 16}
+    expected = program.model.apply(params, batch)["logits"]
+    free = program_for(make_run(*OF_ALL, *few_bits, "model.experts.capacity_factor=4.0")).model
+    np.testing.assert_allclose(free.apply(params, batch)["logits"], expected, atol=1e-5)
+    base, whole = untuned(program.model, params)
+    np.testing.assert_allclose(base.apply(whole, batch)["logits"], expected, atol=1e-5)
+    more = ("mesh.expert=2", "mesh.fsdp=2", "mesh.tensor=2")
+    again = make_run(
+        *OF_ALL, *few_bits, "model.experts.capacity_factor=4.0", "model.experts.eval_capacity_factor=4.0", *more
+    )
+    train(again, tmp_path / "mesh")
+    np.testing.assert_allclose(losses_of(tmp_path / "mesh"), losses_of(tmp_path / "run"), rtol=1e-5)

@@ -232,7 +232,14 @@ def test_goes_on_bit_for_bit_and_misses_what_is_frozen(qlora, tmp_path):
         load_trained(tmp_path / "run")
 
 
-@pytest.mark.parametrize("mesh", ["mesh.fsdp=4 mesh.tensor=2", "mesh.pipe=2 mesh.data=4 training.microbatches=2"])
+MESHES = [
+    "mesh.fsdp=4 mesh.tensor=2",
+    "mesh.pipe=2 mesh.data=4 training.microbatches=2",
+    "mesh.seq=2 mesh.data=2 mesh.tensor=2 mesh.max_uncut=1",
+]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
 def test_a_mesh_changes_nothing(qlora, mesh, make_run, tmp_path):
     _, folder = qlora
     train(make_run(*WIDE, *QLORA, f"init_from.path={folder.parent / 'base'}", *mesh.split()), tmp_path / "run")

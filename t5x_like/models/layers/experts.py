@@ -25,9 +25,8 @@ from t5x_like.models.context import Context
 from t5x_like.models.layers import routing
 from t5x_like.models.layers.embeddings import draw
 from t5x_like.models.layers.feed_forward import ACTIVATIONS
-from t5x_like.models.layers.linear import Linear, project, project_groups
+from t5x_like.models.layers.linear import Linear, project, project_groups, whole
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, parameter
-from t5x_like.models.layers.quantised import as_array
 
 Aux = dict[str, jax.Array]
 AXES = {"up": ("embed", "mlp"), "gate": ("embed", "mlp"), "out": ("mlp", "embed")}
@@ -167,7 +166,7 @@ class Experts(nn.Module):
         """Every choice granted, as products with groups of rows of any size (Gale et al. 2023)."""
         groups = "NED,EDM->NEM"
         named = {
-            f"{name}/{kind}": as_array(leaf, groups, x.dtype)
+            f"{name}/{kind}": whole(leaf, groups, x.dtype)
             for name, each in params.items()
             for kind, leaf in each.items()
         }

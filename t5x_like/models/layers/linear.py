@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from t5x_like.models.context import Context
 from t5x_like.models.layers import cpu, fp8, quantised
 from t5x_like.models.layers.embeddings import dropout
-from t5x_like.models.layers.low_rank import LowRank, low_rank_product
+from t5x_like.models.layers.low_rank import LowRank, low_rank_product, merged
 from t5x_like.models.layers.parameters import Attends, Constant, Normal, Params, ParamSpec, parameter
 from t5x_like.models.layers.quantised import Quantised
 from t5x_like.models.layers.tuned import Followed, Prefixed, Prompted, Scaled, entering, leaving
@@ -96,6 +96,13 @@ def project(
     if dtype is None or x.dtype == dtype:
         return jnp.einsum(pattern, x, kernel)
     return _wide_product(pattern, dtype, x, kernel)
+
+
+def whole(kernel: Any, pattern: str, dtype: DTypeLike) -> jax.Array:
+    """The array that computes what a kernel does, for products that `project` does not do; without dropout."""
+    if isinstance(kernel, LowRank):
+        return merged(kernel, pattern).astype(dtype)
+    return quantised.as_array(kernel, pattern, dtype)
 
 
 def project_groups(x: jax.Array, kernel: jax.Array, sizes: jax.Array) -> jax.Array:

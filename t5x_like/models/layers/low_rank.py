@@ -67,7 +67,7 @@ def merged(low: LowRank, pattern: str) -> jax.Array:
     kernel = _moved(low, pattern)
     if low.magnitude is not None:
         kernel = kernel * jnp.expand_dims(_lengths(low, pattern), _contracted(pattern))
-    return kernel.astype(low.kernel.dtype)
+    return kernel.astype(getattr(low.kernel, "dtype", jnp.float32))
 
 
 def _moved(low: LowRank, pattern: str) -> jax.Array:

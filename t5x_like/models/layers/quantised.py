@@ -37,6 +37,7 @@ NF4 = np.array(_BELOW_ZERO + _NEAR_ZERO + _FROM_ZERO + _NEAR_ONE, np.float32)
 INT4 = ((np.arange(16) - 8) / 7).astype(np.float32)
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 SMALLEST_BLOCK = 16
+FEATURE = "f"  # its letter in a pattern
 
 
 @jax.tree_util.register_dataclass
@@ -179,25 +180,32 @@ def _integers(pattern: str, how: Int8Config, x: jax.Array, codes: jax.Array, sca
     side, inputs, produced = _sides(pattern)
     x_dims, _, out = _parts(pattern)
     wide = x.astype(jnp.float32)
-    by_output = f"{out},{side}{produced}->{out}"
-    rest, y = wide, jnp.zeros((), jnp.float32)
-    if how.outliers:
-        beside = tuple(i for i, dim in enumerate(x_dims) if dim not in inputs)
-        largest = jnp.abs(wide).max(beside)
-        count = min(how.outliers, largest.size)
-        top, _ = jax.lax.top_k(largest.reshape(-1), count)
-        apart = (largest >= jnp.maximum(top[-1], how.threshold)).astype(jnp.float32)
-        spread = jnp.expand_dims(apart, tuple(beside))
-        rest = wide * (1 - spread)
-        kernel = codes.astype(jnp.float32)
-        y = jnp.einsum(by_output, jnp.einsum(pattern, wide * spread, kernel), scales)
+    rest, y = _outliers_apart(wide, codes, how.outliers, how.threshold, pattern) if how.outliers else (wide, 0.0)
     contracted = tuple(i for i, dim in enumerate(x_dims) if dim in inputs)
     per_token = jnp.abs(rest).max(contracted, keepdims=True)
     x_codes = jnp.round(rest / jnp.where(per_token > 0, per_token, 1.0) * 127).astype(jnp.int8)
     whole = jnp.einsum(pattern, x_codes, codes, preferred_element_type=jnp.int32).astype(jnp.float32)
     tokens = "".join(dim for dim in x_dims if dim not in inputs)
-    whole = jnp.einsum(f"{out},{tokens}->{out}", whole, per_token.squeeze(contracted) / 127)
-    return (y + jnp.einsum(by_output, whole, scales)).astype(x.dtype)
+    y = y + jnp.einsum(f"{out},{tokens}->{out}", whole, per_token.squeeze(contracted) / 127)
+    return jnp.einsum(f"{out},{side}{produced}->{out}", y, scales).astype(x.dtype)
+
+
+def _outliers_apart(
+    x: jax.Array, codes: jax.Array, most: int, threshold: float, pattern: str
+) -> tuple[jax.Array, jax.Array]:
+    """x without its outliers, and what they add to the product with codes; the features of x come last."""
+    side, inputs, produced = _sides(pattern)
+    x_dims, _, out = _parts(pattern)
+    beside = x_dims[: len(x_dims) - len(inputs)]
+    features = x.reshape(*x.shape[: len(beside)], -1)
+    largest = jnp.abs(features).max(tuple(range(len(beside))))
+    top, which = jax.lax.top_k(largest, min(most, largest.size))
+    apart = (top >= threshold).astype(jnp.float32)
+    flat = codes.reshape(*codes.shape[: len(side)], -1, *codes.shape[len(side) + len(inputs) :])
+    rows = jnp.take(flat, which, len(side)).astype(jnp.float32)
+    few = f"{beside}{FEATURE},{side}{FEATURE}{produced}->{out}"
+    y = jnp.einsum(few, jnp.take(features, which, -1) * apart, rows)
+    return (features * jnp.ones_like(largest).at[which].add(-apart)).reshape(x.shape), y
 
 
 def _integers_backward(pattern: str, how: Int8Config, saved: Any, d_y: jax.Array) -> Any:
