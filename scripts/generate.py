@@ -99,7 +99,7 @@ def parsed() -> Namespace:
         action="append",
         help="what was trained beside it: a run folder, or one of peft's; may be repeated: one answer for each",
     )
-    add("--quantisation", choices=("int8", "fp8", "int4", "nf4"), help="keep its kernels in few bits")
+    add("--quantisation", choices=("bf16", "int8", "fp8", "int4", "nf4"), help="keep its kernels in few bits")
     add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
     add("--suffix", metavar="TEXT", help="what comes behind the gap that is to be filled in")
     add("--temperature", type=float, help="0 takes the likeliest token (default: 1, with beams 0)")

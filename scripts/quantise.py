@@ -25,6 +25,7 @@ CALIBRATION = 16_384  # tokens
 ROUNDS, NEW_TOKENS = 5, 64
 FORMATS: dict[str, Any] = {
     "float32": None,
+    "bf16": ({"kind": "bf16"}, "nearest"),
     "int8": ({"kind": "int8"}, "nearest"),
     "int8, activations too": ({"kind": "int8", "activations": True}, "nearest"),
     "int8, activations but 16 outliers": ({"kind": "int8", "activations": True, "outliers": 16}, "nearest"),
@@ -41,7 +42,7 @@ def main() -> None:
     parser = Parser(__doc__, required=("checkpoint", "out"))
     add = parser.add_argument
     add("--checkpoint", metavar="DIR", help="a run folder, or a Hugging Face folder")
-    add("--kind", choices=("int8", "fp8", "int4", "nf4"), help="the format")
+    add("--kind", choices=("bf16", "int8", "fp8", "int4", "nf4"), help="the format")
     add("--method", choices=("nearest", "gptq"), default="nearest", help="how to round (default: %(default)s)")
     add("--block", type=int, metavar="N", help="weights that share a scale, of int4 and nf4 (default: 64)")
     add("--calibration_tokens", type=int, metavar="N", default=CALIBRATION, help="for gptq (default: %(default)s)")
@@ -51,7 +52,7 @@ def main() -> None:
     flags = parser.read()
     source, out = Path(flags.checkpoint), Path(flags.out)
     if (flags.kind is None) == (not flags.compare):
-        raise UserError("--kind: give one of int8, fp8, int4, nf4, or --compare for all of them")
+        raise UserError("--kind: give one of bf16, int8, fp8, int4, nf4, or --compare for all of them")
     if flags.block is not None and flags.kind not in ("int4", "nf4"):
         raise UserError(f"--block={flags.block}: is for --kind=int4 and nf4; others have a scale for every output")
     if flags.calibration_tokens < 1:

@@ -31,7 +31,7 @@ from t5x_like.config.objectives import (
     ObjectiveConfig,
 )
 from t5x_like.config.optimizer import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
-from t5x_like.config.quantisation import Fp8Config, Int4Config, Int8Config, NF4Config, QuantisationConfig
+from t5x_like.config.quantisation import Bf16Config, Fp8Config, Int4Config, Int8Config, NF4Config, QuantisationConfig
 from t5x_like.config.run import RunConfig, config_hash, distinctive, identity
 from t5x_like.config.schedule import ConstantConfig, CosineConfig, LinearConfig, RsqrtConfig, ScheduleConfig, WSDConfig
 from t5x_like.config.teacher import TeacherConfig

@@ -54,6 +54,18 @@ class Fp8Config(_Quantisation):
 
 
 @dataclass(frozen=True)
+class Bf16Config(_Quantisation):
+    """bfloat16 as it is: what a large model that is not trained is usually kept in."""
+
+    kind: Literal["bf16"] = "bf16"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aware:
+            raise FieldError("aware", "true, but bfloat16 is what precision='bf16' computes in anyway; accepted: false")
+
+
+@dataclass(frozen=True)
 class _FourBits(_Quantisation):
     block: int = 64  # inputs of an output that share a scale
 
@@ -78,5 +90,5 @@ class NF4Config(_FourBits):
     double: bool = True  # scales in eight bits, too
 
 
-QuantisationConfig = Int8Config | Fp8Config | Int4Config | NF4Config
-KINDS: dict[str, type] = {kind.kind: kind for kind in (Int8Config, Fp8Config, Int4Config, NF4Config)}
+QuantisationConfig = Bf16Config | Int8Config | Fp8Config | Int4Config | NF4Config
+KINDS: dict[str, type] = {kind.kind: kind for kind in (Bf16Config, Int8Config, Fp8Config, Int4Config, NF4Config)}

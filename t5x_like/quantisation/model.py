@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model with kernels in few bits (`models/layers/quantised.py`).
 
-Where a kernel was an array among the parameters there is a dict: `kernel/codes`, `kernel/scales`, and with double
-quantisation `kernel/second` and `kernel/offset`. On the way into the layers it becomes one node that `project` knows. A
-tuning method lies beside it as it would beside the kernel.
+In bfloat16 a kernel is an array of that dtype. In other formats there is a dict in its place among the parameters:
+`kernel/codes`, `kernel/scales`, and with double quantisation `kernel/second` and `kernel/offset`. On the way into the
+layers it becomes one node that `project` knows. A tuning method lies beside it as it would beside the kernel.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_like.config.quantisation import QuantisationConfig
+from t5x_like.config.quantisation import Bf16Config, QuantisationConfig
 from t5x_like.errors import UserError, nearest
 from t5x_like.models.layers.levels import BLOCK
 from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, named_specs
@@ -131,7 +132,12 @@ def whole_specs(model: Model) -> Params:
 
 def stored_specs(specs: Params, how: QuantisationConfig) -> Params:
     """The specs of what is kept of a model's parameters."""
-    return _mapped(specs, _kernels(specs, how), lambda _, spec: _parts_of(spec, how))
+    narrow = isinstance(how, Bf16Config)
+
+    def kept(_: str, spec: ParamSpec) -> Any:
+        return dataclasses.replace(spec, dtype=jnp.bfloat16) if narrow else _parts_of(spec, how)
+
+    return _mapped(specs, _kernels(specs, how), kept)
 
 
 def _parts_of(spec: ParamSpec, how: QuantisationConfig) -> dict[str, ParamSpec]:
@@ -165,8 +171,10 @@ def stored(model: Model, params: Params) -> Params:
     return _mapped(params, model.kernels, lambda name, kernel: stored_kernel(kernel, model.kernels[name], model.how))
 
 
-def stored_kernel(kernel: jax.Array, spec: ParamSpec, how: QuantisationConfig) -> dict[str, jax.Array]:
+def stored_kernel(kernel: jax.Array, spec: ParamSpec, how: QuantisationConfig) -> Any:
     """What is kept of a kernel, or of one that lacks some of the dimensions beside its product."""
+    if isinstance(how, Bf16Config):
+        return kernel.astype(jnp.bfloat16)
     _, into, produced = sizes_of(spec)
     return as_parts(encode(kernel, how, into, len(produced)))
 
@@ -188,6 +196,8 @@ def dequantised(model: Model, params: Params, *, masters: bool = False) -> tuple
     how, kernels = model.how, model.kernels
 
     def whole(name: str, kernel: Any) -> jax.Array:
+        if isinstance(how, Bf16Config):
+            return kernel.astype(jnp.float32)
         if not how.aware:
             return decode(as_node(kernel, kernels[name], how))
         _, into, produced = sizes_of(kernels[name])

@@ -143,6 +143,11 @@ class Program:
         self.objective: Task = build_objective(config.objective)
         self.specs = self.model.specs()
         _, self.trained_specs = split(self.specs, config.tuning)
+        for name, spec in named_specs(self.trained_specs).items():
+            if spec.dtype is not None:
+                raise UserError(
+                    f"tuning.train: {name!r} is kept in bf16 and not trained; accepted: patterns without it"
+                )
         rule = config.parametrisation
         self.factors = None if rule is None else factors(config.model, rule)
         trained = self.factors and part_of(self.factors, self.trained_specs)

@@ -31,6 +31,7 @@ from t5x_like.training.state import split
 from t5x_like.tuning import untuned
 
 METHODS = ("nearest", "gptq")
+OTHERS = r".*(?<!/kernel)"  # parameters that are no kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Trained:
         config, program, params = load_any(folder)
         _, params = untuned(program.model, params, masters=True)
         config = dataclasses.replace(
-            config, tuning=PartialTuningConfig(train=(".*",)), quantisation=None, init_from=None, mesh=MeshConfig()
+            config, tuning=PartialTuningConfig(train=(OTHERS,)), quantisation=None, init_from=None, mesh=MeshConfig()
         )
         return cls(config, program_for(config), params)
 
@@ -63,7 +64,7 @@ def in_few_bits(
     """
     config = dataclasses.replace(trained.config, quantisation=how)
     program = program_for(config)
-    if method == "nearest":
+    if method == "nearest" or how.kind == "bf16":
         return config, program, jax.jit(lambda params: stored(program.model, params))(trained.params)
     plain = trained.program
 

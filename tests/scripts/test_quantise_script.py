@@ -40,7 +40,10 @@ def test_gptq_writes_a_run_closer_to_the_model_than_the_nearest(make_run, tmp_pa
     ("words", "line"),
     [
         (["--out=x"], "error: missing: --checkpoint (--help lists the flags)"),
-        (["--checkpoint=none", "--out=x"], "error: --kind: give one of int8, fp8, int4, nf4, or --compare for all"),
+        (
+            ["--checkpoint=none", "--out=x"],
+            "error: --kind: give one of bf16, int8, fp8, int4, nf4, or --compare for all",
+        ),
         (["--checkpoint=none", "--kind=nf4", "--out=x"], "error: none: is not a run folder"),
         (
             ["--checkpoint=none", "--kind=int8", "--block=64", "--out=x"],

@@ -25,6 +25,7 @@ from t5x_like.training.checkpoints import load_trained
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
 from t5x_like.training.quantise import Trained, in_few_bits, write_quantised
+from t5x_like.training.state import state_bytes
 from t5x_like.tuning import tuned_model, untuned
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -274,7 +275,7 @@ def test_aware_training_ends_where_its_codes_are(make_run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("quantisation.kind=int3",), "quantisation.kind='int3': expected one of: fp8, int4, int8, nf4"),
+        (("quantisation.kind=int3",), "quantisation.kind='int3': expected one of: bf16, fp8, int4, int8, nf4"),
         (("quantisation.kind=nf4", "quantisation.block=24"), "quantisation.block: 24 is not a power of 2 from 16 on"),
         (("quantisation.kind=int8", "quantisation.outliers=4"), "quantisation.outliers: 4 are of activations"),
         (
@@ -290,6 +291,22 @@ def test_aware_training_ends_where_its_codes_are(make_run, tmp_path):
 def test_a_mistake_is_one_line(words, line, make_run, tmp_path):
     with pytest.raises(UserError, match=line):
         train(make_run(*words), tmp_path / "run")
+
+
+def test_bfloat16_kernels_take_half_and_are_not_trained(make_run, tmp_path):
+    lora = ("tuning.kind=lora", "tuning.targets=['.*/kernel']")
+    plain, narrow = make_run(*WIDE, *lora), make_run(*WIDE, *lora, "quantisation.kind=bf16")
+    kernels = 2 * (4 * 32 * 32 + 2 * 32 * 128)
+    assert state_bytes(plain)["parameters"] - state_bytes(narrow)["parameters"] == 2 * kernels
+    train(narrow, tmp_path / "run")
+    assert losses_of(tmp_path / "run")[-1] < losses_of(tmp_path / "run")[0]
+    _, program, params = load_trained(tmp_path / "run")
+    assert params["decoder"]["layers"]["0"]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
+    base, whole = untuned(program.model, params)
+    expected = program.model.apply(params, BATCH)["logits"]
+    np.testing.assert_allclose(base.apply(whole, BATCH)["logits"], expected, atol=5e-6)
+    with pytest.raises(UserError, match="query/kernel' is kept in bf16 and not trained"):
+        program_for(make_run("tuning.kind=partial", "tuning.train=['.*query/kernel']", "quantisation.kind=bf16"))
 
 
 def test_a_parametrised_run_and_an_averaged_one_are_quantised(make_run, tmp_path):

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from t5x_like.config.quantisation import Int8Config, NF4Config, QuantisationConfig
+from t5x_like.config.quantisation import Bf16Config, Int8Config, NF4Config, QuantisationConfig
 from t5x_like.models.layers.levels import coded_blocks, decoded_blocks, level_of, nearest_level
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.layers.watched import Watched
@@ -75,7 +75,7 @@ class Rounded:
 
 def group_of(how: QuantisationConfig, inputs: int) -> int | None:
     """How many inputs share a scale; None: the format does not take a kernel of so many."""
-    if how.kind in LARGEST:
+    if how.kind in LARGEST or isinstance(how, Bf16Config):
         return inputs
     block = math.gcd(inputs, how.block)  # type: ignore[union-attr]
     return block if block >= SMALLEST_BLOCK else None
@@ -291,7 +291,7 @@ def _in_order(scales: jax.Array, at: int) -> jax.Array:
 
 
 def bits_of(params: Params) -> float:
-    """Bits of a parameter in few bits, scales included; those of an array where there are none."""
+    """Bits of a parameter in few bits, scales included; those of the narrowest array where there are none."""
     kept, count = 0, 0.0
 
     def walk(node: Any) -> None:
@@ -304,4 +304,4 @@ def bits_of(params: Params) -> float:
                 walk(child)
 
     walk(params)
-    return 8 * kept / count if count else 8.0 * max(leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    return 8 * kept / count if count else 8.0 * min(leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
