@@ -18,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from t5x_like.command_line import Parser
-from t5x_like.errors import UserError, exit_with, unknown_name
+from t5x_like.errors import UserError, exit_with, nearest
 from t5x_like.files import make_folder, write_json
 
 CALIBRATION = 16_384  # tokens
@@ -53,6 +53,8 @@ def main() -> None:
     source, out = Path(flags.checkpoint), Path(flags.out)
     if (flags.kind is None) == (not flags.compare):
         raise UserError("--kind: give one of bf16, int8, fp8, int4, nf4, or --compare for all of them")
+    if flags.formats is not None and not flags.compare:
+        raise UserError(f"--formats={flags.formats}: is for --compare; give that, too")
     if flags.block is not None and flags.kind not in ("int4", "nf4"):
         raise UserError(f"--block={flags.block}: is for --kind=int4 and nf4; others have a scale for every output")
     if flags.calibration_tokens < 1:
@@ -113,7 +115,8 @@ def compare(trained: Any, tokens: int, out: Path, only: str | None) -> None:
     names = list(FORMATS) if only is None else ["float32", *(name.strip() for name in only.split(";"))]
     for name in names:
         if name not in FORMATS:
-            raise unknown_name("--formats", name, FORMATS)
+            accepted = f"{'; '.join(FORMATS)}{nearest(name, FORMATS)}"
+            raise UserError(f"--formats: {name!r} is not known; accepted: {accepted}")
     dataset = build_dataset(trained.config.data, trained.config.seed)
     rows: list[dict[str, Any]] = []
     models = {}

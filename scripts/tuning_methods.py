@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from t5x_like.command_line import Parser
 from t5x_like.config_files import load_run
-from t5x_like.errors import UserError, exit_with, unknown_name
+from t5x_like.errors import UserError, exit_with, nearest
 from t5x_like.files import make_folder, write_text
 from t5x_like.reporting.wording import in_bytes
 
@@ -67,7 +67,8 @@ def main() -> None:
     names = [name.strip() for name in flags.only.split(";") if name.strip()] or list(METHODS)
     for name in names:
         if name not in METHODS:
-            raise unknown_name("--only", name, METHODS)
+            accepted = f"{'; '.join(METHODS)}{nearest(name, METHODS)}"
+            raise UserError(f"--only: {name!r} is not known; accepted: {accepted}")
     try:
         rates = [float(rate) for rate in flags.rates.split(",")]
     except ValueError:

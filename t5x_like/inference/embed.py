@@ -15,6 +15,7 @@ from t5x_like.errors import UserError
 from t5x_like.inference.prompts import rounded_up
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Batch, Model
+from t5x_like.tuning.prompt import PromptedModel
 
 
 def embed_texts(
@@ -38,7 +39,8 @@ def embed_texts(
     if model.config.streams != ("encoder",):
         raise UserError(f"model.kind: {model.config.kind!r} is no encoder, which embeddings need; accepted: bert")
     special, most = tokenizer.needs(("cls", "sep"), "an embedding"), model.config.max_length
-    most -= getattr(getattr(getattr(model, "method", None), "config", None), "length", 0)  # of a prompt in front
+    if isinstance(model, PromptedModel):
+        most -= model.method.config.length
     rows = [np.array([special["cls"], *row[: most - 2], special["sep"]]) for row in tokenizer.encode_documents(texts)]
     vectors: list[np.ndarray] = []
     for start in range(0, len(rows), batch_size):

@@ -101,6 +101,8 @@ def with_adapter(folder: Path, model: Any, params: Params) -> tuple[Any, Params]
       UserError: the folder is neither, trained the base itself, or belongs to another model.
     """
     if not (folder / "checkpoints").is_dir():
+        if not (folder / "adapter_config.json").is_file():
+            raise UserError(f"--adapter={folder}: is no run folder with a checkpoint, nor one that peft has written")
         return load_adapter(folder, model, params)
     config = load_config(folder)
     theirs, ours = (named_specs(each.specs()) for each in (build_model(config.model), model))
@@ -117,15 +119,21 @@ def with_adapter(folder: Path, model: Any, params: Params) -> tuple[Any, Params]
 
 
 def write_run(source: Path, folder: Path) -> None:
-    """Writes a Hugging Face folder as a run folder: config, tokenizer, and a checkpoint of step 0."""
+    """Writes a Hugging Face folder as a run folder."""
     config = hf_run(source)
     program = program_for(config)
     state = begun(program, program.drawn(jax.random.key(config.seed)), config, lambda note: None)
-    vocabulary = folder / "tokenizer.json"
-    data = dataclasses.replace(config.data, tokenizer=FileTokenizerConfig(path=str(vocabulary)))  # type: ignore[call-arg]
-    make_folder(folder, "OUT")
-    open_folder(folder, dataclasses.replace(config, data=data))
-    load_tokenizer(vocabulary_of(source)).save(vocabulary)
+    vocabulary = FileTokenizerConfig(path=str(folder / "tokenizer.json"))
+    data = dataclasses.replace(config.data, tokenizer=vocabulary)  # type: ignore[call-arg]
+    write_state(folder, dataclasses.replace(config, data=data), state, vocabulary_of(source), "OUT")
+
+
+def write_state(folder: Path, config: RunConfig, state: State, vocabulary: Path | None, flag: str) -> None:
+    """Writes a run folder, which the `flag` named: config, tokenizer, accounting, and a checkpoint of step 0."""
+    make_folder(folder, flag)
+    open_folder(folder, config)
+    if vocabulary is not None:
+        load_tokenizer(vocabulary).save(folder / "tokenizer.json")
     write_json(folder / "accounting.json", accounting(config))
     with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
         checkpoints.save(state, 0, dataclasses.asdict(Tally()))

@@ -4,29 +4,22 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from t5x_like.accounting.flops import accounting
 from t5x_like.config import MeshConfig, QuantisationConfig, RunConfig
 from t5x_like.config.tuning import PartialTuningConfig
 from t5x_like.data.pipeline import build_dataset
-from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError
-from t5x_like.files import make_folder, write_json
 from t5x_like.interop.hugging_face import is_hf, vocabulary_of
 from t5x_like.models.layers.parameters import Params
 from t5x_like.quantisation import stored
 from t5x_like.quantisation.gptq import gathered, stored_by_gptq
-from t5x_like.training.checkpoints import Checkpoints
-from t5x_like.training.initial import load_any
-from t5x_like.training.metrics import Tally
+from t5x_like.training.initial import load_any, write_state
 from t5x_like.training.program import Program, program_for
-from t5x_like.training.run_folder import open_folder
 from t5x_like.training.state import split
 from t5x_like.tuning import untuned
 
@@ -89,20 +82,15 @@ def _batches(trained: Trained, tokens: int) -> Iterator[Any]:
 
 def write_quantised(source: Path, folder: Path, config: RunConfig, program: Program, params: Params) -> None:
     """Writes a run folder whose model is in few bits: config, tokenizer, and a checkpoint of step 0."""
-    make_folder(folder, "--out")
-    open_folder(folder, config)
-    if is_hf(source) or (source / "tokenizer.json").is_file():
-        load_tokenizer(vocabulary_of(source)).save(folder / "tokenizer.json")
-    write_json(folder / "accounting.json", accounting(config))
-    state = program.drawn(jax.random.key(config.seed))
     frozen, trainable = split(params, config.tuning)
-    average = jax.tree.map(jnp.copy, trainable) if state.average else {}
-    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-        checkpoints.save(
-            state.replace(frozen=frozen, trainable=trainable, average=average), 0, dataclasses.asdict(Tally())
-        )
+    average = jax.tree.map(jnp.copy, trainable) if config.training.ema_decay is not None else {}
+    state = program.drawn(jax.random.key(config.seed))
+    state = state.replace(frozen=frozen, trainable=trainable, average=average)
+    has_tokens = is_hf(source) or (source / "tokenizer.json").is_file()
+    write_state(folder, config, state, vocabulary_of(source) if has_tokens else None, "--out")
 
 
 def check_method(method: str, source: Path) -> None:
+    """Refuses a method that a folder has nothing for."""
     if method == "gptq" and is_hf(source):
         raise UserError(f"--method=gptq: {source} has no training data to look at; accepted: a run folder, or nearest")
