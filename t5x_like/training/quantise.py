@@ -23,7 +23,6 @@ from t5x_like.training.program import Program, program_for
 from t5x_like.training.state import split
 from t5x_like.tuning import untuned
 
-METHODS = ("nearest", "gptq")
 OTHERS = r".*(?<!/kernel)"  # parameters that are no kernels
 
 
@@ -52,7 +51,7 @@ def in_few_bits(
     """The same model in a format: its config, its program, and what is kept of its parameters.
 
     Args:
-      method: of `METHODS`.
+      method: "nearest" or "gptq".
       tokens: of training data that GPTQ looks at.
     """
     config = dataclasses.replace(trained.config, quantisation=how)
