@@ -117,7 +117,11 @@ SMALLER = {
     ],
     "python scripts/sweep.py": SMALL_SWEEP,
     "python scripts/claims.py": ["--sections=rule"],
-    "python scripts/quantise.py": ["--calibration_tokens=1024", "--formats=int8;nf4, double, GPTQ"],
+    "python scripts/quantise.py --checkpoint=runs/llama_wide --compare": [
+        "--calibration_tokens=1024",
+        "--formats=int8;nf4, double, GPTQ",
+    ],
+    "python scripts/quantise.py": ["--calibration_tokens=1024"],
     "python scripts/tuning_methods.py": ["--only=head alone", "--rates=0.004", "--epochs=0.1"],
     "python scripts/fit.py": ["--bootstrap=100"],
     "python scripts/next_run.py": ["--flops=3e9", "--loss="],
