@@ -48,6 +48,7 @@ def forward_flops(
     """
     if not isinstance(lengths, Mapping):
         lengths = dict.fromkeys(config.streams, lengths)
+    lengths = config.lengths(lengths)
     targets = lengths.get("targets", lengths[config.streams[-1]])
     by_part: dict[str, float] = {}
     for name, spec in parameters(config):

@@ -34,6 +34,7 @@ class Dataset(ABC):
     Attributes:
       vocab_size: number of token ids.
       sequence_length: T.
+      row_size: as how many tokens a row counts where work is cut into pieces.
       tokenizer: None where tokens are not text.
       exact_entropy: nats per token of the source, None where nobody knows it.
       fingerprint: hexadecimal digits that change with any token of training or held-out data.
@@ -55,6 +56,10 @@ class Dataset(ABC):
     held_out_bytes_per_token: float | None = None
     description: dict[str, Any]
     ahead: Callable[[int, int], Batch] | None = None
+
+    @property
+    def row_size(self) -> int:
+        return self.sequence_length
 
     @abstractmethod
     def _training_rows(self, first: int, count: int) -> Batch:
@@ -156,7 +161,7 @@ class Dataset(ABC):
 
     def _from_blocks(self, first: int, count: int) -> Batch:
         """Returns training rows [first, first + count) out of blocks that are made once and kept a while."""
-        size = max(1, _BLOCK_TOKENS // self.sequence_length)
+        size = max(1, _BLOCK_TOKENS // self.row_size)
         parts = []
         while count:
             block, offset = divmod(first, size)

@@ -26,7 +26,8 @@ from typing import NamedTuple
 import numpy as np
 
 Batch = dict[str, np.ndarray]
-COUNTED = ("decoder_loss_weights", "encoder_loss_weights", "encoder_segment_ids")  # not 0 where a token counts
+# Not 0 where a token counts, or an image.
+COUNTED = ("decoder_loss_weights", "encoder_loss_weights", "encoder_segment_ids", "images_segment_ids")
 
 
 class Ragged(NamedTuple):

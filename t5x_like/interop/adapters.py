@@ -211,7 +211,7 @@ def _rules(rules: list[Rule], method: Method) -> list[Rule]:
     for rule in rules:
         stems = [f"{_stem(name)}{method.beside}" for name in rule.all_ours]
 
-        def beside(part: str, theirs: str, rule: Rule = rule, stems: list[str] = stems, **how: bool) -> Rule:
+        def beside(part: str, theirs: str, rule: Rule = rule, stems: list[str] = stems, **how: Any) -> Rule:
             names = tuple(f"{stem}/{part}" for stem in stems)
             return Rule(_place(rule) + theirs, names if len(names) > 1 else names[0], by_head=rule.by_head, **how)
 

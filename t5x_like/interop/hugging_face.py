@@ -100,9 +100,9 @@ def _opened(folder: Path) -> tuple[ModelConfig, ModuleType, Arrays]:
 
 def _check_copies(rules: list[Rule], arrays: Arrays, ignored: str, source: Path) -> None:
     """Refuses what looks like a second copy of the table of tokens, and is none."""
-    name = next(rule.theirs for rule in rules if rule.ours == "token_embedding/embedding")
-    if name not in arrays:
-        return  # told where it is read
+    name = next((rule.theirs for rule in rules if rule.ours == "token_embedding/embedding"), None)
+    if name is None or name not in arrays:
+        return  # there is none, or it is told where it is read
     shape = arrays.places[name].shape
     copies = [other for other, place in arrays.places.items() if place.shape == shape and re.fullmatch(ignored, other)]
     for other in copies:

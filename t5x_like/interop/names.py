@@ -40,6 +40,7 @@ class Rule:
     out_first: bool = True  # whether a matrix is [out, in]; GPT-2's are [in, out]
     row: bool = False  # whether a vector is [1, n]
     column: bool = False  # or [n, 1]
+    shape: tuple[int, ...] | None = None  # as it is there, where it is neither flat nor a matrix: [out, ...] of one
     by_head: bool = False  # whether what lies side by side does so in every head, [H, parts, C], as in GPT-NeoX
 
     @property
@@ -165,6 +166,8 @@ def _part(
     """The numbers of one parameter in an array there, as they lie here."""
     out_first = match.rule.out_first or not _is_matrix(spec)
     wanted = list(array.shape)
+    if match.rule.shape == array.shape:
+        array = array.reshape(len(array), -1) if _is_matrix(spec) else array.reshape(-1)
     if len(sizes) > 1:
         if array.shape[0 if out_first else -1] != sum(sizes):
             raise UserError(f"{source}: {match.theirs!r} has shape {array.shape}; expected {sum(sizes)} outputs")
@@ -206,6 +209,7 @@ def to_theirs(
             heads = np.concatenate([_heads(part, spec.shape[-1]) for part in parts], axis=1)
             return np.ascontiguousarray(heads.reshape(-1, *heads.shape[2:])).astype(dtype)
         axis = 0 if match.rule.out_first or parts[0].ndim == 1 else -1
-        return np.ascontiguousarray(np.concatenate(parts, axis)).astype(dtype)
+        made = np.ascontiguousarray(np.concatenate(parts, axis)).astype(dtype)
+        return made if match.rule.shape is None else made.reshape(match.rule.shape)
 
     return {match.theirs: lambda match=match: make(match) for match in _matches(rules, named)}  # type: ignore[misc]

@@ -12,6 +12,16 @@ from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.parameters import Params
 
 
+def real(batch: dict[str, jax.Array], stream: str) -> jax.Array:
+    """Which tokens of a stream are no padding, bool [B, T]; of images, which of a row's."""
+    if f"{stream}_segment_ids" in batch:
+        return batch[f"{stream}_segment_ids"] > 0
+    if stream != "images":
+        return jnp.ones_like(batch[f"{stream}_input_tokens"], bool)
+    images = batch["images"]
+    return jnp.ones((len(images), 1 if images.ndim == 4 else images.shape[1]), bool)
+
+
 def running(
     ctx: Context, batch: dict[str, jax.Array], stream: str, *, causal: bool, cache: Params | None = None
 ) -> tuple[Context, Params | None]:

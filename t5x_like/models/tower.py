@@ -74,7 +74,7 @@ class Tower:
         """{"layers", and "final_norm" and "relative_bias" where there are such}."""
         c = self.config
         specs: Params = {"layers": self.stack.specs(c.d_model)}
-        if c.norm_position != "post":
+        if c.norm_position != "post" and c.final_norm:
             specs["final_norm"] = record_specs(self.final_norm, jax.ShapeDtypeStruct((1, 1, c.d_model), jnp.float32))
         if c.positions == "relative":
             shape, axes = (c.relative_buckets, c.num_heads), ("buckets", "heads")
@@ -125,7 +125,7 @@ class Tower:
             raise UserError(f"attentions: model.attention.kind={self.attention.kind!r} has none; accepted: None")
         ctx = ctx.replace(bias=self._bias(params), shared=params)
         x, cache, aux, kept = self.stack.apply(params["layers"], x, ctx, cache, keep)
-        if self.config.norm_position != "post":
+        if "final_norm" in params:
             x = call(self.final_norm, params["final_norm"], x)
         if "hidden_states" in kept:
             kept["hidden_states"] = jnp.concatenate([kept["hidden_states"], x[None]])

@@ -19,6 +19,7 @@ from t5x_like.config import LabelsConfig, ModelConfig, TeacherConfig, Transforme
 from t5x_like.errors import UserError
 from t5x_like.models.context import Context
 from t5x_like.models.model import Model
+from t5x_like.models.streams import real
 from t5x_like.objectives.chunked import map_over_chunks
 from t5x_like.objectives.cross_entropy import TokenCrossEntropy, at_once
 from t5x_like.objectives.task import Batch
@@ -90,14 +91,14 @@ class Distilled(TokenCrossEntropy):
         c, found = self.taught, {}
         if "teacher_hidden" in batch:
             far = hidden_loss(outputs["hidden"], batch["teacher_hidden"], c.hidden_loss)
-            found["hidden_loss"] = (_mean(far, _real(batch, self.config.streams[-1])), c.hidden)
+            found["hidden_loss"] = (_mean(far, real(batch, self.config.streams[-1])), c.hidden)
         kinds = [name for name in self._wants(batch) if name.endswith("attentions")]
         if kinds:
             each = []
             for name in kinds:
                 far = attention_loss(outputs[name], batch[f"teacher_{name}"])
                 stream = "encoder" if name.startswith("encoder_") else self.config.streams[-1]
-                each.append(_mean(far, _real(batch, stream)))
+                each.append(_mean(far, real(batch, stream)))
             found["attention_loss"] = (jnp.stack(each).mean(0), c.attention)
         return found
 
@@ -144,12 +145,6 @@ def attention_loss(weights: jax.Array, teacher: jax.Array) -> jax.Array:
     p, q = teacher[:, each - 1 :: each], jnp.moveaxis(weights, 0, 1)
     log_p, log_q = (jnp.log(jnp.maximum(x, _FLOOR)) for x in (p, q))
     return (p * (log_p - log_q)).sum(-1).mean((1, 2))
-
-
-def _real(batch: Batch, stream: str) -> jax.Array:
-    """Which tokens of a stream are no padding, bool [B, T]."""
-    tokens = batch[f"{stream}_input_tokens"]
-    return batch.get(f"{stream}_segment_ids", jnp.ones_like(tokens)) > 0
 
 
 def _mean(values: jax.Array, real: jax.Array) -> jax.Array:

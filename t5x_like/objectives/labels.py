@@ -10,6 +10,7 @@ from t5x_like.errors import UserError
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import LanguageModel, Model, able
+from t5x_like.models.streams import real
 from t5x_like.objectives.cross_entropy import TokenCrossEntropy, of_model, over_vocabulary
 from t5x_like.objectives.task import Batch, Sums
 
@@ -34,7 +35,7 @@ class Labels(TokenCrossEntropy):
         want = [*dict.fromkeys(["logits", *["hidden"] * (auxiliary > 0), *self._wants(batch)])]
         outputs = model.apply(params, batch, key=key, train=ctx.train, want=want, ctx=ctx)
         logits, labels, said = outputs["logits"], batch[name], self._said(batch)
-        there = batch.get(f"{stream}_segment_ids", jnp.ones_like(batch[f"{stream}_input_tokens"])) > 0
+        there = real(batch, stream)
         weights = there.any(1).astype(jnp.float32)  # 0 of what fills a last batch up
         if kind == "span":  # a distribution over the row's tokens
             never = jnp.finfo(logits.dtype).min / 2

@@ -35,6 +35,7 @@ PARAMETER_RULES: Rules = {
     "head_dim": (),
     "positions": (),
     "types": (),
+    "pixels": (),  # of a patch of an image
     "head": (),  # of a small network on top of an encoder
     "classes": (),
     "buckets": (),

@@ -43,6 +43,8 @@ class CompiledStep:
 
 def _features(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Of one row."""
+    if (given := getattr(config.data, "features", None)) is not None:
+        return {name: jax.ShapeDtypeStruct(*what) for name, what in given.items()}
     *_, target = streams = config.model.streams
     return {
         f"{stream}_{name}": jax.ShapeDtypeStruct((config.data.lengths[stream],), dtype)

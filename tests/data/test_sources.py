@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t5x_like.config.data.images import ImageClassificationConfig
 from t5x_like.config.data.sources import (
     ArrayRecordConfig,
     DigitsConfig,
@@ -27,7 +28,7 @@ from t5x_like.config.data.sources import (
     TextFilesConfig,
     TFDSConfig,
 )
-from t5x_like.config.data.tasks import ImageClassificationConfig, LanguageModelConfig, TaskConfig
+from t5x_like.config.data.tasks import LanguageModelConfig, TaskConfig
 from t5x_like.config.data.tokenizers import ByteTokenizerConfig
 from t5x_like.data.examples import load_examples
 from t5x_like.data.pipeline import build_dataset
@@ -147,9 +148,10 @@ def test_images(tmp_path):
     source = build_source(ImageFoldersConfig(folder=str(tmp_path)))
     assert source.classes == ("cats", "dogs") and len(source) == 6
     assert source[4]["label"] == 1 and (source[4]["image"] == 41).all() and source[4]["image"].shape == (4, 5, 3)
-    config = ImageClassificationConfig(source=ImageFoldersConfig(folder=str(tmp_path)), held_out_fraction=0.3)
+    folders = ImageFoldersConfig(folder=str(tmp_path))
+    config = ImageClassificationConfig(source=folders, held_out_fraction=0.3, image_size=4, channels=3)
     batch = build_dataset(config, 0).training_batch(0, 2)
-    assert batch["images"].shape == (2, 4, 5, 3) and batch["images"].dtype == np.float32
+    assert batch["images"].shape == (2, 4, 4, 3) and batch["images"].dtype == np.float32
     np.testing.assert_array_equal(np.rint(batch["images"][:, 0, 0, 0] * 255) // 40, batch["labels"])
     (tmp_path / "cats" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"broken\.png: does not decode as an image"):

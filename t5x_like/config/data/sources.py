@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import at_least, inside
 from t5x_like.strict import FieldError
 
 
@@ -111,6 +111,40 @@ class DigitsConfig(SourceConfig):
     """scikit-learn's 1,797 handwritten digits. Columns: image (uint8 [8, 8, 1]), label."""
 
     kind: Literal["digits"] = "digits"
+
+
+@dataclass(frozen=True)
+class DigitGridsConfig(SourceConfig):
+    """Grids of scikit-learn's handwritten digits, with what they show in words. Each is drawn from its number.
+
+    Columns: image (uint8 [8 side, 8 side, 1]), caption, question, answer, label (the first digit), boxes (centre and
+    size of every digit's cell, between 0 and 1: x, y, width, height), box_labels.
+    """
+
+    kind: Literal["digit_grids"] = "digit_grids"
+    side: int = 2  # of the grid, in digits
+    count: int = 2000  # of grids
+    digits: Literal["all", "train", "held_out"] = "all"  # which are drawn from: held out is every fifth
+    empty: float = 0.0  # probability that a cell has no digit
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "side", "count")
+        inside(self, "[0, 1)", "empty")
+
+
+@dataclass(frozen=True)
+class IdxImagesConfig(SourceConfig):
+    """Images and labels in two IDX files, packed or not, as of MNIST. Columns: image (uint8 [28, 28, 1]), label."""
+
+    kind: Literal["idx_images"] = "idx_images"
+    images: str = ""  # such as "fashion-mnist/train-images-idx3-ubyte.gz"
+    labels: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "labels"):
+            if not getattr(self, name):
+                raise FieldError(name, "is empty; give an IDX file such as 'train-images-idx3-ubyte.gz'")
 
 
 @dataclass(frozen=True)

@@ -243,16 +243,18 @@ class Seq2SeqDataConfig(TextTaskConfig):
         return self.inputs, self.targets
 
 
+def wrong_label(column: str, labels: Iterable[int], number: int | None) -> str | None:
+    """Says which label there is none of, in words."""
+    wrong = [label for label in labels if number is not None and not 0 <= label < number]
+    return f"column {column!r}: {wrong[0]} is outside [0, {number}), the labels" if wrong else None
+
+
 @dataclass(frozen=True)
 class _LabelledConfig(TextTaskConfig):
     streams: ClassVar[tuple[str, ...]] = ("encoder",)
 
     tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
     num_labels: int | None = None  # labels are 0 to num_labels - 1; None: nobody knows
-
-    def _wrong(self, column: str, labels: Iterable[int]) -> str | None:
-        wrong = [label for label in labels if self.num_labels is not None and not 0 <= label < self.num_labels]
-        return f"column {column!r}: {wrong[0]} is outside [0, {self.num_labels}), the labels" if wrong else None
 
 
 @dataclass(frozen=True)
@@ -281,7 +283,7 @@ class ClassificationConfig(_LabelledConfig):
         return super().reads | {self.label: "a number" if self.num_labels == 1 else "a whole number"}
 
     def fault(self, example: Mapping[str, Any]) -> str | None:
-        return None if self.num_labels == 1 else self._wrong(self.label, [example[self.label]])
+        return None if self.num_labels == 1 else wrong_label(self.label, [example[self.label]], self.num_labels)
 
 
 @dataclass(frozen=True)
@@ -304,7 +306,7 @@ class TaggingConfig(_LabelledConfig):
         words, tags = example[self.words], example[self.tags]
         if len(words) != len(tags):
             return f"{len(tags)} {self.tags} for the {len(words)} {self.words} of {' '.join(words)[:60]!r}"
-        return self._wrong(self.tags, tags)
+        return wrong_label(self.tags, tags, self.num_labels)
 
 
 @dataclass(frozen=True)
@@ -335,20 +337,3 @@ class SpanConfig(TextTaskConfig):
         answer, start = example[self.answer], example[self.answer_start]
         there = start >= 0 and answer.strip() and str(example[self.context]).startswith(answer, start)
         return None if there else f"column {self.context!r} has no {answer[:40]!r} at character {start}"
-
-
-@dataclass(frozen=True)
-class ImageClassificationConfig(TaskConfig):
-    """Images and the number of their class: pixels from 0 to 1."""
-
-    streams: ClassVar[tuple[str, ...]] = ()
-
-    kind: Literal["image_classification"] = "image_classification"
-    sequence_length: int = 1
-    source: AnySource = field(default_factory=sources.DigitsConfig)
-    image: str = "image"
-    label: str = "label"
-
-    @property
-    def reads(self) -> dict[str, str]:
-        return {self.image: "anything", self.label: "a whole number"}

@@ -2,6 +2,7 @@
 """What the configs of all families share."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -15,7 +16,7 @@ from t5x_like.strict import FieldError
 NormKind = Literal["layernorm", "rmsnorm"]
 NormPosition = Literal["pre", "post", "sandwich", "parallel", "parallel_shared"]  # see models/layers/block.py
 Positions = Literal["rotary", "learned", "sinusoidal", "relative", "alibi", "none"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Activation = Literal["gelu", "gelu_quick", "gelu_tanh", "relu", "silu"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ModelConfig:
     """Any model of tokens. Every family's config is one, with a `kind` of its own.
 
     Attributes:
-      streams: what a batch has to have for such a model: "encoder", "decoder".
+      streams: what a batch has to have for such a model: "encoder", "decoder", "images".
     """
 
     streams: ClassVar[tuple[str, ...]] = ("decoder",)
@@ -51,6 +52,10 @@ class ModelConfig:
         """How many layers have experts."""
         return 0
 
+    def lengths(self, by_stream: Mapping[str, float]) -> dict[str, float]:
+        """Tokens of a row by stream, of what the data says: of a stream of images, how many there are."""
+        return dict(by_stream)
+
     def resolve(self, data: DataConfig) -> Self:
         """Fills in every field that is None; `data` supplies the vocabulary and the lengths."""
         return dataclasses.replace(self, **self.resolved(data))
@@ -59,7 +64,7 @@ class ModelConfig:
         """The fields that were None."""
         if self.vocab_size is not None and self.vocab_size < data.vocab_size:
             raise FieldError("vocab_size", f"{self.vocab_size} is below the data's {data.vocab_size} tokens")
-        return {"vocab_size": self.vocab_size or data.vocab_size}
+        return {"vocab_size": self.vocab_size or data.vocab_size or None}
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class TransformerConfig(ModelConfig):
     """What Transformers share: the sizes and options of a block, and how tokens get in and out."""
 
     scaled_by_depth: ClassVar[bool] = True  # whether maps back to the stream start smaller, the more there are
+    final_norm: ClassVar[bool] = True  # whether a stack ends with a norm, unless each branch does
     sines_first: ClassVar[bool] = False  # whether sinusoidal positions have all sines before all cosines
 
     num_heads: int = 4
@@ -138,7 +144,7 @@ class TransformerConfig(ModelConfig):
         above_zero(self, "rope_theta", "norm_epsilon", "attention_soft_cap", "attention_scale")
         above_zero(self, "local_rope_theta", "logits_soft_cap")
         if self.attention is not None:
-            self.attention.check(self, causal="encoder" not in self.streams)
+            self.attention.check(self, causal=self.streams[0] == "decoder")
         for layers in self.stacks:
             if self.experts is not None and layers % self.experts.every:
                 raise FieldError(

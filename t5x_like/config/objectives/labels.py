@@ -17,12 +17,12 @@ class LabelsConfig(ObjectiveConfig):
 
 @dataclass(frozen=True)
 class ClassificationObjectiveConfig(LabelsConfig):
-    """The class of a text or of a pair; with one label the square of the distance from a number.
+    """The class of a text, of a pair or of an image; with one label the square of the distance from a number.
 
     A decoder may go on predicting the tokens of the same texts (Radford et al. 2018, section 3.2, equation 5: lambda).
     """
 
-    more: ClassVar[tuple[tuple[str, ...], ...]] = (("decoder",),)
+    more: ClassVar[tuple[tuple[str, ...], ...]] = (("decoder",), ("images",))
 
     kind: Literal["classification"] = "classification"
     label_smoothing: float = 0.0  # share of every label that is spread over all of them

@@ -5,7 +5,7 @@ from typing import Any
 
 from t5x_like.config.data.sources import SourceConfig
 from t5x_like.data.sources.files import JsonLines, TextFiles
-from t5x_like.data.sources.images import Digits, ImageFolders
+from t5x_like.data.sources.images import DigitGrids, Digits, IdxImages, ImageFolders
 from t5x_like.data.sources.python_code import PythonDocstrings, PythonFunctions, PythonLibrary
 from t5x_like.data.sources.records import TFDS, ArrayRecords, Parquet
 from t5x_like.data.sources.source import BadExample, Example, Source
@@ -21,6 +21,8 @@ _SOURCES: dict[str, Any] = {
     "tfds": TFDS,
     "image_folders": ImageFolders,
     "digits": Digits,
+    "digit_grids": DigitGrids,
+    "idx_images": IdxImages,
 }
 
 

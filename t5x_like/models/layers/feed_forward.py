@@ -14,6 +14,7 @@ from t5x_like.models.remat import from_inputs
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * (1 / math.sqrt(2)))),  # jax.nn.gelu's erfc costs XLA:CPU more
+    "gelu_quick": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,

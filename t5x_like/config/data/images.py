@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks on images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from t5x_like.config.checks import at_least, inside
+from t5x_like.config.data import sources
+from t5x_like.config.data.tasks import AnySource, TaskConfig, wrong_label
+from t5x_like.strict import FieldError
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How images are changed at random before they are trained on."""
+
+    shift: int = 0  # by up to so many pixels each way
+    flip: float = 0.0  # probability of left for right
+    rotate: float = 0.0  # by up to so many degrees each way
+    zoom: float = 0.0  # by up to this share each way
+    erase: float = 0.0  # probability that a square of it is erased (Zhong et al. 2017)
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "shift", "rotate")
+        inside(self, "[0, 1]", "flip", "erase")
+        inside(self, "[0, 1)", "zoom")
+
+
+@dataclass(frozen=True)
+class ImageTaskConfig(TaskConfig):
+    """Any task on images. One token that counts is one example; of others there are as many as `lengths` says.
+
+    Images of another size are cut to a square and resized.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("images",)
+
+    sequence_length: int = 1
+    source: AnySource = field(default_factory=sources.DigitsConfig)
+    image: str = "image"  # the column: an array, an encoded image, or a file's name
+    image_size: int = 8  # pixels, of both sides
+    channels: Literal[1, 3] = 1
+    mean: tuple[float, ...] = (0.0,)  # which is taken from pixels between 0 and 1, of all channels or each
+    stddev: tuple[float, ...] = (1.0,)  # which they are divided by then
+    augment: AugmentConfig | None = None  # None: images stay as they are
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "image_size")
+        for name in ("mean", "stddev"):
+            if len(given := getattr(self, name)) not in (1, self.channels):
+                raise FieldError(name, f"{given} has {len(given)} numbers; accepted: 1, or one for each channel")
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return {self.image: "anything"}
+
+    @property
+    def mean_lengths(self) -> dict[str, float]:
+        return {**self.lengths, "targets": 1}
+
+    @property
+    def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of every feature of one row."""
+        size = (self.image_size, self.image_size, self.channels)
+        return {"images": (size, "float32"), "images_segment_ids": ((1,), "int32")}
+
+
+@dataclass(frozen=True)
+class ImageClassificationConfig(ImageTaskConfig):
+    """Images and the number of their class."""
+
+    kind: Literal["image_classification"] = "image_classification"
+    label: str = "label"
+    num_labels: int | None = None  # labels are 0 to num_labels - 1; None: nobody knows
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return super().reads | {self.label: "a whole number"}
+
+    @property
+    def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
+        return {**super().features, "labels": ((), "int32")}
+
+    def fault(self, example: Mapping[str, Any]) -> str | None:
+        return wrong_label(self.label, [example[self.label]], self.num_labels)

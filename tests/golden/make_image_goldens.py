@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes tests/golden/images: tiny checkpoints of `transformers` that read images, every parameter drawn anew, and what
+that library makes of a few in float64: its outputs, hidden states and gradients.
+
+pip install 't5x_like[parity]'
+python tests/golden/make_image_goldens.py [name ...]
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import load_file
+
+HERE = Path(__file__).parent / "images"
+VISION = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "image_size": 12,
+    "patch_size": 4,
+}
+
+
+def classifier(model):
+    """Logits, and the cross-entropy of two labels by both heads where there are two."""
+    images, labels = pictures(2), torch.tensor([1, 2])
+    out = model(pixel_values=images, output_hidden_states=True)
+    heads = [out.cls_logits, out.distillation_logits] if hasattr(out, "cls_logits") else [out.logits]
+    loss = sum(torch.nn.functional.cross_entropy(head, labels) for head in heads)
+    kept = {"labels": labels, "logits": out.logits, "states": torch.stack(out.hidden_states)}
+    return loss, kept | {"images": images.movedim(1, 3)}
+
+
+def pictures(*leading, size=12, channels=3):
+    return torch.tensor(
+        np.random.default_rng(0).normal(size=(*leading, channels, size, size)).astype(np.float32)
+    ).double()
+
+
+# The model, and (model) -> loss and what is kept.
+MAKERS = {
+    "vit": (transformers.ViTForImageClassification, transformers.ViTConfig(**VISION, num_labels=3), classifier),
+    "deit": (
+        transformers.DeiTForImageClassificationWithTeacher,
+        transformers.DeiTConfig(**VISION, num_labels=3),
+        classifier,
+    ),
+}
+
+
+def make(name):
+    kind, config, outputs = MAKERS[name]
+    torch.manual_seed(sum(map(ord, name)))
+    config._attn_implementation = "eager"
+    model = kind(config).eval()
+    with torch.no_grad():
+        for at, parameter in model.named_parameters():
+            scale = parameter.ndim == 1 and "norm" in at and "weight" in at
+            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim < 2 else 0.2) + float(scale))
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    model = model.double()
+    loss, kept = outputs(model)
+    loss.backward()
+    expected = {key: np.asarray(torch.as_tensor(value).detach()) for key, value in kept.items()}
+    expected |= {"loss": np.asarray(loss.item())} | {f"grad {at}": value for at, value in gradients(model).items()}
+    expected = {key: value.astype(np.float32) if value.dtype == float else value for key, value in expected.items()}
+    np.savez_compressed(folder / "expected.npz", **expected)
+    print(name, sum(p.numel() for p in model.parameters()), round(loss.item(), 4))
+
+
+def gradients(model):
+    """By the names that files have, which differ from those in memory: gradients saved in the parameters' places."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, safe_serialization=True)
+        return load_file(f"{folder}/model.safetensors")
+
+
+if __name__ == "__main__":
+    for family in sys.argv[1:] or MAKERS:
+        make(family)
