@@ -18,13 +18,13 @@ def get_config() -> ConfigDict:
                 "held_out_fraction": 0.2,
                 "mean": (0.3,),
                 "stddev": (0.38,),
-                "augment": {"shift": 1, "rotate": 10, "zoom": 0.1},
+                "augment": {"rotate": 8, "erase": 0.3},
             },
             "model": {"kind": "vit", "patch_size": 2, "num_layers": 4, "d_model": 64, "num_heads": 4, "mlp_dim": 128},
             "objective": {"kind": "classification"},
-            "optimizer": {"kind": "adamw", "learning_rate": 0.002, "b2": 0.98, "weight_decay": 0.05},
+            "optimizer": {"kind": "adamw", "learning_rate": 0.003, "b2": 0.98, "weight_decay": 0.05},
             "schedule": {"kind": "cosine", "warmup_fraction": 0.1},
-            "training": {"epochs": 60, "batch_size": 64, "log_every": 50},
+            "training": {"epochs": 40, "batch_size": 64, "log_every": 50},
             "execution": {"steps_per_call": 25},
         }
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from t5x_like.config.checks import regular_expressions
 
-HEADS = "(head|labels|next_sentence|pooler|replaced_tokens)/.*"
+HEADS = "(head|labels|distillation_labels|next_sentence|pooler|replaced_tokens)/.*"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ class TeacherConfig:
       hidden_loss: "cosine" is 1 - cos, as DistilBERT's (Sanh et al. 2019), "mse" the mean squared difference.
       attention: weight of KL(teacher || student) of attention weights, as MiniLM's (Wang et al. 2020), but of all
         layers, as in TinyBERT (Jiao et al. 2020): the student's i of Ls learns from layer (i + 1) Lt / Ls - 1 of Lt.
+      hard_labels: the soft loss is the cross-entropy of the label that is likeliest to the teacher (Touvron et al.
+        2021), which a model with a distillation token learns through that.
       top_k: only so many of the teacher's likeliest tokens are told apart, all others are one event; None: all are.
     """
 
@@ -31,6 +33,7 @@ class TeacherConfig:
     hidden: float = 0.0
     hidden_loss: Literal["cosine", "mse"] = "cosine"
     attention: float = 0.0
+    hard_labels: bool = False
     top_k: int | None = None
 
     def __post_init__(self) -> None:

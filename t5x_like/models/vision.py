@@ -5,6 +5,7 @@ image - patches - linear - [class] [distillation] tokens - positions - [self-att
     hidden of [class], or the mean of all, or what a trained query attends to    - pooled - logits of classes
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,11 +44,13 @@ class ImageEncoder:
       tokens: N, of one image.
     """
 
-    def __init__(self, config: VisionConfig):
-        c = self.config = config
+    def __init__(self, config: VisionConfig, stream: str = "images"):
+        """`stream` is what accounting calls the tokens."""
+        c, self.stream = config, stream
+        self.config = c
         assert c.channels
         self.tokens = c.patches + c.more_tokens
-        self.tower = Tower(c, c.num_layers, "images", causal=False)
+        self.tower = Tower(c, c.num_layers, stream, causal=False)
         pixels = ((c.channels * c.patch_size**2,), ("pixels",)), ((c.d_model,), ("embed",))
         self.patch = Linear("BPI,ID->BPD", *pixels[0], *pixels[1], c.patch_bias)
         self.pool = AttentionPooling(c)
@@ -63,7 +66,7 @@ class ImageEncoder:
                 own[name] = {"embedding": ParamSpec((1, c.d_model), ("types", "embed"), init=Normal(0.02), lookup=True)}
         if c.pooling == "attention":
             own["pooling"] = record_specs(self.pool, states, Context(mask=MaskSpec(causal=False)))
-        own = map_specs(lambda spec: spec.on_streams("images", "images"), own)
+        own = map_specs(lambda spec: spec.on_streams(self.stream, self.stream), own)
         return {**own, **self.tower.entry_specs(), **self.tower.specs()}
 
     def patches(self, images: jax.Array) -> jax.Array:
@@ -110,6 +113,21 @@ class ImageEncoder:
         if kind == "attention":
             return call(self.pool, params["pooling"], x, ctx.replace(mask=MaskSpec(causal=False)))
         return x[:, 0] if kind == "class" else x.mean(1, dtype=jnp.float32).astype(x.dtype)
+
+
+POSITIONS = "vision/position_embedding/embedding"
+
+
+def resized_positions(table: jax.Array, patches: int, before: int) -> jax.Array:
+    """A table of positions [before + P, D] for another number of patches: of a square grid, as that of the table.
+
+    The grid is interpolated linearly in both directions, with `before` tokens' rows as they are (Dosovitskiy et al.
+    2021, section 3.2).
+    """
+    old, new = math.isqrt(len(table) - before), math.isqrt(patches)
+    grid = table[before:].reshape(old, old, -1)
+    grid = jax.image.resize(grid, (new, new, grid.shape[-1]), "linear", antialias=False)
+    return jnp.concatenate([table[:before], grid.reshape(patches, -1)])
 
 
 class AttentionPooling(nn.Module):

@@ -13,73 +13,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x_like.config import CrossEntropyConfig
 from t5x_like.errors import UserError
 from t5x_like.models.context import Context, Layout
 from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import LanguageModel, Model, able
 from t5x_like.objectives.chunked import chunk_length, most_logits, parts_of, sum_over_chunks
-from t5x_like.objectives.task import Batch, Sums
+from t5x_like.objectives.task import Batch, SummedTask, Sums
 
 
-class TokenCrossEntropy:
-    """A task: `prepare` a batch, then sums and weights of its losses.
+class TokenCrossEntropy(SummedTask):
+    """Cross-entropy of tokens.
+
+    With label smoothing, z-loss or a router's losses "loss" is still the plain cross-entropy; then "objective" is what
+    training minimises, and "z_loss" its share of that.
+
+    A model's auxiliary losses are means over the tokens of one microbatch. That is their definition: a microbatch
+    counts by the weight of its tokens, and accumulating M of them minimises the mean over M parts, not what the whole
+    batch would have at once. They are reported without their factors, beside what else the model has to say.
+
+    With `labels` and a model of next sentences their mean loss is in "objective", too (Devlin et al. 2019, A.2); a row
+    counts by its weights there, as its tokens do, so that microbatches add up.
+
+    The batch has `*_target_tokens` [B, T] of the stream and optionally `*_loss_weights` [B, T]. One from a known
+    process carries `decoder_target_distribution` [B, T, V], the true distribution of every next token. Then evaluation
+    has "divergence", too: KL(truth || model) in nats, which scores the model without the noise of sampled targets: its
+    cross-entropy is the process's entropy plus that.
 
     Attributes:
-      separable: the loss is a sum over examples, so that microbatches may be accumulated.
       hard: the weight of the task's own loss in what is minimised.
       distils: whether a teacher has a part in it, too; see `distillation.py`.
     """
 
-    separable = True
     hard = 1.0
     distils = False
-
-    def __init__(self, config: CrossEntropyConfig):
-        self.config = config
-
-    def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
-        """Identity: predicting tokens needs nothing from the state."""
-        del state, key
-        return batch
-
-    def loss(
-        self,
-        model: Model,
-        params: Params,
-        batch: Batch,
-        *,
-        key: jax.Array | None,
-        ctx: Context,
-        scale: jax.Array | None = None,
-    ) -> Sums:
-        """Returns {"loss", "accuracy": (float32 sum over the batch, summed weights)} of a training batch.
-
-        With label smoothing, z-loss or a router's losses "loss" is still the plain cross-entropy; then "objective" is
-        what training minimises, and "z_loss" its share of that.
-
-        A model's auxiliary losses are means over the tokens of one microbatch. That is their definition: a microbatch
-        counts by the weight of its tokens, and accumulating M of them minimises the mean over M parts, not what the
-        whole batch would have at once. They are reported without their factors, beside what else the model has to say.
-
-        With `labels` and a model of next sentences their mean loss is in "objective", too (Devlin et al. 2019, A.2); a
-        row counts by its weights there, as its tokens do, so that microbatches add up.
-
-        The batch has `*_target_tokens` [B, T] of the stream and optionally `*_loss_weights` [B, T]; `scale` is what the
-        caller multiplies the mean by before it differentiates, see `Task`.
-        """
-        sums = self._sums(model, params, batch, key, ctx.replace(train=True), scale)
-        return {name: (value.sum(), weight.sum()) for name, (value, weight) in sums.items()}
-
-    def evaluate(self, model: Model, params: Params, batch: Batch, *, ctx: Context) -> Sums:
-        """Returns the same for held-out data, each a pair of [B], one entry an example.
-
-        A batch from a known process carries `decoder_target_distribution` [B, T, V], the true distribution of every
-        next token. Then there is also "divergence": KL(truth || model) in nats, which scores the model without the
-        noise of sampled targets: its cross-entropy is the process's entropy plus that.
-        """
-        return self._sums(model, params, batch, None, ctx.replace(train=False))
 
     def _sums(
         self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None

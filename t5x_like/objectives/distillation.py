@@ -21,7 +21,7 @@ from t5x_like.models.context import Context
 from t5x_like.models.model import Model
 from t5x_like.models.streams import real
 from t5x_like.objectives.chunked import map_over_chunks
-from t5x_like.objectives.cross_entropy import TokenCrossEntropy, at_once
+from t5x_like.objectives.cross_entropy import TokenCrossEntropy, at_once, token_losses
 from t5x_like.objectives.task import Batch
 
 ATTENTIONS = {1: ("attentions",), 2: ("encoder_attentions", "attentions", "cross_attentions")}  # by streams
@@ -82,8 +82,12 @@ class Distilled(TokenCrossEntropy):
         values = super()._by_token(logits, rest, **how)
         values["objective"] = self.hard * values["objective"]
         if "teacher_logits" in rest:
-            said = rest["teacher_logits"], rest.get("teacher_indices")
-            values["soft_loss"] = soft_loss(logits, *said, temperature=self.taught.temperature)
+            own, theirs = rest.get("distillation_logits", logits), rest["teacher_logits"]
+            if self.taught.hard_labels:
+                values["soft_loss"] = token_losses(own, theirs.argmax(-1))["loss"]
+            else:
+                said = theirs, rest.get("teacher_indices")
+                values["soft_loss"] = soft_loss(own, *said, temperature=self.taught.temperature)
             values["objective"] = values["objective"] + self.taught.soft * values["soft_loss"]
         return values
 
@@ -148,7 +152,8 @@ def attention_loss(weights: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def _mean(values: jax.Array, real: jax.Array) -> jax.Array:
-    """The mean over a row's tokens, [B]; 0 of a row of padding."""
+    """The mean over a row's tokens, [B]; 0 of a row of padding. All tokens of an image are real, or none."""
+    real = jnp.broadcast_to(real, values.shape)
     return (values * real).sum(1) / jnp.maximum(real.sum(1), 1)
 
 
@@ -169,12 +174,17 @@ def distilled(task: Any, student: ModelConfig, teacher: Model, taught: TeacherCo
 def _check(student: Any, teacher: Any, c: TeacherConfig, of_labels: bool, pipeline: bool) -> None:
     needed = {"streams": True, "vocab_size": True, "decoder_start": True, "head": True, "num_labels": of_labels}
     needed |= {"d_model": c.hidden > 0, "num_heads": c.attention > 0}
+    needed |= dict.fromkeys(
+        ("image_size", "patch_size", "class_token", "distillation_token"), c.hidden + c.attention > 0
+    )
     for name, matters in needed.items():
         theirs, ours = (getattr(config, name, None) for config in (teacher, student))
         if matters and theirs != ours:
             raise UserError(f"teacher.path: {c.path} has {name}={theirs!r}; accepted: the student's, {ours!r}")
     if of_labels and c.soft and student.head == "classification" and student.num_labels == 1:
         raise UserError(f"teacher.soft: {c.soft}, but a number has no distribution; accepted: 0")
+    if c.hard_labels and not of_labels:
+        raise UserError("teacher.hard_labels: true, but the student has no labels; accepted: false")
     if c.top_k is not None and (of_labels or c.top_k > student.vocab_size):
         accepted = "None" if of_labels else f"up to {student.vocab_size}, the vocabulary"
         raise UserError(f"teacher.top_k: {c.top_k}; accepted: {accepted}")

@@ -32,9 +32,12 @@ class Labels(TokenCrossEntropy):
         if name not in batch or batch[name].ndim != (1 if kind == "classification" else 2):
             raise UserError(f"objective.kind: {kind!r} needs data that has its labels; accepted: data.kind={kind!r}")
         auxiliary = getattr(self.config, "auxiliary_lm", 0.0)
-        want = [*dict.fromkeys(["logits", *["hidden"] * (auxiliary > 0), *self._wants(batch)])]
+        two_heads = "teacher_logits" in batch and getattr(model.config, "distillation_token", False)
+        heads = ["class_logits", "distillation_logits"] if two_heads else ["logits"]
+        want = [*dict.fromkeys([*heads, *["hidden"] * (auxiliary > 0), *self._wants(batch)])]
         outputs = model.apply(params, batch, key=key, train=ctx.train, want=want, ctx=ctx)
-        logits, labels, said = outputs["logits"], batch[name], self._said(batch)
+        logits, labels, said = outputs[heads[0]], batch[name], self._said(batch)
+        said |= {head: outputs[head] for head in heads[1:]}
         there = real(batch, stream)
         weights = there.any(1).astype(jnp.float32)  # 0 of what fills a last batch up
         if kind == "span":  # a distribution over the row's tokens

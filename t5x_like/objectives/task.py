@@ -59,6 +59,48 @@ class Task(Protocol):
         ...
 
 
+class SummedTask:
+    """A task whose losses are made by row: a kind says how in `_sums`.
+
+    Attributes:
+      separable: the loss is a sum over examples, so that microbatches may be accumulated.
+    """
+
+    separable = True
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
+        """Identity: nothing is needed from the state."""
+        del state, key
+        return batch
+
+    def loss(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        *,
+        key: jax.Array | None,
+        ctx: Context,
+        scale: jax.Array | None = None,
+    ) -> Sums:
+        """See `Task.loss`."""
+        sums = self._sums(model, params, batch, key, ctx.replace(train=True), scale)
+        return {name: (value.sum(), weight.sum()) for name, (value, weight) in sums.items()}
+
+    def evaluate(self, model: Model, params: Params, batch: Batch, *, ctx: Context) -> Sums:
+        """See `Task.evaluate`."""
+        return self._sums(model, params, batch, None, ctx.replace(train=False))
+
+    def _sums(
+        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
+    ) -> Sums:
+        """Sums and weights by row, [B] each; what carries a gradient in training may be a scalar."""
+        raise NotImplementedError
+
+
 def objective_of(sums: Sums) -> tuple[jax.Array, jax.Array]:
     """The sum and weight that training minimises: "objective" where there is one, else "loss"."""
     return sums.get("objective", sums["loss"])

@@ -17,6 +17,7 @@ from t5x_like.accounting.flops import accounting
 from t5x_like.config import MeshConfig, ModelConfig, RunConfig
 from t5x_like.config.data import tasks
 from t5x_like.config.data.tokenizers import FileTokenizerConfig
+from t5x_like.config.models.vision import VisionConfig
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError
 from t5x_like.files import make_folder, write_json
@@ -26,6 +27,7 @@ from t5x_like.interop.names import Parts
 from t5x_like.kinds import kinds_of
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
+from t5x_like.models.vision import POSITIONS, resized_positions
 from t5x_like.quantisation import PARTS, filled, stored_specs, whole_specs
 from t5x_like.strict import convert, to_dict
 from t5x_like.training.checkpoints import Checkpoints, as_trained, load_trained
@@ -69,6 +71,10 @@ def completed(content: Mapping[str, Any]) -> dict[str, Any]:
 def hf_run(folder: Path) -> RunConfig:
     """A run whose model is a Hugging Face folder's, with its tokenizer; its data are only a form for sets to score."""
     model = config_of_folder(folder)
+    if isinstance(model, VisionConfig):
+        images = {"image_size": model.image_size, "channels": model.channels}
+        labels = {"kind": "image_classification", "num_labels": getattr(model, "num_labels", None)}
+        return _form(folder, labels | images, "classification")
     kind = getattr(model, "head", None) or _TASKS[model.streams]
     data: dict[str, Any] = {"kind": kind, "sequence_length": min(getattr(model, "max_length", None) or 512, 512)}
     if "encoder" in model.streams and "decoder" in model.streams:
@@ -78,6 +84,10 @@ def hf_run(folder: Path) -> RunConfig:
     if kind == "classification":
         data["stream"] = model.streams[0]
     objective = "causal_lm" if kind == "language_model" else kind
+    return _form(folder, data, objective)
+
+
+def _form(folder: Path, data: dict[str, Any], objective: str) -> RunConfig:
     content = {"init_from": {"path": str(folder)}, "data": data, "objective": {"kind": objective}}
     return convert(RunConfig, completed({**content, "training": {"steps": 1}})).resolve()
 
@@ -123,6 +133,9 @@ def write_run(source: Path, folder: Path) -> None:
     config = hf_run(source)
     program = program_for(config)
     state = begun(program, program.drawn(jax.random.key(config.seed)), config, lambda note: None)
+    if not hasattr(config.data, "tokenizer"):
+        write_state(folder, config, state, None, "OUT")
+        return
     vocabulary = FileTokenizerConfig(path=str(folder / "tokenizer.json"))
     data = dataclasses.replace(config.data, tokenizer=vocabulary)  # type: ignore[call-arg]
     write_state(folder, dataclasses.replace(config, data=data), state, vocabulary_of(source), "OUT")
@@ -155,7 +168,9 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
     for name, repeats in repeats_taken(config, specs).items():
         theirs[name] = _with_repeats(theirs[name], len(repeats))
     for name in theirs.keys() & ours.keys():
-        if theirs[name].shape != ours[name].shape:
+        if theirs[name].shape != ours[name].shape and (
+            name != POSITIONS or theirs[name].shape[1] != ours[name].shape[1]
+        ):
             raise UserError(
                 f"init_from.path: {name!r} has shape {list(theirs[name].shape)} in {path}; this run's config asks for "
                 f"{list(ours[name].shape)}"
@@ -266,7 +281,16 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
 
     taken = repeats_taken(config, whole_specs(program.model))
 
+    def resized(table: Any) -> jax.Array:
+        """Positions of images of another size; the same where the size is."""
+        vision: Any = getattr(config.model, "vision", config.model)
+        same = len(table) == vision.patches + vision.more_tokens
+        return jnp.asarray(table if same else resized_positions(jnp.asarray(table), vision.patches, vision.more_tokens))
+
     def put(name: str, spec: ParamSpec, parts: Parts) -> None:
+        if name == POSITIONS:
+            parts = ((at, np.asarray(resized(part))) for at, part in parts)
+            spec = whole.get(name, spec)
         if name in taken:
             spec, parts = _with_repeats(spec, len(taken[name])), _parts_taken(parts, taken[name])
         replace(name, parts, partial(placed, spec, parts))
@@ -276,8 +300,9 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
     else:
         _, theirs, params = load_trained(folder, mesh_for=lambda model: config.mesh)
         _, params = untuned(theirs.model, params, masters=True)
-        for name, array in flatten_dict(params, sep="/").items():
-            array = array[jnp.asarray(taken[name])] if name in taken else array  # layers come first
+        for name, whole_array in flatten_dict(params, sep="/").items():
+            array: Any = whole_array[jnp.asarray(taken[name])] if name in taken else whole_array  # layers come first
+            array = resized(array) if name == POSITIONS else array
             replace(name, iter([((), array)]), partial(jax.device_put, array))
     for what, which in names.items():
         if which:

@@ -13,9 +13,11 @@ from t5x_like.config.evaluation import HELD_OUT
 from t5x_like.config_files import run_from_json, with_overrides
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.pipeline import build_dataset
+from t5x_like.data.tasks.detection import Detection
 from t5x_like.data.tasks.seq2seq import Seq2Seq
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError, unknown_name
+from t5x_like.evaluation.detection import average_precision
 from t5x_like.files import write_json
 from t5x_like.interop.hugging_face import is_hf, vocabulary_of
 from t5x_like.strict import to_dict
@@ -66,6 +68,9 @@ def score_run(
         result = evaluate(program, params, dataset, config, partial(progress, name))
         if pairs and isinstance(dataset, Seq2Seq):
             result["exact_match"] = exact_match(program, params, dataset, pairs, partial(progress, f"{name}, written"))
+        if isinstance(dataset, Detection):
+            images = config.training.eval_tokens
+            result |= average_precision(program, params, dataset, images, partial(progress, f"{name}, boxes"))
         evaluations[name] = {**finite(result), "fingerprint": dataset.fingerprint}
     averaged = average and trained.training.ema_decay is not None
     step = None if theirs else latest_step(folder)

@@ -235,3 +235,42 @@ def test_mistakes_are_one_line(folder, texts, tmp_path):
         score_run(there)
     with pytest.raises(UserError, match="has no tokenizer; expected"):
         config(tmp_path, GOLDEN / "gpt2", texts)
+
+
+def vit(tmp_path, **model):
+    data = {"kind": "image_classification", "image_size": 16, "channels": 3, "num_labels": 3}
+    data["source"] = {"kind": "digit_grids", "side": 1, "count": 80}
+    content = {
+        "init_from": {"path": str(GOLDEN.parent / "images/vit")},
+        "data": data | {"source": {**data["source"]}},
+        "model": {"kind": "vit", "image_size": None, "num_labels": 3, **model},
+        "objective": {"kind": "classification"},
+        "training": {"steps": 1, "batch_size": 8},
+    }
+    path = tmp_path / "vit.py"
+    path.write_text(BASE.format(content=content))
+    return load_run(path, [])
+
+
+def test_positions_of_an_encoder_of_images_are_interpolated(tmp_path):
+    run = vit(tmp_path)  # whose images have 4 x 4 patches, not 3 x 3
+    from t5x_like.training.initial import begun
+    from t5x_like.training.program import program_for
+
+    program = program_for(run)
+    state = begun(program, program.drawn(jax.random.key(0)), run, lambda note: None)
+    ours = np.asarray(state.trainable["vision"]["position_embedding"]["embedding"])
+    theirs = np.asarray(load_hf(GOLDEN.parent / "images/vit")[1]["vision"]["position_embedding"]["embedding"])
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    # A pixel of the new grid lies at (i + .5) 3/4 - .5 of the old one, between two of its pixels, or at its edge.
+    places = np.clip((np.arange(4) + 0.5) * 0.75 - 0.5, 0, 2)
+    across = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(3)))
+    np.testing.assert_allclose(
+        ours[1:].reshape(4, 4, -1), np.einsum("yi,xj,ijd->yxd", across, across, theirs[1:].reshape(3, 3, -1)), atol=1e-6
+    )
+    assert (np.asarray(state.trainable["labels"]["kernel"]) != 0).any()
+
+
+def test_images_of_another_size_than_the_models_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"^model\.image_size: 12, but data\.image_size is 16; accepted: None, or the"):
+        vit(tmp_path, image_size=12)

@@ -85,3 +85,48 @@ class ImageClassificationConfig(ImageTaskConfig):
 
     def fault(self, example: Mapping[str, Any]) -> str | None:
         return wrong_label(self.label, [example[self.label]], self.num_labels)
+
+
+@dataclass(frozen=True)
+class MaskedImagesConfig(ImageTaskConfig):
+    """Images of which a model hides parts, drawn anew whenever one is trained on."""
+
+    kind: Literal["masked_images"] = "masked_images"
+
+    @property
+    def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
+        return {**super().features, "images_seed": ((2,), "uint32")}
+
+
+@dataclass(frozen=True)
+class DetectionDataConfig(ImageTaskConfig):
+    """Images and the objects in them, of which each has a box and a class."""
+
+    kind: Literal["detection"] = "detection"
+    source: AnySource = field(default_factory=sources.DigitGridsConfig)
+    image_size: int = 16
+    boxes: str = "boxes"  # columns: centre and size of each, between 0 and 1
+    labels: str = "box_labels"
+    num_labels: int | None = None  # labels are 0 to num_labels - 1; None: nobody knows
+    max_objects: int = 16  # of an image; others are left out
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "max_objects")
+        if self.augment is not None:
+            raise FieldError("augment", "is given, but boxes would not move with what an image shows; accepted: None")
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return super().reads | {self.boxes: "anything", self.labels: "a list of whole numbers"}
+
+    @property
+    def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
+        most = self.max_objects
+        return {**super().features, "boxes": ((most, 4), "float32"), "box_labels": ((most,), "int32")}
+
+    def fault(self, example: Mapping[str, Any]) -> str | None:
+        boxes, labels = example[self.boxes], example[self.labels]
+        if len(boxes) != len(labels):
+            return f"{len(boxes)} {self.boxes} for {len(labels)} {self.labels}"
+        return wrong_label(self.labels, labels, self.num_labels)
