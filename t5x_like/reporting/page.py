@@ -48,12 +48,10 @@ class Section:
 
 
 @functools.cache
-def template() -> jinja2.Template:
+def template(name: str = "page.html.jinja") -> jinja2.Template:
     """The template of a whole page; everything that is filled in is escaped."""
     loader = jinja2.FileSystemLoader(_HERE)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
-        "page.html.jinja"
-    )
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
 
 
 def document(title: str, parts: Sequence[Section], pngs: dict[str, bytes], library: str | None, **answer: Any) -> str:
@@ -67,7 +65,7 @@ def document(title: str, parts: Sequence[Section], pngs: dict[str, bytes], libra
       answer: what the template shows above the sections.
     """
     pictures = {
-        chart.name: {"png": b64encode(pngs[chart.name]).decode(), "drawing": _drawing(draw_plotly.figure(chart))}
+        chart.name: {"png": b64encode(pngs[chart.name]).decode(), "drawing": as_script(draw_plotly.figure(chart))}
         for part in parts
         for chart in part.charts
     }
@@ -76,9 +74,9 @@ def document(title: str, parts: Sequence[Section], pngs: dict[str, bytes], libra
     return template().render(title=title, parts=parts, pictures=pictures, library=library, **files, **answer)
 
 
-def _drawing(figure: Any) -> str:
+def as_script(content: Any) -> str:
     """JSON without any "<", which could end the script that it stands in, or begin a comment."""
-    return json.dumps(figure, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def style_sheet() -> str:
