@@ -66,12 +66,13 @@ def attention_page(title: str, maps: Sequence[AttentionMap]) -> str:
 
 
 def _side(tokens: Tokens) -> dict[str, Any]:
-    picture = None if tokens.picture is None else f"data:image/png;base64,{b64encode(_png(tokens.picture)).decode()}"
+    picture = None if tokens.picture is None else f"data:image/png;base64,{b64encode(png(tokens.picture)).decode()}"
     patches = list(tokens.patches) or [-1] * len(tokens.labels)
     return {"labels": list(tokens.labels), "patches": patches, "picture": picture, "grid": tokens.grid}
 
 
-def _png(picture: np.ndarray) -> bytes:
+def png(picture: np.ndarray) -> bytes:
+    """uint8 [height, width, channels] as a file."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from t5x_like.config.checks import at_least, inside
+from t5x_like.config.checks import at_least, divisors, inside
 from t5x_like.config.data import sources
 from t5x_like.config.data.tasks import AnySource, TaskConfig, wrong_label
 from t5x_like.strict import FieldError
@@ -130,3 +130,40 @@ class DetectionDataConfig(ImageTaskConfig):
         if len(boxes) != len(labels):
             return f"{len(boxes)} {self.boxes} for {len(labels)} {self.labels}"
         return wrong_label(self.labels, labels, self.num_labels)
+
+
+@dataclass(frozen=True)
+class ImageTokensConfig(ImageClassificationConfig):
+    """Images as tokens for a decoder: their class, then a code for every patch."""
+
+    streams: ClassVar[tuple[str, ...]] = ("decoder",)
+
+    kind: Literal["image_tokens"] = "image_tokens"  # type: ignore[assignment]
+    sequence_length: int = 0  # follows from image_size and patch_size
+    patch_size: int = 2
+    codes: int = 128  # K
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "patch_size", "codes", "num_labels")
+        if self.image_size % self.patch_size:
+            accepted = divisors(self.image_size)
+            raise FieldError("patch_size", f"{self.patch_size} does not divide image_size; accepted: {accepted}")
+        if self.num_labels is None or self.augment is not None:
+            name = "num_labels" if self.num_labels is None else "augment"
+            raise FieldError(
+                name, "is None; give their number" if self.num_labels is None else "is none of this task's"
+            )
+        object.__setattr__(self, "sequence_length", (self.image_size // self.patch_size) ** 2)
+        super().__post_init__()
+
+    @property
+    def vocab_size(self) -> int:
+        return 1 + self.codes + (self.num_labels or 0)
+
+    @property
+    def mean_lengths(self) -> dict[str, float]:
+        return {**self.lengths}
+
+    @property
+    def features(self) -> Any:
+        return None  # those of text
