@@ -26,7 +26,7 @@ positions (the loop is unrolled twice), and their gradients are scattered once a
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
@@ -107,6 +107,53 @@ class Leaf:
         return "embed" in self.axes and len(self.axes) >= (3 if self.layers else 2)
 
 
+@dataclass(frozen=True)
+class Tower:
+    """A stack of layers on a device: of images or of tokens."""
+
+    config: TransformerConfig
+    tokens: float  # b T of a microbatch
+    bytes: int  # of the compute dtype
+    tensor: int
+    slots: float = 0.0  # of experts, for every token
+
+    @property
+    def activation(self) -> float:
+        return self.tokens * self.config.d_model * self.bytes
+
+    @property
+    def queries(self) -> int:
+        return self.config.num_heads * (self.config.head_dim or 0)
+
+    @property
+    def keys(self) -> int:
+        return (self.config.num_kv_heads or 0) * (self.config.head_dim or 0)
+
+    @property
+    def block(self) -> float:
+        """What the backward pass of a block reads: inputs of its norms and products, queries, keys, values, outputs."""
+        c = self.config
+        assert c.mlp_dim
+        heads = 2 * (self.queries + self.keys) / self.tensor
+        wide = (3 if c.gated_mlp else 2) * c.mlp_dim / self.tensor
+        if c.experts is not None:
+            assert c.experts.mlp_dim
+            wide = self.slots * ((3 if c.gated_mlp else 2) * c.experts.mlp_dim / self.tensor + 2 * c.d_model)
+        return self.tokens * self.bytes * (4 * c.d_model + heads + wide)
+
+    @property
+    def products(self) -> float:
+        """What products with weights give: queries, keys, values, and what attention and feed-forward add."""
+        c = self.config
+        assert c.mlp_dim
+        wide = self.queries + 2 * self.keys + (2 if c.gated_mlp else 1) * c.mlp_dim
+        return self.tokens * self.bytes * (3 * c.d_model + wide / self.tensor)
+
+    def at_rest(self, remat: str) -> float:
+        """What a layer keeps for the backward pass; the policies that are not named keep it on the host."""
+        return {"none": self.block, "products": self.products, "full": self.activation}.get(remat, 0.0)
+
+
 class Step:
     """The arithmetic of one training step of a resolved run on a mesh of such sizes.
 
@@ -121,12 +168,17 @@ class Step:
         abstract = AbstractMesh(tuple(mesh[name] for name in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
         self.abstract = cast(Mesh, abstract)  # `partition` reads its sizes alone
         model, objective = config.model, config.objective
-        if not isinstance(model, TransformerConfig) or model.streams != ("decoder",):
-            raise UserError(f"model.kind: {model.kind!r} is not planned by arithmetic; accepted: decoder-only families")
-        if not isinstance(objective, CrossEntropyConfig):
+        if not isinstance(model, TransformerConfig) or "encoder" in model.streams or len(model.stacks) > 1:
+            accepted = "decoder-only families, and encoders of images with or without one of text"
+            raise UserError(f"model.kind: {model.kind!r} is not planned by arithmetic; accepted: {accepted}")
+        if model.streams[-1] == "decoder" and not isinstance(objective, CrossEntropyConfig):
             accepted = "'causal_lm', 'prefix_lm'"
             raise UserError(f"objective.kind: {objective.kind!r} is not planned by arithmetic; accepted: {accepted}")
-        self.model, self.logits_chunk, self.micro = model, objective.logits_chunk, config.training.parts
+        vision = getattr(model, "vision", None)
+        if vision is not None and (beyond := [axis for axis in ("pipe", "seq") if mesh[axis] > 1]):
+            raise UserError(f"mesh.{beyond[0]}: is not planned for two stacks; accepted: 1")
+        self.model, self.micro = model, config.training.parts
+        self.logits_chunk = getattr(objective, "logits_chunk", None)
         self.most_logits = most_logits(device_memory)
         self.specs = tuned_specs(build_model(model).specs(), config.tuning, config.quantisation)
         rows = config.training.batch_size // self.micro
@@ -134,12 +186,16 @@ class Step:
         what = "training.batch_size / training.microbatches"
         partition(("batch",), (rows,), STAGE_RULES, self.abstract, what)
         self.rows = rows / parts
-        self.length = config.data.sequence_length / mesh["seq"]
+        by_stream = model.lengths(config.data.lengths)
+        self.row_length = int(by_stream[model.streams[-1]])
+        self.length = self.row_length / mesh["seq"]
         self.bytes = jax.numpy.dtype(policy(config.precision).compute).itemsize
-        self.activation = self.rows * self.length * model.d_model * self.bytes
-        assert model.head_dim and model.num_kv_heads and model.mlp_dim and model.vocab_size
-        self.queries, self.keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-        self.mlp_dim, self.vocab_size = model.mlp_dim, model.vocab_size
+        assert model.head_dim and model.num_kv_heads and model.mlp_dim
+        self.mlp_dim, self.vocab_size = model.mlp_dim, model.vocab_size or 0
+        sizes: Any = {"bytes": self.bytes, "tensor": mesh["tensor"]}
+        self.tower = Tower(model, self.rows * self.length, slots=self.slots, **sizes)
+        self.activation, self.queries, self.keys = self.tower.activation, self.tower.queries, self.tower.keys
+        self.beside = [] if vision is None else [Tower(vision, self.rows * by_stream["images"], **sizes)]
         self.remat = config.execution.remat
         self.again = self.remat in ("full", "offload")  # whether products are done twice
         rounds = config.execution.pipeline_rounds
@@ -194,12 +250,10 @@ class Step:
         """Gathers of the layers' matrices and sums of their gradients."""
         found = []
         for is_expert in (False, True):
-            leaves = [leaf for leaf in self.layer_leaves if ("expert" in leaf.axes) == is_expert]
-            # Pairs of layers and microbatches that a device goes through: all leaves have as many layers here.
-            times = self.passes * (leaves[0].layers if leaves else 0)
-            cut = [leaf for leaf in leaves if leaf.is_gathered]
-            moved = times * sum((leaf.width or self.bytes) * leaf.gathered for leaf in cut)
-            size = times * self.bytes * sum(leaf.gathered for leaf in cut if leaf.trained)
+            cut = [leaf for leaf in self.layer_leaves if ("expert" in leaf.axes) == is_expert and leaf.is_gathered]
+            # A device goes through so many pairs of layers and microbatches.
+            moved = self.passes * sum(leaf.layers * (leaf.width or self.bytes) * leaf.gathered for leaf in cut)
+            size = self.passes * self.bytes * sum(leaf.layers * leaf.gathered for leaf in cut if leaf.trained)
             name, fsdp = "experts" if is_expert else "layers", self.mesh["fsdp"]
             found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), moved / fsdp, 2))
             found.append(self._over(f"{name}' gradients scattered", "reduce-scatter", ("fsdp",), size, 1))
@@ -235,7 +289,9 @@ class Step:
     @property
     def chunks(self) -> int:
         """Parts of the length whose logits exist at once."""
-        length, wanted = self.config.data.sequence_length, self.logits_chunk
+        length, wanted = self.row_length, self.logits_chunk
+        if not self.vocab_size:
+            return 1
         rows = math.ceil(self.rows * (self.micro if self.mesh["pipe"] > 1 else 1) / self.mesh["pipe"])
         return math.ceil(length / chunk_length(length, self.vocab_size, rows, wanted, self.most_logits))
 
@@ -245,6 +301,11 @@ class Step:
         # Looked up in float32, and the gradient of what the logits are computed from.
         outside = self.micro / self.mesh["pipe"]
         return [
+            *(
+                self._over("images' attention and mlp", "all-reduce", ("tensor",), each.activation, sums * times)
+                for each in self.beside
+                if (times := self.passes * each.config.num_layers)
+            ),
             self._over("activations of attention and mlp", "all-reduce", ("tensor",), self.activation, sums * layers),
             self._over("embeddings looked up", "all-reduce", ("tensor",), self.activation / self.bytes * 4, outside),
             self._over("gradient of the logits", "all-reduce", ("tensor",), self.activation, outside),
@@ -253,7 +314,7 @@ class Step:
     @property
     def slots(self) -> float:
         """Slots of experts for every token: those that it is sent to, and what a whole capacity leaves empty."""
-        experts, length = self.model.experts, self.config.data.sequence_length
+        experts, length = self.model.experts, self.row_length
         if experts is None:
             return 0.0
         chosen = experts.experts_per_token
@@ -305,9 +366,9 @@ class Step:
         kept = sum(leaf.width * leaf.local for leaf in self.leaves if leaf.width is not None)
         average = 0 if self.config.training.ema_decay is None else self._trained
         gathered = self.bytes * max((2 * leaf.gathered * leaf.values for leaf in self.layer_leaves), default=0)
-        block = self._block()
-        at_rest = {"none": block, "products": self._products(), "full": self.activation}
-        of_layer = at_rest.get(self.remat, 0.0)  # the others keep it on the host
+        block = max(each.block for each in (self.tower, *self.beside))
+        frozen = not any(leaf.trained for leaf in self.layer_leaves if leaf.name.startswith("vision/"))
+        beside = sum(each.at_rest(self.remat) * each.config.num_layers for each in self.beside if not frozen)
         at_once = self.micro if self.mesh["pipe"] > 1 else 1
         layers = self._layers_here * (self.passes if self.mesh["pipe"] > 1 else 1)
         return Memory(
@@ -315,20 +376,10 @@ class Step:
             optimizer=self._optimizer(),
             gradients=FLOAT32 * self._trained * (2 if self.micro > 1 and self.mesh["pipe"] == 1 else 1),
             compute_copy=self.bytes * local if self.bytes != FLOAT32 else 0.0,
-            activations=of_layer * layers + 2 * self.activation * at_once,
+            activations=self.tower.at_rest(self.remat) * layers + 2 * self.activation * at_once + beside,
             tables=self._whole_tables(),
             workspace=max(block, self._logits()) + gathered,
         )
-
-    def _block(self) -> float:
-        """What the backward pass of a block reads: inputs of its norms and products, queries, keys, values, outputs."""
-        c, tensor = self.model, self.mesh["tensor"]
-        heads = 2 * (self.queries + self.keys) / tensor
-        wide = (3 if c.gated_mlp else 2) * self.mlp_dim / tensor
-        if c.experts is not None:
-            assert c.experts.mlp_dim
-            wide = self.slots * ((3 if c.gated_mlp else 2) * c.experts.mlp_dim / tensor + 2 * c.d_model)
-        return self.rows * self.length * self.bytes * (4 * c.d_model + heads + wide)
 
     def _whole_tables(self) -> float:
         tables = [leaf for leaf in self.leaves if not leaf.layers and leaf.is_gathered]
@@ -337,14 +388,9 @@ class Step:
         logits = sum(leaf.gathered for leaf in tables if leaf.name.startswith(name) and leaf.trained)
         return FLOAT32 * (looked_up + logits)
 
-    def _products(self) -> float:
-        """What products with weights give: queries, keys, values, and what attention and feed-forward add."""
-        wide = self.queries + 2 * self.keys + (2 if self.model.gated_mlp else 1) * self.mlp_dim
-        return self.rows * self.length * self.bytes * (3 * self.model.d_model + wide / self.mesh["tensor"])
-
     def _logits(self) -> float:
         """Logits of a chunk in float32 and their gradient, and the float32 gradient of the table."""
-        tokens = self.rows * self.config.data.sequence_length / self.chunks / self.mesh["seq"]
+        tokens = self.rows * self.row_length / self.chunks / self.mesh["seq"]
         return tokens * self.vocab_size / self.mesh["tensor"] * (FLOAT32 + self.bytes)
 
     def _optimizer(self) -> float:
@@ -362,16 +408,17 @@ class Step:
           "model", what the gradient takes; "executed", with what is computed twice and experts' empty slots;
           "products", those executed that weights take part in. A pipeline's bubble is in none of them.
         """
-        c, length = self.model, self.config.data.sequence_length
-        tokens = self.config.training.batch_size * length
-        parts = forward_flops(c, length)
+        c, lengths = self.model, dict(self.config.data.mean_lengths)
+        tokens = self.config.training.batch_size * self.config.data.sequence_length
+        often = self.row_length / self.config.data.sequence_length
+        parts = forward_flops(c, lengths)
         forward = sum(parts.values())
         again = 0.0
         if self.again:
-            again = forward - parts["logits"]
+            again = forward - parts.get("logits", 0.0)
             if c.norm_position == "pre":  # nothing needs what the last product of a dense block gives
-                again -= 2.0 * self.mlp_dim * c.d_model * (c.num_layers - c.expert_layers)
-        frozen = forward_flops(c, length, counts=lambda name: not self.config.trains(name))
+                again -= 2.0 * often * self.mlp_dim * c.d_model * (c.num_layers - c.expert_layers)
+        frozen = forward_flops(c, lengths, counts=lambda name: not self.config.trains(name))
         model = (1 + BACKWARD) * forward - sum(flops for part, flops in frozen.items() if part != "attention_scores")
         executed = model + again
         if c.experts is not None:
@@ -395,7 +442,8 @@ class Step:
         memory, ways = self.memory(), 4 if self.again else 3
         layers = [leaf for leaf in self.layer_leaves if leaf.is_gathered]
         weights = sum(leaf.values * leaf.gathered * leaf.layers for leaf in layers) * self.bytes * self.passes
-        activations = 3 * self._block() * self._layers_here * self.passes
+        activations = 3 * self.tower.block * self._layers_here * self.passes
+        activations += 3 * self.passes * sum(each.block * each.config.num_layers for each in self.beside)
         logits = 3 * self._logits() * self.chunks * self.micro / self.mesh["pipe"]
         state = 2 * (memory.parameters + memory.optimizer) + 2 * self.micro * memory.gradients + memory.compute_copy
         return weights * (ways + 2) + activations * (ways - 1) + logits + state
