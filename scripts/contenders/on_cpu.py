@@ -136,6 +136,19 @@ def kinds(settings: Settings) -> Iterator[Row]:
             yield dataclasses.replace(row, note=note, measures=measures)
 
 
+def images(settings: Settings) -> Iterator[Row]:
+    """Training steps of ViT and CLIP, beside those of transformers: 65 tokens an image, width 192, 4 layers."""
+    rival = "Hugging Face"
+    for family in ("vit", "clip"):
+        contenders = [
+            Contender("ours", f"{HERE}.images:ours", {"family": family}),
+            Contender("ours, bf16", f"{HERE}.images:ours", {"family": family, "precision": "bf16"}),
+            Contender(rival, f"{HERE}.images:hugging_face", {"family": family}),
+            Contender(f"{rival}, bf16 autocast", f"{HERE}.images:hugging_face", {"family": family, "bf16": True}),
+        ]
+        yield from rows_of(family, "images/s", settings.measure(contenders), (rival,))
+
+
 def loop(settings: Settings) -> Iterator[Row]:
     """Real runs of scripts/train.py with warm caches: how long the training loop kept the device waiting."""
     tiny = content_of(**SHAPES["tiny"]) | {"data": text_data(**SHAPES["tiny"])}
@@ -177,6 +190,7 @@ SECTIONS: dict[str, Section] = {
     "feeding": feeding,
     "loop": loop,
     "decoding": decoding,
+    "images": images,
     "attention": attention,
     "kinds": kinds,
     "fitting": fitting,

@@ -20,7 +20,7 @@ from t5x_like.config.data.tokenizers import FileTokenizerConfig
 from t5x_like.config.models.vision import VisionConfig
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError
-from t5x_like.files import make_folder, write_json
+from t5x_like.files import make_folder, read_json, write_json
 from t5x_like.interop.adapters import load_adapter
 from t5x_like.interop.hugging_face import config_of_folder, is_hf, load_hf, placed, vocabulary_of
 from t5x_like.interop.names import Parts
@@ -72,7 +72,7 @@ def hf_run(folder: Path) -> RunConfig:
     """A run whose model is a Hugging Face folder's, with its tokenizer; its data are only a form for sets to score."""
     model = config_of_folder(folder)
     if isinstance(model, VisionConfig):
-        images = {"image_size": model.image_size, "channels": model.channels}
+        images = {"image_size": model.image_size, "channels": model.channels} | _normalised(folder)
         labels = {"kind": "image_classification", "num_labels": getattr(model, "num_labels", None)}
         return _form(folder, labels | images, "classification")
     kind = getattr(model, "head", None) or _TASKS[model.streams]
@@ -85,6 +85,14 @@ def hf_run(folder: Path) -> RunConfig:
         data["stream"] = model.streams[0]
     objective = "causal_lm" if kind == "language_model" else kind
     return _form(folder, data, objective)
+
+
+def _normalised(folder: Path) -> dict[str, Any]:
+    """How a folder's model wants pixels, where it says."""
+    path = folder / "preprocessor_config.json"
+    told = read_json(path) if path.is_file() else {}
+    names = {"mean": "image_mean", "stddev": "image_std"}
+    return {ours: tuple(told[name]) for ours, name in names.items() if name in told}
 
 
 def _form(folder: Path, data: dict[str, Any], objective: str) -> RunConfig:
