@@ -60,7 +60,7 @@ function show() {
     cell.style.background = shade(row[key] / most);
     cell.title = `${map.keys.labels[key]}: ${(100 * row[key]).toFixed(1)} %`;
   });
-  at("told").textContent = `${map.queries.labels[chosen.query]} gives the darkest ${(100 * most).toFixed(1)} %.`;
+  at("told").textContent = `${map.queries.labels[chosen.query]} gives at most ${(100 * most).toFixed(1)} % to one.`;
   matrix(map, T, S);
 }
 
