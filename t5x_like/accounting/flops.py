@@ -50,6 +50,7 @@ def forward_flops(
         lengths = dict.fromkeys(config.streams, lengths)
     lengths = config.lengths(lengths)
     targets = lengths.get("targets", lengths[config.streams[-1]])
+    lengths["targets"] = targets  # what a row's targets meet, each once
     by_part: dict[str, float] = {}
     for name, spec in parameters(config):
         often = lengths[spec.stream] / targets

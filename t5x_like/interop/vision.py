@@ -73,12 +73,17 @@ def rules(config: ViTConfig) -> list[Rule]:
     return [*encoder_rules(config, PREFIXES[config.kind]), *(rule for pair in named for rule in affine(*pair))]
 
 
-def vision_fields(theirs: dict[str, Any]) -> dict[str, Any]:
-    """Our fields of an encoder of images out of its config.json."""
+def activation_of(theirs: dict[str, Any]) -> str:
+    """Our name of a config.json's activation."""
     activation = theirs.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         raise unknown_name("config.json: hidden_act", activation, ACTIVATIONS)
-    return {ours: theirs[name] for ours, name in FIELDS.items()} | {"activation": ACTIVATIONS[activation]}
+    return ACTIVATIONS[activation]
+
+
+def vision_fields(theirs: dict[str, Any]) -> dict[str, Any]:
+    """Our fields of an encoder of images out of its config.json."""
+    return {ours: theirs[name] for ours, name in FIELDS.items()} | {"activation": activation_of(theirs)}
 
 
 def their_vision_fields(config: VisionConfig) -> dict[str, Any]:

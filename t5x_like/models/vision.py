@@ -65,7 +65,9 @@ class ImageEncoder:
             if getattr(c, name):
                 own[name] = {"embedding": ParamSpec((1, c.d_model), ("types", "embed"), init=Normal(0.02), lookup=True)}
         if c.pooling == "attention":
-            own["pooling"] = record_specs(self.pool, states, Context(mask=MaskSpec(causal=False)))
+            pool = record_specs(self.pool, states, Context(mask=MaskSpec(causal=False)))
+            once = 1 / self.tokens  # what the query meets, of what others do
+            own["pooling"] = map_specs(lambda s: replace(s, met=once) if s.stream == "own" else s, pool)
         own = map_specs(lambda spec: spec.on_streams(self.stream, self.stream), own)
         return {**own, **self.tower.entry_specs(), **self.tower.specs()}
 

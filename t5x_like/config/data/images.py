@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from t5x_like.config.checks import at_least, divisors, inside
-from t5x_like.config.data import sources
-from t5x_like.config.data.tasks import AnySource, TaskConfig, wrong_label
+from t5x_like.config.data import sources, tokenizers
+from t5x_like.config.data.tasks import AnySource, AnyTokenizer, TaskConfig, wrong_label
 from t5x_like.strict import FieldError
 
 
@@ -167,3 +167,42 @@ class ImageTokensConfig(ImageClassificationConfig):
     @property
     def features(self) -> Any:
         return None  # those of text
+
+
+@dataclass(frozen=True)
+class CaptionsConfig(ImageTaskConfig):
+    """Images and a text about each."""
+
+    streams: ClassVar[tuple[str, ...]] = ("images", "text")
+
+    kind: Literal["captions"] = "captions"
+    tokenizer: AnyTokenizer = field(default_factory=tokenizers.BPETokenizerConfig)
+    caption: str = "caption"  # the column
+    label: str = "label"  # that of the number of a class, where such are named to be told apart
+    text_length: int = 32  # tokens of a text, its end among them
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "text_length")
+        super().__post_init__()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the tokenizer learns from."""
+        return (self.caption,)
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return super().reads | {self.caption: "text or a number"}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"images": 1, "text": self.text_length}
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.tokens
+
+    @property
+    def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
+        names = ("text_tokens", "text_segment_ids")
+        return {**super().features, **dict.fromkeys(names, ((self.text_length,), "int32"))}
