@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
                 "held_out": {**digits, "digits": "held_out"},
                 "tokenizer": {"kind": "wordpiece", "vocab_size": 60},
                 "text_length": 16,
+                "label": "label",
                 "image_size": 8,
                 "mean": (0.3,),
                 "stddev": (0.38,),
@@ -34,7 +35,7 @@ def get_config() -> ConfigDict:
             "objective": {"kind": "contrastive"},
             "optimizer": {"kind": "adamw", "learning_rate": 0.002, "b2": 0.98, "weight_decay": 0.05},
             "schedule": {"kind": "cosine", "warmup_fraction": 0.1},
-            "training": {"epochs": 30, "batch_size": 64, "log_every": 100},
+            "training": {"epochs": 16, "batch_size": 64, "log_every": 100},
             "execution": {"steps_per_call": 25},
         }
     )

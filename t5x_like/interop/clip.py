@@ -6,7 +6,7 @@ from typing import Any
 
 from t5x_like.config.models.clip import ClipConfig, ClipVisionConfig, SiglipConfig, SiglipVisionConfig
 from t5x_like.interop.names import USUAL, Rule, affine
-from t5x_like.interop.vision import ACTIVATIONS, activation_of, layers, patches, their_vision_fields, vision_fields
+from t5x_like.interop.vision import FIELDS, layers, patches, their_vision_fields, vision_fields
 
 TYPES = {"clip": ClipConfig, "siglip": SiglipConfig}
 ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
@@ -14,34 +14,25 @@ PREFIXES = dict.fromkeys(TYPES, "")
 IGNORED = r".*position_ids"
 SAME: dict[str, Any] = {}
 _TEXT = USUAL | {"norm_epsilon": "layer_norm_eps"}
-_MEANT = {  # by fields that a config.json leaves out, as most of SigLIP's do
-    "clip": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-    "siglip": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
-}
+_LEGACY_END = 2  # OpenAI's files say so of an end that is another token, the one with the largest number
+_CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "image_size": 224, "num_channels": 3}
+_SIGLIP = _CLIP | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-_VISION = _BASE | {"image_size": 224, "num_channels": 3}
-_MEANT_BY_TOWER: dict[str, dict[str, dict[str, Any]]] = {
+_SMALL = _BASE | {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+_MEANT: dict[str, dict[str, dict[str, Any]]] = {  # by fields that a config.json leaves out
     "clip": {
-        "vision": _VISION | {"patch_size": 32},
-        "text": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
-        | {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407},
+        "text": _CLIP | _SMALL | {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407},
+        "vision": _CLIP | _BASE | {"patch_size": 32},
     },
     "siglip": {
-        "vision": _VISION | {"patch_size": 16},
-        "text": _BASE | {"vocab_size": 32000, "max_position_embeddings": 64},
+        "text": _SIGLIP | _BASE | {"vocab_size": 32000, "max_position_embeddings": 64},
+        "vision": _SIGLIP | _BASE | {"patch_size": 16},
     },
 }
-_LAYER = {
-    "attention/query": "self_attn.q_proj",
-    "attention/key": "self_attn.k_proj",
-    "attention/value": "self_attn.v_proj",
-    "attention/out": "self_attn.out_proj",
-    "attention_norm": "layer_norm1",
-    "mlp/up": "mlp.fc1",
-    "mlp/out": "mlp.fc2",
-    "mlp_norm": "layer_norm2",
-}
-_LEGACY_END = 2  # OpenAI's files say so of an end that is another token, the one with the largest number
+_LAYER = {"attention/query": "self_attn.q_proj", "attention/key": "self_attn.k_proj", "attention_norm": "layer_norm1"}
+_LAYER |= {"attention/value": "self_attn.v_proj", "attention/out": "self_attn.out_proj", "mlp_norm": "layer_norm2"}
+_LAYER |= {"mlp/up": "mlp.fc1", "mlp/out": "mlp.fc2"}
+_POOLING = {"attention/out": "attention.out_proj", "mlp_norm": "layernorm", "mlp/up": "mlp.fc1", "mlp/out": "mlp.fc2"}
 
 
 def rules(config: ClipConfig) -> list[Rule]:
@@ -58,10 +49,7 @@ def rules(config: ClipConfig) -> list[Rule]:
         Rule("vision_model.head.probe", f"{pool}/query", shape=(1, 1, width)),
         Rule("vision_model.head.attention.in_proj_weight", tuple(f"{part}/kernel" for part in parts)),
         Rule("vision_model.head.attention.in_proj_bias", tuple(f"{part}/bias" for part in parts)),
-        *affine("vision_model.head.attention.out_proj", f"{pool}/attention/out"),
-        *affine("vision_model.head.layernorm", f"{pool}/mlp_norm"),
-        *affine("vision_model.head.mlp.fc1", f"{pool}/mlp/up"),
-        *affine("vision_model.head.mlp.fc2", f"{pool}/mlp/out"),
+        *(rule for ours, name in _POOLING.items() for rule in affine(f"vision_model.head.{name}", f"{pool}/{ours}")),
         Rule("text_model.embeddings.token_embedding.weight", "text/token_embedding/embedding"),
         Rule("text_model.embeddings.position_embedding.weight", "text/position_embedding/embedding"),
         *layers("text_model.encoder.layers", "text", _LAYER),
@@ -76,28 +64,28 @@ def rules(config: ClipConfig) -> list[Rule]:
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     """Our fields out of a config.json."""
     kind = theirs["model_type"]
-    vision, text = (
-        _MEANT[kind] | meant | (theirs.get(f"{name}_config_dict") or theirs.get(f"{name}_config") or {})
-        for name, meant in _MEANT_BY_TOWER[kind].items()
+    text, vision = (
+        meant | (theirs.get(f"{name}_config_dict") or theirs.get(f"{name}_config") or {})
+        for name, meant in _MEANT[kind].items()
     )
-    found = {ours: text[name] for ours, name in _TEXT.items()} | {"activation": activation_of(text)}
+    found = vision_fields(text, _TEXT)
     if kind == "siglip":
-        more = {"projection_dim": text.get("projection_size") or text["hidden_size"]}
-        return found | more | {"vision": SiglipVisionConfig(**vision_fields(vision))}
-    end = text["eos_token_id"]
+        found["projection_dim"] = text.get("projection_size") or text["hidden_size"]
+        return found | {"vision": SiglipVisionConfig(**vision_fields(vision))}
+    found["projection_dim"], end = theirs.get("projection_dim", 512), text["eos_token_id"]
     found |= {"text_pooling": "largest"} if end == _LEGACY_END else {"end_token": end}
-    more = {"projection_dim": theirs.get("projection_dim", 512)}
-    return found | more | {"vision": ClipVisionConfig(**vision_fields(vision))}
+    return found | {"vision": ClipVisionConfig(**vision_fields(vision))}
 
 
 def their_fields(config: ClipConfig) -> dict[str, Any]:
     """A config.json's fields out of ours."""
-    text = {name: getattr(config, ours) for ours, name in _TEXT.items()}
-    text["hidden_act"] = {ours: name for name, ours in reversed(ACTIVATIONS.items())}[config.activation]
-    size = "projection_size" if config.kind == "siglip" else "projection_dim"
-    text |= {size: config.projection_dim, "model_type": f"{config.kind}_text_model"}
-    if config.kind == "clip":
-        text["eos_token_id"] = _LEGACY_END if config.text_pooling == "largest" else config.end_token
-    vision = their_vision_fields(config.vision) | {"model_type": f"{config.kind}_vision_model"}
-    found = {"text_config": text, "vision_config": vision}
-    return found | ({"projection_dim": config.projection_dim} if config.kind == "clip" else {})
+    of = config.projection_dim
+    towers = {"text": their_vision_fields(config, _TEXT), "vision": their_vision_fields(config.vision, FIELDS)}
+    found: dict[str, Any] = {
+        f"{at}_config": x | {"model_type": f"{config.kind}_{at}_model"} for at, x in towers.items()
+    }
+    if config.kind == "siglip":
+        found["text_config"]["projection_size"] = of
+        return found
+    found["text_config"]["eos_token_id"] = _LEGACY_END if config.text_pooling == "largest" else config.end_token
+    return found | {"projection_dim": of}

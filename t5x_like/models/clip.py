@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from t5x_like.config.models.clip import ClipConfig
 from t5x_like.models.context import Context
 from t5x_like.models.layers.linear import Linear
-from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, call, initialise, map_specs, record_specs
+from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, call, map_specs, record_specs
 from t5x_like.models.model import Applies, Batch
 from t5x_like.models.streams import real, running
 from t5x_like.models.tower import Tower
@@ -59,10 +59,6 @@ class Clip(Applies):
         of_logits = {name: ParamSpec((), (), init=Constant(value), stream="targets") for name, value in numbers.items()}
         return {**specs, "logit_scale": of_logits}
 
-    def init(self, key: jax.Array) -> Params:
-        """Draws float32 parameters; the same bits on every mesh."""
-        return initialise(self.specs(), key)
-
     def run(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
     ) -> dict[str, Any]:
@@ -73,19 +69,19 @@ class Clip(Applies):
         float32 [B, B], of each image a row.
         """
         assert cache is None
-        both = "logits_per_image" in want
         outputs: dict[str, Any] = {"aux": {}}
-        if both or "image_embeddings" in want:
+        wanted = {*want, *self.outputs} if "logits_per_image" in want else want
+        if "image_embeddings" in wanted:
             x, *_ = self.vision.encode(params["vision"], batch["images"], ctx)
             x = self.vision.pooled(params["vision"], x, ctx)
             outputs["image_embeddings"] = self._vector("vision_projection", params, x, ctx)
-        if both or "text_embeddings" in want:
+        if "text_embeddings" in wanted:
             x = self._text(params["text"], batch, ctx)
             outputs["text_embeddings"] = self._vector("text_projection", params, x, ctx)
-        if both:  # every device has all texts, and the logits of its own images
-            texts = ctx.constrain(outputs["text_embeddings"], "texts embed")
+        if "logits_per_image" in want:  # every device has all texts, and the logits of its own images
+            texts, numbers = ctx.constrain(outputs["text_embeddings"], "texts embed"), params["logit_scale"]
             logits = jnp.einsum("BE,SE->BS", outputs["image_embeddings"], texts, precision="highest")
-            logits = logits * jnp.exp(params["logit_scale"]["scale"]) + params["logit_scale"].get("bias", 0.0)
+            logits = logits * jnp.exp(numbers["scale"]) + numbers.get("bias", 0.0)
             outputs["logits_per_image"] = ctx.constrain(logits, "batch texts")
         return {name: outputs[name] for name in (*want, "aux")}
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from t5x_like.errors import UserError
 from t5x_like.models.context import Context, Memory
-from t5x_like.models.layers.parameters import Params
+from t5x_like.models.layers.parameters import Params, initialise
 
 Batch = dict[str, jax.Array]
 
@@ -49,13 +49,21 @@ class Model(Protocol):
 
 
 class Applies:
-    """`apply` of the families here, each of which has its own `run`.
+    """`init` and `apply` of the families here, each of which has its own `specs` and `run`.
 
     Attributes:
       outputs: names of what a call computes that names nothing.
     """
 
     outputs: tuple[str, ...] = ("logits",)
+
+    def specs(self) -> Params:
+        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
+        raise NotImplementedError
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws float32 parameters; the same bits on every mesh."""
+        return initialise(self.specs(), key)
 
     def apply(
         self,

@@ -21,16 +21,7 @@ from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.norms import Norm
-from t5x_like.models.layers.parameters import (
-    Normal,
-    Params,
-    ParamSpec,
-    call,
-    initialise,
-    map_specs,
-    parameter,
-    record_specs,
-)
+from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, parameter, record_specs
 from t5x_like.models.model import Applies, Batch
 from t5x_like.models.tower import Tower
 
@@ -174,10 +165,6 @@ class ViT(Applies):
             once = map_specs(lambda spec: replace(spec.on_streams("images"), met=1 / self.encoder.tokens), labels)
             specs |= {"labels": once} | ({"distillation_labels": once} if c.distillation_token else {})
         return specs
-
-    def init(self, key: jax.Array) -> Params:
-        """Draws float32 parameters; the same bits on every mesh."""
-        return initialise(self.specs(), key)
 
     def run(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]

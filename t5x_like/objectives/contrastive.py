@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which text belongs to which image, among those of a whole batch: each is compared with all, wherever they lie.
 
-The logits [B, B] are computed once, a device those of its own images; only vectors of texts are gathered, and sums
-over images go across devices. A row that fills a batch up is compared with none.
+The logits [B, B] are computed once, a device those of its own images: only vectors of texts are gathered, and what is
+summed over images goes across devices. A row that fills a batch up is compared with none.
 """
 
 import math
@@ -12,78 +12,50 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x_like.config.objectives.contrastive import ContrastiveConfig
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.models.streams import real
+from t5x_like.objectives.cross_entropy import TokenCrossEntropy
 from t5x_like.objectives.task import Batch, Sums
 
 
-class Contrastive:
-    """A task; see `Task`. Every pair of a batch has a part in its loss, so that it is no sum over examples."""
+class Contrastive(TokenCrossEntropy):
+    """ "loss", of each image: the cross-entropy of its text among all and of the text's image, averaged (Radford et al.
+    2021, figure 3); or of every pair by itself, summed over texts (Zhai et al. 2023, equation 1). Every pair of a batch
+    has a part in it, so how large it is depends on how large that is.
+
+    "image_to_text_accuracy" and "text_to_image_accuracy": whether what is nearest belongs there, or is as near.
+    """
 
     separable = False
+    config: Any
 
-    def __init__(self, config: ContrastiveConfig):
-        self.config = config
-
-    def prepare(self, state: Any, batch: Batch, key: jax.Array) -> Batch:
-        """Identity."""
-        del state, key
-        return batch
-
-    def loss(self, model: Model, params: Params, batch: Batch, *, key: Any, ctx: Context, scale: Any = None) -> Sums:
-        """Returns {"loss", "image_to_text_accuracy", "text_to_image_accuracy"}: the latter say whether what is nearest
-        belongs there; where several are as near, it does."""
-        sums = self._sums(model, params, batch, key, ctx.replace(train=True))
-        return {name: (value.sum(), weight.sum()) for name, (value, weight) in sums.items()}
-
-    def evaluate(self, model: Model, params: Params, batch: Batch, *, ctx: Context) -> Sums:
-        """Returns the same by example, [B] each; how well a batch is told apart depends on its size."""
-        return self._sums(model, params, batch, None, ctx.replace(train=False))
-
-    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context) -> Sums:
-        if self.config.loss == "softmax" and self.config.max_scale is not None:
+    def _sums(
+        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
+    ) -> Sums:
+        c = self.config
+        if c.loss == "softmax":
             numbers = params["logit_scale"]
-            scale = _at_most(math.log(self.config.max_scale), numbers["scale"])
-            params = {**params, "logit_scale": {**numbers, "scale": scale}}
-        want = ["logits_per_image"]
-        logits = model.apply(params, batch, key=key, train=ctx.train, want=want, ctx=ctx)[want[0]]
-        there = real(batch, "images").any(1)
-        weights = there.astype(logits.dtype)
-        own, pairs = jnp.eye(len(logits), dtype=bool), there[:, None] & there
-        logits = jnp.where(pairs, logits, jnp.finfo(logits.dtype).min / 2)
+            most = _at_most(math.log(c.max_scale), numbers["scale"])
+            params = {**params, "logit_scale": {**numbers, "scale": most}}
+        outputs = model.apply(params, batch, key=key, train=ctx.train, want=("logits_per_image",), ctx=ctx)
+        logits, there = outputs["logits_per_image"], real(batch, "images").any(1)
+        logits = jnp.where(there[:, None] & there, logits, jnp.finfo(logits.dtype).min / 2)
+        own, weights = jnp.eye(len(logits), dtype=bool), there.astype(logits.dtype)
         right = jnp.where(own, logits, 0.0).sum(1)
-        loss = pairwise(logits, own, pairs) if self.config.loss == "sigmoid" else both_ways(logits, right)
-        values = {
-            "loss": loss,
-            "image_to_text_accuracy": (right >= logits.max(1)).astype(logits.dtype),
-            "text_to_image_accuracy": (right >= logits.max(0)).astype(logits.dtype),
-        }
-        return {name: (value * weights, weights) for name, value in values.items()}
-
-
-def both_ways(logits: jax.Array, right: jax.Array) -> jax.Array:
-    """Cross-entropy of each image's text among all and of each text's image, averaged: [B] of logits [B, B], of which
-    `right` is the diagonal (Radford et al. 2021, figure 3)."""
-    of_images, of_texts = (jax.nn.logsumexp(logits, axis=axis) for axis in (1, 0))
-    return (of_images + of_texts) / 2 - right
-
-
-def pairwise(logits: jax.Array, own: jax.Array, pairs: jax.Array) -> jax.Array:
-    """Minus the log-likelihood that an image belongs to its own text and to no other, summed over texts: [B] (Zhai et
-    al. 2023, equation 1); `pairs` bool [B, B] are those that there are."""
-    signed = jnp.where(pairs, jnp.where(own, logits, -logits), 0.0)
-    return jnp.where(pairs, jax.nn.softplus(-signed), 0.0).sum(1)
+        if c.loss == "softmax":
+            loss = (jax.nn.logsumexp(logits, 1) + jax.nn.logsumexp(logits, 0)) / 2 - right
+        else:
+            loss = jax.nn.softplus(jnp.where(own, -logits, logits)).sum(1)
+        accuracy = {"image_to_text_accuracy": right >= logits.max(1), "text_to_image_accuracy": right >= logits.max(0)}
+        return {name: (value * weights, weights) for name, value in {"loss": loss, **accuracy}.items()}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _at_most(most: float, scale: jax.Array) -> jax.Array:
-    """The scale or the most there may be, from where it can only go down.
-
-    Differs from the paper: there the parameter itself is clipped, after each step.
-    """
+    """The scale, or the most there may be, from where it can only go down. Differs from the paper: there the parameter
+    itself is clipped, after each step."""
     return jnp.minimum(scale, most)
 
 

@@ -43,7 +43,7 @@ def loss_of(name, model, expected, ctx=None):
         return loss, {"logits": out["logits"], "states": out["hidden_states"][: len(expected["states"])]}
 
     def paired(params):
-        objective = Contrastive(ContrastiveConfig(loss=PAIRS[name], max_scale=None))
+        objective = Contrastive(ContrastiveConfig(loss=PAIRS[name], max_scale=1e9))
         sums = objective.loss(model, params, batch, key=None, ctx=ctx or Context())
         found = {} if len(batch["images"]) > 3 else model.apply(params, batch, ctx=ctx)
         return sums["loss"][0] / sums["loss"][1], {key: value for key, value in found.items() if key != "aux"}

@@ -15,7 +15,7 @@ from t5x_like.strict import FieldError
 
 @dataclass(frozen=True)
 class ClipVisionConfig(VisionConfig):
-    """CLIP's encoder of images: a ViT with a norm before its layers, too."""
+    """CLIP's encoder of images."""
 
     norm_epsilon: float = 1e-5
     activation: Activation = "gelu_quick"
@@ -25,7 +25,7 @@ class ClipVisionConfig(VisionConfig):
 
 @dataclass(frozen=True)
 class SiglipVisionConfig(VisionConfig):
-    """SigLIP's: an image is what a trained query attends to."""
+    """SigLIP's."""
 
     activation: Activation = "gelu_tanh"
     class_token: bool = False
@@ -63,13 +63,14 @@ class ClipConfig(TransformerConfig):
         super().__post_init__()
         at_least(self, 0, "end_token")
         at_least(self, 1, "projection_dim")
-        for tower, of in ((self, ""), (self.vision, "vision.")):
-            for name in ("attention", "experts"):
-                if getattr(tower, name) is not None:
-                    raise FieldError(f"{of}{name}", f"is not known for model.kind={self.kind!r}; accepted: None")
         if not self.maps_images and self.projection_dim not in (None, self.vision.d_model):
             given = f"{self.projection_dim}, but no map leads there from vision.d_model={self.vision.d_model}"
             raise FieldError("projection_dim", f"{given}; accepted: None, or the same")
+        towers: dict[str, TransformerConfig] = {"": self, "vision.": self.vision}
+        for name in (
+            f"{at}{name}" for at, c in towers.items() for name in ("attention", "experts") if getattr(c, name)
+        ):
+            raise FieldError(name, f"is given, which model.kind={self.kind!r} knows nothing of; accepted: None")
 
     @property
     def depth(self) -> int:

@@ -10,14 +10,13 @@ from t5x_like.config.objectives.base import ObjectiveConfig
 
 @dataclass(frozen=True)
 class ContrastiveConfig(ObjectiveConfig):
-    """Which text of a batch belongs to which image: of a "softmax" over all, both ways (Radford et al. 2021), or of
-    every pair by itself, its "sigmoid" (Zhai et al. 2023)."""
+    """Which text of a batch belongs to which image."""
 
     streams: ClassVar[tuple[str, ...]] = ("images", "text")
 
     kind: Literal["contrastive"] = "contrastive"
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    max_scale: float | None = 100.0  # of the products of vectors before a softmax; None: any
+    loss: Literal["softmax", "sigmoid"] = "softmax"  # over all, both ways, as in CLIP; of every pair, as in SigLIP
+    max_scale: float = 100.0  # of the products of vectors before a softmax
 
     def __post_init__(self) -> None:
         above_zero(self, "max_scale")
