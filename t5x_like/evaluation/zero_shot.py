@@ -3,6 +3,7 @@
 2021, section 3.1), and texts found for images and images for texts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,49 +16,35 @@ from t5x_like.training.program import Program
 _ROWS = 256  # at a time
 
 
-def score(
-    program: Program,
-    params: Params,
-    dataset: Captions,
-    count: int,
-    classes: Sequence[str] = (),
-    templates: Sequence[str] = ("{}",),
-    within: Sequence[int] = (),
-) -> dict[str, float]:
-    """Of up to `count` held-out pairs `recalls`, and, where there are `classes`, "zero_shot_accuracy": how often the
-    nearest of their vectors is that of the image's label. A name stands for the {} of each template.
+def score(program: Program, params: Params, dataset: Captions, count: int, how: dict[str, Any]) -> dict[str, float]:
+    """Of up to `count` held-out pairs `recalls` `within` some numbers, and, where there are `classes`,
+    "zero_shot_accuracy": how often the vector that is nearest to an image is that of its label. A class has the mean of
+    its name in each of the `templates`, where it stands for {}, of length 1.
 
     Raises:
       UserError: the data has no labels, or others.
     """
-    apply = jax.jit(
-        lambda params, batch, want: program.model.apply(params, batch, want=want, ctx=program.ctx), static_argnums=2
-    )
+    classes, templates, model = how["classes"], how["templates"], program.model
+    apply = jax.jit(lambda batch, want: model.apply(params, batch, want=want, ctx=program.ctx), static_argnums=1)
     found = []
     for batch in dataset.eval_batches(_ROWS, count):
-        out, real = apply(params, batch, ("image_embeddings", "text_embeddings")), batch["images_segment_ids"][:, 0] > 0
+        out, real = apply(batch, ("image_embeddings", "text_embeddings")), batch["images_segment_ids"][:, 0] > 0
         labels = batch.get("labels", np.full(len(real), -1))
         found.append([np.asarray(x)[real] for x in (out["image_embeddings"], out["text_embeddings"], labels)])
     images, texts, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    result = recalls(images, texts, within)
+    result = recalls(images, texts, how["within"])
     if classes:
         if not ((labels >= 0) & (labels < len(classes))).all():
-            given = "the data has no labels" if (labels < 0).all() else f"{labels.max()} is the label of an image"
-            raise UserError(
-                f"--zero_shot: {given}; accepted: data.label, with the place of one of {len(classes)} classes"
-            )
+            given = "data.label is None" if (labels < 0).all() else f"{labels.max()} is the label of an image"
+            raise UserError(f"--zero_shot: {given}; accepted: labels that are places of the {len(classes)} names")
         sentences = [template.replace("{}", name) for template in templates for name in classes]
         tokens = dataset.of_texts(list(dataset.tokenizer.encode_documents(sentences)))
-        of_classes = np.asarray(apply(params, tokens, ("text_embeddings",))["text_embeddings"])
-        nearest = images @ class_vectors(of_classes.reshape(len(templates), len(classes), -1)).T
-        result["zero_shot_accuracy"] = float((nearest.argmax(1) == labels).mean())
+        means = np.reshape(
+            apply(tokens, ("text_embeddings",))["text_embeddings"], (len(templates), len(classes), -1)
+        ).mean(0)
+        nearest = (images @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(1)
+        result["zero_shot_accuracy"] = float((nearest == labels).mean())
     return result
-
-
-def class_vectors(of_texts: np.ndarray) -> np.ndarray:
-    """The means of sentences about classes, [templates, C, E], made of length 1: [C, E]."""
-    mean = of_texts.mean(0)
-    return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
 
 
 def recalls(images: np.ndarray, texts: np.ndarray, within: Sequence[int]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from t5x_like.config.models.clip import ClipConfig, ClipVisionConfig, SiglipConfig, SiglipVisionConfig
 from t5x_like.interop.names import USUAL, Rule, affine
-from t5x_like.interop.vision import FIELDS, layers, patches, their_vision_fields, vision_fields
+from t5x_like.interop.vision import layers, patches, their_vision_fields, vision_fields
 
 TYPES = {"clip": ClipConfig, "siglip": SiglipConfig}
 ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
@@ -19,15 +19,15 @@ _CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "image_size": 224, 
 _SIGLIP = _CLIP | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _SMALL = _BASE | {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
-_MEANT: dict[str, dict[str, dict[str, Any]]] = {  # by fields that a config.json leaves out
-    "clip": {
-        "text": _CLIP | _SMALL | {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407},
-        "vision": _CLIP | _BASE | {"patch_size": 32},
-    },
-    "siglip": {
-        "text": _SIGLIP | _BASE | {"vocab_size": 32000, "max_position_embeddings": 64},
-        "vision": _SIGLIP | _BASE | {"patch_size": 16},
-    },
+_MEANT: dict[str, tuple[dict[str, Any], ...]] = {  # by fields that a config.json leaves out, of texts and of images
+    "clip": (
+        _CLIP | _SMALL | {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407},
+        _CLIP | _BASE | {"patch_size": 32},
+    ),
+    "siglip": (
+        _SIGLIP | _BASE | {"vocab_size": 32000, "max_position_embeddings": 64},
+        _SIGLIP | _BASE | {"patch_size": 16},
+    ),
 }
 _LAYER = {"attention/query": "self_attn.q_proj", "attention/key": "self_attn.k_proj", "attention_norm": "layer_norm1"}
 _LAYER |= {"attention/value": "self_attn.v_proj", "attention/out": "self_attn.out_proj", "mlp_norm": "layer_norm2"}
@@ -66,7 +66,7 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     kind = theirs["model_type"]
     text, vision = (
         meant | (theirs.get(f"{name}_config_dict") or theirs.get(f"{name}_config") or {})
-        for name, meant in _MEANT[kind].items()
+        for name, meant in zip(("text", "vision"), _MEANT[kind], strict=True)
     )
     found = vision_fields(text, _TEXT)
     if kind == "siglip":
@@ -79,13 +79,10 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 def their_fields(config: ClipConfig) -> dict[str, Any]:
     """A config.json's fields out of ours."""
-    of = config.projection_dim
-    towers = {"text": their_vision_fields(config, _TEXT), "vision": their_vision_fields(config.vision, FIELDS)}
-    found: dict[str, Any] = {
-        f"{at}_config": x | {"model_type": f"{config.kind}_{at}_model"} for at, x in towers.items()
-    }
+    text, vision = their_vision_fields(config, _TEXT), their_vision_fields(config.vision)
+    found: dict[str, Any] = {"text_config": text, "vision_config": vision}
     if config.kind == "siglip":
-        found["text_config"]["projection_size"] = of
+        text["projection_size"] = config.projection_dim
         return found
-    found["text_config"]["eos_token_id"] = _LEGACY_END if config.text_pooling == "largest" else config.end_token
-    return found | {"projection_dim": of}
+    text["eos_token_id"] = _LEGACY_END if config.text_pooling == "largest" else config.end_token
+    return found | {"projection_dim": config.projection_dim}

@@ -49,13 +49,9 @@ class Model(Protocol):
 
 
 class Applies:
-    """`init` and `apply` of the families here, each of which has its own `specs` and `run`.
+    """`init` and `apply` of the families here, each of which has its own `specs` and `run`."""
 
-    Attributes:
-      outputs: names of what a call computes that names nothing.
-    """
-
-    outputs: tuple[str, ...] = ("logits",)
+    outputs: tuple[str, ...] = ("logits",)  # of a call that wants nothing by name
 
     def specs(self) -> Params:
         """Returns the tree of ParamSpec that `init` draws and `apply` reads."""

@@ -16,11 +16,10 @@ from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.models.streams import real
-from t5x_like.objectives.cross_entropy import TokenCrossEntropy
-from t5x_like.objectives.task import Batch, Sums
+from t5x_like.objectives.task import Batch, SummedTask, Sums
 
 
-class Contrastive(TokenCrossEntropy):
+class Contrastive(SummedTask):
     """ "loss", of each image: the cross-entropy of its text among all and of the text's image, averaged (Radford et al.
     2021, figure 3); or of every pair by itself, summed over texts (Zhai et al. 2023, equation 1). Every pair of a batch
     has a part in it, so how large it is depends on how large that is.
@@ -29,7 +28,6 @@ class Contrastive(TokenCrossEntropy):
     """
 
     separable = False
-    config: Any
 
     def _sums(
         self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None

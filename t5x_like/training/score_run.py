@@ -3,7 +3,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from t5x_like.config.evaluation import HELD_OUT
 from t5x_like.config_files import run_from_json, with_overrides
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.pipeline import build_dataset
-from t5x_like.data.tasks.detection import Detection
 from t5x_like.data.tasks.captions import Captions
+from t5x_like.data.tasks.detection import Detection
 from t5x_like.data.tasks.seq2seq import Seq2Seq
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.evaluation.detection import average_precision
+from t5x_like.evaluation.zero_shot import score
 from t5x_like.files import write_json
 from t5x_like.interop.hugging_face import is_hf, vocabulary_of
 from t5x_like.strict import to_dict
@@ -27,7 +28,6 @@ from t5x_like.training.evaluation import build_sets, evaluate
 from t5x_like.training.exact_match import exact_match
 from t5x_like.training.initial import hf_run, load_any
 from t5x_like.training.run_folder import check_unchanged, finite, load_config
-from t5x_like.evaluation.zero_shot import score
 
 
 def score_run(
@@ -38,7 +38,7 @@ def score_run(
     tokens: int | None = None,
     pairs: int = 0,
     average: bool = True,
-    vectors: Mapping[str, Any] | None = None,
+    vectors: dict[str, Any] | None = None,
     progress: Callable[[str, float], None] = lambda name, share: None,
 ) -> dict[str, Any]:
     """Evaluates a run on one device and writes evaluation.json into its folder.
@@ -78,7 +78,7 @@ def score_run(
             images = config.training.eval_tokens
             result |= average_precision(program, params, dataset, images, partial(progress, f"{name}, boxes"))
         if vectors and isinstance(dataset, Captions):
-            result |= score(program, params, dataset, config.training.eval_tokens, **vectors)
+            result |= score(program, params, dataset, config.training.eval_tokens, vectors)
         evaluations[name] = {**finite(result), "fingerprint": dataset.fingerprint}
     averaged = average and trained.training.ema_decay is not None
     step = None if theirs else latest_step(folder)

@@ -40,7 +40,9 @@ CONFIGS = {
 def abstract_batch(config, *leading):
     if "images" in config.model.streams:
         rows = (*leading, config.training.batch_size)
-        return {name: jax.ShapeDtypeStruct((*rows, *shape), dtype) for name, (shape, dtype) in config.data.features.items()}
+        return {
+            name: jax.ShapeDtypeStruct((*rows, *shape), dtype) for name, (shape, dtype) in config.data.features.items()
+        }
     shape = (*leading, config.training.batch_size, config.data.sequence_length)
     names = ("decoder_input_tokens", "decoder_target_tokens")
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}

@@ -101,7 +101,6 @@ class DetectionDataConfig(ImageTaskConfig):
     image_size: int = 16
     boxes: str = "boxes"  # columns: centre and size of each, between 0 and 1
     labels: str = "box_labels"
-    num_labels: int | None = None  # labels are 0 to num_labels - 1; None: nobody knows
     max_objects: int = 16  # of an image; others are left out
 
     def __post_init__(self) -> None:

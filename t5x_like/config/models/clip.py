@@ -66,11 +66,9 @@ class ClipConfig(TransformerConfig):
         if not self.maps_images and self.projection_dim not in (None, self.vision.d_model):
             given = f"{self.projection_dim}, but no map leads there from vision.d_model={self.vision.d_model}"
             raise FieldError("projection_dim", f"{given}; accepted: None, or the same")
-        towers: dict[str, TransformerConfig] = {"": self, "vision.": self.vision}
-        for name in (
-            f"{at}{name}" for at, c in towers.items() for name in ("attention", "experts") if getattr(c, name)
-        ):
-            raise FieldError(name, f"is given, which model.kind={self.kind!r} knows nothing of; accepted: None")
+        for name in ("attention", "experts"):
+            if getattr(self, name) or getattr(self.vision, name):
+                raise FieldError(name, f"is given, which model.kind={self.kind!r} knows nothing of; accepted: None")
 
     @property
     def depth(self) -> int:
