@@ -2,11 +2,11 @@
 """CLIP on scikit-learn's handwritten digits and sentences about them, as "somebody wrote seven".
 
 python scripts/train.py --config=configs/clip_digits.py --workdir=runs/clip_digits
-python scripts/evaluate.py --workdir=runs/clip_digits --zero_shot=zero,one,two,three,four,five,six,seven,eight,nine \\
+python scripts/evaluate.py --workdir=runs/clip_digits --zero_shot=zero,one,two,three,four,five,six,seven,eight,nine \
     --templates="the digit {}|a handwritten {}|this is a {}|a picture of the number {}|somebody wrote {}" --recall=1,5
 
-87 s on 2 cores busy with much else, all in; held-out loss 1.490 of batches of 32, and in 9 s more a zero-shot accuracy of
-.946: of 1,211 pairs with digits that were never trained on, whose classes are known from sentences alone.
+87 s on 2 cores busy with much else, all in; held-out loss 1.490 of batches of 32, and in 9 s more a zero-shot accuracy
+of .946: of 1,211 pairs with digits that were never trained on, whose classes are known from sentences alone.
 """
 
 from ml_collections import ConfigDict
