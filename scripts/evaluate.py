@@ -34,6 +34,14 @@ def main() -> None:
     add("--only", metavar="NAMES", default="", help="sets to score, with commas between; the run's own is held_out")
     add("--tokens", type=float, metavar="N", help="held-out tokens of each set (default: as many as the run took)")
     add("--generate", type=int, default=0, metavar="N", help="write N texts of each set of pairs: how many are right")
+    add("--zero_shot", metavar="NAMES", default="", help="classes, in the order of labels, to tell images apart by")
+    add(
+        "--templates",
+        metavar="TEXTS",
+        default="{}",
+        help="sentences about them, with | between: 'a photo of a {}|a {}'",
+    )
+    add("--recall", metavar="K,K", default="", help="how often the text of an image is among the k nearest, and back")
     add("--last", action="store_true", help="the parameters of the last step, where the run keeps an average")
     flags, overrides = parser.read_with_overrides()
     workdir = parser.local_folder("workdir", flags.workdir)
@@ -42,10 +50,20 @@ def main() -> None:
     if flags.generate < 0:
         parser.error(f"--generate={flags.generate}: expected 0 or more")
 
+    templates, classes = flags.templates.split("|"), [name for name in flags.zero_shot.split(",") if name]
+    if wrong := [template for template in templates if "{}" not in template]:
+        parser.error(f"--templates={flags.templates}: {wrong[0]!r} has no {{}}, where the name of a class goes")
+    if flags.zero_shot and len(classes) < 2:
+        parser.error(f"--zero_shot={flags.zero_shot}: expected two names or more, with commas between")
+    within = flags.recall.split(",") if flags.recall else []
+    if not all(k.isdecimal() and int(k) > 0 for k in within):
+        parser.error(f"--recall={flags.recall}: expected whole numbers above 0, with commas between")
+
     from t5x_like.training.score_run import score_run, table
     from t5x_like.training.startup import configure_jax
 
     configure_jax()
+    vectors = {"classes": classes, "templates": templates, "within": [*map(int, within)]}
     bars = _Bars()
     with bars.progress:
         result = score_run(
@@ -55,6 +73,7 @@ def main() -> None:
             tokens=None if flags.tokens is None else int(flags.tokens),
             pairs=flags.generate,
             average=not flags.last,
+            vectors=vectors if classes or within else None,
             progress=bars.update,
         )
     print(f"step {result['step']}, {result['parameters']} parameters")

@@ -50,6 +50,7 @@ def forward_flops(
         lengths = dict.fromkeys(config.streams, lengths)
     lengths = config.lengths(lengths)
     targets = lengths.get("targets", lengths[config.streams[-1]])
+    lengths["targets"] = targets  # what a row's targets meet, each once
     by_part: dict[str, float] = {}
     for name, spec in parameters(config):
         often = lengths[spec.stream] / targets
@@ -96,11 +97,13 @@ def flops_per_token(
     """FLOPs of a training token, forward and backward, attention and logits included. See `forward_flops`.
 
     Recomputation (rematerialised layers) is not counted: it is how the gradient is computed, not what it is. A matrix
-    that is not `trained`, by its name, has no gradient of its own, but what enters it has.
+    that is not `trained`, by its name, has no gradient of its own, but what enters it has; unless that is pixels.
     """
     forward = sum(forward_flops(config, lengths, full_attention=full_attention).values())
     frozen = forward_flops(config, lengths, counts=lambda name: not trained(name))
-    return (1 + BACKWARD) * forward - sum(flops for part, flops in frozen.items() if part != "attention_scores")
+    pixels = forward_flops(config, lengths, counts=lambda name: name.endswith("patch_embedding/kernel"))
+    without = sum(flops for each in (frozen, pixels) for part, flops in each.items() if part != "attention_scores")
+    return (1 + BACKWARD) * forward - without
 
 
 def flops_per_token_6n(config: ModelConfig) -> float:

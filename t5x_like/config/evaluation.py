@@ -10,7 +10,8 @@ from t5x_like.errors import UserError
 
 HELD_OUT = "held_out"  # the name of the run's own held-out data
 # What a set takes from the run's data unless it says.
-_SHARED = ("sequence_length", "encoder_length", "tokenizer", "num_symbols", "num_labels", "stream")
+_SHARED = ["sequence_length", "encoder_length", "text_length", "tokenizer", "num_symbols", "num_labels", "stream"]
+_SHARED += ["image_size", "channels", "mean", "stddev"]
 
 
 def with_what_sets_share(content: Mapping[str, Any]) -> Mapping[str, Any]:

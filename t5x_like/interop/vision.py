@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """ViT and DeiT in Hugging Face's folders, and what other families' encoders of images share with them."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
+from t5x_like.config.models.base import TransformerConfig
 from t5x_like.config.models.vision import DeiTConfig, VisionConfig, ViTConfig
 from t5x_like.errors import unknown_name
 from t5x_like.interop.names import Rule, affine, label_names
@@ -73,17 +74,17 @@ def rules(config: ViTConfig) -> list[Rule]:
     return [*encoder_rules(config, PREFIXES[config.kind]), *(rule for pair in named for rule in affine(*pair))]
 
 
-def vision_fields(theirs: dict[str, Any]) -> dict[str, Any]:
-    """Our fields of an encoder of images out of its config.json."""
+def vision_fields(theirs: dict[str, Any], names: Mapping[str, str] = FIELDS) -> dict[str, Any]:
+    """Our fields of an encoder of images, or of those `names`, out of its config.json."""
     activation = theirs.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         raise unknown_name("config.json: hidden_act", activation, ACTIVATIONS)
-    return {ours: theirs[name] for ours, name in FIELDS.items()} | {"activation": ACTIVATIONS[activation]}
+    return {ours: theirs[name] for ours, name in names.items()} | {"activation": ACTIVATIONS[activation]}
 
 
-def their_vision_fields(config: VisionConfig) -> dict[str, Any]:
-    names = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
-    return {name: getattr(config, ours) for ours, name in FIELDS.items()} | {"hidden_act": names[config.activation]}
+def their_vision_fields(config: TransformerConfig, names: Mapping[str, str] = FIELDS) -> dict[str, Any]:
+    theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+    return {name: getattr(config, ours) for ours, name in names.items()} | {"hidden_act": theirs[config.activation]}
 
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from t5x_like.models.layers.embeddings import Embedding, dropout
 from t5x_like.models.layers.feed_forward import ACTIVATIONS
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.norms import Norm
-from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, call, initialise, map_specs, record_specs
+from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, call, map_specs, record_specs
 from t5x_like.models.model import Applies, Batch
 from t5x_like.models.streams import running
 from t5x_like.models.tower import Tower
@@ -87,10 +87,6 @@ class Bert(Applies):
             **specs,
             "encoder": {**self.encoder.entry_specs(), **self.encoder.specs()},
         }
-
-    def init(self, key: jax.Array) -> Params:
-        """Draws float32 parameters; the same bits on every mesh."""
-        return initialise(self.specs(), key)
 
     def unembedding(self, params: Params) -> Params:
         """The part of the parameters that `unembed` reads."""

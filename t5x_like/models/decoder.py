@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from t5x_like.config import TransformerConfig
 from t5x_like.models.context import Context
-from t5x_like.models.layers.parameters import Params, initialise
+from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Applies, Batch
 from t5x_like.models.streams import running
 from t5x_like.models.tower import Tower
@@ -42,10 +42,6 @@ class Decoder(Applies):
     def specs(self) -> Params:
         """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
         return {**self.vocabulary.specs(), "decoder": {**self.decoder.entry_specs(), **self.decoder.specs()}}
-
-    def init(self, key: jax.Array) -> Params:
-        """Draws float32 parameters; the same bits on every mesh."""
-        return initialise(self.specs(), key)
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params:
         """Returns an empty cache of `length` slots, and room for a memory of `encoder_length` tokens where one is

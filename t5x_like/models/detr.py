@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from t5x_like.config.models.detr import DetrConfig
 from t5x_like.models.context import Context, MaskSpec, Memory
 from t5x_like.models.layers.linear import Linear
-from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, initialise, map_specs, record_specs
+from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, record_specs
 from t5x_like.models.model import Applies, Batch
 from t5x_like.models.tower import Tower
 from t5x_like.models.vision import ImageEncoder
@@ -52,10 +52,6 @@ class Detr(Applies):
         own: Params = {"queries": {"embedding": queries}} | {n: record_specs(m, x) for n, m in self.heads.items()}
         own = map_specs(lambda spec: spec.on_streams("queries"), own)
         return {"vision": self.encoder.specs(), "decoder": self.decoder.specs(), **own}
-
-    def init(self, key: jax.Array) -> Params:
-        """Draws float32 parameters; the same bits on every mesh."""
-        return initialise(self.specs(), key)
 
     def run(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from t5x_like.config.models.mae import MaeConfig
 from t5x_like.models.context import Context
 from t5x_like.models.layers.linear import Linear
-from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, initialise, map_specs, record_specs
+from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, record_specs
 from t5x_like.models.model import Applies, Batch
 from t5x_like.models.tower import Tower
 from t5x_like.models.vision import ImageEncoder
@@ -51,10 +51,6 @@ class Mae(Applies):
             "vision": self.encoder.specs(),
             "decoder": {**own, **self.decoder.entry_specs(), **self.decoder.specs()},
         }
-
-    def init(self, key: jax.Array) -> Params:
-        """Draws float32 parameters; the same bits on every mesh."""
-        return initialise(self.specs(), key)
 
     def run(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from t5x_like.errors import UserError
 from t5x_like.models.context import Context, Memory
-from t5x_like.models.layers.parameters import Params
+from t5x_like.models.layers.parameters import Params, initialise
 
 Batch = dict[str, jax.Array]
 
@@ -49,7 +49,17 @@ class Model(Protocol):
 
 
 class Applies:
-    """`apply` of the families here, each of which has its own `run`."""
+    """`init` and `apply` of the families here, each of which has its own `specs` and `run`."""
+
+    outputs: tuple[str, ...] = ("logits",)  # of a call that wants nothing by name
+
+    def specs(self) -> Params:
+        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
+        raise NotImplementedError
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws float32 parameters; the same bits on every mesh."""
+        return initialise(self.specs(), key)
 
     def apply(
         self,
@@ -59,7 +69,7 @@ class Applies:
         key: jax.Array | None = None,
         train: bool = False,
         cache: Params | None = None,
-        want: Sequence[str] = ("logits",),
+        want: Sequence[str] | None = None,
         ctx: Context | None = None,
     ) -> dict[str, Any]:
         """Computes what `want` names.
@@ -70,14 +80,15 @@ class Applies:
           key: randomness, for dropout.
           train: whether dropout acts.
           cache: from `init_cache` or an earlier call's outputs["cache"]; this call's tokens are appended to it.
-          want: names of outputs, see `run`.
+          want: names of outputs, see `run`; None: `outputs`.
           ctx: execution; by default float32, on whatever device the parameters are.
 
         Returns:
           {name: array for name in want}, "aux" (means over the layers that have them, [1] each, see `Experts`;
           with a pipeline one for every microbatch) and, with a cache, "cache".
         """
-        return self.run(params, batch, (ctx or Context()).replace(train=train, key=key), cache, want)
+        wanted = self.outputs if want is None else want
+        return self.run(params, batch, (ctx or Context()).replace(train=train, key=key), cache, wanted)
 
     def run(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]

@@ -23,7 +23,7 @@ from t5x_like.models.layers.attention import Attention
 from t5x_like.models.layers.cached_attention import empty_cache
 from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.linear import Linear
-from t5x_like.models.layers.parameters import Params, call, initialise, map_specs, record_specs
+from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
 from t5x_like.models.layers.recurrent import Recurrent, empty_state
 from t5x_like.models.model import Applies, Batch
 from t5x_like.models.streams import running
@@ -80,9 +80,6 @@ class RecurrentModel(Applies):
             "encoder": map_specs(lambda spec: spec.on_streams("encoder"), {"layers": encoder}),
             "decoder": map_specs(lambda spec: spec.on_streams("decoder", "encoder"), decoder),
         }
-
-    def init(self, key: jax.Array) -> Params:
-        return initialise(self.specs(), key)
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params:
         """The state of every layer, and room for the memory's keys and values; `length` tokens take none."""

@@ -3,6 +3,7 @@
 
 encoder_input_tokens   encoder_segment_ids   encoder_positions   encoder_global_tokens
 decoder_input_tokens   decoder_segment_ids   decoder_positions   decoder_causal_attention
+text_tokens            text_segment_ids      text_positions      of captions
 """
 
 import jax
@@ -12,12 +13,17 @@ from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.parameters import Params
 
 
+def tokens_of(stream: str) -> str:
+    """What the tokens of a stream are called."""
+    return "text_tokens" if stream == "text" else f"{stream}_input_tokens"
+
+
 def real(batch: dict[str, jax.Array], stream: str) -> jax.Array:
     """Which tokens of a stream are no padding, bool [B, T]; of images, which of a row's."""
     if f"{stream}_segment_ids" in batch:
         return batch[f"{stream}_segment_ids"] > 0
     if stream != "images":
-        return jnp.ones_like(batch[f"{stream}_input_tokens"], bool)
+        return jnp.ones_like(batch[tokens_of(stream)], bool)
     images = batch["images"]
     return jnp.ones((len(images), 1 if images.ndim == 4 else images.shape[1]), bool)
 
@@ -33,7 +39,7 @@ def running(
     Of a cache the slots of this call are marked as filled; a call that is known to be the first attends to its own keys
     alone.
     """
-    tokens = batch[f"{stream}_input_tokens"]
+    tokens = batch[tokens_of(stream)]
     segments, prefix = batch.get(f"{stream}_segment_ids"), batch.get(f"{stream}_causal_attention")
     positions = batch.get(f"{stream}_positions")
     start: jax.Array | int = 0 if cache is None else cache["index"]

@@ -21,16 +21,7 @@ from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.norms import Norm
-from t5x_like.models.layers.parameters import (
-    Normal,
-    Params,
-    ParamSpec,
-    call,
-    initialise,
-    map_specs,
-    parameter,
-    record_specs,
-)
+from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, parameter, record_specs
 from t5x_like.models.model import Applies, Batch
 from t5x_like.models.tower import Tower
 
@@ -65,7 +56,9 @@ class ImageEncoder:
             if getattr(c, name):
                 own[name] = {"embedding": ParamSpec((1, c.d_model), ("types", "embed"), init=Normal(0.02), lookup=True)}
         if c.pooling == "attention":
-            own["pooling"] = record_specs(self.pool, states, Context(mask=MaskSpec(causal=False)))
+            pool = record_specs(self.pool, states, Context(mask=MaskSpec(causal=False)))
+            once = 1 / self.tokens  # what the query meets, of what others do
+            own["pooling"] = map_specs(lambda s: replace(s, met=once) if s.stream == "own" else s, pool)
         own = map_specs(lambda spec: spec.on_streams(self.stream, self.stream), own)
         return {**own, **self.tower.entry_specs(), **self.tower.specs()}
 
@@ -172,10 +165,6 @@ class ViT(Applies):
             once = map_specs(lambda spec: replace(spec.on_streams("images"), met=1 / self.encoder.tokens), labels)
             specs |= {"labels": once} | ({"distillation_labels": once} if c.distillation_token else {})
         return specs
-
-    def init(self, key: jax.Array) -> Params:
-        """Draws float32 parameters; the same bits on every mesh."""
-        return initialise(self.specs(), key)
 
     def run(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]

@@ -67,6 +67,7 @@ ACTIVATION_RULES: Rules = {
     "router": (),
     "positions": (),
     "types": (),
+    "texts": (),  # that images are compared with
 }
 
 # Axes that promise to cut everything; `pipe` promises layers alone, `expert` experts, `data` and `seq` no parameters.

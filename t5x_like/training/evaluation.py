@@ -54,7 +54,8 @@ def evaluate(
     """
     # What is known to fit the devices: a pipeline takes all microbatches at once.
     batch_size = config.training.batch_size // (config.training.parts if program.pipeline is None else 1)
-    batch_size *= max(1, TOKENS_PER_CALL // (batch_size * dataset.row_size))
+    if program.objective.separable:  # otherwise the loss depends on the batch's size
+        batch_size *= max(1, TOKENS_PER_CALL // (batch_size * dataset.row_size))
     calls = -(-config.training.eval_tokens // (batch_size * dataset.sequence_length))
     pending: list[Any] = []
     collected: dict[str, list[np.ndarray]] = {}

@@ -13,11 +13,13 @@ from t5x_like.config.evaluation import HELD_OUT
 from t5x_like.config_files import run_from_json, with_overrides
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.pipeline import build_dataset
+from t5x_like.data.tasks.captions import Captions
 from t5x_like.data.tasks.detection import Detection
 from t5x_like.data.tasks.seq2seq import Seq2Seq
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.evaluation.detection import average_precision
+from t5x_like.evaluation.zero_shot import score
 from t5x_like.files import write_json
 from t5x_like.interop.hugging_face import is_hf, vocabulary_of
 from t5x_like.strict import to_dict
@@ -36,6 +38,7 @@ def score_run(
     tokens: int | None = None,
     pairs: int = 0,
     average: bool = True,
+    vectors: dict[str, Any] | None = None,
     progress: Callable[[str, float], None] = lambda name, share: None,
 ) -> dict[str, Any]:
     """Evaluates a run on one device and writes evaluation.json into its folder.
@@ -46,6 +49,7 @@ def score_run(
       tokens: held-out tokens of each set; None: as many as the run took.
       pairs: so many of each set of pairs are written, too, and compared: see `exact_match`.
       average: whether a run that averages its parameters is scored with the average.
+      vectors: `classes`, `templates`, `within`: what sets of captions are scored for, too: see `zero_shot.score`.
       progress: told a set's name and the share of it that is done.
 
     Returns:
@@ -62,6 +66,8 @@ def score_run(
     if pairs and not any(isinstance(dataset, Seq2Seq) for dataset in datasets.values()):
         kinds = f"no set has data.kind='seq2seq' among {', '.join(datasets)}"
         raise UserError(f"--generate={pairs}: {kinds}; accepted: an evaluation set that has")
+    if vectors and not any(isinstance(dataset, Captions) for dataset in datasets.values()):
+        raise UserError(f"--zero_shot, --recall: no set has data.kind='captions' among {', '.join(datasets)}")
     trained, program, params = load_any(folder, average=average)
     evaluations = {}
     for name, dataset in datasets.items():
@@ -71,6 +77,8 @@ def score_run(
         if isinstance(dataset, Detection):
             images = config.training.eval_tokens
             result |= average_precision(program, params, dataset, images, partial(progress, f"{name}, boxes"))
+        if vectors and isinstance(dataset, Captions):
+            result |= score(program, params, dataset, config.training.eval_tokens, vectors)
         evaluations[name] = {**finite(result), "fingerprint": dataset.fingerprint}
     averaged = average and trained.training.ema_decay is not None
     step = None if theirs else latest_step(folder)

@@ -38,6 +38,11 @@ CONFIGS = {
 
 
 def abstract_batch(config, *leading):
+    if "images" in config.model.streams:
+        rows = (*leading, config.training.batch_size)
+        return {
+            name: jax.ShapeDtypeStruct((*rows, *shape), dtype) for name, (shape, dtype) in config.data.features.items()
+        }
     shape = (*leading, config.training.batch_size, config.data.sequence_length)
     names = ("decoder_input_tokens", "decoder_target_tokens")
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
@@ -99,6 +104,41 @@ def test_a_head_on_a_decoder(auxiliary, make_run):
     length, rows, head = config.data.sequence_length, config.training.batch_size, 3 * 2 * config.model.d_model * 4
     expected = rows * (length * (flops_per_token(config.model, length, full_attention=True) - head) + head)
     assert sum(product.flops for product in products) == expected
+
+
+VISION = "'patch_size':2,'num_layers':2,'d_model':24,'num_heads':2"
+CAPTIONS = "data={'kind':'captions','text_length':8,'tokenizer':{'kind':'byte'}}"
+TEXT = f"'num_layers':1,'d_model':16,'num_heads':2,'vision':{{{VISION}}}}}"
+IMAGES = {
+    "vit": ["data={'kind':'image_classification','num_labels':5}", f"model={{'kind':'vit',{VISION}}}"],
+    "vit, mean, frozen patches": [
+        "data={'kind':'image_classification','num_labels':5}",
+        f"model={{'kind':'vit','pooling':'mean','class_token':False,{VISION}}}",
+        "tuning={'kind':'partial','train':['.*layers.*|labels.*|vision/position.*']}",
+    ],
+    "clip, frozen patches": [
+        CAPTIONS,
+        f"model={{'kind':'clip','projection_dim':12,{TEXT}",
+        "tuning={'kind':'partial','train':['(?!vision/patch).*']}",
+    ],
+    "clip": [CAPTIONS, f"model={{'kind':'clip','projection_dim':12,{TEXT}"],
+    "siglip": [CAPTIONS, f"model={{'kind':'siglip',{TEXT}", "objective.loss=sigmoid"],
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images(name, make_run):
+    """Maps of what a row becomes are met once a row, pixels have no gradient, and a batch's pairs have products.
+
+    On two devices: on one CPU the gradient of pixels is in the trace, and dropped by the compiler.
+    """
+    pairs = "vit" not in name
+    objective = "contrastive" if pairs else "classification"
+    config = make_run(*REFERENCE, "mesh.data=2", f"objective={{'kind':'{objective}'}}", *IMAGES[name])
+    rows = config.training.batch_size
+    products = 3 * 2 * rows**2 * config.model.projection_dim if pairs else 0
+    row = flops_per_token(config.model, config.data.mean_lengths, full_attention=True, trained=config.trains)
+    assert sum(product.flops for product in traced_step(config)) == rows * row + products
 
 
 def test_positions_that_fill_the_last_chunk_up_are_extra(make_run):

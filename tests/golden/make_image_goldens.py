@@ -37,10 +37,39 @@ def classifier(model):
     return loss, kept | {"images": images.movedim(1, 3)}
 
 
+def pairs(model):
+    """Vectors, their products and the loss of three images with texts that end at different places, and padding."""
+    images, tokens = pictures(3), torch.tensor(TEXTS)
+    out = model(pixel_values=images, input_ids=tokens, return_loss=True)
+    kept = {"image_embeddings": out.image_embeds, "text_embeddings": out.text_embeds}
+    kept |= {"logits_per_image": out.logits_per_image, "text_tokens": tokens}
+    return out.loss, kept | {"images": images.movedim(1, 3)}
+
+
 def pictures(*leading, size=12, channels=3):
     return torch.tensor(
         np.random.default_rng(0).normal(size=(*leading, channels, size, size)).astype(np.float32)
     ).double()
+
+
+TEXTS = [[1, 7, 9, 30, 31, 0, 0], [1, 8, 30, 5, 31, 31, 31], [1, 2, 3, 4, 5, 6, 31]]  # whose end is 31
+TEXT = {
+    "vocab_size": 32,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "max_position_embeddings": 8,
+    "bos_token_id": 1,
+    "pad_token_id": 0,
+}
+
+
+def two_towers(kind, end=31, **more):
+    """A config of an encoder of images and one of texts."""
+    vision = VISION | {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24}
+    config = {"text_config": TEXT | {"eos_token_id": end, "projection_size": 16}, "vision_config": vision}
+    return kind(**config, **more)
 
 
 # The model, and (model) -> loss and what is kept.
@@ -51,6 +80,9 @@ MAKERS = {
         transformers.DeiTConfig(**VISION, num_labels=3),
         classifier,
     ),
+    "clip": (transformers.CLIPModel, two_towers(transformers.CLIPConfig, projection_dim=12), pairs),
+    "clip_legacy": (transformers.CLIPModel, two_towers(transformers.CLIPConfig, 2, projection_dim=12), pairs),
+    "siglip": (transformers.SiglipModel, two_towers(transformers.SiglipConfig), pairs),
 }
 
 

@@ -11,16 +11,20 @@ import pytest
 from test_hugging_face import at
 
 from t5x_like.config import MeshConfig
+from t5x_like.config.objectives.contrastive import ContrastiveConfig
 from t5x_like.interop.hugging_face import load_hf, rules_of, save_hf
 from t5x_like.interop.names import to_theirs
 from t5x_like.interop.safetensors import read_folder
 from t5x_like.models.context import Context
+from t5x_like.objectives.contrastive import Contrastive
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout
 
 GOLDEN = Path(__file__).parents[1] / "golden/images"
 CLASSIFIERS = ("vit", "deit")
-NAMES = CLASSIFIERS
+PAIRS = {"clip": "softmax", "clip_legacy": "softmax", "siglip": "sigmoid"}  # by their loss
+NAMES = (*CLASSIFIERS, *PAIRS)
+FEATURES = ("images", "text_tokens")
 
 
 def expected_of(name):
@@ -29,7 +33,7 @@ def expected_of(name):
 
 def loss_of(name, model, expected, ctx=None):
     """The function of the parameters whose value and gradients are in the goldens, with the outputs that are."""
-    batch = {key: jnp.asarray(expected[key]) for key in expected if key in ("images",)}
+    batch = {key: jnp.asarray(expected[key]) for key in expected if key in FEATURES}
 
     def classified(params):
         heads = ("class_logits", "distillation_logits") if name == "deit" else ("logits",)
@@ -38,7 +42,13 @@ def loss_of(name, model, expected, ctx=None):
         loss = -sum(jax.nn.log_softmax(out[head])[rows, expected["labels"]].mean() for head in heads)
         return loss, {"logits": out["logits"], "states": out["hidden_states"][: len(expected["states"])]}
 
-    return classified
+    def paired(params):
+        objective = Contrastive(ContrastiveConfig(loss=PAIRS[name], max_scale=1e9))
+        sums = objective.loss(model, params, batch, key=None, ctx=ctx or Context())
+        found = {} if len(batch["images"]) > 3 else model.apply(params, batch, ctx=ctx)
+        return sums["loss"][0] / sums["loss"][1], {key: value for key, value in found.items() if key != "aux"}
+
+    return paired if name in PAIRS else classified
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,14 +81,15 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
     assert here["architectures"] == there["architectures"] and here["model_type"] == there["model_type"]
 
 
-MESHES = {"vit": {"data": 2, "fsdp": 2, "tensor": 2}, "deit": {"fsdp": 4, "tensor": 2}}
+MESHES = {"vit": {"data": 2, "fsdp": 2, "tensor": 2}, "deit": {"fsdp": 4, "tensor": 2}, "clip": {"data": 8}}
+MESHES |= {"clip_legacy": {"data": 4, "fsdp": 2}, "siglip": {"data": 2, "fsdp": 2, "tensor": 2}}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_one_device(name):
     expected = expected_of(name)
     expected = {
-        k: np.tile(v, (4, *[1] * (v.ndim - 1))) if k in ("images", "labels") else v for k, v in expected.items()
+        k: np.tile(v, (8, *[1] * (v.ndim - 1))) if k in (*FEATURES, "labels") else v for k, v in expected.items()
     }
     model, params = load_hf(GOLDEN / name)
     layout = MeshLayout(make_mesh(MeshConfig(**MESHES[name])))

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from t5x_like.config.checks import at_least, divisors, inside
-from t5x_like.config.data import sources
-from t5x_like.config.data.tasks import AnySource, TaskConfig, wrong_label
+from t5x_like.config.data import sources, tokenizers
+from t5x_like.config.data.tasks import AnySource, AnyTokenizer, TaskConfig, wrong_label
 from t5x_like.strict import FieldError
 
 
@@ -44,6 +44,8 @@ class ImageTaskConfig(TaskConfig):
     mean: tuple[float, ...] = (0.0,)  # which is taken from pixels between 0 and 1, of all channels or each
     stddev: tuple[float, ...] = (1.0,)  # which they are divided by then
     augment: AugmentConfig | None = None  # None: images stay as they are
+    label: str | None = None  # the column of the number of a class; None: none is read
+    num_labels: int | None = None  # labels are 0 to num_labels - 1; None: nobody knows
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +56,7 @@ class ImageTaskConfig(TaskConfig):
 
     @property
     def reads(self) -> dict[str, str]:
-        return {self.image: "anything"}
+        return {self.image: "anything"} | ({} if self.label is None else {self.label: "a whole number"})
 
     @property
     def mean_lengths(self) -> dict[str, float]:
@@ -64,7 +66,11 @@ class ImageTaskConfig(TaskConfig):
     def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
         """Shape and type of every feature of one row."""
         size = (self.image_size, self.image_size, self.channels)
-        return {"images": (size, "float32"), "images_segment_ids": ((1,), "int32")}
+        labels: Mapping[str, Any] = {} if self.label is None else {"labels": ((), "int32")}
+        return {"images": (size, "float32"), "images_segment_ids": ((1,), "int32"), **labels}
+
+    def fault(self, example: Mapping[str, Any]) -> str | None:
+        return self.label and wrong_label(self.label, [example[self.label]], self.num_labels)
 
 
 @dataclass(frozen=True)
@@ -72,19 +78,7 @@ class ImageClassificationConfig(ImageTaskConfig):
     """Images and the number of their class."""
 
     kind: Literal["image_classification"] = "image_classification"
-    label: str = "label"
-    num_labels: int | None = None  # labels are 0 to num_labels - 1; None: nobody knows
-
-    @property
-    def reads(self) -> dict[str, str]:
-        return super().reads | {self.label: "a whole number"}
-
-    @property
-    def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
-        return {**super().features, "labels": ((), "int32")}
-
-    def fault(self, example: Mapping[str, Any]) -> str | None:
-        return wrong_label(self.label, [example[self.label]], self.num_labels)
+    label: str | None = "label"
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,6 @@ class DetectionDataConfig(ImageTaskConfig):
     image_size: int = 16
     boxes: str = "boxes"  # columns: centre and size of each, between 0 and 1
     labels: str = "box_labels"
-    num_labels: int | None = None  # labels are 0 to num_labels - 1; None: nobody knows
     max_objects: int = 16  # of an image; others are left out
 
     def __post_init__(self) -> None:
@@ -167,3 +160,41 @@ class ImageTokensConfig(ImageClassificationConfig):
     @property
     def features(self) -> Any:
         return None  # those of text
+
+
+@dataclass(frozen=True)
+class CaptionsConfig(ImageTaskConfig):
+    """Images and a text about each."""
+
+    streams: ClassVar[tuple[str, ...]] = ("images", "text")
+
+    kind: Literal["captions"] = "captions"
+    tokenizer: AnyTokenizer = field(default_factory=tokenizers.BPETokenizerConfig)
+    caption: str = "caption"  # the column
+    text_length: int = 32  # tokens of a text, its end among them
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "text_length")
+        super().__post_init__()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a tokenizer learns from."""
+        return (self.caption,)
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return super().reads | {self.caption: "text or a number"}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"images": 1, "text": self.text_length}
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.tokens
+
+    @property
+    def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
+        names = ("text_tokens", "text_segment_ids")
+        return {**super().features, **dict.fromkeys(names, ((self.text_length,), "int32"))}

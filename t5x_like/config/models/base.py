@@ -168,7 +168,7 @@ class TransformerConfig(ModelConfig):
     def resolved(self, data: DataConfig) -> dict[str, Any]:
         longest = max(data.lengths.values())
         if self.positions == "learned" and self.max_length is not None and self.max_length < longest:
-            raise FieldError("max_length", f"{self.max_length} is below data.sequence_length={longest}")
+            raise FieldError("max_length", f"{self.max_length} is below the {longest} tokens of the data's longest")
         return super().resolved(data) | self._sizes() | {"max_length": self.max_length or longest}
 
     def _labels(self, data: DataConfig, fixed: int | None = None) -> dict[str, int]:

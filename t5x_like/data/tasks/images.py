@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tasks on images share: `images` float32 [B, height, width, channels], and `images_segment_ids`, 1 where one is
-real and 0 in a row that fills a batch up."""
+"""What tasks on images share: `images` float32 [B, height, width, channels], `images_segment_ids`, 1 where one is real
+and 0 in a row that fills a batch up, and `labels` int32 [B] where the config names their column."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +66,9 @@ class ImageDataset(FiniteDataset):
         pixels = [
             self.pixels(example[self.config.image], entry) for example, entry in zip(examples, entries, strict=True)
         ]
-        return self.of_pixels(split, np.stack(pixels) if pixels else self._none, rows)
+        name = self.config.label
+        labels = {} if name is None else {"labels": np.array([example[name] for example in examples], np.int32)}
+        return self.of_pixels(split, np.stack(pixels) if pixels else self._none, rows) | labels
 
     @property
     def _none(self) -> np.ndarray:

@@ -23,7 +23,7 @@ SENTINEL = "<extra_id_{}>"
 # Names that special tokens usually have, by role; the first that a vocabulary has is taken.
 NAMES = {
     "pad": ("<pad>", "[PAD]", "<|padding|>", "<|endoftext|>"),
-    "bos": ("<s>", "<bos>", "<|begin_of_text|>"),
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>"),
     "eos": ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>"),
     "unk": ("<unk>", "[UNK]"),
     "mask": ("<mask>", "[MASK]"),
