@@ -47,7 +47,10 @@ def test_tokens_are_rounded_to_whole_steps(make_run):
         (["model.head_dim=5"], r"^model\.head_dim: 5 is odd"),
         (["model.d_model=15", "model.num_heads=3", "model.positions=sinusoidal"], r"^model\.d_model: 15 is odd"),
         (["model.vocab_size=12"], r"^model\.vocab_size: 12 is below the data's 16 tokens$"),
-        (["model.positions=learned", "model.max_length=4"], r"^model\.max_length: 4 is below data\.sequence_length=8$"),
+        (
+            ["model.positions=learned", "model.max_length=4"],
+            r"^model\.max_length: 4 is below the 8 tokens of the data's longest$",
+        ),
         (["model.num_layers=0"], r"^model\.num_layers: 0 is below 1$"),
         (["model.dropout_rate=1.0"], r"^model\.dropout_rate: 1\.0 is outside \[0, 1\)$"),
         (["model.norm=batchnorm"], r"^model\.norm='batchnorm': expected 'layernorm' \| 'rmsnorm'"),

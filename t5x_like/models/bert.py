@@ -11,7 +11,7 @@ fine-tuned (sections 4.1 to 4.3 and 5.3): pooled - logits of classes; hidden - l
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -37,10 +37,7 @@ class Bert(Applies):
     Attributes:
       config: resolved.
       vocab_size: rows of the table of tokens.
-      aux_losses: none.
     """
-
-    aux_losses: Mapping[str, float] = {}
 
     def __init__(self, config: BertConfig):
         c = self.config = config
@@ -62,7 +59,6 @@ class Bert(Applies):
         self.labels = Linear(f"{rows}D,DN->{rows}N", (c.d_model,), (inner,), *labels, use_bias=True)
 
     def specs(self) -> Params:
-        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
         c, tokens = self.config, jax.ShapeDtypeStruct((1, 1), jnp.int32)
         states = jax.ShapeDtypeStruct((1, 1, c.d_model), jnp.float32)
         narrow = jax.ShapeDtypeStruct((1, 1, c.embedding_width or c.d_model), jnp.float32)

@@ -7,7 +7,7 @@ text - Transformer - norm - its end - linear   - of length 1
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,10 +31,8 @@ class Clip(Applies):
 
     Attributes:
       config: resolved.
-      aux_losses: none.
     """
 
-    aux_losses: Mapping[str, float] = {}
     outputs = ("image_embeddings", "text_embeddings", "logits_per_image")
 
     def __init__(self, config: ClipConfig):
@@ -48,7 +46,6 @@ class Clip(Applies):
             self.maps["vision_projection"] = Linear("BD,DE->BE", (c.vision.d_model,), ("embed",), *vector)
 
     def specs(self) -> Params:
-        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
         c = self.config
         specs: Params = {"vision": self.vision.specs()}
         specs["text"] = {**self.vocabulary.specs("text", head=False), **self.text.entry_specs(), **self.text.specs()}

@@ -40,7 +40,6 @@ class Decoder(Applies):
         self.aux_losses = _router_losses(c)
 
     def specs(self) -> Params:
-        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
         return {**self.vocabulary.specs(), "decoder": {**self.decoder.entry_specs(), **self.decoder.specs()}}
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params:

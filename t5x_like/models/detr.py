@@ -7,7 +7,7 @@ queries - [self-attention, cross-attention, mlp] x N - norm - logits of classes 
                                                             - three linear maps - box
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,10 +27,7 @@ class Detr(Applies):
 
     Attributes:
       config: resolved.
-      aux_losses: none.
     """
-
-    aux_losses: Mapping[str, float] = {}
 
     def __init__(self, config: DetrConfig):
         c = self.config = config
@@ -45,7 +42,6 @@ class Detr(Applies):
         }
 
     def specs(self) -> Params:
-        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
         c = self.config
         x = jax.ShapeDtypeStruct((1, 1, c.d_model), jnp.float32)
         queries = ParamSpec((c.num_queries, c.d_model), ("types", "embed"), init=Normal(1.0), lookup=True)

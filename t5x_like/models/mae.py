@@ -4,7 +4,7 @@
 image - a quarter of its patches - encoder - linear - with a mask token in each hidden place - decoder - pixels
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,10 +24,7 @@ class Mae(Applies):
 
     Attributes:
       config: resolved.
-      aux_losses: none.
     """
-
-    aux_losses: Mapping[str, float] = {}
 
     def __init__(self, config: MaeConfig):
         c = self.config = config
@@ -40,7 +37,6 @@ class Mae(Applies):
         self.pixels = Linear("BTD,DI->BTI", *narrow, *pixels, use_bias=True)
 
     def specs(self) -> Params:
-        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
         c = self.config
         wide, narrow = (jax.ShapeDtypeStruct((1, 1, n), jnp.float32) for n in (c.d_model, c.decoder_width))
         embed = map_specs(lambda spec: spec.on_streams("visible"), record_specs(self.embed, wide))

@@ -51,6 +51,7 @@ class Model(Protocol):
 class Applies:
     """`init` and `apply` of the families here, each of which has its own `specs` and `run`."""
 
+    aux_losses: Mapping[str, float] = {}
     outputs: tuple[str, ...] = ("logits",)  # of a call that wants nothing by name
 
     def specs(self) -> Params:

@@ -47,7 +47,6 @@ class RecurrentModel(Applies):
 
     def __init__(self, config: RecurrentConfig):
         c = self.config = config
-        self.aux_losses: dict[str, float] = {}
         self.vocabulary = Vocabulary(c)
         self.vocab_size = self.vocabulary.size
         directions = ("forward", "backward") if c.bidirectional else ("forward",)

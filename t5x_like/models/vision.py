@@ -6,7 +6,7 @@ image - patches - linear - [class] [distillation] tokens - positions - [self-att
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -146,10 +146,7 @@ class ViT(Applies):
 
     Attributes:
       config: resolved.
-      aux_losses: none.
     """
-
-    aux_losses: Mapping[str, float] = {}
 
     def __init__(self, config: ViTConfig):
         c = self.config = config
@@ -157,7 +154,6 @@ class ViT(Applies):
         self.labels = Linear("BD,DN->BN", (c.d_model,), ("embed",), (c.num_labels or 2,), ("classes",), use_bias=True)
 
     def specs(self) -> Params:
-        """Returns the tree of ParamSpec that `init` draws and `apply` reads."""
         c = self.config
         specs: Params = {"vision": self.encoder.specs()}
         if c.head is not None:

@@ -2,6 +2,7 @@
 """Families that read images against `transformers`, by goldens that tests/golden/make_image_goldens.py made."""
 
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -12,10 +13,12 @@ from test_hugging_face import at
 
 from t5x_like.config import MeshConfig
 from t5x_like.config.objectives.contrastive import ContrastiveConfig
-from t5x_like.interop.hugging_face import load_hf, rules_of, save_hf
+from t5x_like.interop.hugging_face import config_of, families, load_hf, rules_of, save_hf
 from t5x_like.interop.names import to_theirs
 from t5x_like.interop.safetensors import read_folder
+from t5x_like.models import build_model
 from t5x_like.models.context import Context
+from t5x_like.models.layers.parameters import named_specs
 from t5x_like.objectives.contrastive import Contrastive
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.parallel.rules import MeshLayout
@@ -100,3 +103,21 @@ def test_equals_one_device(name):
     assert float(together) == pytest.approx(float(alone), rel=1e-5)
     for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(gradients), strict=True):
         assert np.linalg.norm(ours - theirs) < 1e-5 * max(float(np.linalg.norm(theirs)), 0.05)  # a bias of keys: 0
+
+
+@pytest.mark.parametrize(
+    ("theirs", "count"),
+    [
+        (
+            {"model_type": "siglip", "text_config": {}, "vision_config": {}},
+            203_155_970,
+        ),  # as siglip-base-patch16-224 has
+        ({"model_type": "clip", "text_config": {"eos_token_id": 2}, "vision_config": {"patch_size": 16}}, 149_620_737),
+        ({"model_type": "clip", "text_config": None, "text_config_dict": {}, "vision_config_dict": {}}, 151_277_313),
+    ],
+)
+def test_what_a_config_leaves_out_has_their_values(theirs, count):
+    """Parameters as `transformers` counts them."""
+    config = config_of(theirs, {}, families()[theirs["model_type"]], "theirs")
+    assert sum(math.prod(spec.shape) for spec in named_specs(build_model(config).specs()).values()) == count
+    assert (config.text_pooling == "largest") == ("eos_token_id" in (theirs["text_config"] or {}))
