@@ -6,6 +6,8 @@ filled in, by models that were trained on that.
 
 python scripts/generate.py --checkpoint=runs/small --prompt="def main(" --temperature=0.8 --top_p=0.95
 
+A model that sees images takes one --image=FILE for every <image> in the prompt, in order.
+
 On a terminal the text appears as it is made. Several samples, and beams, are printed when they are complete. What a
 Hugging Face folder's generation_config.json says holds for it, but for what a flag says.
 """
@@ -58,7 +60,7 @@ def answer(
     model: Any,
     params: Any,
     tokenizer: Any,
-    prefix: str,
+    data: Any,
     ctx: Any,
 ) -> None:
     """Continues the prompt with a model."""
@@ -66,7 +68,7 @@ def answer(
     from t5x_like.inference.generate import GREEDY
 
     samples = said["num_samples"]
-    model, prompt, length = prompted(flags, said, model, tokenizer, prefix)
+    model, prompt, length = prompted(flags, said, model, tokenizer, data)
     ends = [tokenizer.specials["fim_end"]] if flags.suffix is not None and "fim_end" in tokenizer.specials else []
     names = {field.name for field in dataclasses.fields(Constraints)}
     how = {name: value for name, value in said.items() if name in names}
@@ -101,6 +103,7 @@ def parsed() -> Namespace:
     )
     add("--quantisation", choices=("bf16", "int8", "fp8", "int4", "nf4"), help="keep its kernels in few bits")
     add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
+    add("--image", metavar="FILE", action="append", help="what an <image> of the prompt is; may be repeated")
     add("--suffix", metavar="TEXT", help="what comes behind the gap that is to be filled in")
     add("--temperature", type=float, help="0 takes the likeliest token (default: 1, with beams 0)")
     add("--top_k", type=int, help="keep the k likeliest tokens (default: all)")
@@ -144,7 +147,7 @@ def settings(flags: Namespace) -> dict[str, Any]:
     return DEFAULTS | folder | given
 
 
-def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any, prefix: str) -> tuple[Any, Any, int]:
+def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any, data: Any) -> tuple[Any, Any, int]:
     """The model, with the start that was asked for, what it reads, and how many tokens there are before new ones."""
     from t5x_like.config.data.tokenizers import FIM_ROLES
     from t5x_like.data.tasks.fill_in_the_middle import asked
@@ -163,7 +166,11 @@ def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any,
         model = streaming(model, flags.window, 4 if flags.sinks is None else flags.sinks)
     if start is not None and hasattr(model.config, "decoder_start"):
         model = over(model, build_model(dataclasses.replace(model.config, decoder_start=start)))
-    text = [*map(int, tokenizer.encode(prefix + flags.prompt))]
+    if (each := getattr(model.config, "tokens_per_image", None)) is not None:
+        return model, *seeing(flags, tokenizer, data, each)
+    if flags.image:
+        raise UserError(f"--image={flags.image[0]}: makes no sense for a {model.config.kind} model")
+    text = [*map(int, tokenizer.encode(getattr(data, "prefix", "") + flags.prompt))]
     if encodes:  # as pairs are trained on, see data/tasks/seq2seq.py
         flags.prompt = ""
         return model, [*text, tokenizer.specials["eos"]], 1
@@ -174,11 +181,33 @@ def prompted(flags: Namespace, said: dict[str, Any], model: Any, tokenizer: Any,
     return model, prompt, len(prompt)
 
 
+def seeing(flags: Namespace, tokenizer: Any, data: Any, tokens_per_image: int) -> tuple[Any, int]:
+    """A prompt with its images, and its length."""
+    import numpy as np
+
+    from t5x_like.data.images import IMAGE, Pictured, as_floats, as_pixels, tokens_with_images
+    from t5x_like.data.sources import BadExample
+
+    files = flags.image or []
+    if flags.prompt.count(IMAGE) != len(files):
+        raise UserError(f"--prompt: has {IMAGE} {flags.prompt.count(IMAGE)} times, for {len(files)} of --image")
+    if flags.suffix is not None:
+        raise UserError(f"--suffix={flags.suffix}: makes no sense beside images")
+    try:
+        pixels = [as_pixels(file, data.image_size, data.channels) for file in files]
+    except BadExample as error:
+        raise UserError(f"--image: {error}") from None
+    size = data.image_size, data.image_size, data.channels
+    start = tokenizer.specials.get("bos", tokenizer.separator)
+    tokens = [start, *tokens_with_images(flags.prompt, tokenizer, tokens_per_image)]
+    return Pictured(tokens, as_floats(np.reshape(pixels, (-1, *size)), data)), len(tokens)
+
+
 def opened(
     folder: Path, adapters: Sequence[str] = (), kind: str | None = None
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Yields, with a title where there are several, a folder's model with each adapter, or alone: model, parameters and
-    tokenizer, what its inputs begin with, and the context to run it in. The base's parameters are there once."""
+    tokenizer, the config of its data, and the context to run it in. The base's parameters are there once."""
     import jax
 
     from t5x_like.config import quantisation
@@ -196,11 +225,10 @@ def opened(
         raise UserError(f"--checkpoint={folder}: was trained on {config.data.kind!r} data, which is no text")
     if kind is not None and config.quantisation is not None:
         raise UserError(f"--quantisation={kind}: {folder} has kernels in {config.quantisation.kind} already")
-    prefix = getattr(config.data, "prefix", "")
     model: Any = program.model
     if adapters:
         model, params = untuned(model, params)
-    rest = load_tokenizer(vocabulary_of(folder)), prefix, generation_context(program.ctx)
+    rest = load_tokenizer(vocabulary_of(folder)), config.data, generation_context(program.ctx)
     for adapter in adapters or [""]:
         tuned, own = with_adapter(Path(adapter), model, params) if adapter else (model, params)
         if kind is not None:

@@ -117,7 +117,9 @@ def _refuse(hint: Any, value: Any, path: str) -> UserError:
 
 def _with_default_kind(default: Any, value: Any) -> Any:
     """Fields given without their kind belong to the kind that the field has by default."""
-    if isinstance(value, Mapping) and "kind" not in value and "kind" in getattr(default, "__dataclass_fields__", {}):
+    fields = getattr(default, "__dataclass_fields__", {})
+    named = "kind" in fields and get_origin(get_type_hints(default)["kind"]) is Literal
+    if isinstance(value, Mapping) and "kind" not in value and named:
         return {"kind": _kind(default), **value}
     return value
 

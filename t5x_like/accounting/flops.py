@@ -59,9 +59,14 @@ def forward_flops(
             by_part[part] = by_part.get(part, 0.0) + 2.0 * tokens * spec.met * size(spec)
         if spec.attends is not None:
             by_part["attention_scores"] = by_part.get("attention_scores", 0.0) + often * _scores(
-                config, spec, lengths[spec.stream], lengths[spec.attends.stream], full_attention
+                config, spec, lengths[spec.stream], _keys(lengths, spec.attends.stream), full_attention
             )
     return ordered(by_part)
+
+
+def _keys(lengths: Mapping[str, float], stream: str) -> float:
+    """Of a stream's tokens, those that a query may look at: of images, one's."""
+    return lengths.get(f"{stream}_each", lengths[stream])
 
 
 def _scores(config: ModelConfig, query: "ParamSpec", length: float, kv_length: float, full_attention: bool) -> float:

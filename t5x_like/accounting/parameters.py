@@ -24,6 +24,8 @@ PARTS = {
     "cross_attention": "cross_attention",
     "relative_bias": "attention",
     "mlp": "feed_forward",
+    "cross_mlp": "cross_attention",
+    "projector": "projector",
     "experts": "experts",
     "router": "router",
     "logits": "logits",

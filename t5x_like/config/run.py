@@ -102,7 +102,7 @@ class RunConfig:
                 self.schedule.check(training.steps)
         if getattr(self.data, "held_out_fraction", 0) == 1:
             raise UserError("data.held_out_fraction: 1.0 leaves nothing to train on; only evaluation sets take it")
-        data, *others = (_beginning_as(model, each) for each in (self.data, *self.evaluation.values()))
+        data, *others = (_read_by(model, each) for each in (self.data, *self.evaluation.values()))
         sets = dict(zip(self.evaluation, others, strict=True))
         check_sets(data, model, sets)
         changed: dict[str, Any] = {"parametrisation": rule, "evaluation": sets}
@@ -171,10 +171,14 @@ def _check_packing(model: ModelConfig, data: Any) -> None:
         raise FieldError("attention.kind", f"{attention.kind!r} mixes the texts of a row; accepted: data.pack=false")
 
 
-def _beginning_as(model: ModelConfig, data: Any) -> Any:
-    """The same data, whose decoder begins with the model's token."""
-    start = getattr(model, "decoder_start", None)
-    return dataclasses.replace(data, decoder_start=start) if start and hasattr(data, "decoder_start") else data
+def _read_by(model: ModelConfig, data: Any) -> Any:
+    """The same data, whose decoder begins with the model's token, and whose images are as many tokens as it has."""
+    start, each = (getattr(model, name, None) for name in ("decoder_start", "tokens_per_image"))
+    if each and (given := getattr(data, "tokens_per_image", each)) not in (None, each):
+        raise UserError(f"data.tokens_per_image: {given}, but model.kind={model.kind!r} has {each}; accepted: None")
+    found = {"decoder_start": start, "tokens_per_image": each}
+    with _named("data"):
+        return dataclasses.replace(data, **{name: n for name, n in found.items() if n and hasattr(data, name)})
 
 
 def _and(streams: Sequence[str]) -> str:

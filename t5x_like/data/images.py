@@ -5,6 +5,7 @@ What changes an image is drawn from a few uniform numbers that come with it, so 
 """
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,25 @@ import numpy as np
 
 from t5x_like.config.data.images import AugmentConfig, ImageTaskConfig
 from t5x_like.data.sources import BadExample
+from t5x_like.data.tokenizers import Tokenizer
 
 DRAWS = 8  # uniform numbers an image
+IMAGE = "<image>"  # how a text says that an image comes here
+
+
+class Pictured(list[int]):
+    """The tokens of a prompt, and its images, float32 [I, height, width, channels]."""
+
+    def __init__(self, tokens: Iterable[int], images: np.ndarray):
+        super().__init__(tokens)
+        self.images = images
+
+
+def tokens_with_images(text: str, tokenizer: Tokenizer, tokens_per_image: int) -> list[int]:
+    """The tokens of a text, in which every "<image>" is as many image tokens as one image has."""
+    first, *rest = (tokenizer.encode(part).tolist() for part in text.split(IMAGE))
+    image = [tokenizer.needs(("image",), IMAGE)["image"]] * tokens_per_image if rest else []
+    return [*first, *(token for part in rest for token in (*image, *part))]
 
 
 def as_pixels(value: Any, size: int, channels: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_like.data.images import Pictured
 from t5x_like.errors import UserError
 from t5x_like.inference.constraints import Constraints
 from t5x_like.models.context import Context
@@ -37,6 +38,8 @@ def check_prompts(
         for token in tokens:
             if not 0 <= token < model.vocab_size:
                 raise UserError(f"{name}: no token {token}; the model has 0 to {model.vocab_size - 1}")
+    for prompt in prompts:
+        _check_images(model, prompt)
     most, length = model.max_length, max(len(prompt) for prompt in prompts)
     if most is None:
         return
@@ -49,6 +52,16 @@ def check_prompts(
             f"max_new_tokens={max_new_tokens}: with a prompt of {length} tokens that is more than the model's "
             f"{most} positions; accepted: at most {max(0, most - length)}"
         )
+
+
+def _check_images(model: Decodes, prompt: Sequence[int]) -> None:
+    """Refuses images that no tokens stand for, or the other way round."""
+    config, images = model.config, len(prompt.images) if isinstance(prompt, Pictured) else 0
+    each = getattr(config, "tokens_per_image", 0)
+    if images and not each:
+        raise UserError(f"prompt: {images} images, but model.kind={config.kind!r} sees none; accepted: 0")
+    if each and (there := list(prompt).count(config.image_token)) != images * each:
+        raise UserError(f"prompt: {there} image tokens for {images} images; accepted: {each} for each")
 
 
 def rounded_up(length: int) -> int:
@@ -66,7 +79,7 @@ def as_batch(model: Decodes, prompts: Prompts) -> dict[str, jax.Array]:
         prompts = [in_front(list(prompt)) for prompt in prompts]
     length = rounded_up(max(map(len, prompts)))
     if not isinstance(model, Encodes):
-        return left_padded(prompts, length)
+        return left_padded(prompts, length) | _images(prompts)
     tokens, segments = np.zeros((2, len(prompts), length), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], segments[row, : len(prompt)] = prompt, 1
@@ -74,10 +87,23 @@ def as_batch(model: Decodes, prompts: Prompts) -> dict[str, jax.Array]:
     return {"encoder_input_tokens": jnp.asarray(tokens), "encoder_segment_ids": jnp.asarray(segments), **start}
 
 
+def _images(prompts: Prompts) -> dict[str, jax.Array]:
+    """Those of all prompts, [B, I, height, width, channels], as many as that which has most."""
+    of_row = {row: prompt.images for row, prompt in enumerate(prompts) if isinstance(prompt, Pictured)}
+    most = max(map(len, of_row.values()), default=0)
+    if not most:
+        return {}
+    images = np.zeros((len(prompts), most, *next(iter(of_row.values())).shape[1:]), np.float32)
+    real = np.zeros((len(prompts), most), np.int32)
+    for row, own in of_row.items():
+        images[row, : len(own)], real[row, : len(own)] = own, 1
+    return {"images": jnp.asarray(images), "images_segment_ids": jnp.asarray(real)}
+
+
 def empty_cache_for(model: Decodes, batch: dict[str, jax.Array], new: int, dtype: Any) -> Params:
     """A cache for a batch of prompts and `new` tokens more."""
     rows, length = batch["decoder_input_tokens"].shape
-    memory = batch["encoder_input_tokens"].shape[1] if "encoder_input_tokens" in batch else 0
+    memory = next((batch[name].shape[1] for name in ("encoder_input_tokens", "images") if name in batch), 0)
     return model.init_cache(rows, length + new, dtype, memory)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Container
 from typing import Any
 
 from t5x_like.config.models.clip import ClipConfig, ClipVisionConfig, SiglipConfig, SiglipVisionConfig
+from t5x_like.config.models.vision import VisionConfig
 from t5x_like.interop.names import USUAL, Rule, affine
 from t5x_like.interop.vision import layers, patches, their_vision_fields, vision_fields
 
@@ -35,17 +36,24 @@ _LAYER |= {"mlp/up": "mlp.fc1", "mlp/out": "mlp.fc2"}
 _POOLING = {"attention/out": "attention.out_proj", "mlp_norm": "layernorm", "mlp/up": "mlp.fc1", "mlp/out": "mlp.fc2"}
 
 
+def vision_rules(config: VisionConfig, at: str) -> list[Rule]:
+    """Of the encoder of images, whose names begin with `at`, without a head."""
+    return [
+        *patches(config, f"{at}embeddings.patch_embedding"),
+        Rule(f"{at}embeddings.class_embedding", "vision/class_token/embedding", shape=(config.d_model,)),
+        Rule(f"{at}embeddings.position_embedding.weight", "vision/position_embedding/embedding"),
+        *affine(f"{at}pre_layrnorm", "vision/embedding_norm"),
+        *layers(f"{at}encoder.layers", "vision", _LAYER),
+        *affine(f"{at}post_layernorm", "vision/final_norm"),
+    ]
+
+
 def rules(config: ClipConfig) -> list[Rule]:
     pool, width = "vision/pooling", config.vision.d_model
     parts = [f"{pool}/attention/{name}" for name in ("query", "key", "value")]
     number = (1,) if config.kind == "siglip" else ()
     return [
-        *patches(config.vision, "vision_model.embeddings.patch_embedding"),
-        Rule("vision_model.embeddings.class_embedding", "vision/class_token/embedding", shape=(width,)),
-        Rule("vision_model.embeddings.position_embedding.weight", "vision/position_embedding/embedding"),
-        *affine("vision_model.pre_layrnorm", "vision/embedding_norm"),
-        *layers("vision_model.encoder.layers", "vision", _LAYER),
-        *affine("vision_model.post_layernorm", "vision/final_norm"),
+        *vision_rules(config.vision, "vision_model."),
         Rule("vision_model.head.probe", f"{pool}/query", shape=(1, 1, width)),
         Rule("vision_model.head.attention.in_proj_weight", tuple(f"{part}/kernel" for part in parts)),
         Rule("vision_model.head.attention.in_proj_bias", tuple(f"{part}/bias" for part in parts)),

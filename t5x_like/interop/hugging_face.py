@@ -93,8 +93,11 @@ def _opened(folder: Path) -> tuple[ModelConfig, ModuleType, Arrays]:
     family = _family(theirs.get("model_type"), folder)
     prefix = family.PREFIXES[theirs["model_type"]]
     arrays = read_folder(folder)
+    for old, new in getattr(family, "RENAMED", {}).items():
+        arrays = Arrays({re.sub(f"^{re.escape(old)}", new, name): place for name, place in arrays.places.items()})
     if not any(name.startswith(prefix) for name in arrays):  # of a model without its head
         arrays = Arrays({prefix + name: place for name, place in arrays.places.items()})
+    arrays = getattr(family, "Joined", Arrays)(arrays.places)
     return config_of(theirs, arrays, family, folder), family, arrays
 
 
@@ -225,6 +228,7 @@ def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.floa
         ]
         theirs |= label_names(config.num_labels)
     arrays = to_theirs(rules_of(config), model.specs(), partial(_at, params), dtype)
+    arrays = getattr(family, "apart", lambda arrays, config: arrays)(arrays, config)
     again = config_of(theirs, arrays, family, path)
     if again != config:
         differs = next(n for n in vars(config) if getattr(again, n) != getattr(config, n))

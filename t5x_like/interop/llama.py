@@ -16,7 +16,7 @@ PREFIXES = dict.fromkeys(TYPES, "model.")
 IGNORED = r".*rotary_emb\.inv_freq|lm_head\.weight"
 SAME = {"hidden_act": "silu", "mlp_bias": False, "pretraining_tp": 1}
 _FIELDS = USUAL | {"norm_epsilon": "rms_norm_eps"}
-_LAYER = (
+LAYER = (
     ("self_attn.q_proj", "attention/query/kernel"),
     ("self_attn.k_proj", "attention/key/kernel"),
     ("self_attn.v_proj", "attention/value/kernel"),
@@ -27,14 +27,14 @@ _LAYER = (
     ("mlp.up_proj", "mlp/up/kernel"),
     ("mlp.down_proj", "mlp/out/kernel"),
 )
-_NORMS = (("input_layernorm", "attention_norm/scale"), ("post_attention_layernorm", "mlp_norm/scale"))
+NORMS = (("input_layernorm", "attention_norm/scale"), ("post_attention_layernorm", "mlp_norm/scale"))
 
 
-def rules(config: LlamaConfig, norms: tuple[tuple[str, str], ...] = _NORMS) -> list[Rule]:
+def rules(config: LlamaConfig, norms: tuple[tuple[str, str], ...] = NORMS) -> list[Rule]:
     layer, found = "decoder/layers/{i}", []
-    for theirs, ours in (*_LAYER, *norms):
+    for theirs, ours in (*LAYER, *norms):
         found.append(Rule(f"model.layers.{{i}}.{theirs}.weight", f"{layer}/{ours}"))
-    for theirs, ours in _LAYER[:4]:
+    for theirs, ours in LAYER[:4]:
         bias = f"{layer}/{ours.replace('kernel', 'bias')}"
         found.append(Rule(f"model.layers.{{i}}.{theirs}.bias", bias))
     moe = "model.layers.{i}.block_sparse_moe"

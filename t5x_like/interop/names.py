@@ -41,6 +41,7 @@ class Rule:
     row: bool = False  # whether a vector is [1, n]
     column: bool = False  # or [n, 1]
     shape: tuple[int, ...] | None = None  # as it is there, where it is neither flat nor a matrix: [out, ...] of one
+    every: int = 1  # there it is of the layers whose number this divides, and numbered by themselves
     by_head: bool = False  # whether what lies side by side does so in every head, [H, parts, C], as in GPT-NeoX
 
     @property
@@ -78,21 +79,23 @@ def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Mat
     Raises:
       UserError: a parameter that no rule names: the family's checkpoints have no counterpart of it.
     """
-    blocks = [int(number) for path in specs for number in re.findall(r"/layers/(\d+)/", path)]
-    width = max(blocks, default=0) + 1  # of a pattern of layers, whose blocks lie in stacks of their own
+    widths: dict[str, int] = {}  # of patterns of layers, whose blocks lie in stacks of their own
+    for stack, number in (found for path in specs for found in re.findall(r"(.*)/layers/(\d+)/", path)):
+        widths[stack] = max(widths.get(stack, 0), int(number) + 1)
     found: list[_Match] = []
     for rule in rules:
         if "{i}" not in rule.theirs:
             if all(path in specs for path in rule.all_ours):
                 found.append(_Match(rule.theirs, tuple((path, ()) for path in rule.all_ours), rule))
             continue
+        width = widths.get(rule.all_ours[0].partition("/layers/")[0], 0)
         for block in range(width):
             paths = [path.format(i=block) for path in rule.all_ours]
             if not all(path in specs for path in paths):
                 continue
             layers, *more = specs[paths[0]].shape
             for at in np.ndindex((layers, more[0]) if "{e}" in rule.theirs else (layers,)):
-                theirs = rule.theirs.format(i=at[0] * width + block, e=at[-1])
+                theirs = rule.theirs.format(i=(at[0] * width + block) // rule.every, e=at[-1])
                 found.append(_Match(theirs, tuple((path, at) for path in paths), rule))
     named = {path for match in found for path, _ in match.ours}
     if missing := [path for path in specs if path not in named]:

@@ -150,10 +150,12 @@ class Memory(flax.struct.PyTreeNode):
     Attributes:
       values: [B, S, D]; None once keys and values made of it are in a cache.
       marks: of its tokens.
+      seen: int [B, T], the segment of it that each query sees; None: that of the query's own number.
     """
 
     values: jax.Array | None
     marks: Marks = Marks()
+    seen: jax.Array | None = None
 
 
 class Context(flax.struct.PyTreeNode):

@@ -70,13 +70,17 @@ class Decoder(Applies):
         """Where the parameters of `Tower.entry_specs` lie."""
         return params["decoder"]
 
+    def embed(self, params: Params, batch: Batch, ctx: Context) -> jax.Array:
+        """Embeddings of a batch's tokens, [B, T, D]."""
+        return self.vocabulary.embed(params, batch["decoder_input_tokens"], ctx)
+
     def decode(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str], aux: Aux
     ) -> dict[str, Any]:
         """The decoder's half of `apply`; `aux` is what an encoder had to say."""
         tokens = batch["decoder_input_tokens"]
         ctx, cache = running(ctx, batch, "decoder", causal=True, cache=cache)
-        x = self.vocabulary.embed(params, tokens, ctx)
+        x = self.embed(params, batch, ctx)
         x = self.decoder.enter(x, ctx, self.entry(params))
         layers = None if cache is None else cache["layers"]
         x, layers, own, kept = self.decoder.apply(params["decoder"], x, ctx, layers, want)

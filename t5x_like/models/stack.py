@@ -37,14 +37,14 @@ class Stack:
       pattern: the p blocks of one repeat.
       repeats: how often the pattern is repeated.
       causal: whether its stream is; a description for `specs`, for what is computed the context says it.
-      cross: whether blocks look at a memory.
+      memory_width: of the memory that blocks look at; None: there is none.
       shared: whether all repeats have the same parameters, as in ALBERT (Lan et al. 2020).
     """
 
     pattern: tuple[nn.Module, ...]
     repeats: int
     causal: bool = True
-    cross: bool = False
+    memory_width: int | None = None
     shared: bool = False
 
     def specs(self, width: int) -> Params:
@@ -55,7 +55,9 @@ class Stack:
         """Returns the same for a single repeat, without that dimension."""
         x: Any = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
         ctx = Context(positions=jnp.zeros((1, 1), jnp.int32), mask=MaskSpec(causal=self.causal))
-        ctx = ctx.replace(memory=Memory(x)) if self.cross else ctx
+        if self.memory_width is not None:
+            memory: Any = jax.ShapeDtypeStruct((1, 1, self.memory_width), jnp.float32)
+            ctx = ctx.replace(memory=Memory(memory))
         return {str(i): record_specs(block, x, ctx, None) for i, block in enumerate(self.pattern)}
 
     def unstacked(self, params: Params | tuple[Params, ...]) -> tuple[Params, ...]:
@@ -129,7 +131,10 @@ class Stack:
                 name = str(i)
                 x, caches[name], more = call(block, params[name], x, here, None if cache is None else cache[name])
                 aux = {key: aux.get(key, 0.0) + value for key, value in more.items()} if more else aux
-            kept = {n: jnp.stack([c[branch]["weights"] for c in caches.values()]) for n, branch in weights.items()}
+            kept = {
+                n: jnp.stack([c[branch]["weights"] for c in caches.values() if branch in c])
+                for n, branch in weights.items()
+            }
             kept |= {"hidden_states": jnp.stack(states)} if "hidden_states" in keep else {}
             return x, ({} if weights else caches, aux, kept)
 

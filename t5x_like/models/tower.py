@@ -49,7 +49,7 @@ class Tower:
         self.attention = c.attention if stream == c.streams[0] else None
         cross = memory is not None
         pattern = self._pattern(layers, cross)
-        self.stack = Stack(pattern, layers // len(pattern), causal, cross, shared)
+        self.stack = Stack(pattern, layers // len(pattern), causal, c.memory_width if cross else None, shared)
         self.entry_width = entry_width or c.d_model
         self.positions = Embedding(c.max_length + c.position_offset, self.entry_width, "positions", 0.02)
         self.entry_norm = self.final_norm = Norm(c.norm, c.norm_epsilon, c.use_bias, around_one=c.norm_around_one)
@@ -57,16 +57,16 @@ class Tower:
     def _pattern(self, layers: int, cross: bool) -> tuple[Block, ...]:
         """As many blocks as it takes until experts, windows and kinds of attention repeat; all, where that does not
         divide the layers."""
-        c, branches = self.config, (3 if cross else 2) * layers
+        c, branches = self.config, (3 if cross and not self.config.cross_gated else 2) * layers
         every = 1 if c.experts is None else c.experts.every
         kinds = [None if self.attention is None else self.attention.at(number, layers) for number in range(layers)]
         turns = next(n for n in range(1, layers + 1) if kinds == (kinds[:n] * layers)[:layers])
-        period = math.lcm(every, c.global_every or 1, turns)
+        period = math.lcm(every, c.global_every or 1, turns, c.cross_every if cross else 1)
 
         def block(number: int) -> Block:
             experts = c.experts is not None and number % every == c.experts.at
             sees_all = c.global_every is not None and (number + 1) % c.global_every == 0
-            return Block(c, cross, experts, sees_all, branches, kinds[number])
+            return Block(c, cross and number % c.cross_every == 0, experts, sees_all, branches, kinds[number])
 
         return tuple(block(number) for number in range(layers if layers % period else period))
 

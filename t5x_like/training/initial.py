@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_like.accounting.flops import accounting
 from t5x_like.config import MeshConfig, ModelConfig, RunConfig
-from t5x_like.config.data import tasks
+from t5x_like.config.data import TextTaskConfig, kinds
 from t5x_like.config.data.tokenizers import FileTokenizerConfig
+from t5x_like.config.models.llava import SeesImagesConfig
 from t5x_like.config.models.vision import VisionConfig
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError
@@ -24,7 +25,6 @@ from t5x_like.files import make_folder, read_json, write_json
 from t5x_like.interop.adapters import load_adapter
 from t5x_like.interop.hugging_face import config_of_folder, is_hf, load_hf, placed, vocabulary_of
 from t5x_like.interop.names import Parts
-from t5x_like.kinds import kinds_of
 from t5x_like.models import build_model
 from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
 from t5x_like.models.vision import POSITIONS, resized_positions
@@ -39,7 +39,7 @@ from t5x_like.training.state import State, split
 from t5x_like.tuning import tuned_model, tuned_specs, untuned
 
 _TASKS = {("decoder",): "language_model", ("encoder",): "masked_lm", ("encoder", "decoder"): "seq2seq"}
-_TEXTS = {task.kind for task in get_args(kinds_of(tasks, tasks.TextTaskConfig))} | {"mixture"}
+_TEXTS = {name for name, kind in kinds().items() if issubclass(kind, TextTaskConfig)} | {"mixture"}
 
 
 def completed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +71,12 @@ def completed(content: Mapping[str, Any]) -> dict[str, Any]:
 def hf_run(folder: Path) -> RunConfig:
     """A run whose model is a Hugging Face folder's, with its tokenizer; its data are only a form for sets to score."""
     model = config_of_folder(folder)
-    if isinstance(model, VisionConfig):
-        images = {"image_size": model.image_size, "channels": model.channels} | _normalised(folder)
+    vision = getattr(model, "vision", model)
+    if isinstance(vision, VisionConfig):
+        images = {"image_size": vision.image_size, "channels": vision.channels} | _normalised(folder)
+        if isinstance(model, SeesImagesConfig):
+            length = {"sequence_length": min(model.max_length or 2048, 2048)}
+            return _form(folder, {"kind": "visual_question", **length, **images}, "causal_lm")
         labels = {"kind": "image_classification", "num_labels": getattr(model, "num_labels", None)}
         return _form(folder, labels | images, "classification")
     kind = getattr(model, "head", None) or _TASKS[model.streams]

@@ -15,7 +15,6 @@ from t5x_like.data.dataset import Dataset
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.data.tasks.captions import Captions
 from t5x_like.data.tasks.detection import Detection
-from t5x_like.data.tasks.seq2seq import Seq2Seq
 from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.evaluation.detection import average_precision
@@ -63,8 +62,8 @@ def score_run(
     config = _with_sets(hf_run(folder) if theirs else load_config(folder), overrides, tokens)
     names = _chosen(config, only, [] if theirs else [HELD_OUT])
     datasets = _datasets(folder, config, names)  # before the model: mistakes come at once
-    if pairs and not any(isinstance(dataset, Seq2Seq) for dataset in datasets.values()):
-        kinds = f"no set has data.kind='seq2seq' among {', '.join(datasets)}"
+    if pairs and not any(hasattr(dataset, "held_out_pairs") for dataset in datasets.values()):
+        kinds = f"no set has data.kind='seq2seq' or 'visual_question' among {', '.join(datasets)}"
         raise UserError(f"--generate={pairs}: {kinds}; accepted: an evaluation set that has")
     if vectors and not any(isinstance(dataset, Captions) for dataset in datasets.values()):
         raise UserError(f"--zero_shot, --recall: no set has data.kind='captions' among {', '.join(datasets)}")
@@ -72,8 +71,8 @@ def score_run(
     evaluations = {}
     for name, dataset in datasets.items():
         result = evaluate(program, params, dataset, config, partial(progress, name))
-        if pairs and isinstance(dataset, Seq2Seq):
-            result["exact_match"] = exact_match(program, params, dataset, pairs, partial(progress, f"{name}, written"))
+        if pairs and hasattr(dataset, "held_out_pairs"):
+            result |= exact_match(program, params, dataset, pairs, partial(progress, f"{name}, written"))
         if isinstance(dataset, Detection):
             images = config.training.eval_tokens
             result |= average_precision(program, params, dataset, images, partial(progress, f"{name}, boxes"))

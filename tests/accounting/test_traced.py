@@ -141,6 +141,46 @@ def test_images(name, make_run):
     assert sum(product.flops for product in traced_step(config)) == rows * row + products
 
 
+SEERS = {
+    "llava": [],
+    "llava, one map, more heads' keys": ["model.projector=linear", "model.num_kv_heads=2"],
+    "flamingo": ["model.kind=flamingo", "model.resampler={'latents':3,'num_layers':2,'num_heads':2,'head_dim':6}"],
+    "flamingo, every second": [
+        "model.kind=flamingo", "model.resampler={'latents':3,'num_layers':2,'num_heads':2,'head_dim':6}",
+        "model.cross_every=2", "execution.scan_layers=false",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEERS)
+def test_a_decoder_that_sees_an_image(name, make_run):
+    """A target is predicted at every token of a row; an image's patches are looked at by themselves."""
+    data = {"kind": "visual_question", "sequence_length": 12, "answer_length": 12}
+    vision = {"patch_size": 4, "num_layers": 2, "d_model": 8, "num_heads": 2}
+    kinds = (f"data={data | {'tokenizer': {'kind': 'byte', 'specials': ['image']}}}", f"model.vision={vision}")
+    config = make_run("model.kind=llava", *kinds, *REFERENCE, *SEERS[name])
+    rows = config.training.batch_size
+    batch = {
+        name: jax.ShapeDtypeStruct((1, rows, *shape), dtype) for name, (shape, dtype) in config.data.features.items()
+    }
+    program = program_for(config)
+    knobs = {"learning_rate": jax.ShapeDtypeStruct((1,), jnp.float32), "count": jax.ShapeDtypeStruct((), jnp.int32)}
+    knobs["key"] = jax.eval_shape(lambda: jax.random.key(0))
+    products = count_products(program.step, program.abstract_state, batch, knobs)
+    counted = rows * 12 * flops_per_token(config.model, config.data.mean_lengths, full_attention=True)
+    assert sum(product.flops for product in products) == pytest.approx(counted, rel=1e-12)
+
+
+def test_images_are_looked_at_one_by_one(make_run):
+    """Twice as many are twice the work, and no more."""
+    kinds = "data={'kind':'visual_question','sequence_length':40,'tokenizer':{'kind':'byte','specials':['image']}}"
+    model = make_run(kinds, "model={'kind':'flamingo','vision':{'patch_size':2,'num_layers':1}}").model
+    one, two, four = (
+        sum(forward_flops(model, {"images": n, "decoder": 40}, full_attention=True).values()) for n in (1, 2, 4)
+    )
+    assert four - two == pytest.approx(2 * (two - one)) and two > one
+
+
 def test_positions_that_fill_the_last_chunk_up_are_extra(make_run):
     """Seven tokens in chunks of two are eight: the one position more costs its logits and nothing else."""
     config = make_run(*REFERENCE, "data.sequence_length=7", "objective.logits_chunk=2")

@@ -46,6 +46,43 @@ def pairs(model):
     return out.loss, kept | {"images": images.movedim(1, 3)}
 
 
+def answers(model):
+    """Logits over the vocabulary and the cross-entropy of every next token; two images in each row, whose placeholders
+    are as many tokens as the model makes of one; and what it goes on with, greedily."""
+    generator, two = np.random.default_rng(1), 2
+    flamingo = model.config.model_type == "idefics"
+    token = 41 if flamingo else model.config.image_token_id
+    image = [token] * (1 if flamingo else (VISION["image_size"] // VISION["patch_size"]) ** 2)
+    text = lambda n: generator.integers(3, 40, n).tolist()  # noqa: E731
+    rows = [text(3) + image + text(2) + image + text(5), image + text(5) + image + text(5)]
+    tokens = torch.tensor(rows)
+    images = pictures(2, two).to(model.dtype)
+    number = ((tokens == token).cumsum(1) + len(image) - 1) // len(image)
+    if flamingo:
+        more = {"pixel_values": images, "image_attention_mask": torch.eye(two + 1)[number][..., 1:]}
+    else:
+        more = {"pixel_values": images.flatten(0, 1)}
+    logits = model(input_ids=tokens, **more).logits
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    kept = {"decoder_input_tokens": tokens, "images": images.movedim(2, 4), "logits": logits}
+    if flamingo:
+        kept |= {"decoder_image_index": number}
+    return loss, kept | {"generated": continued(model, tokens, more)}
+
+
+def continued(model, tokens, more, new=8):
+    """The likeliest token after another, the whole text read again for each."""
+    start = tokens.shape[1]
+    for _ in range(new):
+        with torch.no_grad():
+            last = model(input_ids=tokens, **more).logits[:, -1].argmax(-1)
+        tokens = torch.cat([tokens, last[:, None]], 1)
+        if "image_attention_mask" in more:
+            mask = more["image_attention_mask"]
+            more = more | {"image_attention_mask": torch.cat([mask, mask[:, -1:]], 1)}
+    return tokens[:, start:]
+
+
 def pictures(*leading, size=12, channels=3):
     return torch.tensor(
         np.random.default_rng(0).normal(size=(*leading, channels, size, size)).astype(np.float32)
@@ -72,6 +109,36 @@ def two_towers(kind, end=31, **more):
     return kind(**config, **more)
 
 
+LANGUAGE = {
+    "vocab_size": 44,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+
+
+def idefics(**more):
+    """Idefics, which is Flamingo; a resampler of its own width of heads."""
+    vision = {**VISION, "embed_dim": VISION["hidden_size"], "num_hidden_layers": 2}
+    resampler = {"use_resampler": True, "resampler_n_latents": 3, "resampler_depth": 2, "resampler_n_heads": 2}
+    resampler |= {"resampler_head_dim": 6, "qk_layer_norms_perceiver": more.get("qk_layer_norms", False)}
+    free = {"freeze_text_layers": False, "freeze_vision_layers": False}
+    config = transformers.IdeficsConfig(
+        **{**LANGUAGE, **more},
+        **free,
+        num_hidden_layers=4,
+        cross_layer_interval=2,
+        use_resampler=True,
+        vision_config=vision,
+        perceiver_config=resampler,
+    )
+    return transformers.IdeficsForVisionText2Text, config, answers
+
+
 # The model, and (model) -> loss and what is kept.
 MAKERS = {
     "vit": (transformers.ViTForImageClassification, transformers.ViTConfig(**VISION, num_labels=3), classifier),
@@ -83,6 +150,18 @@ MAKERS = {
     "clip": (transformers.CLIPModel, two_towers(transformers.CLIPConfig, projection_dim=12), pairs),
     "clip_legacy": (transformers.CLIPModel, two_towers(transformers.CLIPConfig, 2, projection_dim=12), pairs),
     "siglip": (transformers.SiglipModel, two_towers(transformers.SiglipConfig), pairs),
+    "llava": (
+        transformers.LlavaForConditionalGeneration,
+        transformers.LlavaConfig(
+            vision_config=transformers.CLIPVisionConfig(**VISION),
+            text_config=transformers.LlamaConfig(**LANGUAGE, num_hidden_layers=2, num_key_value_heads=2),
+            image_token_index=41,
+            image_seq_length=9,
+        ),
+        answers,
+    ),
+    "idefics": idefics(),
+    "idefics_norms": idefics(qk_layer_norms=True, vocab_size=40, additional_vocab_size=4),
 }
 
 
@@ -93,13 +172,14 @@ def make(name):
     model = kind(config).eval()
     with torch.no_grad():
         for at, parameter in model.named_parameters():
-            scale = parameter.ndim == 1 and "norm" in at and "weight" in at
+            scale = parameter.ndim == 1 and ("norm" in at or "ln." in at) and "weight" in at
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim < 2 else 0.2) + float(scale))
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, safe_serialization=True)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    model = model.double()
+    if config.model_type != "idefics":  # whose softmax is float32's, where the mask of a float64 is infinite
+        model = model.double()
     loss, kept = outputs(model)
     loss.backward()
     expected = {key: np.asarray(torch.as_tensor(value).detach()) for key, value in kept.items()}

@@ -10,6 +10,7 @@ from t5x_like.config.models.bart import BartConfig, MarianConfig, MBartConfig
 from t5x_like.config.models.bert import AlbertConfig, BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
 from t5x_like.config.models.clip import ClipConfig, ClipVisionConfig, SiglipConfig, SiglipVisionConfig
 from t5x_like.config.models.experts import ExpertsConfig
+from t5x_like.config.models.flamingo import FlamingoConfig, ResamplerConfig
 from t5x_like.config.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
 from t5x_like.config.models.gpt import (
     BloomConfig,
@@ -21,6 +22,7 @@ from t5x_like.config.models.gpt import (
     OPTConfig,
 )
 from t5x_like.config.models.llama import LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen3Config
+from t5x_like.config.models.llava import ImageFeaturesConfig, LlavaConfig
 from t5x_like.config.models.t5 import SwitchConfig, T5Config
 from t5x_like.config.models.vision import ViTConfig
 from t5x_like.models import build_model
@@ -63,6 +65,20 @@ def bert(layers, width, heads, kind=BertConfig, vocabulary=30522, **more):
     return kind(**sizes, **{"lm_head": False, "next_sentence": False} | more)
 
 
+def clip_large(size, layers=24, width=1024, **more):
+    sizes = {"image_size": size, "channels": 3, "patch_size": 14, "num_layers": layers, "d_model": width}
+    return ImageFeaturesConfig(**sizes, num_heads=16, **more)
+
+
+def llava(*sizes):
+    return llama(*sizes, kind=LlavaConfig, vision=clip_large(336, 23), image_token=32000)
+
+
+def flamingo(layers, width, heads, every):
+    more = {"gated_mlp": False, "activation": "gelu", "tie_embeddings": True, "vision": clip_large(224)}
+    return llama(layers, width, heads, 4 * width, kind=FlamingoConfig, cross_every=every, **more)
+
+
 def electra(layers, width, heads, table):
     return bert(layers, width, heads, ElectraConfig, embedding_width=table, replaced_tokens=True)
 
@@ -83,6 +99,8 @@ def siglip(layers, width, heads, patch, mlp=None, size=224):
     return SiglipConfig(**texts, vocab_size=32000, vision=vision)
 
 
+# What LLaVA's files have beside what is read: the encoder's last layer, and a norm.
+UNREAD = 12 * 1024**2 + 13 * 1024 + 2 * 1024
 PUBLISHED = {  # of the weights that were released
     "GPT": (GPT1Config(num_layers=12, d_model=768, num_heads=12, vocab_size=40478, max_length=512), 116_534_784),
     "GPT-2": (gpt(12, 768, 12), 124_439_808),
@@ -136,6 +154,12 @@ PUBLISHED = {  # of the weights that were released
     "ELECTRA small": (electra(12, 256, 4, 128), 13_549_057),
     "ELECTRA base": (electra(12, 768, 12, None), 109_483_009),
     "ELECTRA large": (electra(24, 1024, 16, None), 335_142_913),
+    "LLaVA 1.5 7B": (llava(32, 4096, 32, 11008, 32064), 7_063_427_072 - UNREAD),
+    "LLaVA 1.5 13B": (llava(40, 5120, 40, 13824, 32064), 13_351_494_656 - UNREAD),
+    "LLaVA on Yi 34B": (
+        llava(60, 7168, 56, 20480, 64000, 8),
+        34_388_917_248 + 303_507_456 - UNREAD + 1024 * 7168 + 7168**2 + 2 * 7168,
+    ),
     "ELECTRA base's generator": (
         bert(12, 256, 4, ElectraConfig, embedding_width=768, lm_head=True),
         33_740_602,
@@ -160,6 +184,18 @@ PAPERS = {  # billions, as printed
     "GPT-3 13B": (gpt(40, 5120, 40, GPT3Config, length=2048, mlp_dim=20480), 13),
     "Switch-Base": (switch(12, 768, 12, 2048, 128), 7),
     "Switch-C": (switch(15, 2080, 32, 6144, 2048, 1, False), 1571),
+    "IDEFICS 9B": (
+        llama(
+            32, 4096, 32, 11008, 32002, kind=FlamingoConfig, cross_every=4, cross_query_key_norm=True,
+            vision=clip_large(224, 32, 1280), resampler=ResamplerConfig(query_key_norm=True),
+        ),
+        9,
+    ),
+}  # fmt: skip
+FLAMINGO = {  # billions, as printed; widths are Chinchilla's of 1.4B, 7.1B and 70B
+    "3B": ((24, 2048, 16, 1), 3.2),
+    "9B": ((42, 3584, 28, 4), 9.3),
+    "80B": ((80, 8192, 64, 7), 80),
 }
 
 
@@ -172,6 +208,17 @@ def count(config):
 def test_parameters_are_as_many_as_a_paper_says(name):
     config, billions = PAPERS[name]
     assert round(count(config) / 1e9, 0 if isinstance(billions, int) else 3) == billions
+
+
+@pytest.mark.parametrize("name", FLAMINGO)
+def test_flamingo_is_as_large_as_the_paper_says_but_for_its_parts(name):
+    """A ViT-L/14 of width 1024 and 0.304 billion stands for the NFNet of 1536 and 0.435, rotary positions for
+    Chinchilla's relative ones, a square matrix a layer."""
+    (layers, width, heads, every), billions = FLAMINGO[name]
+    resampler = 6 * 12 * (1536**2 - 1024**2)
+    wider = -(-layers // every) * 2 * (1536 - 1024) * width + resampler
+    other = layers * width**2 + wider + 0.131e9
+    assert count(flamingo(layers, width, heads, every)) + other == pytest.approx(1e9 * billions, rel=0.025)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from t5x_like.config.checks import at_least, divisors, inside
 from t5x_like.config.data import sources, tokenizers
-from t5x_like.config.data.tasks import AnySource, AnyTokenizer, TaskConfig, wrong_label
+from t5x_like.config.data.tasks import AnySource, AnyTokenizer, TaskConfig, TextTaskConfig, wrong_label
 from t5x_like.strict import FieldError
 
 
@@ -198,3 +198,65 @@ class CaptionsConfig(ImageTaskConfig):
     def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
         names = ("text_tokens", "text_segment_ids")
         return {**super().features, **dict.fromkeys(names, ((self.text_length,), "int32"))}
+
+
+def _with_image_token() -> AnyTokenizer:
+    return tokenizers.BPETokenizerConfig(specials=("image",))
+
+
+@dataclass(frozen=True)
+class VisualQuestionConfig(ImageTaskConfig, TextTaskConfig):
+    """Images, a question about them, and the answer, which is to be written. Without questions the answers are
+    captions. Other training examples may come first, answered, as in Flamingo's prompts (Alayrac et al. 2022)."""
+
+    streams: ClassVar[tuple[str, ...]] = ("images", "decoder")
+
+    kind: Literal["visual_question"] = "visual_question"
+    source: AnySource = field(default_factory=sources.DigitGridsConfig)
+    tokenizer: AnyTokenizer = field(default_factory=_with_image_token)
+    sequence_length: int = 64
+    question: str | None = "question"  # columns. None: nothing is asked
+    answer: str = "answer"
+    answer_length: float = 4.0  # tokens of an answer with its end, on average: what counts FLOPs by the target
+    images: int = 1  # of an example; where there are several, the column holds a list
+    shots: int = 0  # how many other examples come before
+    tokens_per_image: int | None = None  # what stands in the text for one. None: as many as the model has
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "shots")
+        at_least(self, 1, "images", "tokens_per_image", "answer_length")
+        super().__post_init__()
+        if self.image_token is None:
+            raise FieldError("tokenizer", "has no token for an image; accepted: one with specials=['image']")
+        tokens, room = (self.tokens_per_image or 1) * self.images, self.sequence_length // (self.shots + 1)
+        if tokens + 2 > room:
+            raise FieldError("sequence_length", f"leaves {room} tokens an example, whose images are {tokens}")
+
+    @property
+    def image_token(self) -> int | None:
+        return self.tokenizer.special("image")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.answer,) if self.question is None else (self.question, self.answer)
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return {self.image: "anything", **dict.fromkeys(self.columns, "text or a number")}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"images": self.images * (self.shots + 1), "decoder": self.sequence_length}
+
+    @property
+    def mean_lengths(self) -> dict[str, float]:
+        return {**self.lengths, "targets": self.answer_length * (self.shots + 1)}
+
+    @property
+    def features(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
+        count, length = self.lengths["images"], (self.sequence_length,)
+        names = ("input_tokens", "target_tokens", "segment_ids", "positions", "image_index")
+        size = (count, self.image_size, self.image_size, self.channels)
+        images = {"images": (size, "float32"), "images_segment_ids": ((count,), "int32")}
+        text = {f"decoder_{name}": (length, "int32") for name in names}
+        return {**images, **text, "decoder_loss_weights": (length, "float32")}

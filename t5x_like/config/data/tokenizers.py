@@ -2,7 +2,7 @@
 """The kinds of tokenizer."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from t5x_like.config.checks import at_least
 from t5x_like.strict import FieldError
@@ -21,22 +21,33 @@ class TokenizerConfig:
         """How many tokens it has."""
         raise NotImplementedError
 
+    def special(self, role: str) -> int | None:
+        """The token of a role that was added; None: there is none."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class _WithSpecials(TokenizerConfig):
+    first_special: ClassVar[int] = 1
+
     sentinels: int = 0  # tokens that stand for spans, the last ids of the vocabulary; T5 has 100
     specials: tuple[str, ...] = ()  # further roles that some token has, such as "mask"
 
     def __post_init__(self) -> None:
         for role in self.specials:
-            if role not in (roles := ("mask", "cls", "sep", *FIM_ROLES, "fim_end")):
+            if role not in (roles := ("mask", "cls", "sep", "image", *FIM_ROLES, "fim_end")):
                 raise FieldError("specials", f"{role!r} is no role that can be added; accepted: {', '.join(roles)}")
         at_least(self, 0, "sentinels")
+
+    def special(self, role: str) -> int | None:
+        return self.first_special + self.specials.index(role) if role in self.specials else None
 
 
 @dataclass(frozen=True)
 class ByteTokenizerConfig(_WithSpecials):
     """Every UTF-8 byte is a token; one more separates documents."""
+
+    first_special: ClassVar[int] = 257
 
     kind: Literal["byte"] = "byte"
 
@@ -81,6 +92,8 @@ class UnigramTokenizerConfig(_Trained):
     """A unigram language model's pieces (Kudo 2018), as SentencePiece and T5 have them; what no piece covers is
     spelt in bytes."""
 
+    first_special: ClassVar[int] = 3
+
     kind: Literal["unigram"] = "unigram"
     vocab_size: int = 4096
 
@@ -101,3 +114,8 @@ class FileTokenizerConfig(TokenizerConfig):
         from t5x_like.data.tokenizers import load_tokenizer
 
         return load_tokenizer(self.path).vocab_size
+
+    def special(self, role: str) -> int | None:
+        from t5x_like.data.tokenizers import load_tokenizer
+
+        return load_tokenizer(self.path).specials.get(role)

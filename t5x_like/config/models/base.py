@@ -74,6 +74,9 @@ class TransformerConfig(ModelConfig):
     scaled_by_depth: ClassVar[bool] = True  # whether maps back to the stream start smaller, the more there are
     final_norm: ClassVar[bool] = True  # whether a stack ends with a norm, unless each branch does
     sines_first: ClassVar[bool] = False  # whether sinusoidal positions have all sines before all cosines
+    cross_every: ClassVar[int] = 1  # the first block of each n looks at a memory, in a stack that has one
+    cross_gated: ClassVar[bool] = False  # whether it does so first, through gates (Alayrac et al. 2022)
+    cross_query_key_norm: ClassVar[bool] = False  # as `query_key_norm`, of what looks at a memory alone
 
     num_heads: int = 4
     num_kv_heads: int | None = None  # None: num_heads; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)
@@ -151,6 +154,11 @@ class TransformerConfig(ModelConfig):
                     "experts.every",
                     f"{self.experts.every} does not divide num_layers={layers}; accepted: {divisors(layers)}",
                 )
+
+    @property
+    def memory_width(self) -> int:
+        """Of what cross-attention looks at."""
+        return self.d_model
 
     @property
     def stacks(self) -> tuple[int, ...]:

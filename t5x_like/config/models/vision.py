@@ -61,7 +61,8 @@ class VisionConfig(TransformerConfig):
         return self.class_token + self.distillation_token
 
     def lengths(self, by_stream: Mapping[str, float]) -> dict[str, float]:
-        return {**by_stream, "images": by_stream["images"] * (self.patches + self.more_tokens)}
+        one = self.patches + self.more_tokens  # which sees no other
+        return {**by_stream, "images": by_stream["images"] * one, "images_each": one}
 
     def resolved(self, data: DataConfig) -> dict[str, Any]:
         sizes: dict[str, Any] = {}

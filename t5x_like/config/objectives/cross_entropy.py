@@ -26,6 +26,8 @@ class CrossEntropyConfig(ObjectiveConfig):
 class CausalLMConfig(CrossEntropyConfig):
     """Every next token of a text."""
 
+    more: ClassVar[tuple[tuple[str, ...], ...]] = (("images", "decoder"),)
+
     kind: Literal["causal_lm"] = "causal_lm"
 
 

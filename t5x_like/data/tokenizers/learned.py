@@ -29,6 +29,7 @@ NAMES = {
     "mask": ("<mask>", "[MASK]"),
     "cls": ("[CLS]", "<cls>", "<s>"),
     "sep": ("[SEP]", "<sep>", "</s>"),
+    "image": ("<image>", "<|image|>"),
     "fim_prefix": ("<fim_prefix>", "<|fim_prefix|>", "<fim-prefix>", "▁<PRE>", "<｜fim▁begin｜>"),
     "fim_suffix": ("<fim_suffix>", "<|fim_suffix|>", "<fim-suffix>", "▁<SUF>", "<｜fim▁hole｜>"),
     "fim_middle": ("<fim_middle>", "<|fim_middle|>", "<fim-middle>", "▁<MID>", "<｜fim▁end｜>"),

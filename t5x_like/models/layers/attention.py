@@ -294,6 +294,7 @@ class Attention(nn.Module):
     soft_cap: float | None = None  # see `attend`
     kind: AttentionConfig | None = None  # how keys are chosen, of layers that are more than this one
     max_length: int | None = None  # the longest sequence, for layers that ask
+    memory_width: int | None = None  # of `ctx.memory`; None: width
 
     by_position: ClassVar[bool] = (
         False  # whether keys go by positions in a document, so that a padded prompt shifts them
@@ -319,7 +320,8 @@ class Attention(nn.Module):
     def _mask(self, x: jax.Array, ctx: Context) -> MaskSpec:
         if self.cross:
             assert ctx.memory is not None
-            q, kv, memory = ctx.mask.q.segments, ctx.memory.marks.segments, ctx.memory.values
+            q = ctx.mask.q.segments if ctx.memory.seen is None else ctx.memory.seen
+            kv, memory = ctx.memory.marks.segments, ctx.memory.values
             if q is None and kv is not None:  # one segment everywhere
                 q = jnp.ones(x.shape[:2], kv.dtype)
             if kv is None and q is not None and memory is not None:
@@ -371,7 +373,8 @@ class Attention(nn.Module):
         q = ctx.constrain(self._normed("query_norm", self._query(x, mask, ctx)), "batch length heads head_dim")
         if ctx.memory.values is None:
             assert cache is not None
-            return self._attend_to(cache, q, mask, None, ctx), cache
+            y, seen = self._attend_to(cache, q, mask, None, ctx), dense_mask(mask, q.shape[1], cache["value"].shape[-2])
+            return y if seen is None else jnp.where(seen.any(-1)[..., None, None], y, 0), cache
         memory = ctx.memory.values
         k, v = (self._heads(name, stream="memory")(memory, ctx) for name in ("key", "value"))
         k = self._normed("key_norm", k)
@@ -401,7 +404,8 @@ class Attention(nn.Module):
     ) -> Linear:
         """A map to heads; of keys and values unless it says otherwise."""
         shape, axes = (*(shape or (self.num_kv_heads,)), self.head_dim), (*axes, "head_dim")
-        return Linear(pattern, (self.width,), ("embed",), shape, axes, self.bias != "none", name=name, **more)
+        width = self.memory_width if more.get("stream") == "memory" else None
+        return Linear(pattern, (width or self.width,), ("embed",), shape, axes, self.bias != "none", name=name, **more)
 
     def _normed(self, name: str, heads: jax.Array) -> jax.Array:
         if self.norm_epsilon is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from t5x_like.config import TransformerConfig
 from t5x_like.config.attention import AttentionConfig
@@ -18,10 +19,12 @@ from t5x_like.models.layers.experts import Aux, Experts
 from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.kinds import layer_of
 from t5x_like.models.layers.norms import Norm
+from t5x_like.models.layers.parameters import ParamSpec, parameter
 from t5x_like.models.layers.positions import Rotary
 
 Caches = dict[str, Cache]  # of every attention, or its weights
-KEYS = {"attention": 0, "mlp": 1, "cross_attention": 3}  # what each branch's randomness is folded with; 2 is a router's
+# What each branch's randomness is folded with; 2 is a router's.
+KEYS = {"attention": 0, "mlp": 1, "cross_attention": 3, "cross_mlp": 4}
 
 
 class Block(nn.Module):
@@ -33,11 +36,15 @@ class Block(nn.Module):
     parallel   x = x + attention(norm(x)) + mlp(norm'(x))    GPT-NeoX; cross-attention, if any, after it
     parallel_shared    the same with one norm for both       GPT-J
 
+    Cross-attention comes second, or, where the config says that it is gated, first, with a network of its own:
+
+    x = x + tanh(a) cross_attention(norm(x));  x = x + tanh(b) mlp(norm(x))    Flamingo; a and b begin with 0
+
     Maps back to the stream start smaller by the root of `branches`, which keeps its variance near 1 at any depth.
     """
 
     config: TransformerConfig  # resolved
-    cross: bool = False  # whether the block looks at `ctx.memory`, between self-attention and feed-forward
+    cross: bool = False  # whether the block looks at `ctx.memory`
     experts: bool = False  # whether experts stand in the place of the mlp
     sees_all: bool = False  # whether self-attention does without the config's window
     branches: int = 2  # residual ones, of the whole stack
@@ -67,7 +74,12 @@ class Block(nn.Module):
 
         branches = {"attention": attention("attention", kind=self.kind, **self._within())}
         if self.cross:
-            branches["cross_attention"] = attention("cross_attention", cross=True)
+            look = attention("cross_attention", cross=True, memory_width=c.memory_width)
+            if c.cross_gated:
+                x = self._gated("cross_attention", look, x, ctx)
+                x = self._gated("cross_mlp", lambda y: self._feed_forward("cross_mlp")(y, ctx), x, ctx)
+            else:
+                branches["cross_attention"] = look
         branches["mlp"] = experts if self.experts else lambda y: self._feed_forward()(y, ctx)
         if c.norm_position.startswith("parallel"):
             shared = self._norm("attention")(x) if c.norm_position == "parallel_shared" else None
@@ -94,6 +106,10 @@ class Block(nn.Module):
             y = self._norm(f"{name}_out")(y)
         return ctx.constrain(dropout(y, c.dropout_rate, ctx.folded(KEYS[name]), ctx.train), "batch length embed")
 
+    def _gated(self, name: str, function: Callable[[jax.Array], jax.Array], x: jax.Array, ctx: Context) -> jax.Array:
+        gate = parameter(self, f"{name}_gate", ParamSpec((1,), ("types",)))
+        return x + jnp.tanh(gate).astype(x.dtype) * self._branch(name, function, x, ctx)
+
     def _norm(self, branch: str) -> Norm:
         c = self.config
         return Norm(c.norm, c.norm_epsilon, c.use_bias, around_one=c.norm_around_one, name=f"{branch}_norm")
@@ -117,16 +133,16 @@ class Block(nn.Module):
         assert c.num_kv_heads and c.head_dim
         sizes = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
         more |= {"soft_cap": c.attention_soft_cap, "scale": c.attention_scale, "name": name}
-        if c.query_key_norm:
+        if c.query_key_norm or (c.cross_query_key_norm and more.get("cross")):
             more |= {"norm_epsilon": c.norm_epsilon, "norm_around_one": c.norm_around_one}
         more["max_length"] = c.max_length
         layer = layer_of(more.get("kind"))
         return layer(*sizes, c.attention_bias or ("all" if c.use_bias else "none"), self._out_scale, **more)
 
-    def _feed_forward(self) -> FeedForward:
+    def _feed_forward(self, name: str = "mlp") -> FeedForward:
         c = self.config
         assert c.mlp_dim
-        return FeedForward(c.d_model, c.mlp_dim, c.activation, c.gated_mlp, c.use_bias, self._out_scale, name="mlp")
+        return FeedForward(c.d_model, c.mlp_dim, c.activation, c.gated_mlp, c.use_bias, self._out_scale, name=name)
 
     def _experts(self) -> Experts:
         c = self.config
