@@ -62,19 +62,20 @@ class Clip(Applies):
         """Reads `images` float [B, height, width, channels], `text_tokens` int [B, T] and `text_segment_ids`, or one of
         both where nothing else is wanted.
 
-        `want` may name "image_embeddings" and "text_embeddings" float32 [B, E], of length 1, and "logits_per_image"
-        float32 [B, B], of each image a row.
+        `want` may name "image_embeddings" and "text_embeddings" float32 [B, E], of length 1, "logits_per_image" float32
+        [B, B], of each image a row; and of texts "hidden_states" [L + 1, B, T, D] and "attentions" [L, B, H, T, T], of
+        images the same after "image_".
         """
         assert cache is None
         outputs: dict[str, Any] = {"aux": {}}
-        wanted = {*want, *self.outputs} if "logits_per_image" in want else want
-        if "image_embeddings" in wanted:
-            x, *_ = self.vision.encode(params["vision"], batch["images"], ctx)
-            x = self.vision.pooled(params["vision"], x, ctx)
-            outputs["image_embeddings"] = self._vector("vision_projection", params, x, ctx)
-        if "text_embeddings" in wanted:
-            x = self._text(params["text"], batch, ctx)
-            outputs["text_embeddings"] = self._vector("text_projection", params, x, ctx)
+        wanted = {*want, *self.outputs} if "logits_per_image" in want else {*want}
+        if of_images := [name.removeprefix("image_") for name in wanted if name.startswith("image_")]:
+            x, _, kept = self.vision.encode(params["vision"], batch["images"], ctx, of_images)
+            x = self._vector("vision_projection", params, self.vision.pooled(params["vision"], x, ctx), ctx)
+            outputs |= {f"image_{name}": value for name, value in {**kept, "embeddings": x}.items()}
+        if wanted & {"text_embeddings", "hidden_states", "attentions"}:
+            x, kept = self._text(params["text"], batch, ctx, want)
+            outputs |= {**kept, "text_embeddings": self._vector("text_projection", params, x, ctx)}
         if "logits_per_image" in want:  # every device has all texts, and the logits of its own images
             texts, numbers = ctx.constrain(outputs["text_embeddings"], "texts embed"), params["logit_scale"]
             logits = jnp.einsum("BE,SE->BS", outputs["image_embeddings"], texts, precision="highest")
@@ -82,19 +83,19 @@ class Clip(Applies):
             outputs["logits_per_image"] = ctx.constrain(logits, "batch texts")
         return {name: outputs[name] for name in (*want, "aux")}
 
-    def _text(self, params: Params, batch: Batch, ctx: Context) -> jax.Array:
-        """The state of each text's end, [B, D]."""
+    def _text(self, params: Params, batch: Batch, ctx: Context, keep: Sequence[str]) -> tuple[jax.Array, Batch]:
+        """The state of each text's end, [B, D], and what is kept of layers."""
         c, tokens = self.config, batch["text_tokens"]
         if c.text_pooling == "last":
             batch = {"text_tokens": tokens}
         ctx, _ = running(ctx.replace(key=ctx.folded(_TEXT)), batch, "text", causal=c.causal)
         x = self.text.enter(self.vocabulary.embed(params, tokens, ctx), ctx, params)
-        x, *_ = self.text.apply(params, x, ctx)
+        x, _, _, kept = self.text.apply(params, x, ctx, None, keep)
         if c.text_pooling == "last":
-            return x[:, -1]
+            return x[:, -1], kept
         there = real(batch, "text").cumsum(1) if c.end_token is None else tokens == c.end_token
         at = (tokens if c.text_pooling == "largest" else there).argmax(1)
-        return jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
+        return jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0], kept
 
     def _vector(self, name: str, params: Params, x: jax.Array, ctx: Context) -> jax.Array:
         x = call(self.maps[name], params[name], x, ctx) if name in self.maps else x

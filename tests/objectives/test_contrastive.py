@@ -84,6 +84,21 @@ def test_the_loss_is_the_papers_and_what_fills_up_does_not_count(loss, made):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
+@pytest.mark.parametrize("loss", KINDS)
+def test_what_layers_keep_is_told_by_tower(loss, made):
+    model, params, _ = made(loss)
+    batch, c = batch_of(3), model.config
+    texts = {"text_tokens": batch["text_tokens"]}
+    kept = model.apply(params, texts, want=("hidden_states", "attentions"))
+    assert kept["hidden_states"].shape == (2, 3, T, c.d_model) and kept["attentions"].shape == (1, 3, 2, T, T)
+    later = np.triu(np.ones((T, T), bool), 1)
+    assert (np.asarray(kept["attentions"])[..., later].max() > 0) == (loss == "sigmoid")  # CLIP's texts are causal
+    n = c.vision.patches + c.vision.more_tokens
+    kept = model.apply(params, {"images": batch["images"]}, want=("image_hidden_states", "image_attentions"))
+    assert kept["image_hidden_states"].shape == (2, 3, n, c.vision.d_model)
+    np.testing.assert_allclose(kept["image_attentions"].sum(-1), 1, rtol=1e-5)
+
+
 def test_equal_texts_are_both_right(made):
     model, params, objective = made("softmax")
     batch = batch_of(2)

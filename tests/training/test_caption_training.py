@@ -51,7 +51,7 @@ def run_of(**more):
 def trained(tmp_path_factory):
     """The folder and the summary of a run in bfloat16 whose layers are computed again."""
     folder = tmp_path_factory.mktemp("clip") / "run"
-    return folder, train(run_of(precision="bf16", execution={"remat": "full"}), folder)
+    return folder, train(run_of(precision="bf16", execution={"remat": "full", "layer_statistics": True}), folder)
 
 
 def first_loss(folder):
