@@ -87,6 +87,12 @@ def as_floats(pixels: np.ndarray, config: ImageTaskConfig) -> np.ndarray:
     return (floats - mean) / stddev
 
 
+def as_bytes(floats: np.ndarray, config: ImageTaskConfig) -> np.ndarray:
+    """What `as_floats` made floating-point, uint8."""
+    mean, stddev = (np.asarray(given, np.float32) for given in (config.mean, config.stddev))
+    return np.rint(255 * (floats * stddev + mean)).clip(0, 255).astype(np.uint8)
+
+
 def augmented(pixels: np.ndarray, how: AugmentConfig, draws: np.ndarray) -> np.ndarray:
     """An image changed at random, uint8 [height, width, channels].
 

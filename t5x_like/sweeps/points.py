@@ -27,7 +27,7 @@ COLUMNS = (
     "learning_rate",
     "status",
 )
-OF_A_TASK = ("loss", "accuracy")  # of every further evaluation set, as loss_NAME and accuracy_NAME
+OF_A_TASK = ("loss", "accuracy", "error")  # of every further evaluation set, as loss_NAME and so on
 TRUNK = "trunk"  # the first run of those that share their first steps, in a sweep with trunks
 
 
@@ -42,7 +42,9 @@ def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
     """Writes points.csv from the run folders of the cells that have ended."""
     text = io.StringIO()
     tasks = list(dict.fromkeys(name for cell in design for name in cell.config.evaluation))
-    of_tasks = [f"{what}_{name}" for name in tasks for what in OF_A_TASK]
+    told = {name: each for cell in design for name, each in cell.config.evaluation.items()}
+    classes = [name for name, each in told.items() if getattr(each, "classes", ())]  # of which an error is told, too
+    of_tasks = [f"{what}_{name}" for name in tasks for what in OF_A_TASK if what != "error" or name in classes]
     columns = (*COLUMNS, *of_tasks, *([TRUNK] if sweep.trunks else []))
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

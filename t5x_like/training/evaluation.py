@@ -11,8 +11,10 @@ import numpy as np
 from t5x_like.config import RunConfig
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.pipeline import build_dataset
+from t5x_like.data.tasks.captions import Captions
 from t5x_like.data.tokenizers import Tokenizer
 from t5x_like.errors import UserError
+from t5x_like.evaluation.zero_shot import score
 from t5x_like.models.layers.parameters import Params
 from t5x_like.training.program import Program
 
@@ -69,7 +71,12 @@ def evaluate(
     for sums in pending:
         _collect(collected, sums)
     progress(1.0)
-    return _result({name: np.concatenate(parts, axis=1) for name, parts in collected.items()}, dataset)
+    result = _result({name: np.concatenate(parts, axis=1) for name, parts in collected.items()}, dataset)
+    if isinstance(dataset, Captions) and dataset.config.classes:
+        how = {"classes": dataset.config.classes, "templates": dataset.config.templates, "within": ()}
+        told = score(program, params, dataset, config.training.eval_tokens, how)["zero_shot_accuracy"]
+        result |= {"accuracy": told, "error": 1 - told}
+    return result
 
 
 def _result(totals: dict[str, np.ndarray], dataset: Dataset) -> dict[str, float]:

@@ -84,6 +84,37 @@ def test_of_a_text_to_another(folder, tmp_path):
     assert done.returncode == 0 and len(maps_of(out)["of a text to itself"]["keys"]["labels"]) > 1
 
 
+@pytest.mark.parametrize(("name", "each"), [("images/llava", 9), ("images/idefics", 1)])
+def test_of_a_text_with_images(name, each, folder, tmp_path):
+    place, out = folder(name), tmp_path / "a.html"
+    config = json.loads((place / "config.json").read_text())
+    content = json.loads((place / "tokenizer.json").read_text())
+    token = config.get("image_token_index", 43)
+    words = {word: number for word, number in content["model"]["vocab"].items() if number < token}
+    content["model"]["vocab"] = words | {"<image>": token}
+    special = {"id": token, "content": "<image>", "single_word": False, "lstrip": False, "rstrip": False}
+    content["added_tokens"].append(special | {"normalized": False, "special": True})
+    (place / "tokenizer.json").write_text(json.dumps(content))
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    done = attention(f"--checkpoint={place}", "--prompt=<image> w1 w2", f"--image={tmp_path}/a.png", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    maps, (model, params) = maps_of(out), load_hf(place)
+    tokens = [1, *[token] * each, 4, 5]
+    assert len(maps["of a text to itself"]["keys"]["labels"]) == len(tokens)
+    batch = {"decoder_input_tokens": np.array([tokens]), "images": pixels[None] / np.float32(255)}
+    batch["decoder_image_index"] = np.minimum(np.arange(len(tokens)), 1)[None]  # IDEFICS' files name no token
+    want = ("attentions", "cross_attentions")[: 1 if each > 1 else 2]
+    expected = model.apply(params, batch, want=want)
+    np.testing.assert_allclose(maps["of a text to itself"]["weights"], expected["attentions"][:, 0], atol=0.01)
+    if each > 1:
+        assert maps["of a text to itself"]["keys"]["patches"] == [-1, *range(9), -1, -1]
+    else:
+        weights = maps["of a text to what is known of images"]["weights"]
+        np.testing.assert_allclose(weights, expected["cross_attentions"][:, 0], atol=0.01)
+        assert (weights[:, :, 0] == 0).all() and (weights[:, :, 1:].sum(-1) > 0.9).all()  # no image has come yet
+
+
 def test_mistakes_are_one_line(folder, tmp_path):
     place = folder("images/vit")
     (tmp_path / "b.png").write_bytes(b"no image")

@@ -172,6 +172,8 @@ class CaptionsConfig(ImageTaskConfig):
     tokenizer: AnyTokenizer = field(default_factory=tokenizers.BPETokenizerConfig)
     caption: str = "caption"  # the column
     text_length: int = 32  # tokens of a text, its end among them
+    classes: tuple[str, ...] = ()  # names of the labels, which evaluation then tells apart by sentences about them
+    templates: tuple[str, ...] = ("{}",)  # those sentences, with {} where a name stands
 
     def __post_init__(self) -> None:
         at_least(self, 1, "text_length")

@@ -30,7 +30,7 @@ MEASURED = (
     "trunk",
     "accuracy",
 )  # may differ between rates of a cell
-OF_A_TASK = ("loss_", "accuracy_")  # columns of a task are measured too
+OF_A_TASK = ("loss_", "accuracy_", "error_")  # columns of a task are measured too
 UNUSABLE = ("diverged", "interrupted")
 
 
