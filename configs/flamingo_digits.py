@@ -29,9 +29,9 @@ def get_config() -> ConfigDict:
                 "vision": {"patch_size": 2, "num_layers": 2, "d_model": 64, "num_heads": 4, "mlp_dim": 128},
                 "resampler": {"latents": 4, "num_layers": 1, "num_heads": 4, "head_dim": 16},
             },
-            "optimizer": {"kind": "adamw", "learning_rate": 0.002, "b2": 0.98, "weight_decay": 0.05},
+            "optimizer": {"kind": "adamw", "learning_rate": 0.003, "b2": 0.98, "weight_decay": 0.05},
             "schedule": {"kind": "cosine", "warmup_fraction": 0.1},
-            "training": {"epochs": 8, "batch_size": 64, "log_every": 50},
+            "training": {"epochs": 18, "batch_size": 64, "log_every": 50},
             "execution": {"steps_per_call": 25},
         }
     )

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""."""
+"""LLaVA on grids of four handwritten digits, second stage: questions about them, the encoder frozen.
+
+It begins with what `configs/llava_digits_1.py` has made, with its tokenizer:
+
+python scripts/train.py --config=configs/llava_digits.py --workdir=runs/llava_digits
+python scripts/evaluate.py --workdir=runs/llava_digits --generate=300
+
+304 s on 2 cores busy with much else, all in; held-out loss 0.282, 59 % of answers right: which digit is where,
+whether it is even, and what all come to.
+"""
 
 from ml_collections import ConfigDict
 
