@@ -70,6 +70,7 @@ def _flags() -> argparse.Namespace:
         metavar="N",
         help=f"simulate this design N times ({SIMULATIONS} without a number) to see which intervals cover",
     )
+    add("--frontier", action="store_true", help="fit the runs alone that none beats which took as little compute")
     add("--against", metavar="PATH", help="points of another arm, to compare compute at equal loss")
     add(
         "--by_family",
@@ -102,6 +103,7 @@ def main() -> None:
         get_law(flags.law)
     check_options(**_options(flags, flags.interval_method or "wild"))
     points = _read(flags, flags.points)
+    points = points.on_frontier() if flags.frontier else points
     points, other, names = _arms(flags, points)
     known = _read(flags, flags.known) if flags.known else None
     if known is not None and known.exact_entropy is None:

@@ -27,6 +27,9 @@ MODELS = {
     "gpt3_175b": ("v5p:4x8x8", 300e9),
     "mixtral_8x7b": ("v5p:4x4x4", 8e12),
     "switch_c": ("v5p:4x8x8", 500e9),
+    "vit_g14": ("v5e:8x8", 20.48e9),  # images
+    "llava_7b": ("v5e:4x4", 665e3 * 2048),
+    "flamingo_80b": ("v5p:8x8x4", 65e9),
 }
 
 

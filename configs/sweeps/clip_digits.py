@@ -55,5 +55,6 @@ def get_config() -> ConfigDict:
             "learning_rates": [0.01],
             "learning_rate_width": 16,
             "learning_rate_power": 0.7,
+            "params_column": "params_compute",
         }
     )

@@ -22,6 +22,9 @@ PUBLISHED = {
     "llama3_70b": (70_553_706_496, 0, "the weights Meta released"),
     "mixtral_8x7b": (46_702_792_704, 0, "the weights Mistral AI released"),
     "switch_c": (1571e9, 1e9, "Fedus et al. 2022, table 9"),
+    "vit_g14": (1.843e9, 0.05e9, "Zhai et al. 2022, table 2, before a head of 1,000 classes and its own pooling"),
+    "llava_7b": (7_063_427_072 - 12_598_272, 0, "the released weights without the encoder's last layer and its norm"),
+    "flamingo_80b": (80e9 - 6.4e9, 0.1e9, "Alayrac et al. 2022, table 5, see the config for the parts that differ"),
 }
 
 

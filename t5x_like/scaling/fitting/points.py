@@ -78,6 +78,13 @@ class Points:
         """What a law that predicts `target` is fitted to, [n]."""
         return self.loss if target == "loss" else np.asarray(self.columns[target], float)
 
+    def on_frontier(self) -> "Points":
+        """The runs that none beats which took as little compute, as Zhai et al. 2022 fit them."""
+        order = np.lexsort((self.loss, self.compute))
+        best = np.minimum.accumulate(np.append(np.inf, self.loss[order]))[:-1]
+        kept = np.sort(order[self.loss[order] < best])
+        return self.take(kept, f"{len(kept)} of {len(self)} points are fitted: no other is as good with less compute.")
+
     def take(self, rows: Array, *warnings: str) -> "Points":
         """Returns the given rows (a mask or indices), with further warnings."""
         return dataclasses.replace(
