@@ -7,15 +7,18 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
+            "init_from": {"path": "runs/llava_digits_1", "new": ("resampler/.*", ".*/cross_.*")},
+            "tuning": {"kind": "partial", "train": ("(resampler|decoder|token_embedding|logits)/.*",)},
             "data": {
                 "kind": "visual_question",
-                "source": {"kind": "digit_grids", "side": 1, "count": 6000, "digits": "train"},
-                "held_out": {"kind": "digit_grids", "side": 1, "count": 500, "digits": "held_out", "seed": 1},
-                "tokenizer": {"kind": "byte", "specials": ("image",)},
-                "answer_length": 6,
+                "source": {"kind": "digit_grids", "count": 8000, "digits": "train"},
+                "held_out": {"kind": "digit_grids", "count": 500, "digits": "held_out", "seed": 1},
+                "question": None,
+                "answer": "caption",
+                "answer_length": 24,
                 "shots": 1,
-                "image_size": 8,
-                "sequence_length": 56,
+                "image_size": 16,
+                "sequence_length": 64,
                 "mean": (0.3,),
                 "stddev": (0.38,),
                 "augment": {"shift": 1, "rotate": 10, "zoom": 0.1},
@@ -25,13 +28,12 @@ def get_config() -> ConfigDict:
                 "num_layers": 2,
                 "d_model": 64,
                 "num_heads": 4,
-                "cross_every": 1,
-                "vision": {"patch_size": 2, "num_layers": 2, "d_model": 64, "num_heads": 4, "mlp_dim": 128},
-                "resampler": {"latents": 4, "num_layers": 1, "num_heads": 4, "head_dim": 16},
+                "vision": {"patch_size": 4, "num_layers": 2, "d_model": 64, "num_heads": 4, "mlp_dim": 128},
+                "resampler": {"latents": 8, "num_layers": 1, "num_heads": 4, "head_dim": 16},
             },
             "optimizer": {"kind": "adamw", "learning_rate": 0.003, "b2": 0.98, "weight_decay": 0.05},
-            "schedule": {"kind": "cosine", "warmup_fraction": 0.1},
-            "training": {"epochs": 18, "batch_size": 64, "log_every": 50},
+            "schedule": {"kind": "cosine", "warmup_fraction": 0.05},
+            "training": {"epochs": 4, "batch_size": 64, "log_every": 50},
             "execution": {"steps_per_call": 25},
         }
     )
