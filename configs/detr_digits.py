@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
             "objective": {"kind": "detection"},
             "optimizer": {"kind": "adamw", "learning_rate": 0.002, "b2": 0.98, "weight_decay": 0.01},
             "schedule": {"kind": "cosine", "warmup_fraction": 0.1},
-            "training": {"epochs": 12, "batch_size": 64, "log_every": 50},
+            "training": {"epochs": 6, "batch_size": 64, "log_every": 50},
             "execution": {"steps_per_call": 25},
         }
     )
