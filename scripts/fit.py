@@ -70,7 +70,11 @@ def _flags() -> argparse.Namespace:
         metavar="N",
         help=f"simulate this design N times ({SIMULATIONS} without a number) to see which intervals cover",
     )
-    add("--frontier", action="store_true", help="fit the runs alone that none beats which took as little compute")
+    add(
+        "--frontier",
+        action=argparse.BooleanOptionalAction,
+        help="fit the runs alone that none beats which took as little compute",
+    )
     add("--against", metavar="PATH", help="points of another arm, to compare compute at equal loss")
     add(
         "--by_family",

@@ -16,6 +16,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SMALL_IMAGES = ["--config.training.epochs=None", "--config.training.steps=4", "--config.execution.steps_per_call=4"]
+SMALL_VIT = [*SMALL_IMAGES, "--config.model.num_layers=1"]
+FEW_GRIDS = ["--config.data.source.count=200", "--config.data.held_out.count=60"]
+SMALL_IMAGE_SWEEP = [
+    "--config.sizes=({'model.d_model':8},{'model.d_model':16})",
+    "--config.tokens=(128,256,512)",
+    "--config.base.execution.steps_per_call=4",
+]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SMALL_RUN = [
@@ -97,6 +105,29 @@ SMALLER = {
     "python scripts/train.py --config=configs/gpt1_classify.py": SMALL_BERT_HEAD,
     "python scripts/train.py --config=configs/t5_python.py": SMALL_T5,
     "python scripts/train.py --config=configs/t5_multitask.py": SMALL_T5,
+    "python scripts/train.py --config=configs/vit_digits.py --config.init_from": SMALL_VIT,
+    "python scripts/train.py --config=configs/vit_digits.py": SMALL_VIT,
+    "python scripts/train.py --config=configs/mae_digits.py": SMALL_VIT,
+    "python scripts/train.py --config=configs/digit_tokens.py": [*SMALL_IMAGES, "--config.model.num_layers=1"],
+    "python scripts/train.py --config=configs/detr_digits.py": [*SMALL_IMAGES, *FEW_GRIDS],
+    "python scripts/train.py --config=configs/clip_digits.py": [*SMALL_IMAGES, *FEW_GRIDS],
+    "python scripts/train.py --config=configs/llava_digits_1.py": [*SMALL_IMAGES, *FEW_GRIDS],
+    "python scripts/train.py --config=configs/llava_digits.py": [
+        *SMALL_IMAGES,
+        *FEW_GRIDS,
+        "--config.init_from.path={folder}/runs/llava_digits_1",
+    ],
+    "python scripts/train.py --config=configs/flamingo_digits.py": [*SMALL_IMAGES, *FEW_GRIDS],
+    "python scripts/attention.py": [],
+    "python scripts/generate_images.py": ["--each=2"],
+    "python scripts/sweep.py --config=configs/sweeps/vit_digits.py": SMALL_IMAGE_SWEEP,
+    "python scripts/sweep.py --config=configs/sweeps/clip_digits.py": [
+        *SMALL_IMAGE_SWEEP[1:],
+        "--config.sizes=({'model.d_model':8},{'model.d_model':16})",
+        "--config.base.data.source.count=300",
+        "--config.base.data.held_out.count=100",
+        "--config.base.evaluation.zero_shot.source.count=100",
+    ],
     "tail ": [],
     "python scripts/convert.py": [],
     "python scripts/prepare.py": [],
@@ -123,6 +154,8 @@ SMALLER = {
     ],
     "python scripts/quantise.py": ["--calibration_tokens=1024"],
     "python scripts/tuning_methods.py": ["--only=head alone", "--rates=0.004", "--epochs=0.1"],
+    "python scripts/fit.py --points=runs/vit_sweep": ["--no-frontier", "--law=compute_only_pure", "--bootstrap=100"],
+    "python scripts/fit.py --points=runs/clip_sweep": ["--no-frontier", "--law=compute_only_pure", "--bootstrap=100"],
     "python scripts/fit.py": ["--bootstrap=100"],
     "python scripts/next_run.py": ["--flops=3e9", "--loss="],
     "python scripts/compare.py": ["--bootstrap=100"],
