@@ -58,7 +58,8 @@ def test_no_more_rows_at_once_than_a_microbatch_has(microbatches, rows, markov, 
 class Ragged:
     """Held-out rows of unequal weights, some of none, in two batches."""
 
-    sequence_length, exact_entropy, held_out_bytes_per_token = 8, None, 2.5
+    sequence_length = row_size = 8
+    exact_entropy, held_out_bytes_per_token = None, 2.5
 
     def __init__(self):
         generator = np.random.default_rng(0)
