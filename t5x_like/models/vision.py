@@ -65,6 +65,7 @@ class ImageEncoder:
     def patches(self, images: jax.Array) -> jax.Array:
         """[B, height, width, channels] to [B, P, pixels]: row by row, and of each patch channel by channel."""
         size = self.config.patch_size
+        images = images[:, : images.shape[1] // size * size, : images.shape[2] // size * size]
         batch, height, width, channels = images.shape
         x = images.reshape(batch, height // size, size, width // size, size, channels)
         return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, -1, channels * size * size)

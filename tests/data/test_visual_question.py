@@ -134,7 +134,7 @@ def test_mistakes_are_one_line(make_run):
         make_run(*run, "data.sequence_length=5")
     with pytest.raises(UserError, match=r"^model.image_token: 3, but the data's tokenizer has 257; accepted: None$"):
         make_run(*run, "model.image_token=3")
-    with pytest.raises(UserError, match=r"^model.vision.patch_size: 3 does not divide image_size=8"):
-        make_run(*run, "model.vision.patch_size=3")
+    with pytest.raises(UserError, match=r"^model.vision.patch_size: 16 is above image_size=8"):
+        make_run(*run, "model.vision.patch_size=16")
     with pytest.raises(UserError, match=r"^model.vision.image_size: 12, but data.image_size is 8"):
         make_run(*run, "model.vision.image_size=12")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from t5x_like.config.checks import at_least, divisors
+from t5x_like.config.checks import at_least
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.base import Activation, NormKind, Positions, TransformerConfig
 from t5x_like.strict import FieldError
@@ -26,7 +26,7 @@ class VisionConfig(TransformerConfig):
     use_bias: bool = True
     image_size: int | None = None  # pixels, of both sides. None: the data's
     channels: int | None = None  # None: the data's
-    patch_size: int = 16  # pixels, of both sides
+    patch_size: int = 16  # pixels, of both sides; what is left over at the right and below is not seen
     patch_bias: bool = True
     class_token: bool = True
     distillation_token: bool = False  # one more, which learns from a teacher (Touvron et al. 2021)
@@ -38,12 +38,8 @@ class VisionConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "image_size", "channels", "patch_size")
-        if self.image_size is not None and self.image_size % self.patch_size:
-            raise FieldError(
-                "patch_size",
-                f"{self.patch_size} does not divide image_size={self.image_size}; accepted: "
-                f"{divisors(self.image_size)}",
-            )
+        if self.image_size is not None and self.image_size < self.patch_size:
+            raise FieldError("patch_size", f"{self.patch_size} is above image_size={self.image_size}")
         if self.pooling == "class" and not self.class_token:
             raise FieldError("pooling", "'class', but class_token is false; accepted: mean, attention")
         if self.distillation_token and not self.class_token:
