@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""."""
+"""Flamingo on two grids of four handwritten digits: the first with its caption, the second to be captioned.
+
+The encoder is that of `configs/llava_digits_1.py`, frozen; its language model learns on; resampler and gated layers are
+new:
+
+python scripts/train.py --config=configs/flamingo_digits.py --workdir=runs/flamingo_digits
+python scripts/evaluate.py --workdir=runs/flamingo_digits --generate=200
+"""
 
 from ml_collections import ConfigDict
 
@@ -33,7 +40,7 @@ def get_config() -> ConfigDict:
             },
             "optimizer": {"kind": "adamw", "learning_rate": 0.003, "b2": 0.98, "weight_decay": 0.05},
             "schedule": {"kind": "cosine", "warmup_fraction": 0.05},
-            "training": {"epochs": 4, "batch_size": 64, "log_every": 50},
+            "training": {"epochs": 3, "batch_size": 64, "log_every": 50},
             "execution": {"steps_per_call": 25},
         }
     )

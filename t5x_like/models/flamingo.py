@@ -68,7 +68,8 @@ class Flamingo(Decoder):
         c, width = config.resampler, config.vision.d_model
         self.vision = ImageEncoder(config.vision)
         self.resampler = Stack((ResamplerBlock(config),), c.num_layers, causal=False, memory_width=width)
-        self.latents = ParamSpec((c.latents, width), ("types", "embed"), init=Normal(1.0), lookup=True)
+        # Small, or all images' latents are alike to begin with: what is read of them is added.
+        self.latents = ParamSpec((c.latents, width), ("types", "embed"), init=Normal(0.02), lookup=True)
         self.norm = Norm(*_NORM)
 
     def specs(self) -> Params:
