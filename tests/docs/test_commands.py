@@ -117,7 +117,11 @@ SMALLER = {
         *FEW_GRIDS,
         "--config.init_from.path={folder}/runs/llava_digits_1",
     ],
-    "python scripts/train.py --config=configs/flamingo_digits.py": [*SMALL_IMAGES, *FEW_GRIDS],
+    "python scripts/train.py --config=configs/flamingo_digits.py": [
+        *SMALL_IMAGES,
+        *FEW_GRIDS,
+        "--config.init_from.path={folder}/runs/llava_digits_1",
+    ],
     "python scripts/attention.py": [],
     "python scripts/generate_images.py": ["--each=2"],
     "python scripts/sweep.py --config=configs/sweeps/vit_digits.py": SMALL_IMAGE_SWEEP,

@@ -200,3 +200,23 @@ def test_sizes_whose_product_overflows_an_integer_are_fitted(grid, truth):
     assert fit.parameters["alpha"] == pytest.approx(truth["alpha"], rel=1e-4)
     assert fit.points.compute.max() > 1e30
     assert fit.compute_optimal["rows"][-1]["flops"] > 1e31
+
+
+def test_another_column_stands_for_the_loss(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "params,tokens,loss,loss_stderr,error_zero_shot\n"
+        + "".join(f"{n}e3,{n}e4,2.{n},.1,.{9 - n}\n" for n in range(1, 7))
+    )
+    points = read_points(tmp_path / "a.csv", columns={"loss": "error_zero_shot"})
+    assert points.loss.tolist() == [0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    assert "loss_stderr" not in points.columns  # of what is not fitted
+    own = read_points(tmp_path / "a.csv")
+    assert own.loss[0] == 2.1 and own.columns["loss_stderr"][0] == 0.1
+
+
+def test_runs_that_others_beat_with_less_compute_are_left_out():
+    params, tokens = np.full(6, 1e6), np.array([1, 2, 3, 4, 4, 5]) * 1e6
+    points = read_points({"params": params, "tokens": tokens, "loss": [3.0, 2.5, 2.6, 2.4, 2.3, 2.3]})
+    best = points.on_frontier()
+    assert best.tokens.tolist() == [1e6, 2e6, 4e6] and best.loss.tolist() == [3.0, 2.5, 2.3]
+    assert best.warnings[-1] == "3 of 6 points are fitted: no other is as good with less compute."

@@ -186,7 +186,7 @@ def test_an_objective_without_accuracy(trained):
         (["--workdir=RUN", "--generate=-1"], "error: --generate=-1: expected 0 or more"),
         (
             ["--workdir=RUN", "--generate=5"],
-            "error: --generate=5: no set has data.kind='seq2seq' among held_out,",
+            "error: --generate=5: no set has data.kind='seq2seq' or 'visual_question' among held_out",
         ),
         (["--workdir=RUN", "--config.seed=1"], "error: --config.seed=1: only evaluation sets can be changed"),
         (

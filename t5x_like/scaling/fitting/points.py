@@ -195,6 +195,7 @@ def _from_table(
 ) -> Points:
     """Checks the columns and turns text into numbers."""
     needed = (params_column or "params", *REQUIRED[1:])
+    others = given.get("loss", "loss") != "loss" and "loss" in table.columns and "loss_stderr" not in given
     tables.recognise(table, name, needed, given)
     for wanted in needed:
         if wanted not in table.columns:
@@ -209,6 +210,8 @@ def _from_table(
     columns = {column: _column(table, column, column in needed[:2]) for column in table.columns}
     params, tokens, loss = (columns.pop(column) for column in needed)
     columns.pop("params", None)
+    if others:  # the standard error of a loss that is not what is fitted
+        columns.pop("loss_stderr", None)
     for column, values in zip(needed, (params, tokens), strict=False):
         for value, label in zip(values, table.labels, strict=True):
             if not (np.isfinite(value) and value > 0):
