@@ -2,7 +2,6 @@
 """DETR on 3 x 3 grids of handwritten digits, a third of whose cells are empty: which digits there are, and where.
 
 python scripts/train.py --config=configs/detr_digits.py --workdir=runs/detr_digits
-
 python scripts/evaluate.py --workdir=runs/detr_digits
 
 About three minutes on 2 cores; held-out loss 0.193, average precision .960, overlap of boxes .978.

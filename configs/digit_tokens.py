@@ -2,7 +2,6 @@
 """A decoder that draws handwritten digits: their class, then a code for each patch of 2 x 2 pixels.
 
 python scripts/train.py --config=configs/digit_tokens.py --workdir=runs/digit_tokens
-
 python scripts/generate_images.py --checkpoint=runs/digit_tokens --features=runs/vit_digits --out=runs/digits.png
 
 A minute on 2 cores; held-out loss 2.067 a code, of which there are 128.

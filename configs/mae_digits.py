@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A masked autoencoder of handwritten digits: three quarters of the patches are painted from the others.
+"""A masked autoencoder of handwritten digits: three fifths of the patches are painted from the others.
 
 python scripts/train.py --config=configs/mae_digits.py --workdir=runs/mae_digits
 
-Two minutes on 2 cores busy with much else; held-out loss 0.274, of pixels whose variance is 1. What it is good for is in
-docs/images.md: with 181 labels an encoder that begins so tells .918 of the digits, one that does not .861.
+Two minutes on 2 cores busy with much else; held-out loss 0.274, of pixels whose variance is 1. What it is good for is
+in docs/images.md: with 181 labels an encoder that begins so tells .918 of the digits, one that does not .861.
 """
 
 from ml_collections import ConfigDict
