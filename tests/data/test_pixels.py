@@ -2,6 +2,7 @@
 """Images as models read them, changed at random, and grids of digits with what they show."""
 
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +141,13 @@ def test_idx_files(tmp_path):
     (tmp_path / "labels").write_bytes(b"no such file")
     with pytest.raises(UserError, match="no IDX file of bytes in 1 dimensions"):
         build_source(config)
+
+
+def test_fashion_mnist_where_it_is_installed():
+    folder = "/usr/share/datasets/fashion-mnist"
+    names = [f"{folder}/train-{what}-ubyte.gz" for what in ("images-idx3", "labels-idx1")]
+    if not all(Path(name).is_file() for name in names):
+        pytest.skip("Debian's package dataset-fashion-mnist is not here")
+    source = build_source(IdxImagesConfig(images=names[0], labels=names[1]))
+    assert len(source) == 60_000 and source[0]["image"].shape == (28, 28, 1)
+    assert [sum(source[i]["label"] == label for i in range(60_000)) for label in range(10)] == [6000] * 10
