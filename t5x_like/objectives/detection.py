@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DETR's loss (Carion et al. 2020, section 3.1): objects are matched to queries one to one, at the least cost, by
-SciPy; then a matched query learns its object's class and box, any other that there is none.
+"""DETR's loss (Carion et al. 2020, section 3.1): objects are matched to queries one to one, at the least cost;
+then a matched query learns its object's class and box, any other that there is none.
 
     cost of (query, object) = -p(class) + l1 |b - b'|_1 - iou GIoU(b, b')
     loss = -log p(class), the mean over queries by weight + l1 |b - b'|_1 - iou (GIoU - 1), the mean over objects
@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
@@ -67,21 +66,52 @@ def overlap(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def matched(cost: jax.Array, labels: jax.Array) -> jax.Array:
-    """The query of each object [B, M], so that the costs [B, Q, M] add up to the least; 0 where there is no object."""
-    shape = jax.ShapeDtypeStruct(labels.shape, jnp.int32)
-    return jax.pure_callback(_assigned, shape, cost, labels, vmap_method="broadcast_all")
+    """The query of each object [B, M], so that the costs [B, Q, M] add up to the least; 0 where there is no object.
+
+    Objects are added one after the other, each along the shortest augmenting path of reduced costs (Jonker and
+    Volgenant 1987); potentials of objects and queries keep those costs from being negative. It is part of the compiled
+    step: a call of the host, made by several devices, may never return.
+    """
+    return jax.vmap(_assigned)(cost.swapaxes(1, 2), labels > 0)
 
 
-def _assigned(cost: Any, labels: Any) -> np.ndarray:
-    from scipy.optimize import linear_sum_assignment
+def _assigned(cost: jax.Array, real: jax.Array) -> jax.Array:
+    """The same of one image, [M, Q] and [M]. Column 0 stands for the object that is being added."""
+    objects, queries = cost.shape
+    cost = jnp.pad(cost, [(0, 0), (1, 0)])
+    columns = jnp.arange(queries + 1)
 
-    cost, labels = np.nan_to_num(np.asarray(cost, np.float64), nan=1e9, posinf=1e9), np.asarray(labels)
-    found = np.zeros(labels.shape, np.int32)
-    for row in np.ndindex(labels.shape[:-1]):
-        objects = np.flatnonzero(labels[row] > 0)
-        queries, columns = linear_sum_assignment(cost[row][:, objects])
-        found[(*row, objects[columns])] = queries
-    return found
+    def add(row: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        of_row, of_column, owner = state  # potentials, and the object of each column, -1 for none
+
+        def grow(path: Any) -> Any:
+            of_row, of_column, least, before, reached, at = path
+            reached = reached.at[at].set(True)
+            reduced = cost[owner[at]] - of_row[owner[at]] - of_column
+            nearer = ~reached & (reduced < least)
+            least, before = jnp.where(nearer, reduced, least), jnp.where(nearer, at, before)
+            step = jnp.where(reached, jnp.inf, least)
+            by = step.min()
+            of_row = of_row.at[jnp.where(reached, owner, objects)].add(by, mode="drop")
+            of_column = of_column - jnp.where(reached, by, 0.0)
+            return of_row, of_column, jnp.where(reached, least, least - by), before, reached, step.argmin()
+
+        owner = owner.at[0].set(row)
+        nothing = jnp.full(queries + 1, jnp.inf), jnp.zeros(queries + 1, jnp.int32), columns < 0, jnp.int32(0)
+        path = jax.lax.while_loop(lambda path: owner[path[-1]] >= 0, grow, (of_row, of_column, *nothing))
+        before = path[3]
+
+        def turn(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            owner, at = carry
+            return owner.at[at].set(owner[before[at]]), before[at]
+
+        owner, _ = jax.lax.while_loop(lambda carry: carry[1] > 0, turn, (owner, path[-1].astype(jnp.int32)))
+        found = path[0], path[1], owner.at[0].set(-1)
+        return jax.tree.map(lambda new, old: jnp.where(real[row], new, old), found, state)
+
+    begin = jnp.zeros(objects), jnp.zeros(queries + 1), jnp.full(queries + 1, -1, jnp.int32)
+    owner = jax.lax.fori_loop(0, objects, add, begin)[2][1:]
+    return ((owner[:, None] == jnp.arange(objects)) * columns[:-1, None]).sum(0).astype(jnp.int32)
 
 
 build = Detection

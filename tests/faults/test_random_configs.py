@@ -48,6 +48,30 @@ STREAMS = {
         ],
     ),
 }
+IMAGES = {"source": {"kind": "digit_grids", "side": 1, "count": 60}, "held_out_fraction": 0.3, "image_size": 8}
+ASKED = {"kind": "visual_question", "tokenizer": {"kind": "byte", "specials": ["image"]}, "answer_length": 6, **IMAGES}
+VISION = {"vision": {"patch_size": 4, "num_layers": 1, "d_model": 16, "num_heads": 4}}
+SMALL_RESAMPLER = {"latents": 4, "num_layers": 1, "num_heads": 4, "head_dim": 4}
+LABELLED = ("classification", {"kind": "image_classification", "num_labels": 10, **IMAGES}, {"patch_size": 4})
+CAPTIONED = ("contrastive", {"kind": "captions", "text_length": 16, "tokenizer": {"kind": "byte"}, **IMAGES}, VISION)
+SEES = {  # the objective, the data and sizes of families that see images
+    "vit": LABELLED,
+    "deit": LABELLED,
+    "mae": (
+        "masked_patches",
+        {"kind": "masked_images", **IMAGES},
+        {"patch_size": 2, "decoder_width": 16, "decoder_layers": 2, "decoder_heads": 4},
+    ),
+    "detr": (
+        "detection",
+        {"kind": "detection", "num_labels": 10, "max_objects": 2, **IMAGES},
+        {"patch_size": 4, "num_queries": 8, "decoder_layers": 2},
+    ),
+    "clip": CAPTIONED,
+    "siglip": CAPTIONED,
+    "llava": ("causal_lm", {**ASKED, "sequence_length": 48}, VISION),
+    "flamingo": ("causal_lm", {**ASKED, "sequence_length": 48}, VISION | {"resampler": SMALL_RESAMPLER}),
+}
 TINY = {"num_layers": 2, "d_model": 16, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}
 KEPT = {
     "kind",
@@ -60,6 +84,8 @@ KEPT = {
     "evaluation",
     "eval_tokens",
     "base",
+    "vision",
+    "resampler",
 }
 OF_LENGTH = {"tokens", "steps", "examples", "epochs", "batch_size", "d_model", "num_layers", "sequence_length"}
 BIG = {"num_symbols", "newton_schulz_steps", "features", "states"}
@@ -117,11 +143,12 @@ def drawn(seed):
     generator = random.Random(seed)
     kinds = {part: classes(part) for part in ("data", "model", "objective", "optimizer", "schedule")}
     model = generator.choice(sorted(kinds["model"]))
-    objectives, datasets = STREAMS[" ".join(kinds["model"][model].streams)]
+    objective, data, sizes = SEES.get(model, (None, None, {}))
+    objectives, datasets = ([objective], [data]) if data else STREAMS[" ".join(kinds["model"][model].streams)]
     data = dict(generator.choice(datasets))
-    content = {"data": {"sequence_length": 16, **data}, "model": {"kind": model}}
-    if data["kind"] == "span_corruption":
-        del content["data"]["sequence_length"]
+    content = {"data": {"sequence_length": 16, **data}, "model": {"kind": model, **sizes}}
+    if data["kind"] == "span_corruption" or "image_size" in data:
+        content["data"] = data
     content["model"] |= {name: size for name, size in TINY.items() if name in get_type_hints(kinds["model"][model])}
     if "tokenizer" in data:
         content["model"]["vocab_size"] = 288  # of which eight devices have a whole share

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from t5x_like.config import MeshConfig, TeacherConfig
 from t5x_like.config.data.images import DetectionDataConfig, ImageClassificationConfig, MaskedImagesConfig
@@ -106,6 +107,22 @@ def test_objects_are_matched_at_the_least_cost():
             key=lambda queries: sum(cost[row, q, o] for q, o in zip(queries, objects, strict=True)),
         )
         np.testing.assert_array_equal(found[row, objects], least)
+
+
+def test_matches_are_scipys():
+    """More objects and queries, some as many as there are of the others; costs in whole numbers have ties."""
+    generator = np.random.default_rng(3)
+    for queries, objects, whole in ((20, 12, False), (12, 12, False), (16, 7, True)):
+        cost = generator.normal(size=(16, queries, objects)).astype(np.float32)
+        cost = np.round(3 * cost) if whole else cost
+        labels = generator.integers(0, 3, (16, objects))
+        found = np.asarray(jax.jit(matched)(jnp.asarray(cost), jnp.asarray(labels)))
+        for row in range(16):
+            there = np.flatnonzero(labels[row])
+            least = linear_sum_assignment(cost[row][:, there])
+            assert len(set(found[row, there])) == len(there)
+            ours = cost[row][found[row, there], there].sum()
+            assert ours == pytest.approx(cost[row][:, there][least].sum(), abs=1e-5)
 
 
 def detection(drawn):
