@@ -147,18 +147,19 @@ SEERS = {
     "flamingo": ["model.kind=flamingo", "model.resampler={'latents':3,'num_layers':2,'num_heads':2,'head_dim':6}"],
     "flamingo, every second": [
         "model.kind=flamingo", "model.resampler={'latents':3,'num_layers':2,'num_heads':2,'head_dim':6}",
-        "model.cross_every=2", "execution.scan_layers=false",
+        "model.cross_every=2",
     ],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SEERS)
 def test_a_decoder_that_sees_an_image(name, make_run):
-    """A target is predicted at every token of a row; an image's patches are looked at by themselves."""
+    """A target is predicted at every token of a row; an image's patches are looked at by themselves. On two devices, as
+    in `test_images`."""
     data = {"kind": "visual_question", "sequence_length": 12, "answer_length": 12}
     vision = {"patch_size": 4, "num_layers": 2, "d_model": 8, "num_heads": 2}
     kinds = (f"data={data | {'tokenizer': {'kind': 'byte', 'specials': ['image']}}}", f"model.vision={vision}")
-    config = make_run("model.kind=llava", *kinds, *REFERENCE, *SEERS[name])
+    config = make_run("model.kind=llava", *kinds, *REFERENCE, "mesh.data=2", *SEERS[name])
     rows = config.training.batch_size
     batch = {
         name: jax.ShapeDtypeStruct((1, rows, *shape), dtype) for name, (shape, dtype) in config.data.features.items()
