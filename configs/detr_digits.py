@@ -4,7 +4,7 @@
 python scripts/train.py --config=configs/detr_digits.py --workdir=runs/detr_digits
 python scripts/evaluate.py --workdir=runs/detr_digits
 
-About three minutes on 2 cores; held-out loss 0.193, average precision .960, overlap of boxes .978.
+Eight minutes on 2 cores busy with much else; held-out loss 0.193, average precision .960, overlap of boxes .978.
 """
 
 from ml_collections import ConfigDict

@@ -6,6 +6,8 @@ new:
 
 python scripts/train.py --config=configs/flamingo_digits.py --workdir=runs/flamingo_digits
 python scripts/evaluate.py --workdir=runs/flamingo_digits --generate=200
+
+105 s on 2 cores. It does not learn to look yet: gates stay near 0, held-out loss 0.416, none of 200 captions right.
 """
 
 from ml_collections import ConfigDict

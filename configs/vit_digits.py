@@ -3,7 +3,7 @@
 
 python scripts/train.py --config=configs/vit_digits.py --workdir=runs/vit_digits
 
-About a minute on 2 cores; held-out loss 0.054, .987 of 391 held-out digits right.
+29 s on 2 cores, all in; held-out loss 0.054, .987 of 391 held-out digits right.
 """
 
 from ml_collections import ConfigDict

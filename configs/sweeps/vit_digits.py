@@ -4,7 +4,7 @@
 python scripts/sweep.py --config=configs/sweeps/vit_digits.py --workdir=runs/vit_sweep
 python scripts/fit.py --points=runs/vit_sweep --law=shifted_compute --out=runs/vit_sweep/fit
 
-About 4 minutes on 2 cores. Losses from 1.48 to .08; with --frontier the law leaves E = .077.
+Four minutes on 2 cores busy with much else. Losses from 1.48 to .08; with --frontier the law leaves E = .077.
 """
 
 from ml_collections import ConfigDict

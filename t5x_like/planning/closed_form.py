@@ -191,7 +191,8 @@ class Step:
         self.length = self.row_length / mesh["seq"]
         self.bytes = jax.numpy.dtype(policy(config.precision).compute).itemsize
         assert model.head_dim and model.num_kv_heads and model.mlp_dim
-        self.mlp_dim, self.vocab_size = model.mlp_dim, model.vocab_size or 0
+        writes = model.streams[-1] == "decoder"  # others have no logits over a vocabulary
+        self.mlp_dim, self.vocab_size = model.mlp_dim, (model.vocab_size or 0) * writes
         sizes: Any = {"bytes": self.bytes, "tensor": mesh["tensor"]}
         self.tower = Tower(model, self.rows * self.length, slots=self.slots, **sizes)
         self.activation, self.queries, self.keys = self.tower.activation, self.tower.queries, self.tower.keys
@@ -408,7 +409,8 @@ class Step:
           "model", what the gradient takes; "executed", with what is computed twice and experts' empty slots;
           "products", those executed that weights take part in. A pipeline's bubble is in none of them.
         """
-        c, lengths = self.model, dict(self.config.data.mean_lengths)
+        c, data = self.model, self.config.data
+        lengths = {**data.lengths, "targets": data.sequence_length}
         tokens = self.config.training.batch_size * self.config.data.sequence_length
         often = self.row_length / self.config.data.sequence_length
         parts = forward_flops(c, lengths)
