@@ -4,7 +4,7 @@
 python scripts/train.py --config=configs/detr_digits.py --workdir=runs/detr_digits
 python scripts/evaluate.py --workdir=runs/detr_digits
 
-Eight minutes on 2 cores busy with much else; held-out loss 0.193, average precision .960, overlap of boxes .978.
+106 s on 2 cores, all in; held-out loss 0.193, average precision .960, overlap of boxes .978.
 """
 
 from ml_collections import ConfigDict
