@@ -166,14 +166,16 @@ def first_moments(config, folder):
     ids=["fsdp x tensor", "circular"],
 )
 def test_a_mesh_trains_as_one_device(mesh, on_one, make_run, tmp_path):
-    """So do the moments on disk, where a circular pipeline's layers are in the model's order."""
+    """So do the moments on disk, where a circular pipeline's layers are in the model's order: but for 1 in 1000, which
+    rounding in another order may put at the code beside its own (0.9 / 64 of a block's largest apart at most)."""
     config = make_run(*RUN, *mesh)
     train(config, tmp_path / "run")
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(on_one), rtol=5e-6)
     got, expected = first_moments(config, tmp_path / "run"), first_moments(make_run(*RUN), on_one)
     assert set(got) == set(expected)
     for name, moment in expected.items():
-        np.testing.assert_allclose(got[name], moment, atol=0.01 * np.abs(moment).max(), err_msg=name)
+        off = np.abs(np.asarray(got[name]) - np.asarray(moment)) / np.abs(moment).max()
+        assert off.max() < 0.9 / 64 + 1e-4 and np.mean(off > 0.001) <= 0.001, name
 
 
 def test_what_cannot_be_in_eight_bits_is_refused(make_run):
