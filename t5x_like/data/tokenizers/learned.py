@@ -178,7 +178,7 @@ def _bpe(config: Any, texts: Iterable[str], size: int) -> tuple[huggingface.Toke
 def _wordpiece(config: Any, texts: Iterable[str], size: int) -> tuple[huggingface.Tokenizer, int]:
     """The library numbers letters in an order that differs from process to process, and ties go by number. So they are
     found first, and given in order as special tokens, which keep theirs."""
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    names = _specials(config, "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
     def model(vocabulary: dict[str, int] | None = None) -> huggingface.Tokenizer:
         made = huggingface.Tokenizer(huggingface.models.WordPiece(vocabulary or {}, unk_token="[UNK]"))
@@ -194,7 +194,7 @@ def _wordpiece(config: Any, texts: Iterable[str], size: int) -> tuple[huggingfac
     letters = sorted(set(learned(0, names)).difference(names))
     made = model(learned(size, [*names, *letters]))
     made.add_special_tokens(names)
-    return made, 6
+    return made, len(names) + 1
 
 
 def _unigram(config: Any, texts: Iterable[str], size: int) -> tuple[huggingface.Tokenizer, int]:
