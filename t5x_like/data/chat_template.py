@@ -8,6 +8,7 @@ any vocabulary can spell them.
 
 import datetime
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -78,6 +79,16 @@ class ChatTemplate:
         for template in named.values():
             _compiled(template)
         return cls(named, specials, built_in=found is BUILT_IN)
+
+    @classmethod
+    def named(cls, folder: str) -> "ChatTemplate":
+        """The template of a folder that a config names; "" is the built-in one."""
+        return cls.of(folder) if folder else cls({"default": BUILT_IN}, built_in=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that differ for templates that write some conversation differently."""
+        return hashlib.sha256(json.dumps([self._templates, self._specials]).encode()).hexdigest()[:16]
 
     def render(
         self, messages: Messages, tools: Sequence[Any] | None = None, add_generation_prompt: bool = False
