@@ -25,9 +25,9 @@ def get_config() -> ConfigDict:
                 "samples": 8,
                 "max_new_tokens": 3,
             },
-            "optimizer": {"kind": "adamw", "learning_rate": 0.001, "b2": 0.98, "weight_decay": 0.0},
+            "optimizer": {"kind": "adamw", "learning_rate": 0.0005, "b2": 0.98, "weight_decay": 0.0},
             "schedule": {"kind": "constant", "warmup_fraction": 0.05},
-            "training": {"steps": 300, "batch_size": 256, "log_every": 20},
+            "training": {"steps": 1200, "batch_size": 256, "log_every": 50},
             "execution": {"steps_per_call": 2},
         }
     )

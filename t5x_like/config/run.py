@@ -71,6 +71,7 @@ class RunConfig:
           UserError: fields that contradict one another, in one line.
         """
         self._check_streams()
+        self.objective.check(self)
         with _named("model"):
             model = self._with_logits().resolve(self.data)
             _check_packing(model, self.data)

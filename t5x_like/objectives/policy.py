@@ -94,14 +94,15 @@ class Policy(Asks):
     def _of_data(
         self, model: LanguageModel, params: Params, batch: Batch, key: Any, ctx: Context, scale: Any, weight: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """The loss of the data's own rows, whose features begin with "data_": its mean times the sum of `weight`, which
-        the caller divides by, and sums by row."""
+        """The loss of the data's own rows, whose features begin with "data_": the sum over rows of the mean over their
+        tokens, times `weight` [B], and the sums by row with their weights."""
         own = {name.removeprefix("data_"): value for name, value in batch.items() if name.startswith("data_")}
         hidden = model.apply(params, own, key=key, train=ctx.train, want=("hidden",), ctx=ctx)["hidden"]
-        rest = {"targets": own["decoder_target_tokens"], "weights": own["decoder_loss_weights"]}
-        tokens = rest["weights"].sum(1)
-        value, sums = over_vocabulary(model, params, hidden, rest, tokens, ctx, scale, self.config.logits_chunk)
-        return value * weight.sum() / jnp.maximum(tokens.sum(), 1), (sums["loss"], tokens)
+        tokens = own["decoder_loss_weights"]
+        shares = tokens * (weight / jnp.maximum(tokens.sum(1), 1))[:, None]
+        rest = {"targets": own["decoder_target_tokens"], "weights": shares}
+        value, sums = over_vocabulary(model, params, hidden, rest, weight, ctx, scale, self.config.logits_chunk)
+        return value, (sums["loss"], weight)
 
     def score(self, params: Params, others: Params, model: Any, batch: Batch, ctx: Context) -> Batch:
         """What rows that the model has written are learnt with, [B, T] each: old_logprobs, and as far as they are

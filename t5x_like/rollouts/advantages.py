@@ -3,7 +3,7 @@
 
 import numpy as np
 
-_FLOOR = 1e-6  # added to standard deviations
+ALIKE = 1e-4  # rewards of the same answer, as a model gives them, differ by rounding: added to standard deviations
 
 
 def of_groups(rewards: np.ndarray, samples: int, divide_by_std: bool = True) -> np.ndarray:
@@ -11,14 +11,14 @@ def of_groups(rewards: np.ndarray, samples: int, divide_by_std: bool = True) -> 
     4.1.2)."""
     groups = rewards.reshape(-1, samples)
     centred = groups - groups.mean(1, keepdims=True)
-    return (centred / (groups.std(1, ddof=1, keepdims=True) + _FLOOR) if divide_by_std else centred).reshape(-1)
+    return (centred / (groups.std(1, ddof=1, keepdims=True) + ALIKE) if divide_by_std else centred).reshape(-1)
 
 
 def best_of_groups(rewards: np.ndarray, samples: int) -> np.ndarray:
     """1 for the first of the best of each group of `samples`, 0 for the others, and for all where all are alike."""
     groups = rewards.reshape(-1, samples)
     best = np.arange(samples) == groups.argmax(1)[:, None]
-    return (best & (groups.max(1) > groups.min(1))[:, None]).astype(np.float32).reshape(-1)
+    return (best & (groups.max(1) > groups.min(1) + ALIKE)[:, None]).astype(np.float32).reshape(-1)
 
 
 def generalised(

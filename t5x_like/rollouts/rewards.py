@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rewards that can be checked: of a prompt, what was written, and what the data says of it."""
 
+import secrets
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from t5x_like.config.objectives.policy import PolicyConfig
 
@@ -15,10 +17,11 @@ Check = Callable[[str, str], float]  # what was written, the data's answer
 # Run in a process of its own. Limits come first, then what may be anything.
 _RUNNER = """
 import resource, sys
-seconds, size = int(sys.argv[1]), int(sys.argv[2])
+ended, (seconds, size) = sys.argv.pop(), map(int, sys.argv[1:])
 for what, most in (("CPU", seconds), ("AS", size), ("FSIZE", 0), ("NOFILE", 16), ("CORE", 0), ("NPROC", 0)):
     resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
 exec(compile(sys.stdin.read(), "answer", "exec"), {"__name__": "__main__"})
+print(ended)
 """
 
 
@@ -32,17 +35,18 @@ def contains(written: str, answer: str) -> float:
 
 
 def passes(written: str, test: str, *, seconds: float, memory_mb: int) -> float:
-    """1 where a program with a test behind it ends without an error, in an isolated Python of bounded time and memory
-    that writes no files and starts no processes; what it could read it can still read."""
+    """1 where a program with a test behind it runs to its end, in an isolated Python of bounded time and memory that
+    writes no files. What it may read it can still read: an answer is no stranger's."""
     limits = [str(max(1, int(seconds))), str(memory_mb * 2**20)]
-    command = [sys.executable, "-I", "-S", "-c", _RUNNER, *limits]
+    ended = secrets.token_hex(8)  # a program that exits before its test does not know it
+    command = [sys.executable, "-I", "-S", "-c", _RUNNER, *limits, ended]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, "env": {}}
-            ended = subprocess.run(command, input=f"{written}\n{test}\n".encode(), timeout=seconds, **quiet)  # type: ignore[call-overload]
+            how: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "cwd": folder, "env": {}}
+            told = subprocess.run(command, input=f"{written}\n{test}\n".encode(), timeout=2 * seconds + 5, **how)
         except subprocess.TimeoutExpired:
             return 0.0
-    return float(ended.returncode == 0)
+    return float(told.returncode == 0 and told.stdout.decode("utf-8", "replace").rstrip().endswith(ended))
 
 
 def rewards_of(config: PolicyConfig, written: Sequence[str], answers: Sequence[str]) -> list[float]:

@@ -22,7 +22,7 @@ from t5x_like.inference.generate import generate
 from t5x_like.inference.sampling import Sampling
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
-from t5x_like.rollouts.advantages import best_of_groups, generalised, of_groups, whitened
+from t5x_like.rollouts.advantages import ALIKE, best_of_groups, generalised, of_groups, whitened
 from t5x_like.rollouts.rewards import rewards_of
 
 Pair = tuple[list[int], list[int]]  # a prompt, the data's answer without its end
@@ -34,21 +34,13 @@ class Rollout:
     def __init__(self, config: RunConfig, program: Any, dataset: Dataset):
         """
         Raises:
-          UserError: the numbers of answers, batches and passes do not divide one another, or there are several hosts.
+          UserError: there are several hosts.
         """
         c = self.policy = config.objective
         self.config, self.program, self.dataset = config, program, dataset
         steps, size = config.execution.steps_per_call, config.training.batch_size
-        if steps % c.passes:
-            raise UserError(f"objective.passes: {c.passes} does not divide execution.steps_per_call={steps}")
-        if size % c.samples:
-            raise UserError(f"objective.samples: {c.samples} answers do not divide training.batch_size={size}")
-        if jax.process_count() > 1 or program.pipeline is not None:
-            raise UserError("objective.kind: 'policy' writes on one host and without stages; accepted: mesh.pipe=1")
-        if getattr(dataset.config, "pack", True):  # type: ignore[attr-defined]
-            raise UserError(
-                "data.pack: a policy answers one prompt a row; accepted: data.kind='conversations', pack=false"
-            )
+        if jax.process_count() > 1:
+            raise UserError(f"objective.kind: 'policy' writes on one host; there are {jax.process_count()}")
         self.batches, self.prompts = steps // c.passes, size // c.samples
         self.sampling, self.ctx = Sampling(temperature=c.temperature), program.ctx.replace(remat="none")
 
@@ -135,7 +127,7 @@ class Rollout:
         """Which rows are learnt from: of each batch's groups the first so many whose rewards differ, then others."""
         samples = self.policy.samples
         groups = rewards.reshape(self.batches, -1, samples)
-        order = np.argsort(groups.max(2) == groups.min(2), axis=1, kind="stable")[:, : self.prompts]
+        order = np.argsort(groups.max(2) <= groups.min(2) + ALIKE, axis=1, kind="stable")[:, : self.prompts]
         order = np.sort(order, axis=1) + np.arange(self.batches)[:, None] * groups.shape[1]
         return (order.reshape(-1, 1) * samples + np.arange(samples)).reshape(-1)
 

@@ -4,7 +4,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class ObjectiveConfig:
         """The same without other models: what reads a trained model needs none."""
         fields = {"reference": "reference", "reward": "reward_model"}
         return dataclasses.replace(self, **{fields[name]: "" for name in self.folders})
+
+    def check(self, run: Any) -> None:
+        """Refuses a run whose other fields do not go with it.
+
+        Raises:
+          UserError: which.
+        """
 
     @classmethod
     def trains(cls, streams: Sequence[str]) -> bool:

@@ -3,10 +3,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from t5x_like.config.checks import above_zero, at_least, inside
 from t5x_like.config.objectives.cross_entropy import CrossEntropyConfig
+from t5x_like.errors import UserError
 from t5x_like.strict import FieldError
 
 
@@ -74,6 +75,19 @@ class PolicyConfig(CrossEntropyConfig):
             )
         if self.z_loss or self.label_smoothing:
             raise FieldError("z_loss" if self.z_loss else "label_smoothing", "is for losses of targets; accepted: 0")
+
+    def check(self, run: Any) -> None:
+        """See `ObjectiveConfig.check`."""
+        steps, size = run.execution.steps_per_call, run.training.batch_size
+        if steps % self.passes:
+            raise UserError(f"objective.passes: {self.passes} does not divide execution.steps_per_call={steps}")
+        if size % self.samples:
+            raise UserError(f"objective.samples: {self.samples} answers do not divide training.batch_size={size}")
+        if run.mesh.pipe != 1:
+            raise UserError(f"mesh.pipe: {run.mesh.pipe}, but a policy writes without stages; accepted: 1")
+        if getattr(run.data, "pack", True):
+            accepted = "data.kind='conversations' with pack=false"
+            raise UserError(f"data.pack: a policy answers one prompt a row; accepted: {accepted}")
 
     @property
     def folders(self) -> Mapping[str, str]:
