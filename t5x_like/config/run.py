@@ -135,11 +135,10 @@ class RunConfig:
 
     def _with_logits(self) -> AnyModelConfig:
         """The model, which beside a head has logits over the vocabulary only where the objective reads them."""
-        if getattr(self.model, "head", None) == "scalar":
-            return dataclasses.replace(self.model, lm_head=self.objective.kind == "policy")
         if not isinstance(self.model, DecoderConfig) or self.model.head is None:
             return self.model
-        return dataclasses.replace(self.model, lm_head=self._auxiliary_lm > 0)
+        reads = self.objective.kind == "policy" if self.model.head == "scalar" else self._auxiliary_lm > 0
+        return dataclasses.replace(self.model, lm_head=reads)
 
     @property
     def _auxiliary_lm(self) -> float:

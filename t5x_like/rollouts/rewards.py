@@ -51,8 +51,8 @@ def passes(written: str, test: str, *, seconds: float, memory_mb: int) -> float:
 
 def rewards_of(config: PolicyConfig, written: Sequence[str], answers: Sequence[str]) -> list[float]:
     """Of every text."""
-    limits = {"seconds": config.seconds, "memory_mb": config.memory_mb}
-    checks: dict[str, Check] = {"exact": exact, "contains": contains, "unit_test": partial(passes, **limits)}
+    tested = partial(passes, seconds=config.seconds, memory_mb=config.memory_mb)
+    checks: dict[str, Check] = {"exact": exact, "contains": contains, "unit_test": tested}
     check = checks[config.reward]
     if config.reward != "unit_test":
         return [check(text, answer) for text, answer in zip(written, answers, strict=True)]

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from t5x_like.config import RunConfig
+from t5x_like.config.objectives.policy import PolicyConfig
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.packing import Batch
 from t5x_like.data.tasks.text import decoder_features, padded
@@ -36,7 +37,8 @@ class Rollout:
         Raises:
           UserError: there are several hosts.
         """
-        c = self.policy = config.objective
+        c: PolicyConfig = config.objective  # type: ignore[assignment]
+        self.policy = c
         self.config, self.program, self.dataset = config, program, dataset
         steps, size = config.execution.steps_per_call, config.training.batch_size
         if jax.process_count() > 1:

@@ -15,10 +15,10 @@ class Sums(Source):
     def __init__(self, config: SumsConfig):
         self.config = config
         order = np.random.Generator(np.random.Philox(key=0)).permutation(config.below**config.terms)
-        self.items = order[: config.count]
+        self.items = order[: config.count].tolist()
 
     def __getitem__(self, index: int) -> Example:
-        number, base = int(self.items[index]), self.config.below
+        number, base = self.items[index], self.config.below
         terms = [number // base**place % base for place in range(self.config.terms)]
         wrong = abs(sum(terms) + (-1, 1, 10, -10)[number % 4])
         prompt, answer = "+".join(map(str, terms)) + "=", str(sum(terms))

@@ -31,7 +31,7 @@ def said(tokenizer: Tokenizer, messages: Any, template: ChatTemplate | None = No
     else:
         parts = [[tokenizer.specials.get("bos", tokenizer.separator), *tokenizer.encode(messages[0])]]
         parts.append([*tokenizer.encode(messages[1])])
-        tokens, learnt = [*parts[0], *parts[1]], [n for n, part in enumerate(parts) for _ in part]
+        tokens, learnt = [*parts[0], *parts[1]], [n > 0 for n, part in enumerate(parts) for _ in part]
     if tokens[-1] != tokenizer.separator:
         tokens, learnt = [*tokens, tokenizer.separator], [*learnt, True]
     return np.array(tokens, tokenizer.dtype), np.array(learnt, np.uint8)
