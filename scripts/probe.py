@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -27,7 +28,7 @@ from t5x_like.data.sources import BadExample, Example, build_source
 from t5x_like.errors import UserError, exit_with, unknown_name
 from t5x_like.files import make_folder, read_json, write_json
 
-FIELDS = {  # what a line has to have, one of these sets
+FIELDS: dict[str, list[dict[str, type]]] = {  # what a line has to have, one of these sets
     "bias": [{"stereotyped": str, "other": str}],
     "weat": [{"x": list, "y": list, "a": list, "b": list}],
     "privacy": [{"prefix": str, "secret": str}, {"text": str, "member": bool}],
@@ -106,55 +107,60 @@ def probed(flags: Namespace, lines: list[Example], progress: Any) -> dict[str, A
     from t5x_like.inference.sampling import Sampling
 
     classifier = flags.classifier and toxicity.classifier_of(Path(flags.classifier), flags.label)
-    _, (model, params, tokenizer, _, ctx) = next(opened(Path(flags.checkpoint)))
-    of_model, how = (model, params, tokenizer), {"ctx": ctx, "progress": progress}
+    one = next(opened(Path(flags.checkpoint)))[1]
+    model, params, tokenizer, _, ctx = one
+    how: dict[str, Any] = {"ctx": ctx, "progress": progress}
     if flags.probe == "bias":
-        return bias.paired_bias(*of_model, lines, **how)
+        return bias.paired_bias(model, params, tokenizer, lines, **how)
     if flags.probe == "weat":
-        return weat.weat_of_model(*of_model, lines, permutations=flags.permutations, seed=flags.seed)
+        rest: dict[str, Any] = {"permutations": flags.permutations, "seed": flags.seed}
+        return weat.weat_of_model(model, params, tokenizer, lines, **rest)
     if flags.probe == "memorisation":
-        return memorisation.extraction(*of_model, lines, prefix_tokens=flags.prefix_tokens, **how)
+        how["prefix_tokens"] = flags.prefix_tokens
+        return memorisation.extraction(model, params, tokenizer, lines, **how)
     if flags.probe == "privacy":
-        return private(flags, of_model, lines, how)
-    numbers = {name: getattr(flags, name) for name in ("num_samples", "max_new_tokens", "seed")}
-    prompts = [line["prompt"] for line in lines]
-    return toxicity.toxicity(*of_model, prompts, classifier, sampling=Sampling(top_p=flags.top_p), **numbers, **how)
+        return private(flags, one, lines, progress)
+    how |= {name: getattr(flags, name) for name in ("num_samples", "max_new_tokens", "seed")}
+    how["sampling"] = Sampling(top_p=flags.top_p)
+    return toxicity.toxicity(model, params, tokenizer, [line["prompt"] for line in lines], classifier, **how)
 
 
-def private(flags: Namespace, of_model: Any, lines: list[Example], how: dict[str, Any]) -> dict[str, Any]:
+def private(flags: Namespace, one: Any, lines: list[Example], progress: Any) -> dict[str, Any]:
     """Exposure of canaries, and which texts are members: of the lines that are about either."""
     from generate import opened
 
     from t5x_like.evaluation.probes.privacy import canary_exposures, membership_inference
     from t5x_like.evaluation.probes.scoring import log_likelihoods
 
-    def losses(model: Any, ctx: Any) -> Any:
-        found = [log_likelihoods(*model, texts, ctx=ctx, progress=how["progress"]) for texts in (members, others)]
-        return [-log_probs / tokens.clip(1) for log_probs, tokens in found]
+    members, others = ([each["text"] for each in lines if each.get("member") is is_one] for is_one in (True, False))
 
-    canaries = [line for line in lines if "secret" in line]
-    members, others = ([each["text"] for each in lines if each.get("member") is one] for one in (True, False))
+    def losses(model: Any, params: Any, tokenizer: Any, _: Any, ctx: Any) -> Any:
+        how: dict[str, Any] = {"ctx": ctx, "progress": progress}
+        found = [log_likelihoods(model, params, tokenizer, texts, **how) for texts in (members, others)]
+        return tuple(-log_probs / tokens.clip(1) for log_probs, tokens in found)
+
     result: dict[str, Any] = {}
-    if canaries:
-        result["canaries"] = canary_exposures(*of_model, canaries, seed=flags.seed, **how)
+    if canaries := [line for line in lines if "secret" in line]:
+        model, params, tokenizer, _, ctx = one
+        how: dict[str, Any] = {"ctx": ctx, "progress": progress, "seed": flags.seed}
+        result["canaries"] = canary_exposures(model, params, tokenizer, canaries, **how)
     if members or others:
-        mine = losses(of_model, how["ctx"])
-        result["membership"] = membership_inference(*mine)
+        mine, theirs = losses(*one)
+        result["membership"] = membership_inference(mine, theirs)
         if flags.reference is not None:
-            _, (model, params, tokenizer, _, ctx) = next(opened(Path(flags.reference)))
-            theirs = losses((model, params, tokenizer), ctx)
-            result["membership_calibrated"] = membership_inference(*mine, tuple(theirs))
+            reference = losses(*next(opened(Path(flags.reference)))[1])
+            result["membership_calibrated"] = membership_inference(mine, theirs, reference)
     return result
 
 
 def show(probe: str, result: dict[str, Any]) -> None:
     """Prints the result as a table."""
-    from t5x_like.reporting.model_report import probe_table
+    from report_model import table_of
 
-    head, rows = probe_table(probe, result)
+    head, rows = table_of(probe, result)
     table = Table(*head)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
