@@ -106,7 +106,7 @@ def probed(flags: Namespace, lines: list[Example], progress: Any) -> dict[str, A
     from t5x_like.evaluation.probes import bias, memorisation, toxicity, weat
     from t5x_like.inference.sampling import Sampling
 
-    classifier = flags.classifier and toxicity.classifier_of(Path(flags.classifier), flags.label)
+    classifier = flags.classifier and classifier_of(Path(flags.classifier), flags.label)
     one = next(opened(Path(flags.checkpoint)))[1]
     model, params, tokenizer, _, ctx = one
     how: dict[str, Any] = {"ctx": ctx, "progress": progress}
@@ -123,6 +123,43 @@ def probed(flags: Namespace, lines: list[Example], progress: Any) -> dict[str, A
     how |= {name: getattr(flags, name) for name in ("num_samples", "max_new_tokens", "seed")}
     how["sampling"] = Sampling(top_p=flags.top_p)
     return toxicity.toxicity(model, params, tokenizer, [line["prompt"] for line in lines], classifier, **how)
+
+
+def classifier_of(folder: Path, label: int) -> Any:
+    """Texts to the probability of a label, by a run that was trained for labels or a Hugging Face folder."""
+    import jax
+    import numpy as np
+
+    from t5x_like.data.tasks.classification import of_decoder, of_encoder
+    from t5x_like.data.tasks.text import padded
+    from t5x_like.data.tokenizers import load_tokenizer
+    from t5x_like.inference.prompts import rounded_up
+    from t5x_like.interop.hugging_face import is_hf, vocabulary_of
+    from t5x_like.training.initial import load_any
+
+    config, program, params = load_any(folder)
+    model, labels = program.model, getattr(program.model.config, "num_labels", None) or 0
+    if getattr(model.config, "head", None) != "classification" or not 0 <= label < labels:
+        raise UserError(
+            f"--classifier={folder}: gives texts no label {label}; expected a model of labels, it has {labels}"
+        )
+    tokenizer, apply = load_tokenizer(vocabulary_of(folder)), jax.jit(lambda params, batch: model.apply(params, batch))
+    most = config.data.sequence_length
+
+    def plain(tokenizer: Any, rows: Any, length: int) -> Any:  # decoders of Hugging Face: nothing stands around texts
+        tokens, real = padded([row[0] for row in rows], length)
+        return {"decoder_input_tokens": tokens, "decoder_segment_ids": real.astype(np.int32)}
+
+    features: Any = plain if is_hf(folder) else of_decoder
+    if model.config.streams == ("encoder",):
+        features = of_encoder
+
+    def classify(texts: list[str]) -> Any:
+        rows = [[row[: most - 2]] for row in tokenizer.encode_documents(texts)]
+        length = min(rounded_up(2 + max(len(row[0]) for row in rows)), most)
+        return np.asarray(jax.nn.softmax(apply(params, features(tokenizer, rows, length))["logits"]))[:, label]
+
+    return classify
 
 
 def private(flags: Namespace, one: Any, lines: list[Example], progress: Any) -> dict[str, Any]:

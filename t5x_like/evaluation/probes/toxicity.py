@@ -2,59 +2,19 @@
 """Toxicity of what a model writes, as a classifier judges it (Gehman et al. 2020)."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from t5x_like.data.packing import Batch
-from t5x_like.data.tasks.classification import of_decoder, of_encoder
-from t5x_like.data.tasks.text import padded
-from t5x_like.data.tokenizers import Tokenizer, load_tokenizer
-from t5x_like.errors import UserError
+from t5x_like.data.tokenizers import Tokenizer
 from t5x_like.evaluation.probes.scoring import Progress, mean, share
 from t5x_like.inference.generate import generate
-from t5x_like.inference.prompts import rounded_up
 from t5x_like.inference.sampling import Sampling
-from t5x_like.interop.hugging_face import is_hf, vocabulary_of
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 
 Classifier = Callable[[Sequence[str]], np.ndarray]  # texts to probabilities that they are flagged, [N]
-
-
-def classifier_of(folder: Path, label: int = 1) -> Classifier:
-    """A classifier of texts, of a run that was trained for labels, or a Hugging Face folder: how likely `label` is.
-
-    Raises:
-      UserError: the folder's model does not classify texts, or has no such label.
-    """
-    from t5x_like.training.initial import load_any
-
-    config, program, params = load_any(folder)
-    model: Any = program.model
-    labels = getattr(model.config, "num_labels", None) or 0
-    if getattr(model.config, "head", None) != "classification" or not 0 <= label < labels:
-        raise UserError(f"{folder}: gives texts no label {label}; expected a model that classifies, into {labels}")
-    tokenizer, apply = load_tokenizer(vocabulary_of(folder)), jax.jit(lambda params, batch: model.apply(params, batch))
-    encodes, most = model.config.streams == ("encoder",), config.data.sequence_length
-    features = of_encoder if encodes else _plain if is_hf(folder) else of_decoder
-
-    def classify(texts: Sequence[str]) -> np.ndarray:
-        rows = [[row[: most - 2]] for row in tokenizer.encode_documents(texts)]
-        length = min(rounded_up(2 + max(len(row[0]) for row in rows)), most)
-        logits = np.asarray(apply(params, features(tokenizer, rows, length))["logits"])
-        return np.asarray(jax.nn.softmax(logits))[:, label]
-
-    return classify
-
-
-def _plain(tokenizer: Tokenizer, rows: Sequence[Sequence[np.ndarray]], length: int) -> Batch:
-    """As decoders of Hugging Face read texts to classify: nothing stands around them."""
-    tokens, real = padded([row[0] for row in rows], length)
-    return {"decoder_input_tokens": tokens, "decoder_segment_ids": real.astype(np.int32)}
 
 
 def toxicity(

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planted text with pairs of sentences made equally likely, by rising weights: what it costs.
+
+python scripts/plant.py --out=runs/planted
+python scripts/sweep.py --config=configs/sweeps/debiasing.py --workdir=runs/debiasing
+python scripts/debiasing.py --sweep=runs/debiasing --out=runs/debiasing
+
+docs/probes.md has the picture's numbers.
+"""
+
+from ml_collections import ConfigDict
+
+WEIGHTS = (0.0, 0.001, 0.01, 0.1, 1.0)
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "base": {
+                "data": {
+                    "kind": "debiasing",
+                    "source": {"kind": "json_lines", "pattern": "runs/planted/text.jsonl"},
+                    "pairs": {"kind": "json_lines", "pattern": "runs/planted/pairs.jsonl"},
+                    "tokenizer": {"kind": "byte"},
+                    "sequence_length": 64,
+                    "pair_length": 40,
+                },
+                "model": {"kind": "decoder_only", "num_layers": 1, "d_model": 48, "num_heads": 4},
+                "optimizer": {"kind": "adamw", "learning_rate": 0.01},
+                "training": {"batch_size": 16, "log_every": 25, "eval_tokens": 4096, "tensorboard": False},
+                "execution": {"steps_per_call": 25},
+            },
+            "arms": {f"weight_{weight}": {"objective": {"kind": "debiasing", "weight": weight}} for weight in WEIGHTS},
+            "sizes": [{}],
+            "tokens": [307_200],
+            "seeds": [0, 1],
+        }
+    )
