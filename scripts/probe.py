@@ -64,10 +64,8 @@ def main() -> None:
     lines = list(read(Path(flags.data), FIELDS[flags.probe]))
     out = make_folder(parser.local_folder("out", flags.out), "--out")
 
-    from t5x_like.training.cores import cores_as_devices
     from t5x_like.training.startup import configure_jax
 
-    cores_as_devices()
     configure_jax()
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:

@@ -54,14 +54,12 @@ def written(workdir: Path, prompts: list[str], samples: int, length: int) -> str
 
     from t5x_like.inference.generate import generate
     from t5x_like.inference.sampling import Sampling
-    from t5x_like.training.cores import cores_as_devices
     from t5x_like.training.run_folder import load_config
     from t5x_like.training.startup import configure_jax
 
     config = load_config(workdir).model
     if config.streams != ("decoder",) or getattr(config, "head", None) or not (workdir / "tokenizer.json").is_file():
         return ""
-    cores_as_devices()
     configure_jax()
     _, (model, params, tokenizer, _, ctx) = next(opened(workdir))
     start = tokenizer.specials.get("bos", tokenizer.separator)
