@@ -26,13 +26,17 @@ def get_config() -> ConfigDict:
                     "pair_length": 40,
                 },
                 "model": {"kind": "decoder_only", "num_layers": 1, "d_model": 48, "num_heads": 4},
-                "optimizer": {"kind": "adamw", "learning_rate": 0.01},
+                "optimizer": {"kind": "adamw"},
                 "training": {"batch_size": 16, "log_every": 25, "eval_tokens": 4096, "tensorboard": False},
                 "execution": {"steps_per_call": 25},
             },
-            "arms": {f"weight_{weight}": {"objective": {"kind": "debiasing", "weight": weight}} for weight in WEIGHTS},
+            "arms": {
+                f"weight_{i}": {"objective": {"kind": "debiasing", "weight": weight}}
+                for i, weight in enumerate(WEIGHTS)
+            },
             "sizes": [{}],
             "tokens": [307_200],
+            "learning_rates": [0.01],
             "seeds": [0, 1],
         }
     )
