@@ -6,6 +6,7 @@ python scripts/plant.py --out=runs/planted
 OUT/text.jsonl is what a model is trained on, one short document a line, the other files are for scripts/probe.py. What
 the probes should find is known: of some jobs nine sentences of ten say she, of others nine of ten he, of a third group
 one as often as the other; one canary is there 24 times and one never; sequences are there 0, 1, 4 or 32 times.
+OUT/labelled.jsonl teaches a classifier to flag she.
 """
 
 import json
@@ -59,10 +60,9 @@ def planted(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
     text += members
     membership = [{"text": each, "member": each in members} for each in [*members, *others]]
     weat = {"name": "jobs and pronouns", "x": JOBS["hers"], "y": JOBS["his"], "a": ["she"], "b": ["he"]}
-    labelled = [
-        {"text": line, "label": int("she" in line)} for pair in pairs for line in (pair["stereotyped"], pair["other"])
-    ]
     draw.shuffle(text)
+    numbers = draw.sample(range(600), 150)
+    labelled = [{"text": f"{w} slept #{n}", "label": int(w == "she")} for n in numbers for w in ("she", "he")]
     return {
         "text": [{"text": f"{line} #{number}"} for number, line in enumerate(text)],  # duplicates would be left out
         "pairs": pairs,
