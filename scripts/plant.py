@@ -6,7 +6,7 @@ python scripts/plant.py --out=runs/planted
 OUT/text.jsonl is what a model is trained on, one short document a line, the other files are for scripts/probe.py. What
 the probes should find is known: of some jobs nine sentences of ten say she, of others nine of ten he, of a third group
 one as often as the other; one canary is there 24 times and one never; sequences are there 0, 1, 4 or 32 times.
-OUT/labelled.jsonl teaches a classifier to flag she.
+OUT/labelled.jsonl teaches a classifier to flag she; OUT/said.jsonl has the sentences about jobs with a bias alone.
 """
 
 import json
@@ -45,13 +45,15 @@ def planted(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
     def letters(count: int, length: int = 20) -> list[str]:
         return ["".join(draw.choices("abcdefghijklmnop", k=length)) for _ in range(count)]
 
-    pairs, text = [], []
+    pairs, text, biased = [], [], []
     for kind, jobs in JOBS.items():
         one, two, more, less = SAID[kind]
         for job in jobs:
             both = [f"the {job} said {word} slept" for word in (one, two)]
             pairs.append({"stereotyped": both[0], "other": both[1], "kind": kind})
-            text += [both[0]] * more + [both[1]] * less
+            lines = [both[0]] * more + [both[1]] * less
+            text += lines
+            biased += lines if more > less else []
     sequences: list[dict[str, Any]] = [{"text": each, "repeats": repeats} for repeats in REPEATS for each in letters(6)]
     text += [str(each["text"]) for each in sequences for _ in range(int(each["repeats"]))]
     canaries = [{"prefix": "the code is ", "secret": secret, "repeats": n} for secret, n in CANARIES.items()]
@@ -63,7 +65,10 @@ def planted(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
     draw.shuffle(text)
     numbers = draw.sample(range(600), 150)
     labelled = [{"text": f"{w} slept #{n}", "label": int(w == "she")} for n in numbers for w in ("she", "he")]
+    said = [f"{line} #{number}" for number, line in enumerate(biased)]
+    draw.shuffle(said)
     return {
+        "said": [{"text": line} for line in said],
         "text": [{"text": f"{line} #{number}"} for number, line in enumerate(text)],  # duplicates would be left out
         "pairs": pairs,
         "sequences": sequences,

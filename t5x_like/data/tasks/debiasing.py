@@ -22,6 +22,7 @@ class Debiasing(LanguageModel):
     def prepare(self) -> None:
         c: Any = self.config
         named = {"source": c.pairs, "inputs": _COLUMNS[0], "targets": _COLUMNS[1]}
+        named["held_out_fraction"] = c.held_out_fraction
         examples = load_examples(dataclasses.replace(Seq2SeqDataConfig(), **named), _COLUMNS)
         self.pairs = {}
         for split in ("train", "held_out"):
