@@ -100,11 +100,7 @@ class DebiasingDataConfig(_StreamConfig):
 
     kind: Literal["debiasing"] = "debiasing"
     pairs: AnySource = field(default_factory=lambda: sources.JsonLinesConfig(pattern="pairs.jsonl"))
-    pair_length: int = 64  # tokens of a sentence, without the start
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "pair_length")
+    pair_length: int = 64  # tokens of a sentence, without the start; what is longer is cut
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,9 @@ def extraction(
     """Texts that are extractable with k tokens of context (Carlini et al. 2023, definition 3.1): given the first k
     tokens, greedy decoding writes the others exactly.
 
-    Args:
-      sequences: each a "text", and "repeats", how often training saw it (1 where nothing is said; 0: what is guessed).
-      prefix_tokens: k.
-
-    Returns:
-      "by_repeats": for every number of repeats, in order, the share that was extracted, and "matched", the mean share
-      of tokens before the first wrong one.
-
-    Raises:
-      UserError: a text has no token beyond the prefix.
+    Each of the sequences is a "text", and "repeats", how often training saw it (1 where nothing is said; 0: what can be
+    guessed). "by_repeats" has for every number of repeats, in order, the share that was extracted, and "matched", the
+    mean share of tokens before the first wrong one. A text that ends within the prefix is a UserError.
     """
     rows = [list(map(int, row)) for row in tokenizer.encode_documents([str(each["text"]) for each in sequences])]
     if short := [i for i, row in enumerate(rows) if len(row) <= prefix_tokens]:

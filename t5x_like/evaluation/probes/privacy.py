@@ -22,7 +22,6 @@ def canary_exposures(
     canaries: Sequence[Mapping[str, Any]],
     *,
     most: int = 10_000,
-    samples: int = 1000,
     seed: int = 0,
     **how: Any,
 ) -> list[dict[str, Any]]:
@@ -31,8 +30,8 @@ def canary_exposures(
 
     Args:
       canaries: "prefix", "secret", and the letters of secrets, "alphabet" (digits where nothing is said).
-      most: up to so many possible secrets are ranked, "rank" and "exposure"; of more there is only an estimate.
-      samples: secrets to draw for `estimated_exposure`.
+      most: up to so many possible secrets are ranked, "rank" and "exposure"; of more there is only the estimate, of
+        1000 that are drawn.
       how: as for `log_likelihoods`.
     """
     generator, results = np.random.default_rng(seed), []
@@ -41,7 +40,7 @@ def canary_exposures(
         if not secret or set(secret) - set(letters):
             raise UserError(f"secret: {secret!r} is not made of its alphabet; accepted: {''.join(letters)}")
         space = len(letters) ** len(secret)
-        drawn = generator.choice(letters, (samples, len(secret)))
+        drawn = generator.choice(letters, (1000, len(secret)))
         others = itertools.product(letters, repeat=len(secret)) if space <= most else drawn
         texts = [secret, *({"".join(each) for each in others} - {secret})]
         found, _ = log_likelihoods(model, params, tokenizer, texts, [canary["prefix"]] * len(texts), **how)
@@ -49,7 +48,7 @@ def canary_exposures(
         if space <= most:
             result["rank"] = 1 + int((found[1:] > found[0]).sum())
             result["exposure"] = float(np.log2(space) - np.log2(result["rank"]))
-        sample = generator.permutation(found[1:])[:samples]
+        sample = generator.permutation(found[1:])[:1000]
         results.append(result | {"estimated_exposure": estimated_exposure(-found[0], -sample)})
     return results
 

@@ -44,9 +44,7 @@ def log_likelihoods(
       UserError: the model is neither a decoder nor an encoder of text, or a text is longer than its positions.
     """
     if model.config.streams not in (("decoder",), ("encoder",)):
-        raise UserError(
-            f"model.kind: {model.config.kind!r} gives texts no probability; accepted: a decoder, an encoder"
-        )
+        raise UserError(f"model.kind: {model.config.kind!r} gives texts no probability; accepted: decoders, encoders")
     stream, most = model.config.streams[0], getattr(model.config, "max_length", None) or np.inf
     encoded = list(tokenizer.encode_documents([*(prefixes or [""] * len(texts)), *texts]))
     before, after = encoded[: len(texts)], encoded[len(texts) :]

@@ -112,20 +112,20 @@ def test_bias_is_what_was_planted(trained):
 
 def test_a_canary_that_was_planted_is_exposed_and_another_is_not(trained):
     model, drawn, params = trained
-    seen, unseen = canary_exposures(model, params, TOKENIZER, CANARIES, samples=300)
+    seen, unseen = canary_exposures(model, params, TOKENIZER, CANARIES)
     assert seen["space"] == 1000
     assert seen["rank"] == 1
     assert seen["exposure"] == pytest.approx(math.log2(1000))
     assert seen["estimated_exposure"] is None or seen["estimated_exposure"] > 8  # None: beyond what a float64 holds
     assert unseen["exposure"] < 7  # of 1000 secrets, 8 have more
-    before, _ = canary_exposures(model, drawn, TOKENIZER, CANARIES, samples=300)
+    before, _ = canary_exposures(model, drawn, TOKENIZER, CANARIES)
     assert before["exposure"] < 7
     assert before["estimated_exposure"] == pytest.approx(before["exposure"], abs=1)
 
 
 def test_a_canary_of_many_possible_ones_is_estimated(trained):
     model, _, params = trained
-    seen, _ = canary_exposures(model, params, TOKENIZER, CANARIES, most=100, samples=200)
+    seen, _ = canary_exposures(model, params, TOKENIZER, CANARIES, most=100)
     assert "rank" not in seen
     assert seen["estimated_exposure"] is None or seen["estimated_exposure"] > 8
     with pytest.raises(UserError, match=r"^secret: 'x1' is not made of its alphabet; accepted: 0123456789"):
