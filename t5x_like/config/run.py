@@ -134,6 +134,8 @@ class RunConfig:
 
     def _with_logits(self) -> AnyModelConfig:
         """The model, which beside a head has logits over the vocabulary only where the objective reads them."""
+        if getattr(self.model, "head", None) == "scalar":
+            return dataclasses.replace(self.model, lm_head=self.objective.kind == "policy")
         if not isinstance(self.model, DecoderConfig) or self.model.head is None:
             return self.model
         return dataclasses.replace(self.model, lm_head=self._auxiliary_lm > 0)
@@ -152,6 +154,8 @@ class RunConfig:
                 f"objective.kind: {self.objective.kind!r} trains models with {_and(self.objective.streams)}, and "
                 f"model.kind={kind!r} has {_and(has)}; accepted: {', '.join(accepted)}"
             )
+        if self.objective.kind == "reward" or getattr(self.objective, "algorithm", "") == "ppo":
+            head = "scalar"
         if head != (given := getattr(self.model, "head", None)):
             raise UserError(f"model.head: {given!r} is not what {self.objective.kind!r} trains; accepted: {head!r}")
         if self._auxiliary_lm and has != ("decoder",):

@@ -141,6 +141,8 @@ class Texts:
             for value in (example[column] for column in self.columns):
                 if isinstance(value, list) and all(isinstance(word, str) for word in value):
                     yield " ".join(value)
+                elif isinstance(value, list) and all(isinstance(message, dict) for message in value):
+                    yield "\n".join(f"{message['role']}\n{message['content']}" for message in value)
                 elif not isinstance(value, list | np.ndarray):  # ids have no text
                     yield str(value)
 

@@ -155,12 +155,17 @@ def _whole_numbers(value: Any) -> bool:
     return isinstance(value, list | np.ndarray) and np.asarray(value, None if len(value) else int).dtype.kind in "iu"
 
 
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and "content" in value
+
+
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "anything": lambda value: True,
     "text or token ids": lambda value: isinstance(value, str) or _whole_numbers(value),
     "text or a number": lambda value: isinstance(value, str | int | float | np.number),
     "a list of words": lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
     "text": lambda value: isinstance(value, str),
+    "a list of messages": lambda value: isinstance(value, list) and all(map(_is_message, value)),
     "a number": lambda value: isinstance(value, int | float | np.number) and np.isfinite(value),
     "a whole number": lambda value: isinstance(value, int | np.integer),
     "a list of whole numbers": _whole_numbers,

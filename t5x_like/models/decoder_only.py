@@ -4,6 +4,8 @@
 decoder input - embed - [causal self-attention, mlp] x L - norm - logits
 
 fine-tuned (Radford et al. 2018, section 3.2): the last token's state after the norm - logits of classes
+
+head "scalar": every token's state after the norm - a number: a reward, or the value of what comes (Ouyang et al. 2022)
 """
 
 from collections.abc import Sequence
@@ -30,10 +32,12 @@ class DecoderOnly(Decoder):
     def __init__(self, config: DecoderConfig):
         super().__init__(config)
         width, classes = ((config.d_model,), ("embed",)), ((config.num_labels or 2,), ("classes",))
-        self.labels = Linear("BD,DN->BN", *width, *classes)
+        pattern = "BTD,DN->BTN" if config.head == "scalar" else "BD,DN->BN"
+        self.labels = Linear(pattern, *width, *classes)
 
     def specs(self) -> Params:
-        c, one = self.config, jax.ShapeDtypeStruct((1, self.config.d_model), jnp.float32)
+        c = self.config
+        one = jax.ShapeDtypeStruct((1,) * (1 + (c.head == "scalar")) + (c.d_model,), jnp.float32)
         specs = {**self.vocabulary.specs(head=c.lm_head), **self.decoder.entry_specs(), "decoder": self.decoder.specs()}
         if c.head is not None:
             specs["labels"] = map_specs(lambda spec: spec.on_streams("decoder"), record_specs(self.labels, one))
@@ -51,7 +55,7 @@ class DecoderOnly(Decoder):
         """Over the vocabulary; of a model with a head those of classes, float32 [B, N], by each row's last token that
         is no padding: a row holds one text."""
         c = self.config
-        if c.head is None:
+        if c.head != "classification":
             return super().logits(params, hidden, batch, ctx)
         real = batch.get("decoder_segment_ids", jnp.ones(hidden.shape[:2], jnp.int32)) > 0
         places = jnp.arange(hidden.shape[1])
@@ -68,9 +72,14 @@ class DecoderOnly(Decoder):
 
         `want` may name "logits" float32 [B, T, V], or [B, N] of a model with a head, "hidden" [B, T, D] after the final
         norm, "hidden_states" [L + 1, B, T, D], embeddings first, the last after the final norm, and, without a cache,
-        the weights of "attentions" [L, B, H, T, T], 0 for what attends to nothing.
+        the weights of "attentions" [L, B, H, T, T], 0 for what attends to nothing; of a head "scalar" "values" float32
+        [B, T].
         """
-        return self.decode(params, batch, ctx, cache, want, {})
+        if "values" not in want:
+            return self.decode(params, batch, ctx, cache, want, {})
+        outputs = self.decode(params, batch, ctx, cache, [*want, "hidden"], {})
+        numbers = call(self.labels, params["labels"], outputs["hidden"], ctx)
+        return outputs | {"values": numbers[..., 0].astype(ctx.policy.softmax)}
 
 
 build = DecoderOnly

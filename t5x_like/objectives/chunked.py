@@ -93,16 +93,15 @@ def sum_over_chunks(
     return jax.lax.scan(add, _zeros(of_chunk, chunks), chunks, unroll=2)[0]
 
 
-def map_over_chunks(
-    function: Callable[[jax.Array], Any], chunk: int, hidden: jax.Array, layout: Layout | None = None
-) -> Any:
+def map_over_chunks(function: Callable[[Any], Any], chunk: int, hidden: Any, layout: Layout | None = None) -> Any:
     """`function(hidden)`, a tree of [B, T, ...], computed for a chunk of the T positions after the other; no gradient.
 
-    Arguments are as those of `sum_over_chunks`.
+    Arguments are as those of `sum_over_chunks`; `hidden` may be a tree of such.
     """
-    parts = parts_of(layout, hidden.shape[1])
+    length = jax.tree.leaves(hidden)[0].shape[1]
+    parts = parts_of(layout, length)
     found = jax.lax.map(function, _split(hidden, chunk, parts))
-    return jax.tree.map(lambda leaf: _join(leaf, hidden.shape[1], parts), found)
+    return jax.tree.map(lambda leaf: _join(leaf, length, parts), found)
 
 
 def parts_of(layout: Layout | None, length: int) -> int:
@@ -196,7 +195,7 @@ def _split(tree: Any, chunk: int, parts: int) -> Any:
 
 
 def _join(chunks: jax.Array, length: int, parts: int) -> jax.Array:
-    """[chunks, B, chunk, D] -> [B, length, D], without what filled the parts up."""
-    number, batch, chunk, width = chunks.shape
-    joined = jnp.moveaxis(chunks.reshape(number, batch, parts, chunk // parts, width), 0, 2)
-    return joined.reshape(batch, parts, -1, width)[:, :, : length // parts].reshape(batch, length, width)
+    """[chunks, B, chunk, ...] -> [B, length, ...], without what filled the parts up."""
+    number, batch, chunk, *rest = chunks.shape
+    joined = jnp.moveaxis(chunks.reshape(number, batch, parts, chunk // parts, *rest), 0, 2)
+    return joined.reshape(batch, parts, -1, *rest)[:, :, : length // parts].reshape(batch, length, *rest)

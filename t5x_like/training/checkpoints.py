@@ -175,11 +175,12 @@ def latest_step(folder: Path) -> int | None:
 
 def as_trained(config: RunConfig, mesh: MeshConfig) -> RunConfig:
     """The config of a run whose model is read onto a mesh: a kernel asked for may not run here, one device has no
-    stages, and a teacher has done its work."""
+    stages, and a teacher and those whom the objective asked have done their work."""
     execution = dataclasses.replace(config.execution, attention="auto", pipeline_rounds=1)
     parts = mesh.pipe if mesh.pipe > 1 else config.training.microbatches
     training = dataclasses.replace(config.training, microbatches=parts)
-    return dataclasses.replace(config, mesh=mesh, execution=execution, training=training, teacher=None)
+    changed: dict[str, Any] = {"training": training, "teacher": None, "objective": config.objective.alone()}
+    return dataclasses.replace(config, mesh=mesh, execution=execution, **changed)
 
 
 def load_trained(

@@ -42,11 +42,12 @@ def evaluate(
     dataset: Dataset,
     config: RunConfig,
     progress: Callable[[float], None] = lambda share: None,
+    others: Params | None = None,
 ) -> dict[str, float]:
     """Scores the model on the held-out tokens that the config names; the same ones for every run of a dataset.
 
     `config` says how many (`training.eval_tokens`), and a batch that fits the devices. `progress` is told the share
-    done after every call.
+    done after every call. `others` are the parameters of the models that the objective asks.
 
     Returns:
       loss (nats a token), loss_stderr, eval_tokens (the weight of all targets), bits_per_byte for text, and the mean of
@@ -64,7 +65,7 @@ def evaluate(
     share = {"host_index": program.share.part, "host_count": program.share.parts}
     batches = dataset.eval_batches(batch_size, config.training.eval_tokens, **share)
     for number, batch in enumerate(batches):
-        pending.append(program.evaluate(params, program.on_devices(batch)))
+        pending.append(program.evaluate(params, program.on_devices(batch), others))
         if len(pending) > 1:  # one call stays in flight while the next batch is made
             _collect(collected, pending.pop(0))
             progress(number / calls)

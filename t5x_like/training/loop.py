@@ -27,6 +27,7 @@ from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_json
 from t5x_like.quantisation import whole_specs
 from t5x_like.reporting.wording import in_bytes
+from t5x_like.rollouts.rollout import Rollout
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.energy import EnergyMeter, energy_summary
@@ -51,7 +52,7 @@ from t5x_like.training.schedules import learning_rates
 from t5x_like.training.startup import StopRequest, stop_on_signals
 from t5x_like.training.state import State, state_bytes
 from t5x_like.training.stopwatch import Stopwatch, goodput
-from t5x_like.training.teachers import fingerprint, load_teacher
+from t5x_like.training.teachers import fingerprint, load_others
 from t5x_like.training.trackers import check_trackers, open_trackers
 from t5x_like.training.trunk import Trunk
 from t5x_like.training.work_folder import WorkFolder, work_folder
@@ -199,7 +200,7 @@ class _Loop:
         self.tally = Tally()
         check_same({"the newest checkpoint": str(self.checkpoints.latest)})
         self.init_key = init_key
-        self.teacher = {} if config.teacher is None else load_teacher(config, self.program)
+        self.teacher = load_others(config, self.program)
         taught_by = fingerprint(self.teacher) if self.teacher else None
         if taught_by is not None:
             check_unchanged(folder, "teacher", taught_by)
@@ -221,6 +222,7 @@ class _Loop:
         self.count_everywhere = jax.jit(_count_everywhere, out_shardings=self.program.layout.replicated)
         self.any_process = AnyProcess(mesh) if jax.process_count() > 1 else None
         self.told = False  # that some process is to stop
+        self.rollout = Rollout(config, self.program, dataset) if config.objective.kind == "policy" else None
         self.stopwatch, self.energy = Stopwatch(self.started), EnergyMeter(mesh.devices, self.started)
         self.spent_before = self.tally.spent
         self.began = time.monotonic() - self.tally.wall_seconds
@@ -327,7 +329,14 @@ class _Loop:
         size, share = self.config.training.batch_size, self.program.share
         whole = self.program.steps_per_call  # whatever the count: every call has the same shape
         hosts = {"host_index": share.part, "host_count": share.parts}
-        batches = self.dataset.training_batches(self.step + self.tally.passed_over, whole, size, **hosts)
+        first = self.step + self.tally.passed_over
+        if self.rollout is None:
+            batches = self.dataset.training_batches(first, whole, size, **hosts)
+        else:
+            self._collect_all()
+            others = self.state.teacher if self.program.others else {}
+            with self.stopwatch.aside("rollout"):
+                batches = self.rollout(self.program.params(self.state, average=False), others, first)
         steps = np.arange(self.step, self.step + count)
         rates = learning_rates(self.config.schedule, self.config.optimizer.learning_rate, self.total, steps)
         knobs = self.program.knobs(rates, self.key)
@@ -408,7 +417,8 @@ class _Loop:
         )
 
     def _scored(self, dataset: Dataset) -> dict[str, float]:
-        return evaluate(self.program, self.program.params(self.state), dataset, self.config)
+        others = self.state.teacher if self.program.others else {}
+        return evaluate(self.program, self.program.params(self.state), dataset, self.config, others=others)
 
     def _save(self) -> None:
         self._collect_all()

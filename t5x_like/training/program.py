@@ -34,6 +34,7 @@ from t5x_like.models.context import Context
 from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params, ParamSpec, initialise, map_specs, named_specs
 from t5x_like.objectives import build_objective
+from t5x_like.objectives.asks import Asks
 from t5x_like.objectives.distillation import distilled
 from t5x_like.objectives.task import Batch, Sums, Task
 from t5x_like.parallel.local_rows import Share, put_rows, share_of
@@ -49,7 +50,7 @@ from t5x_like.training.optimizers import build_optimizer, state_specs
 from t5x_like.training.run_folder import model_of
 from t5x_like.training.state import State, init_state, merge, part_of, split
 from t5x_like.training.step import make_step
-from t5x_like.tuning import tuned_model
+from t5x_like.tuning import base_of, tuned_model
 
 MOST_UNROLLED = 32  # layers on a GPU
 
@@ -73,6 +74,7 @@ class ProgramConfig:
     begins: bool = False  # with a folder's parameters
     teacher: TeacherConfig | None = None
     teacher_model: ModelConfig | None = None
+    others: tuple[tuple[str, ModelConfig], ...] = ()  # models that the objective asks
 
 
 def program_config(config: RunConfig) -> ProgramConfig:
@@ -93,24 +95,23 @@ def program_config(config: RunConfig) -> ProgramConfig:
         config.quantisation,
         few_bits is not None and not few_bits.aware and config.init_from is not None and config.parametrisation is None,
         config.teacher,
-        _teacher_model(config),
+        None if config.teacher is None else _model_in(config.teacher.path, "teacher.path", config),
+        tuple((n, _model_in(path, f"objective.{n}", config)) for n, path in config.objective.folders.items()),
     )
 
 
-def _teacher_model(config: RunConfig) -> ModelConfig | None:
-    """Of the teacher's folder.
+def _model_in(folder: str, field: str, config: RunConfig) -> ModelConfig:
+    """Of a folder that a field names.
 
     Raises:
       UserError: there is none, or it does not know the data's tokens or as many positions.
     """
-    if config.teacher is None:
-        return None
     try:
-        return model_of(Path(config.teacher.path)).resolve(config.data)
+        return model_of(Path(folder)).resolve(config.data)
     except FieldError as error:
-        raise UserError(f"teacher.path: {config.teacher.path}: its {error.field} is {error}") from None
+        raise UserError(f"{field}: {folder}: its {error.field} is {error}") from None
     except UserError as error:
-        raise UserError(f"teacher.path: {error}") from None
+        raise UserError(f"{field}: {error}") from None
 
 
 def _scans(config: ProgramConfig, platform: str, one_cpu: bool) -> tuple[bool, int]:
@@ -134,7 +135,9 @@ class Program:
     Attributes:
       trained_specs: those of the parameters that are trained.
       pipeline: of a mesh with stages, else None.
-      teacher_specs: those of the parameters of a teacher, which `State.teacher` has in what `step` takes and gives.
+      teacher_specs: those of the parameters of a teacher, which `State.teacher` has in what `step` takes and gives; or
+        by name those of the models that the objective asks.
+      others: those models.
       steps_per_call: the leading dimension of the batches that `step` takes.
     """
 
@@ -184,6 +187,10 @@ class Program:
             teacher = build_model(config.teacher_model)
             self.objective = distilled(self.objective, config.model, teacher, config.teacher, self.ctx)
             self.teacher_specs = teacher.specs()
+        self.others = {name: build_model(model) for name, model in config.others}
+        self.teacher_specs |= {name: model.specs() for name, model in self.others.items()}
+        if isinstance(self.objective, Asks):
+            self.objective = self.objective.asking(self.others, base_of(self.model), self.ctx)
 
     def _pipeline(self, config: ProgramConfig) -> Pipeline | None:
         rounds = config.execution.pipeline_rounds
@@ -294,13 +301,17 @@ class Program:
 
     @cached_property
     def evaluate(self) -> Any:
-        """evaluate(params, batch) -> {name: ([B], [B])}, sums and weights by example."""
+        """evaluate(params, batch, others) -> {name: ([B], [B])}, sums and weights by example; `others` are parameters
+        of the models that the objective asks."""
 
-        def function(params: Params, batch: Batch) -> Sums:
+        def function(params: Params, batch: Batch, others: Params) -> Sums:
+            if isinstance(self.objective, Asks):
+                batch = self.objective.asked(params, others, batch)
             return self.objective.evaluate(self.model, params, batch, ctx=self.ctx)
 
-        where = (self.params(self.state_shardings), None)
-        return jax.jit(function, in_shardings=where, out_shardings=self.layout.replicated)
+        where = (self.params(self.state_shardings), None, None)
+        compiled = jax.jit(function, in_shardings=where, out_shardings=self.layout.replicated)
+        return lambda params, batch, others=None: compiled(params, batch, others or {})
 
     @cached_property
     def activation_sizes(self) -> Callable[[Params, Batch], dict[str, jax.Array]]:

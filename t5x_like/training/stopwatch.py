@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PARTS = ("start", "input", "step", "evaluation", "checkpoint")
+PARTS = ("start", "input", "step", "evaluation", "checkpoint", "rollout")
 
 
 class Stopwatch:

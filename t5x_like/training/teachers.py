@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of a teacher: where they come from, and what tells whether they are still the same."""
+"""The parameters of a teacher, or of other models that are asked: where they come from, and what tells whether they are
+still the same."""
 
 import hashlib
 from pathlib import Path
@@ -16,22 +17,31 @@ from t5x_like.training.program import Program
 from t5x_like.tuning import untuned
 
 
-def load_teacher(config: RunConfig, program: Program) -> Params:
-    """Reads the teacher's folder onto the mesh of a run's program; where the run has stages, the teacher has none.
+def load_others(config: RunConfig, program: Program) -> Params:
+    """What `State.teacher` has, on the mesh of a run's program: a teacher's parameters, or by name those of the models
+    that the objective asks; where the run has stages, they have none.
 
     Raises:
-      UserError: the folder holds no parameters, or a tuning method that cannot be merged into them.
+      UserError: a folder holds no parameters, or a tuning method that cannot be merged into them.
     """
-    assert config.teacher is not None
-    folder = Path(config.teacher.path)
+    if config.teacher is not None:
+        return _loaded(Path(config.teacher.path), program.teacher_shardings, config, program)
+    shardings = program.teacher_shardings
+    return {
+        name: _loaded(Path(folder), shardings[name], config, program)
+        for name, folder in config.objective.folders.items()
+    }
+
+
+def _loaded(folder: Path, shardings: Params, config: RunConfig, program: Program) -> Params:
     if is_hf(folder):
-        where = flatten_dict(program.teacher_shardings, sep="/")
+        where = flatten_dict(shardings, sep="/")
         return load_hf(folder, lambda name, spec, parts: placed(spec, parts, where[name]))[1]
     sizes = dict(program.layout.mesh.shape)
     sizes["data"] *= sizes.pop("pipe")
     mesh = MeshConfig(**sizes, max_uncut=config.mesh.max_uncut)
     _, theirs, params = load_trained(folder, mesh_for=lambda model: mesh)
-    return dict(jax.device_put(untuned(theirs.model, params)[1], program.teacher_shardings))
+    return dict(jax.device_put(untuned(theirs.model, params)[1], shardings))
 
 
 def fingerprint(params: Params) -> str:

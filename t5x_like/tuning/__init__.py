@@ -45,6 +45,14 @@ def over(model: Model, base: Model) -> Model:
     return tune(base, model.method) if isinstance(model, TunedModel) else base
 
 
+def base_of(model: Any) -> tuple[Model, str] | None:
+    """A tuned model without what its method adds, and what that is called beside a kernel; None: it is not tuned."""
+    if isinstance(model, QuantisedModel):
+        found = base_of(model.inner)
+        return found and (quantised_model(found[0], model.how), found[1])
+    return (model.base, model.method.beside) if isinstance(model, TunedModel) else None
+
+
 def tuned_specs(specs: Params, tuning: TuningConfig, quantisation: QuantisationConfig | None = None) -> Params:
     """The specs of a model with those that a tuning method adds, as they are kept."""
     specs = with_added(specs, METHODS[type(tuning)](tuning)) if type(tuning) in METHODS else specs

@@ -169,7 +169,9 @@ def test_a_vocabulary_depends_on_its_texts_and_not_on_the_process(kind):
     assert len(told) == 1
 
 
-def test_specials_and_sentinels_of_bytes_and_bpe(tmp_path):
+def test_specials_and_sentinels(tmp_path):
+    ours = build_tokenizer(WordPieceTokenizerConfig(vocab_size=70, specials=("image",)), TEXTS)
+    assert ours.specials["image"] == WordPieceTokenizerConfig(specials=("image",)).special("image") == 5
     for config in (
         ByteTokenizerConfig(specials=("mask", "cls"), sentinels=5),
         BPETokenizerConfig(vocab_size=300, specials=("mask", "cls"), sentinels=5),

@@ -152,7 +152,7 @@ SMALLER = {
     "python scripts/train.py --config=configs/flamingo_digits.py": [
         *SMALL_IMAGES,
         *FEW_GRIDS,
-        "--config.init_from.path={folder}/runs/llava_digits_1",
+        "--config.init_from.path={folder}/runs/clip_digits",
     ],
     "python scripts/attention.py": [],
     "python scripts/generate_images.py": ["--each=2"],

@@ -17,7 +17,7 @@ from t5x_like.training.checkpoints import Checkpoints, load_trained
 from t5x_like.training.loop import train
 from t5x_like.training.program import Program, program_config, program_for
 from t5x_like.training.run_folder import read_metrics
-from t5x_like.training.teachers import fingerprint, load_teacher
+from t5x_like.training.teachers import fingerprint, load_others
 
 ROWS = ("data.sequence_length=16", "training.batch_size=16", "training.log_every=1", "model.mlp_dim=48")
 GOLDEN = Path(__file__).parents[1] / "golden/hf"
@@ -47,7 +47,7 @@ def losses(folder):
 
 def test_a_student_learns_from_a_teacher_that_stays_as_it_is(student, teacher, tmp_path):
     config = student("execution.steps_per_call=2")
-    before = load_teacher(config, program_for(config))
+    before = load_others(config, program_for(config))
     jax.tree.map(np.testing.assert_array_equal, before, load_trained(teacher)[2])  # its average
     train(config, tmp_path / "run")
     for line in losses(tmp_path / "run"):
@@ -69,7 +69,7 @@ def test_a_student_learns_from_a_teacher_that_stays_as_it_is(student, teacher, t
 def test_the_teacher_goes_through_a_call_unchanged_and_is_no_constant(student):
     config = student()
     program = program_for(config)
-    state = program.init(jax.random.key(0)).replace(teacher=load_teacher(config, program))
+    state = program.init(jax.random.key(0)).replace(teacher=load_others(config, program))
     before = jax.device_get(state.teacher)
     batch = program.on_devices({k: v[None] for k, v in batch_of(config).items()}, leading=1)
     after, _ = program.step(state, batch, program.knobs(np.ones(1, np.float32), jax.random.key(1)))
@@ -164,7 +164,7 @@ def test_a_teacher_of_hugging_face_and_one_that_is_no_longer_the_same(student, m
     more = (f"model.vocab_size={vocabulary}", "teacher.hidden=0", "teacher.attention=0", "training.checkpoint_every=2")
     config = student(*more, path=there)
     assert train(config, tmp_path / "run")["status"] == "finished"
-    jax.tree.map(np.testing.assert_array_equal, load_teacher(config, program_for(config)), load_hf(there)[1])
+    jax.tree.map(np.testing.assert_array_equal, load_others(config, program_for(config)), load_hf(there)[1])
     (tmp_path / "run/summary.json").unlink()
     (there / "model.safetensors").write_bytes(changed((there / "model.safetensors").read_bytes()))
     with pytest.raises(

@@ -148,6 +148,19 @@ class IdxImagesConfig(SourceConfig):
 
 
 @dataclass(frozen=True)
+class SumsConfig(SourceConfig):
+    """Sums of a few numbers. Columns: prompt ("3+4="), answer, chosen (it), rejected (a wrong one), messages."""
+
+    kind: Literal["sums"] = "sums"
+    below: int = 100  # all numbers are
+    terms: int = 2
+    count: int | None = None  # of all there are; None: all
+
+    def __post_init__(self) -> None:
+        at_least(self, 2, "below", "terms", "count")
+
+
+@dataclass(frozen=True)
 class TFDSConfig(SourceConfig):
     """A TensorFlow dataset that was prepared as array_record; columns are its features, tuples joined by slashes."""
 

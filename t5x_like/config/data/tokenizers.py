@@ -82,6 +82,8 @@ class WordPieceTokenizerConfig(_Trained):
     """BERT's WordPiece (Devlin et al. 2019), with [PAD] [UNK] [CLS] [SEP] [MASK]. What it decodes to has lost case,
     accents and white space."""
 
+    first_special: ClassVar[int] = 5
+
     kind: Literal["wordpiece"] = "wordpiece"
     vocab_size: int = 4096
     lowercase: bool = True

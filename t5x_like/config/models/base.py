@@ -207,7 +207,7 @@ class TransformerConfig(ModelConfig):
 class DecoderConfig(TransformerConfig):
     """What decoders share that read no other text: they take a head to fine-tune (Radford et al. 2018, section 3.2)."""
 
-    head: Literal[None, "classification"] = None  # a linear map of the last token's state to a logit for each label
+    head: Literal[None, "classification", "scalar"] = None  # see `DecoderOnly`
     num_labels: int | None = None  # of the head. None: the data's
     lm_head: bool = True  # logits over the vocabulary; beside a head a run has them for `objective.auxiliary_lm` alone
 
@@ -216,4 +216,5 @@ class DecoderConfig(TransformerConfig):
         at_least(self, 1, "num_labels")
 
     def resolved(self, data: DataConfig) -> dict[str, Any]:
-        return super().resolved(data) | ({} if self.head is None else self._labels(data))
+        labels = {} if self.head is None else {"num_labels": 1} if self.head == "scalar" else self._labels(data)
+        return super().resolved(data) | labels

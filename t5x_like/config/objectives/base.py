@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the configs of all objectives share."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,16 @@ class ObjectiveConfig:
     more: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     kind: str = ""
+
+    @property
+    def folders(self) -> Mapping[str, str]:
+        """Where other models are that it asks, {name: run folder or Hugging Face folder}: a reference, a reward."""
+        return {}
+
+    def alone(self) -> Self:
+        """The same without other models: what reads a trained model needs none."""
+        fields = {"reference": "reference", "reward": "reward_model"}
+        return dataclasses.replace(self, **{fields[name]: "" for name in self.folders})
 
     @classmethod
     def trains(cls, streams: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ from t5x_like.data.sources.images import DigitGrids, Digits, IdxImages, ImageFol
 from t5x_like.data.sources.python_code import PythonDocstrings, PythonFunctions, PythonLibrary
 from t5x_like.data.sources.records import TFDS, ArrayRecords, Parquet
 from t5x_like.data.sources.source import BadExample, Example, Source
+from t5x_like.data.sources.sums import Sums
 
 _SOURCES: dict[str, Any] = {
     "python_library": PythonLibrary,
@@ -19,6 +20,7 @@ _SOURCES: dict[str, Any] = {
     "parquet": Parquet,
     "array_record": ArrayRecords,
     "tfds": TFDS,
+    "sums": Sums,
     "image_folders": ImageFolders,
     "digits": Digits,
     "digit_grids": DigitGrids,

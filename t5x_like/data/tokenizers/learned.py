@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,17 @@ class LearnedTokenizer(Tokenizer):
             return super().encode_with_ends(text)
         found = self._model.encode(text, add_special_tokens=False)
         return np.array(found.ids, self.dtype), np.array([end for _, end in found.offsets], np.int64)
+
+    def encode_marked(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        found = self._marked.encode(utf8(text).decode(), add_special_tokens=False)
+        return np.array(found.ids, self.dtype), np.array([end for _, end in found.offsets], np.int64)
+
+    @cached_property
+    def _marked(self) -> huggingface.Tokenizer:
+        """The same tokenizer, which finds special tokens in a text."""
+        copy = huggingface.Tokenizer.from_str(self._model.to_str())
+        copy.encode_special_tokens = False
+        return copy
 
     def _ordinary(self, ids: list[int]) -> list[int]:
         """Unigram models know special tokens as pieces of text: where one was found, its name in bytes."""
@@ -178,7 +190,7 @@ def _bpe(config: Any, texts: Iterable[str], size: int) -> tuple[huggingface.Toke
 def _wordpiece(config: Any, texts: Iterable[str], size: int) -> tuple[huggingface.Tokenizer, int]:
     """The library numbers letters in an order that differs from process to process, and ties go by number. So they are
     found first, and given in order as special tokens, which keep theirs."""
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    names = _specials(config, "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
     def model(vocabulary: dict[str, int] | None = None) -> huggingface.Tokenizer:
         made = huggingface.Tokenizer(huggingface.models.WordPiece(vocabulary or {}, unk_token="[UNK]"))
@@ -194,7 +206,7 @@ def _wordpiece(config: Any, texts: Iterable[str], size: int) -> tuple[huggingfac
     letters = sorted(set(learned(0, names)).difference(names))
     made = model(learned(size, [*names, *letters]))
     made.add_special_tokens(names)
-    return made, 6
+    return made, len(names) + 1
 
 
 def _unigram(config: Any, texts: Iterable[str], size: int) -> tuple[huggingface.Tokenizer, int]:

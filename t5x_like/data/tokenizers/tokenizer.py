@@ -92,6 +92,11 @@ class Tokenizer(ABC):
             raise UserError(f"data.tokenizer: does not keep {text[:40]!r} as it is, so nothing in it can be found")
         return tokens, np.searchsorted(starts[:-1], ends - ends[-1:] + starts[-1])  # some put a space before it
 
+    def encode_marked(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `encode_with_ends`, of a text in which special tokens' names stand for them, as a chat template writes
+        it."""
+        return self.encode_with_ends(text)
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Joins the byte strings of the tokens.
 
