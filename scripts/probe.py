@@ -35,6 +35,7 @@ FIELDS: dict[str, list[dict[str, type]]] = {  # what a line has to have, one of 
     "memorisation": [{"text": str}],
     "toxicity": [{"prompt": str}],
 }
+OPTIONAL = {"prefix": str, "kind": str, "alphabet": str, "name": str, "repeats": int}
 
 
 def main() -> None:
@@ -59,6 +60,9 @@ def main() -> None:
     for name, probe in (("reference", "privacy"), ("classifier", "toxicity")):
         if getattr(flags, name) is not None and flags.probe != probe:
             parser.error(f"--{name}: is for --probe={probe}")
+    for name in ("num_samples", "max_new_tokens", "prefix_tokens", "permutations"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name}={getattr(flags, name)}: expected 1 or more")
     if flags.probe == "toxicity" and flags.classifier is None:
         parser.error("--classifier: is missing, and --probe=toxicity needs one")
     lines = list(read(Path(flags.data), FIELDS[flags.probe]))
@@ -92,6 +96,9 @@ def read(path: Path, accepted: list[dict[str, type]]) -> Iterable[Example]:
         if not any(all(isinstance(line.get(name), kind) for name, kind in fields.items()) for fields in accepted):
             words = " or ".join(", ".join(f"{n!r} ({kind.__name__})" for n, kind in f.items()) for f in accepted)
             raise UserError(f"--data: {source.place(index)} has {', '.join(line) or 'nothing'}; expected {words}")
+        for name, kind in OPTIONAL.items():
+            if not isinstance(line.get(name, kind()), kind):
+                raise UserError(f"--data: {source.place(index)}: {name} is {line[name]!r}; expected {kind.__name__}")
         yield line
     if not len(source):
         raise UserError(f"--data={path}: is empty; expected JSON lines")

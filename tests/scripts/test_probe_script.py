@@ -36,6 +36,8 @@ def called(monkeypatch, tmp_path):
 def test_mistakes_are_told(called, tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text('{"stereotyped": "a", "other": "b"}\n{"stereotyped": "a"}\n')
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text('{"text": "a", "repeats": "twice"}\n')
     flags = {"checkpoint": tmp_path, "probe": "bias", "data": data, "out": tmp_path / "out"}
     for changed, message in (
         ({"probe": "biass"}, "--probe: 'biass' is not known; .*; did you mean 'bias'"),
@@ -43,6 +45,8 @@ def test_mistakes_are_told(called, tmp_path):
         ({}, r"--data: .*data.jsonl:2 has stereotyped; expected 'stereotyped' \(str\), 'other' \(str\)"),
         ({"probe": "toxicity"}, "--classifier: is missing, and --probe=toxicity needs one"),
         ({"reference": tmp_path}, "--reference: is for --probe=privacy"),
+        ({"num_samples": 0}, "--num_samples=0: expected 1 or more"),
+        ({"probe": "memorisation", "data": wrong}, r"wrong.jsonl:1: repeats is 'twice'; expected int"),
     ):
         with pytest.raises(UserError, match=message):
             called(probe, **{**flags, **changed})
