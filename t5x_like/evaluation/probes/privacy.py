@@ -42,7 +42,7 @@ def canary_exposures(
         space = len(letters) ** len(secret)
         drawn = generator.choice(letters, (1000, len(secret)))
         others = itertools.product(letters, repeat=len(secret)) if space <= most else drawn
-        texts = [secret, *({"".join(each) for each in others} - {secret})]
+        texts = [secret, *sorted({"".join(each) for each in others} - {secret})]
         found, _ = log_likelihoods(model, params, tokenizer, texts, [canary["prefix"]] * len(texts), **how)
         result = {**canary, "space": space}
         if space <= most:
