@@ -39,6 +39,12 @@ SMALL_PAIRS = [
     "--config.training.eval_tokens=1024",
     "--config.model.d_model=32",
 ]
+SMALL_PLANTED = [
+    "--config.training.steps=10",
+    "--config.training.log_every=5",
+    "--config.execution.steps_per_call=5",
+    "--config.model.num_layers=1",
+]
 SMALL_T5 = ["--config.training.steps=10", "--config.training.eval_tokens=1024", "--config.model.d_model=32"]
 SMALL_BERT_HEAD = ["--config.training.epochs=0.1", "--config.training.eval_tokens=4096"]
 SMALL_BERT = [
@@ -97,6 +103,32 @@ SMALLER = {
         "--config.arms.begun_and_taught.teacher.path={folder}/runs/teacher",
         "--config.arms.begun_and_taught.init_from.path={folder}/runs/teacher",
     ],
+    "python scripts/plant.py": [],
+    "python scripts/train.py --config=configs/planted.py": [
+        *SMALL_PLANTED,
+        "--config.data.source.pattern={folder}/runs/planted/text.jsonl",
+        "--config.data.pairs.pattern={folder}/runs/planted/pairs.jsonl",
+    ],
+    "python scripts/train.py --config=configs/planted_classifier.py": [
+        *SMALL_PLANTED,
+        "--config.data.source.pattern={folder}/runs/planted/labelled.jsonl",
+    ],
+    "python scripts/probe.py": ["--num_samples=2", "--max_new_tokens=4"],
+    "python scripts/report_model.py": ["--samples=1", "--max_new_tokens=4"],
+    "python scripts/sweep.py --config=configs/sweeps/debiasing.py": [
+        "--config.tokens=(4096,)",
+        "--config.seeds=(0,)",
+        "--config.base.training.eval_tokens=1024",
+        "--config.base.training.log_every=4",
+        "--config.base.execution.steps_per_call=4",
+        "--config.base.data.source.pattern={folder}/runs/planted/text.jsonl",
+        "--config.base.data.pairs.pattern={folder}/runs/planted/pairs.jsonl",
+        "--config.base.evaluation.said.source.pattern={folder}/runs/planted/said.jsonl",
+        "--config.base.evaluation.said.pairs.pattern={folder}/runs/planted/pairs.jsonl",
+        "--config.arms={'off':{'objective':{'kind':'debiasing','weight':0.0}},"
+        "'on':{'objective':{'kind':'debiasing','weight':1.0}}}",
+    ],
+    "python scripts/debiasing.py": [],
     "python scripts/rewrite.py": ["--config.held_out_fraction=0.995", "--num_beams=2", "--max_new_tokens=4"],
     "python scripts/train.py --config=configs/llama_tuned.py": SMALL_RUN,
     "python scripts/train.py --config=configs/bert_small.py": SMALL_BERT,

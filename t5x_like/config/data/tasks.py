@@ -94,6 +94,16 @@ class LanguageModelConfig(_StreamConfig):
 
 
 @dataclass(frozen=True)
+class DebiasingDataConfig(_StreamConfig):
+    """The same windows, each with one of the pairs of sentences that should be equally likely, whose FLOPs are not
+    counted."""
+
+    kind: Literal["debiasing"] = "debiasing"
+    pairs: AnySource = field(default_factory=lambda: sources.JsonLinesConfig(pattern="pairs.jsonl"))
+    pair_length: int = 64  # tokens of a sentence, without the start; what is longer is cut
+
+
+@dataclass(frozen=True)
 class PrefixLMDataConfig(_StreamConfig):
     """Windows of the same stream, cut in two at a random place: the first part is seen as a whole, the second predicted
     (Raffel et al. 2020, section 3.2.1)."""

@@ -28,11 +28,7 @@ class Framed(TextDataset):
 
     def features(self, rows: Sequence[Sequence[np.ndarray]], labels: np.ndarray) -> Batch:
         """Of one or two texts a row, the second of another type than the first."""
-        cls, sep = [self.special["cls"]], [self.special["sep"]]
-        tokens = [np.concatenate([cls, *(piece for part in parts for piece in (part, sep))]) for parts in rows]
-        types = [np.arange(len(row)) >= len(parts[0]) + 2 for row, parts in zip(tokens, rows, strict=True)]
-        more = {"encoder_token_types": padded(types, self.sequence_length)[0], "labels": labels}
-        return encoder_features(*padded(tokens, self.sequence_length)) | more
+        return of_encoder(self.tokenizer, rows, self.sequence_length) | {"labels": labels}
 
 
 class Classification(Framed):
@@ -50,20 +46,8 @@ class Classification(Framed):
         labels = np.array([self.columns[split]["label"].row(index)[0] for index in indices])
         labels = labels.astype(np.float32 if self.config.num_labels == 1 else np.int32)
         parts = [self._cut(split, index) for index in indices]
-        return self.features(parts, labels) if self.config.stream == "encoder" else self._of_decoder(parts, labels)
-
-    def _of_decoder(self, rows: Sequence[Sequence[np.ndarray]], labels: np.ndarray) -> Batch:
-        """Of one or two texts a row between start, delimiter and extract."""
-        special = self.tokenizer.specials
-        start, delimiter, extract = ([special.get(role, self.tokenizer.separator)] for role in ("bos", "sep", "cls"))
-        tokens = [
-            np.concatenate([start, parts[0], *(piece for part in parts[1:] for piece in (delimiter, part)), extract])
-            for parts in rows
-        ]
-        inputs, real = padded(tokens, self.sequence_length)
-        later, there = (np.pad(each, ((0, 0), (0, 1)))[:, 1:] for each in (inputs * real, real))
-        positions = np.arange(self.sequence_length, dtype=np.int32) * real
-        return decoder_batch(inputs * real, later, real.astype(np.int32), positions, there) | {"labels": labels}
+        make = of_encoder if self.config.stream == "encoder" else of_decoder
+        return make(self.tokenizer, parts, self.sequence_length) | {"labels": labels}
 
     def _cut(self, split: str, index: int) -> list[np.ndarray]:
         parts = [self.columns[split][column].row(index) for column in self.config.columns]
@@ -71,6 +55,28 @@ class Classification(Framed):
         while sum(lengths) + len(parts) + 1 > self.sequence_length:
             lengths[int(np.argmax(lengths))] -= 1
         return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+
+def of_encoder(tokenizer: Tokenizer, rows: Sequence[Sequence[np.ndarray]], length: int) -> Batch:
+    """Features of one or two texts a row for an encoder, the second of another type than the first."""
+    cls, sep = [tokenizer.specials["cls"]], [tokenizer.specials["sep"]]
+    tokens = [np.concatenate([cls, *(piece for part in parts for piece in (part, sep))]) for parts in rows]
+    types = [np.arange(len(row)) >= len(parts[0]) + 2 for row, parts in zip(tokens, rows, strict=True)]
+    return encoder_features(*padded(tokens, length)) | {"encoder_token_types": padded(types, length)[0]}
+
+
+def of_decoder(tokenizer: Tokenizer, rows: Sequence[Sequence[np.ndarray]], length: int) -> Batch:
+    """Features of one or two texts a row between start, delimiter and extract."""
+    special = tokenizer.specials
+    start, delimiter, extract = ([special.get(role, tokenizer.separator)] for role in ("bos", "sep", "cls"))
+    tokens = [
+        np.concatenate([start, parts[0], *(piece for part in parts[1:] for piece in (delimiter, part)), extract])
+        for parts in rows
+    ]
+    inputs, real = padded(tokens, length)
+    later, there = (np.pad(each, ((0, 0), (0, 1)))[:, 1:] for each in (inputs * real, real))
+    positions = np.arange(length, dtype=np.int32) * real
+    return decoder_batch(inputs * real, later, real.astype(np.int32), positions, there)
 
 
 build = Classification
