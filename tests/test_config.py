@@ -65,7 +65,7 @@ def test_tokens_are_rounded_to_whole_steps(make_run):
         ),
         (
             ["objective.kind=masked_lm"],
-            r"^objective\.kind: 'masked_lm' trains models with encoder, and .* accepted: causal_lm, .*classification$",
+            r"^objective\.kind: 'masked_lm' trains models with encoder, and .* accepted: causal_lm, .*classification,",
         ),
         (
             ["model.kind=transformer", "objective.kind=seq2seq"],

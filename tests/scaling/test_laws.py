@@ -43,6 +43,7 @@ MORE = {  # further columns of the design
     "teacher_loss": _SHUFFLED.permutation(np.linspace(1.8, 3.4, 25)),
     "alone_loss": _SHUFFLED.permutation(np.linspace(2.0, 4.0, 25)),
     "task_loss": np.linspace(0.3, 3.0, 25),
+    "distance": np.linspace(0.2, 6.0, 25),
     "tuning_data": _SHUFFLED.permutation(np.tile(np.geomspace(1e4, 1e7, 5), 5)),
     "rank": _SHUFFLED.permutation(np.tile([1.0, 4.0, 16.0, 64.0, 256.0], 5)),
     "pretraining_tokens": _SHUFFLED.permutation(np.tile(np.geomspace(1e6, 1e8, 5), 5)),
@@ -120,6 +121,14 @@ BY_HAND = {
         lambda N, D, C, U, X, K, a, b: K * N**a * D**b,
     ),
     "step_batch": ({"K": 0.58, "b": 0.571}, lambda N, D, C, U, X, K, b: K * D**b),
+    "over_optimisation": (
+        {"beta": 0.3, "zero": 20.0},
+        lambda N, D, C, U, X, beta, zero: MORE["distance"] * (beta * np.log(zero) - beta * np.log(MORE["distance"])),
+    ),
+    "best_of_n": (
+        {"alpha": 0.6, "zero": 9.0},
+        lambda N, D, C, U, X, alpha, zero: MORE["distance"] * (alpha - alpha / zero * MORE["distance"]),
+    ),
     "task_accuracy": (
         {"floor": 0.25, "height": 0.7, "midpoint": 1.2, "width": 0.2},
         lambda N, D, C, U, X, floor, height, midpoint, width: (

@@ -10,8 +10,10 @@ from t5x_like.errors import unknown_name
 from t5x_like.scaling.laws.fine_tuning import TRANSFER, TRANSFERRED, tuned
 from t5x_like.scaling.laws.laws import Coordinates, Law, Values
 from t5x_like.scaling.laws.other_columns import (
+    BEST_OF_N,
     DISTILLATION,
     MIXING,
+    OVER_OPTIMISATION,
     PRECISION,
     STEP_BATCH,
     STEP_RATE,
@@ -299,6 +301,8 @@ LAWS = {
         STEP_RATE,
         STEP_BATCH,
         TASK_ACCURACY,
+        OVER_OPTIMISATION,
+        BEST_OF_N,
         TRANSFERRED,
         TRANSFER,
         *(tuned(variable) for variable in ("params", "pretraining_tokens", "rank")),

@@ -132,3 +132,28 @@ TASK_ACCURACY = Law(
     target="accuracy",
     source="Bhagia et al. 2024, the second of two steps: accuracy by task loss, which a law of compute predicts",
 )
+
+_GAO = "Gao et al. 2023, Scaling Laws for Reward Model Overoptimization, equation 1; distance is the square root of "
+_GAO += "KL(policy || where it began) in nats; from zero on the true reward is below where it began"
+
+OVER_OPTIMISATION = Law(
+    name="over_optimisation",
+    formula="beta distance log(zero / distance)",
+    variables=("distance",),
+    linear=("beta",),
+    nonlinear={"zero": (0.1, 1e4)},
+    columns=lambda v, x: (v["distance"] * np.log(x["zero"] / v["distance"]),),
+    target="true_reward",
+    source=f"{_GAO}; of reinforcement learning, where alpha is beta log(zero)",
+)
+
+BEST_OF_N = Law(
+    name="best_of_n",
+    formula="alpha distance (1 - distance / zero)",
+    variables=("distance",),
+    linear=("alpha",),
+    nonlinear={"zero": (0.1, 1e4)},
+    columns=lambda v, x: (v["distance"] * (1 - v["distance"] / x["zero"]),),
+    target="true_reward",
+    source=f"{_GAO}; of the best of n answers, where beta is alpha / zero and distance sqrt(log(n) - (n - 1) / n)",
+)
