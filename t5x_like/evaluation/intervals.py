@@ -27,9 +27,9 @@ def ratio(
       sums, weights: one of each for every example; no weights: 1 each, a mean.
       change: what is reported of the ratio, such as `np.exp` of a mean loss; monotone.
     """
-    sums = np.asarray(sums, float)
-    parts = np.stack([sums, np.ones(len(sums)) if weights is None else np.asarray(weights, float)])
-    rng, count = np.random.default_rng(0), len(sums)
+    count = len(sums)
+    parts = np.array([sums, np.ones(count) if weights is None else weights], float)
+    rng = np.random.default_rng(0)
     drawn = np.stack([parts[:, rng.integers(count, size=count)].sum(1) for _ in range(RESAMPLES)], axis=1)
     low, high = sorted(change(np.quantile(drawn[0] / drawn[1], (0.025, 0.975))).tolist())
     return {"value": float(change(parts[0].sum() / parts[1].sum())), "low": low, "high": high}

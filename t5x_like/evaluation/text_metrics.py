@@ -94,11 +94,9 @@ def score_texts(metric: str, texts: Sequence[str], references: References) -> Sc
         values = [pick(OF_PAIRS[metric](text, one) for one in own) for text, own in zip(texts, references, strict=True)]
         return share(values) if metric.endswith("exact_match") else ratio(values)
     if metric == "word_error_rate":
-        pairs = zip(texts, references, strict=True)
-        found = [
-            min((edit_distance(text.split(), one.split()), len(one.split())) for one in own) for text, own in pairs
-        ]
-        return ratio([errors for errors, _ in found], [words for _, words in found])
+        words = [(text.split(), [one.split() for one in own]) for text, own in zip(texts, references, strict=True)]
+        found = [min((edit_distance(mine, one), len(one)) for one in own) for mine, own in words]
+        return ratio([errors for errors, _ in found], [length for _, length in found])
     if metric not in _OF_CORPORA:
         raise unknown_name("metrics", metric, TEXT_METRICS)
     try:
