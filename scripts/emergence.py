@@ -104,7 +104,7 @@ def together(found: dict[str, Any]) -> Chart:
 def of_metric(found: dict[str, Any], name: str) -> Chart:
     """A metric with intervals; of one that needs all tokens right, what accuracy by token makes one expect."""
     params, of = np.array(found["params"], float), found["metrics"][name]
-    value, low, high = (np.array(of[end]) for end in ("value", "low", "high"))
+    value, low, high = (np.array(of.get(end, of["value"])) for end in ("value", "low", "high"))
     error = np.maximum(np.stack([value - low, high - value]), 0)
     layers: list[Layer] = [Line(params, value, "accent"), Marks(params, value, "accent", error=error, name="measured")]
     caption = "Bars are 95 % intervals over questions."

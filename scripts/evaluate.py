@@ -11,6 +11,7 @@ With --tasks or --speed only these are scored, of a run, of a Hugging Face folde
 
 import csv
 import sys
+import time
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import exit_with
+
+ROUNDS = 5  # of timing
 
 
 class _Bars:
@@ -136,7 +139,6 @@ def scored(folder: Path, tasks: list[Any], flags: Namespace) -> dict[str, Any]:
     """What evaluation.json of one folder then holds."""
     from t5x_like.data.tokenizers import load_tokenizer
     from t5x_like.errors import UserError
-    from t5x_like.evaluation.speed import generation_speed
     from t5x_like.evaluation.tasks import Scorer
     from t5x_like.interop.hugging_face import is_hf, vocabulary_of
     from t5x_like.training.cores import generation_context
@@ -155,9 +157,41 @@ def scored(folder: Path, tasks: list[Any], flags: Namespace) -> dict[str, Any]:
                 task.name: scorer.score(task, flags.most, partial(bars.update, task.name)) for task in tasks
             }
     if flags.speed:
-        how = {"batch": flags.batch, "prompt_tokens": flags.prompt_tokens, "new_tokens": flags.new_tokens}
-        found["speed"] = generation_speed(model, params, ctx, **how)
+        found["speed"] = speed(model, params, ctx, flags)
     return save_scores(folder, config, not flags.last, **found)
+
+
+def speed(model: Any, params: Any, ctx: Any, flags: Namespace) -> dict[str, float]:
+    """Times greedy generation behind random prompts: see docs/evaluation.md for what is what."""
+    import jax
+    import numpy as np
+
+    from t5x_like.errors import UserError
+    from t5x_like.inference.generate import generate_stream
+    from t5x_like.models.model import Decodes, able
+    from t5x_like.training.startup import peak_memory
+
+    able(model, Decodes, "--speed")
+    result = {name: getattr(flags, name) for name in ("batch", "prompt_tokens", "new_tokens")}
+    for name, number in result.items():
+        if number < (least := 2 if name == "new_tokens" else 1):
+            raise UserError(f"--{name}={number}: expected {least} or more")
+    shape = flags.batch, flags.prompt_tokens
+    prompts = np.random.default_rng(0).integers(1, model.vocab_size, shape).tolist()
+    params = jax.jit(model.for_decoding, static_argnums=1)(params, ctx)
+
+    def waits(chunk: int) -> list[float]:
+        times = [time.perf_counter()]
+        for _ in generate_stream(model, params, prompts, max_new_tokens=flags.new_tokens, chunk=chunk, ctx=ctx):
+            times.append(time.perf_counter())
+        return np.diff(times).tolist()
+
+    found = [(waits(1), sum(waits(flags.new_tokens))) for _ in range(ROUNDS + 1)][1:]  # the first round compiles
+    kinds = {"first_token": [each[0] for each, _ in found], "per_token": [x for each, _ in found for x in each[1:]]}
+    for name, times in kinds.items():
+        result |= {name: float(np.median(times)), f"{name}_p95": float(np.quantile(times, 0.95))}
+    whole = float(np.median([seconds for _, seconds in found]))
+    return result | {"tokens_per_second": flags.batch * flags.new_tokens / whole, "peak_memory_bytes": peak_memory()}
 
 
 if __name__ == "__main__":

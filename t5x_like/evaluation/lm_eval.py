@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run folder or Hugging Face folder as the model `t5x_like` of lm-evaluation-harness (extra `lm_eval`).
-
-python -m t5x_like.evaluation.lm_eval --model t5x_like --model_args pretrained=runs/small --tasks TASK
-"""
+"""A run folder or Hugging Face folder as the model `t5x_like` of lm-evaluation-harness: see docs/evaluation.md."""
 
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +17,7 @@ from t5x_like.evaluation.likelihood import log_likelihoods
 from t5x_like.inference.generate import generate
 from t5x_like.inference.sampling import Sampling
 from t5x_like.interop.hugging_face import vocabulary_of
-from t5x_like.models.model import Decodes, Encodes, able
+from t5x_like.models.model import Encodes
 from t5x_like.training.cores import generation_context
 from t5x_like.training.initial import load_any
 
@@ -29,36 +26,25 @@ from t5x_like.training.initial import load_any
 class Harness(TemplateLM):
     """Requests are cut into tokens and windows as for the harness's own `hf` model, so the numbers are the same.
 
-    Args:
-      pretrained: the folder, of a model without an encoder.
-      batch_size: rows at a time.
-      max_length: positions; None: the model's, or 2048 where it has any number.
-      max_gen_toks: new tokens where a task does not say.
-      add_bos_token: whether a text begins with `bos`, else the separator, as it did for models that were trained here.
+    `pretrained` is the folder, of a model without an encoder; `max_length` its positions (None: as the model says, else
+    2048). With `add_bos_token` texts begin with `bos`, else the separator, as they did for models trained here.
     """
 
+    eot_token_id = prefix_token_id = 0
+
     def __init__(
-        self,
-        pretrained: str,
-        batch_size: int | str = 32,
-        max_length: int | None = None,
-        max_gen_toks: int = 256,
-        add_bos_token: bool = False,
-        **unused: Any,  # devices and the like, which the harness gives to every model
+        self, pretrained: str, batch_size: Any = 32, max_length: Any = None, add_bos_token: bool = False, **unused: Any
     ):
         super().__init__()
-        folder = Path(pretrained)
-        _, program, self.params = load_any(folder)
-        self.model: Decodes = able(program.model, Decodes, "lm-evaluation-harness")
+        _, program, self.params = load_any(Path(pretrained))
+        self.model, self.ctx = program.model, generation_context(program.ctx)
         if isinstance(self.model, Encodes):
             raise UserError(f"model.kind: {self.model.config.kind!r} has an encoder; accepted: models without one")
-        self.ctx, self.words = generation_context(program.ctx), load_tokenizer(vocabulary_of(folder))
+        self.words = load_tokenizer(vocabulary_of(Path(pretrained)))
         self.max_length = max_length or getattr(self.model.config, "max_length", None) or 2048
-        self.batch_size, self.max_gen_toks, self.add_bos_token = int(batch_size), max_gen_toks, add_bos_token
-        self.eot_token_id = self.words.separator
-        self.prefix_token_id = self.words.specials.get("bos", self.words.separator)
-
-    eot_token_id = prefix_token_id = 0
+        self.batch_size, self.add_bos_token = int(batch_size), add_bos_token
+        self.eot_token_id = end = self.words.separator
+        self.prefix_token_id = self.words.specials.get("bos", end)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **unused: Any) -> list[int]:
         begins = self.add_bos_token if add_special_tokens is None else add_special_tokens
@@ -70,29 +56,27 @@ class Harness(TemplateLM):
         return [(each.log_prob, each.likeliest == each.tokens) for each in found]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        totals = []
-        for request in requests:
-            tokens = self.tok_encode(request.args[0])
-            windows = utils.get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, context_len=1)
-            parts = [("", *utils.make_disjoint_window(window)) for window in windows]
-            totals.append(sum(log_prob for log_prob, _ in self._loglikelihood_tokens(parts)))
-        return totals
+        def windows(text: str) -> list[Any]:
+            found = utils.get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
+            return [("", *utils.make_disjoint_window(window)) for window in found]
+
+        of_texts = [self._loglikelihood_tokens(windows(request.args[0])) for request in requests]
+        return [sum(log_prob for log_prob, _ in parts) for parts in of_texts]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         texts: dict[int, str] = {}
         order = sorted(range(len(requests)), key=lambda i: repr(requests[i].args[1]))
         for _, group in groupby(order, key=lambda i: repr(requests[i].args[1])):
             same = list(group)
-            asked = normalize_gen_kwargs(requests[same[0]].args[1], self.max_gen_toks)
-            new, until = asked["max_gen_toks"], asked["until"]
+            asked = normalize_gen_kwargs(requests[same[0]].args[1])
             sampling = Sampling(asked["temperature"], asked.get("top_k", 0), asked.get("top_p", 1.0))
-            how: Any = {"max_new_tokens": new, "sampling": sampling, "stop_tokens": [self.eot_token_id]}
+            how: Any = {"max_new_tokens": asked["max_gen_toks"], "sampling": sampling, "ctx": self.ctx}
             for first in range(0, len(same), self.batch_size):
-                some = same[first : first + self.batch_size]
-                prompts = [self.tok_encode(requests[i].args[0])[-max(1, self.max_length - new) :] for i in some]
-                rows = generate(self.model, self.params, prompts, **how, ctx=self.ctx).tokens
+                some, room = same[first : first + self.batch_size], max(1, self.max_length - asked["max_gen_toks"])
+                prompts = [self.tok_encode(requests[i].args[0])[-room:] for i in some]
+                rows = generate(self.model, self.params, prompts, stop_tokens=[self.eot_token_id], **how).tokens
                 for i, row in zip(some, rows, strict=True):
-                    texts[i] = postprocess_generated_text(self.words.decode(row), until, None)
+                    texts[i] = postprocess_generated_text(self.words.decode(row), asked["until"], None)
         return [texts[i] for i in range(len(requests))]
 
 

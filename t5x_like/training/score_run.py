@@ -88,8 +88,7 @@ def save_scores(folder: Path, config: RunConfig, average: bool, **found: Any) ->
     step = None if is_hf(folder) else latest_step(folder)
     which = {"step": step, "parameters": "average" if averaged else "last"}
     before = read_json(path) if path.is_file() else {}
-    stays = before if which.items() <= before.items() else {}
-    content = which | stays | found
+    content = which | (before if which.items() <= before.items() else {}) | found
     write_json(path, content)
     return content
 

@@ -6,9 +6,8 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import brier_score_loss
 
-from t5x_like.evaluation.intervals import brier, calibration_error, ratio, share
+from t5x_like.evaluation.intervals import calibration_error, ratio, share
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 7), (3, 7), (7, 7), (450, 1000)])
@@ -68,13 +67,3 @@ def test_calibration_error_by_brute_force():
     assert expected > 0.05
     assert calibration_error(confidence, right, bins=5) == pytest.approx(expected, abs=1e-12)
     assert calibration_error([0.75] * 4, [1, 1, 1, 0]) == pytest.approx(0)
-
-
-def test_brier():
-    """scikit-learn's of several classes."""
-    rng = np.random.default_rng(0)
-    probabilities, answers = rng.dirichlet(np.ones(4), size=30), rng.integers(4, size=30)
-    found = np.mean([brier(row, answer) for row, answer in zip(probabilities, answers, strict=True)])
-    expected = brier_score_loss(answers, probabilities, labels=range(4), scale_by_half=False)
-    assert found == pytest.approx(expected, abs=1e-12)
-    assert brier([0.0, 1.0], 0) == 2.0

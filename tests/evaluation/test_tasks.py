@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from sklearn.metrics import brier_score_loss
 
 from t5x_like.data.tokenizers import ByteTokenizer
 from t5x_like.evaluation.task_files import TaskFile
@@ -56,16 +57,17 @@ def test_choices(scorer, log_prob, tmp_path):
     found = scorer.score(task)
     right, normalised, sure, apart = [], [], [], []
     for i, own in enumerate(texts):
-        scores = np.array([log_prob(task.prompt(i), f" {text}")[0] for text in own])
+        scores = np.array([log_prob(task.asked(i), f" {text}")[0] for text in own])
         likely = np.exp(scores) / np.exp(scores).sum()
         right.append(scores.argmax() == i % 4)
         normalised.append(np.argmax([score / len(text) for score, text in zip(scores, own, strict=True)]) == i % 4)
         sure.append(likely.max())
-        apart.append(sum((likely[k] - (k == i % 4)) ** 2 for k in range(4)))
+        apart.append(likely)
     metrics = found["metrics"]
     assert metrics["accuracy"]["value"] == np.mean(right) and metrics["accuracy"]["low"] < np.mean(right)
     assert metrics["accuracy_normalised"]["value"] == np.mean(normalised)
-    assert metrics["brier"]["value"] == pytest.approx(np.mean(apart), abs=1e-5)
+    brier = brier_score_loss(np.arange(12) % 4, np.array(apart), labels=range(4), scale_by_half=False)
+    assert metrics["brier"]["value"] == pytest.approx(brier, abs=1e-5)
     bins = np.ceil(np.array(sure) * 15)
     error = sum(abs(sum(r - s for r, s, b in zip(right, sure, bins, strict=True) if b == k)) for k in range(1, 16))
     assert metrics["calibration_error"]["value"] == pytest.approx(error / 12, abs=1e-5)
@@ -102,7 +104,7 @@ def test_what_is_written(scorer, tmp_path):
     lines = [{"prompt": p, "target": t} for p, t in zip(("abc", "x", "hello wor"), targets, strict=True)]
     header = f'metrics = ["exact_match", "edit_distance"]\nstop = [{json.dumps(stop)}]\nmax_new_tokens = 8\n'
     task = task_of(tmp_path, lines, header)
-    assert scorer.written(task, 3, lambda share: None) == expected
+    assert scorer.written(task, 3) == expected
     metrics = scorer.score(task)["metrics"]
     assert metrics["exact_match"]["value"] == pytest.approx(2 / 3)
     assert metrics["edit_distance"]["value"] == pytest.approx(1 / 3)

@@ -10,10 +10,10 @@ from sacrebleu import corpus_bleu, corpus_chrf
 
 from t5x_like.errors import UserError
 from t5x_like.evaluation.text_metrics import (
+    OF_PAIRS,
     TEXT_METRICS,
     edit_distance,
     score_texts,
-    squad_exact_match,
     squad_f1,
 )
 
@@ -49,7 +49,7 @@ SQUAD = [
 
 @pytest.mark.parametrize(("text", "reference", "exact", "f1"), SQUAD)
 def test_squad(text, reference, exact, f1):
-    assert squad_exact_match(text, reference) == exact
+    assert OF_PAIRS["squad_exact_match"](text, reference) == exact
     assert squad_f1(text, reference) == pytest.approx(f1, abs=1e-12)
 
 

@@ -50,10 +50,10 @@ def test_scores_by_size(tmp_path):
         np.testing.assert_allclose(found["metrics"][name]["high"], expected + 0.02)
     steps = {name: of["largest_step"] for name, of in found["metrics"].items()}
     power = BY_TOKEN**10
-    assert steps["exact_match"] == pytest.approx(np.diff(power).max() / np.ptp(power)) > 0.5
-    assert steps["token_accuracy"] == pytest.approx(steps["edit_distance"]) < 0.35
+    assert steps["exact_match"] == pytest.approx(np.diff(power).max() / np.ptp(power)) and steps["exact_match"] > 0.5
+    assert steps["token_accuracy"] == pytest.approx(steps["edit_distance"]) and steps["edit_distance"] < 0.35
     scores = {name: of["emergence_score"] for name, of in found["metrics"].items()}
-    assert scores["exact_match"] > 5 * scores["token_accuracy"] and scores["edit_distance"] < 0
+    assert scores["exact_match"] > 2 * scores["token_accuracy"] and scores["edit_distance"] < 0
 
 
 def test_the_program(tmp_path, monkeypatch, capsys):
@@ -73,10 +73,10 @@ def test_the_program(tmp_path, monkeypatch, capsys):
 
 def test_mistakes(tmp_path):
     sweep = write_sweep(tmp_path / "sweep")
-    with pytest.raises(UserError, match="--task: 'digit' is not known; accepted: digits; did you mean 'digits'"):
+    with pytest.raises(UserError, match="was not scored on 'digit', but on digits"):
         emergence(sweep, "digit")
     with pytest.raises(UserError, match="0 sizes have finished; expected three or more"):
         emergence(tmp_path, "digits")
     (sweep / "n1000_s0" / "evaluation.json").unlink()
-    with pytest.raises(UserError, match=r"n1000_s0: was not scored; run scripts/evaluate.py"):
+    with pytest.raises(UserError, match=r"n1000_s0: was not scored on 'digits', but on nothing"):
         emergence(sweep, "digits")
