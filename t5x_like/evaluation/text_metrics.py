@@ -82,4 +82,5 @@ def score_texts(metric: str, texts: Sequence[str], references: Sequence[Sequence
     columns = [[own[k] if k < len(own) else None for own in references] for k in range(max(map(len, references)))]
     scorer = getattr(_library("sacrebleu.metrics"), metric.upper())()
     found = scorer.corpus_score(list(texts), columns, n_bootstrap=RESAMPLES)
-    return {"value": found.score, "low": found._mean - found._ci, "high": found._mean + found._ci}
+    low, high = (float(found._mean + sign * found._ci) for sign in (-1, 1))
+    return {"value": float(found.score), "low": low, "high": high}
