@@ -3,6 +3,9 @@
 
 python scripts/phone_book.py --out=runs/phone_book
 python scripts/sweep.py --config=configs/sweeps/phone_book.py --workdir=runs/phone_book/sweep
+
+14 minutes on 2 cores busy with much else. docs/evaluation.md goes on from here: exact match jumps from 8 to 99 %
+between two sizes, while the accuracy of single digits has risen all along.
 """
 
 from ml_collections import ConfigDict

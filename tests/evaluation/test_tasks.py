@@ -109,3 +109,23 @@ def test_what_is_written(scorer, tmp_path):
     assert metrics["exact_match"]["value"] == pytest.approx(2 / 3)
     assert metrics["edit_distance"]["value"] == pytest.approx(1 / 3)
     assert scorer.score(task, most=1)["metrics"]["exact_match"]["value"] == 1.0
+
+
+def test_an_encoder_decoder(make_run, redraw, tmp_path):
+    """The prompt with an end is the encoder's, the target has an end; what is written are the target's tokens."""
+    data = {"kind": "seq2seq", "source": {"kind": "python_functions"}, "encoder_length": 8, "sequence_length": 8}
+    data["tokenizer"] = {"kind": "byte"}
+    model = build_model(make_run(f"data={data}", "model.kind=t5", "model.num_layers=1", "objective.kind=seq2seq").model)
+    params, end = redraw(model.specs()), BYTES.specials["eos"]
+    scorer = Scorer(model, params, BYTES, Context())
+    task = task_of(tmp_path, [{"prompt": "ab", "target": "cde"}], 'metrics = ["log_likelihood"]\nmax_new_tokens = 4\n')
+    text = [model.start_token, *BYTES.encode("cde").tolist(), end]
+    batch = {"encoder_input_tokens": np.array([[*BYTES.encode("ab").tolist(), end]])}
+    batch["decoder_input_tokens"] = np.array([text[:-1]])
+    logits = np.asarray(model.apply(params, batch)["logits"][0], np.float64)
+    scores = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[np.arange(4), text[1:]]
+    found = scorer.score(task)
+    assert found["metrics"]["log_likelihood"]["value"] == pytest.approx(scores.mean(), abs=1e-5)
+    assert found["target_tokens"] == 4
+    row = generate(model, params, batch["encoder_input_tokens"].tolist(), max_new_tokens=4, stop_tokens=[end]).tokens[0]
+    assert scorer.written(task, 1) == [BYTES.decode(row).split("\n")[0].strip()]
