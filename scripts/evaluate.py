@@ -66,6 +66,8 @@ def main() -> None:
     workdir = parser.local_folder("workdir", flags.workdir)
     if flags.tokens is not None and not (flags.tokens >= 1 and flags.tokens.is_integer()):
         parser.error(f"--tokens={flags.tokens:g}: expected a whole number, 1 or more")
+    if flags.most is not None and flags.most < 1:
+        parser.error(f"--most={flags.most}: expected 1 or more")
     if flags.generate < 0:
         parser.error(f"--generate={flags.generate}: expected 0 or more")
 
@@ -109,6 +111,7 @@ def without_sets(workdir: Path, flags: Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from t5x_like.errors import UserError
     from t5x_like.evaluation.task_files import TaskFile
     from t5x_like.reporting.wording import figure, in_bytes
 
@@ -116,7 +119,8 @@ def without_sets(workdir: Path, flags: Namespace) -> None:
     folders = [workdir]
     if (workdir / "sweep.json").is_file():
         rows = csv.DictReader((workdir / "points.csv").open())
-        folders = [workdir / row["run"] for row in rows if row["status"] == "finished"]
+        if not (folders := [workdir / row["run"] for row in rows if row["status"] == "finished"]):
+            raise UserError(f"--workdir={workdir}: no cell of this sweep has finished yet")
     console = Console()
     for folder in folders:
         found = scored(folder, tasks, flags)

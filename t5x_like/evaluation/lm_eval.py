@@ -66,8 +66,7 @@ class Harness(TemplateLM):
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         texts: dict[int, str] = {}
         order = sorted(range(len(requests)), key=lambda i: repr(requests[i].args[1]))
-        for _, group in groupby(order, key=lambda i: repr(requests[i].args[1])):
-            same = list(group)
+        for _, (*same,) in groupby(order, key=lambda i: repr(requests[i].args[1])):
             asked = normalize_gen_kwargs(requests[same[0]].args[1])
             sampling = Sampling(asked["temperature"], asked.get("top_k", 0), asked.get("top_p", 1.0))
             how: Any = {"max_new_tokens": asked["max_gen_toks"], "sampling": sampling, "ctx": self.ctx}

@@ -82,5 +82,4 @@ def score_texts(metric: str, texts: Sequence[str], references: Sequence[Sequence
     columns = [[own[k] if k < len(own) else None for own in references] for k in range(max(map(len, references)))]
     scorer = getattr(_library("sacrebleu.metrics"), metric.upper())()
     found = scorer.corpus_score(list(texts), columns, n_bootstrap=RESAMPLES)
-    low, high = (float(found._mean + sign * found._ci) for sign in (-1, 1))
-    return {"value": float(found.score), "low": low, "high": high}
+    return {"value": float(found.score), "low": float(found._mean - found._ci), "high": float(found._mean + found._ci)}

@@ -277,6 +277,7 @@ def test_task_files_and_speed(run, trained, tmp_path):
         (["--tasks=nowhere.jsonl"], "error: nowhere.jsonl: no such file, or it is empty; expected a task file"),
         (["--tasks=TASK", "--only=notes"], "error: --tasks, --speed: other flags than theirs and --last make no sense"),
         (["--tasks=TASK", "--shots=9"], "error: TASK: shots=9: expected 0 to 1, the examples there are"),
+        (["--tasks=TASK", "--most=0"], "error: --most=0: expected 1 or more"),
         (["--speed", "--batch=0"], "error: --batch=0: expected 1 or more"),
         (["--speed", "--new_tokens=1"], "error: --new_tokens=1: expected 2 or more"),
     ],
