@@ -3,7 +3,6 @@
 
 import json
 import math
-import resource
 import time
 from collections import deque
 from contextlib import nullcontext
@@ -49,7 +48,7 @@ from t5x_like.training.run_folder import (
     write_environment,
 )
 from t5x_like.training.schedules import learning_rates
-from t5x_like.training.startup import StopRequest, stop_on_signals
+from t5x_like.training.startup import StopRequest, peak_memory, stop_on_signals
 from t5x_like.training.state import State, state_bytes
 from t5x_like.training.stopwatch import Stopwatch, goodput
 from t5x_like.training.teachers import fingerprint, load_others
@@ -458,7 +457,7 @@ class _Loop:
             "stall_share": self.stopwatch.stall_share,
             "goodput": {"share": goodput(self.tally.spent), "seconds": self.tally.spent},
             "energy": energy_summary(self.tally.energy_kwh, self.energy.method),
-            "peak_memory_bytes": _peak_memory(),
+            "peak_memory_bytes": peak_memory(),
         }
 
     def close(self) -> None:
@@ -492,11 +491,3 @@ def _count_everywhere(batches: dict[str, jax.Array]) -> jax.Array:
         first = next(iter(batches.values()))
         return jnp.full(first.shape[0], first.shape[1])
     return (weights != 0).sum(tuple(range(1, weights.ndim)))
-
-
-def _peak_memory() -> int:
-    """Peak bytes: of the device where it keeps count, else of this process."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

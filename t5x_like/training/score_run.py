@@ -19,7 +19,7 @@ from t5x_like.data.tokenizers import load_tokenizer
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.evaluation.detection import average_precision
 from t5x_like.evaluation.zero_shot import score
-from t5x_like.files import write_json
+from t5x_like.files import read_json, write_json
 from t5x_like.interop.hugging_face import is_hf, vocabulary_of
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import latest_step
@@ -79,10 +79,17 @@ def score_run(
         if vectors and isinstance(dataset, Captions):
             result |= score(program, params, dataset, config.training.eval_tokens, vectors)
         evaluations[name] = {**finite(result), "fingerprint": dataset.fingerprint}
-    averaged = average and trained.training.ema_decay is not None
-    step = None if theirs else latest_step(folder)
-    content = {"step": step, "parameters": "average" if averaged else "last", "evaluations": evaluations}
-    write_json(folder / "evaluation.json", content)
+    return save_scores(folder, trained, average, evaluations=evaluations)
+
+
+def save_scores(folder: Path, config: RunConfig, average: bool, **found: Any) -> dict[str, Any]:
+    """Writes evaluation.json: what is `found`, and what other kinds of scores it held of the same parameters."""
+    path, averaged = folder / "evaluation.json", average and config.training.ema_decay is not None
+    step = None if is_hf(folder) else latest_step(folder)
+    which = {"step": step, "parameters": "average" if averaged else "last"}
+    before = read_json(path) if path.is_file() else {}
+    content = which | (before if which.items() <= before.items() else {}) | found
+    write_json(path, content)
     return content
 
 

@@ -5,6 +5,7 @@ import ctypes
 import importlib.util
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -93,6 +94,14 @@ def only_cpus() -> bool:
         return platforms == "cpu"
     found = any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
     return not found and not entry_points(group="jax_plugins")
+
+
+def peak_memory() -> int:
+    """Peak bytes: of the device where it keeps count, else of this process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def process_started() -> float:

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 
 from t5x_like.data.pipeline import build_dataset
+from t5x_like.data.tokenizers import load_tokenizer
+from t5x_like.evaluation.task_files import TaskFile
+from t5x_like.evaluation.tasks import Scorer
 from t5x_like.inference.generate import generate
 from t5x_like.training.checkpoints import Checkpoints, load_trained
 from t5x_like.training.evaluation import evaluate
 from t5x_like.training.exact_match import exact_match
+from t5x_like.training.initial import load_any
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
 from t5x_like.training.score_run import table
@@ -226,3 +230,61 @@ def test_a_folder_without_a_checkpoint(run, trained, tmp_path):
         (tmp_path / "run" / name).write_bytes((folder / name).read_bytes())
     code, _, err = run(f"--workdir={tmp_path / 'run'}")
     assert (code, err) == (2, f"error: {tmp_path / 'run'}: holds no checkpoint yet\n")
+
+
+def write_task(folder, name, lines, header=""):
+    path = folder / f"{name}.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    path.with_suffix(".toml").write_text(header)
+    return path
+
+
+def test_task_files_and_speed(run, trained, tmp_path):
+    """Both go into evaluation.json, beside what was found of sets; the numbers are those of `Scorer`."""
+    _, folder, _ = trained
+    assert run(f"--workdir={folder}", "--only=notes")[0] == 0
+    facts = [{"prompt": "the 7 quick brown", "choices": ["foxes", "zzzz"], "answer": i % 2} for i in range(4)]
+    texts = [{"prompt": "the 3 quick", "target": "brown foxes"}, {"prompt": "quick", "target": "brown"}]
+    names = ",".join(
+        str(path)
+        for path in (
+            write_task(tmp_path, "facts", facts),
+            write_task(tmp_path, "texts", texts, 'metrics = ["bits_per_byte", "chrf"]\nmax_new_tokens = 8\n'),
+        )
+    )
+    sizes = ("--batch=2", "--prompt_tokens=4", "--new_tokens=8")
+    code, out, err = run(f"--workdir={folder}", f"--tasks={names}", "--shots=1", "--speed", *sizes)
+    assert (code, err) == (0, "")
+    content = result_of(folder)
+    assert list(content["evaluations"]) == ["notes"]  # of the same parameters: it stays
+    tasks, speed = content["tasks"], content["speed"]
+    assert tasks["facts"]["metrics"]["accuracy"]["value"] == 0.5 and tasks["facts"]["shots"] == 1
+    _, program, params = load_any(folder)
+    scorer = Scorer(program.model, params, load_tokenizer(folder / "tokenizer.json"), program.ctx)
+    expected = scorer.score(TaskFile(tmp_path / "texts.jsonl", 1))["metrics"]
+    for metric in ("bits_per_byte", "chrf"):
+        assert tasks["texts"]["metrics"][metric]["value"] == pytest.approx(expected[metric]["value"], rel=1e-5)
+    assert 0 < speed["per_token"] <= speed["per_token_p95"] and speed["peak_memory_bytes"] > 1e6
+    assert speed["tokens_per_second"] > 0 and (speed["batch"], speed["new_tokens"]) == (2, 8)
+    assert all(word in out for word in ("accuracy_normalised", "bits_per_byte", "first_token", "tokens_per_second"))
+    assert run(f"--workdir={folder}", "--only=notes", "--last")[0] == 0
+    assert "tasks" not in result_of(folder)  # those were of other parameters
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--tasks=nowhere.jsonl"], "error: nowhere.jsonl: no such file, or it is empty; expected a task file"),
+        (["--tasks=TASK", "--only=notes"], "error: --tasks, --speed: other flags than theirs and --last make no sense"),
+        (["--tasks=TASK", "--shots=9"], "error: TASK: shots=9: expected 0 to 1, the examples there are"),
+        (["--tasks=TASK", "--most=0"], "error: --most=0: expected 1 or more"),
+        (["--speed", "--batch=0"], "error: --batch=0: expected 1 or more"),
+        (["--speed", "--new_tokens=1"], "error: --new_tokens=1: expected 2 or more"),
+    ],
+)
+def test_a_mistake_with_tasks_is_one_line(words, expected, run, trained, tmp_path):
+    _, folder, _ = trained
+    task = write_task(tmp_path, "task", [{"prompt": "a", "target": "b"}] * 2)
+    words, expected = ([word.replace("TASK", str(task)) for word in words], expected.replace("TASK", str(task)))
+    code, _, err = run(f"--workdir={folder}", *words)
+    assert code == 2 and err.startswith(expected) and err.count("\n") == 1, err
