@@ -30,7 +30,7 @@ Array = np.ndarray
 Values = Mapping[str, Any]
 Columns = Callable[[Values, Values], tuple[Any, ...]]
 Allocation = Callable[[Values], tuple[Any, Any]]
-Target = Literal["loss", "accuracy", "learning_rate", "batch_tokens", "transferred_data"]
+Target = Literal["loss", "accuracy", "learning_rate", "batch_tokens", "transferred_data", "true_reward"]
 Change = Callable[[Values, Values], dict[str, Any]]
 
 
