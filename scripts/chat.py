@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A conversation with the model of a run folder, of a sweep, or of a Hugging Face folder, in the terminal.
+
+python scripts/chat.py --checkpoint=runs/small --system="Answer in one word." --temperature=0.7
+
+Every line is a message; the answer appears as it is made. /new begins anew, /system TEXT says what holds for all that
+follows, /quit ends (so does the end of the input). Conversations are written as the folder's own chat template says. A
+model that was not trained on conversations goes on with the text of one.
+
+Tools: --tool=calculator --tool=search:FOLDER. A call that the model writes is always JSON of the tool's schema.
+"""
+
+import importlib
+import sys
+import threading
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from t5x_like.command_line import Parser
+from t5x_like.errors import UserError, exit_with
+
+
+def main() -> None:
+    flags = parsed()
+    from example_tools import example_tool
+    from generate import opened
+
+    from t5x_like.serving.assistant import Assistant
+    from t5x_like.serving.engine import Engine
+    from t5x_like.training.cores import cores_as_devices
+    from t5x_like.training.startup import configure_jax
+
+    tools = [example_tool(named) for named in flags.tool]
+    cores_as_devices()
+    configure_jax()
+    folder = Path(flags.checkpoint)
+    _, (model, params, tokenizer, _, ctx) = next(opened(folder, flags.adapter or [], flags.quantisation))
+    engine = Engine(model, params, slots=1, length=flags.length, ctx=ctx)
+    thread = threading.Thread(target=engine.run, daemon=True)
+    thread.start()
+    try:
+        talk(flags, Assistant(engine, tokenizer, folder), tools)
+    finally:
+        engine.close()
+        thread.join(timeout=5)
+
+
+def parsed() -> Namespace:
+    parser = Parser(__doc__, required=("checkpoint",))
+    add = parser.add_argument
+    add("--checkpoint", metavar="DIR", help="a run folder, a sweep folder, or a Hugging Face folder")
+    add("--adapter", metavar="DIR", action="append", help="what was trained beside it")
+    add("--quantisation", choices=("bf16", "int8", "fp8", "int4", "nf4"), help="keep its kernels in few bits")
+    add("--system", metavar="TEXT", help="what holds for the whole conversation")
+    add("--temperature", type=float, help="0 takes the likeliest token (default: the folder's, else 1)")
+    add("--top_k", type=int, help="keep the k likeliest tokens (default: the folder's, else all)")
+    add(
+        "--top_p", type=float, help="keep the likeliest tokens that reach probability p (default: the folder's, else 1)"
+    )
+    add("--max_new_tokens", type=int, default=256, help="of an answer (default: %(default)s)")
+    add("--length", type=int, default=1024, help="tokens of a conversation; older turns are left out (%(default)s)")
+    add("--stop", metavar="TEXT", action="append", default=[], help="end an answer before this text; may be repeated")
+    add("--seed", type=int, default=0, help="the same seed gives the same answers (default: %(default)s)")
+    add("--tool", metavar="NAME", action="append", default=[], help="calculator, or search:FOLDER; may be repeated")
+    return parser.read()
+
+
+def talk(flags: Namespace, assistant: Any, tools: list[Any]) -> None:
+    """Reads messages and prints answers until the input ends."""
+    from t5x_like.serving.tools import converse
+
+    names = ("temperature", "top_k", "top_p", "stop", "seed")
+    how = {name: getattr(flags, name) for name in names} | {"new": flags.max_new_tokens}
+    system = flags.system
+    messages = [{"role": "system", "content": system}] if system else []
+    while (line := asked()) not in (None, "/quit"):
+        if not line:
+            continue
+        if line == "/new" or line.startswith("/system "):
+            system = line.removeprefix("/system ") if line != "/new" else system
+            messages = [{"role": "system", "content": system}] if system else []
+            continue
+        if line.startswith("/"):
+            print(f"{line.split()[0]}: accepted: /new, /system TEXT, /quit", file=sys.stderr)
+            continue
+        messages.append({"role": "user", "content": line})
+        try:
+            for piece in converse(assistant, messages, tools, **how):
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:  # ends the answer, not the conversation
+            messages.append({"role": "assistant", "content": ""})
+        except UserError as error:
+            messages.pop()
+            print(f"error: {error}", file=sys.stderr)
+        print()
+
+
+def asked() -> str | None:
+    """The next message; None at the end of the input."""
+    try:
+        if sys.stdin.isatty():
+            importlib.import_module("readline")  # arrows, and history of what was typed
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+
+
+if __name__ == "__main__":
+    exit_with(main)
