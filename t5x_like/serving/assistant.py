@@ -21,8 +21,9 @@ class Writing:
     """Iterates over text as it comes, each piece with the tokens that completed it; `reason` is then "stop", "length"
     or "cancelled"."""
 
-    def __init__(self, reply: Reply, stream: TextStream):
-        self._reply, self._stream, self.text, self.count = reply, stream, "", 0
+    def __init__(self, reply: Reply, tokenizer: Tokenizer, stop: Sequence[str]):
+        self._reply, self._stream, self.text, self.count = reply, TextStream(tokenizer, stop), "", 0
+        self.tokenizer, self.end = tokenizer, reply.end
 
     def __iter__(self) -> Iterator[tuple[str, list[Token]]]:
         held: list[Token] = []
@@ -84,7 +85,7 @@ class Assistant:
         how = Sampling(**(said | {name: value for name, value in sampling.items() if value is not None}))
         most = max(self.engine.room(prompt), 1) if max_new_tokens is None else max_new_tokens
         request = Request(prompt, most, how, seed, self._stops, grammar, likeliest)
-        return Writing(self.engine.submit(request), TextStream(self.tokenizer, stop))
+        return Writing(self.engine.submit(request), self.tokenizer, stop)
 
     def chat(self, messages: Messages, tools: Sequence[Any] | None = None, **how: Any) -> Writing:
         """Answers a conversation; see `write`."""

@@ -146,6 +146,8 @@ class Engine:
             )
         reply = Reply(request, batch)
         with self._changed:
+            if self._closed:
+                raise RuntimeError("the engine was closed, or has failed")
             self._waiting.append(reply)
             self._changed.notify()
         return reply
@@ -158,6 +160,7 @@ class Engine:
                     self._changed.wait_for(lambda: self._closed or self._waiting or self._busy())
                 self.step()
         finally:
+            self.close()
             for reply in [*self._waiting, *(slot.reply for slot in self._busy() if slot.reply)]:
                 reply.end()
 

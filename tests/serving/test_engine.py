@@ -4,32 +4,22 @@
 import json
 import threading
 
-import jax
 import numpy as np
 import pytest
 
-from t5x_like.config import DecoderOnlyConfig
 from t5x_like.data.tokenizers import ByteTokenizer
 from t5x_like.errors import UserError
 from t5x_like.inference.generate import generate
 from t5x_like.inference.sampling import Sampling
-from t5x_like.models.decoder_only import DecoderOnly
 from t5x_like.serving.engine import Engine, Request
 from t5x_like.serving.grammar import Grammar
 
 VOCAB = 300
 
 
-@pytest.fixture(scope="module")
-def trained():
-    sizes = {"num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 64}
-    model = DecoderOnly(DecoderOnlyConfig(**sizes, vocab_size=VOCAB, max_length=256))
-    return model, jax.tree.map(lambda x: 2 * x, model.init(jax.random.key(1)))  # sharper logits: no near ties
-
-
-def alone(trained, request):
+def alone(tiny, request):
     made = generate(
-        *trained,
+        *tiny,
         [request.prompt],
         max_new_tokens=request.max_new_tokens,
         sampling=request.sampling,
@@ -40,17 +30,18 @@ def alone(trained, request):
     return made.tokens[0], made.log_probs[0]
 
 
-def test_requests_get_what_generate_makes_of_each_alone(trained):
+def test_requests_get_what_generate_makes_of_each_alone(tiny):
     """Seven requests of three kinds of sampling over two slots, joining and leaving at different times."""
     draw = np.random.default_rng(0)
     hows = [Sampling(0.0), Sampling(0.9), Sampling(0.7, top_k=5), Sampling(1.1, top_p=0.8)]
     first = [int(token) for token in draw.integers(1, VOCAB, 9)]
-    stop = alone(trained, Request(first, 9))[0][4]
+    stop = alone(tiny, Request(first, 9))[0][4]
     requests = [Request(first, 9, stop_tokens=(stop, 7))]
     for number in range(6):
-        prompt = draw.integers(1, VOCAB, 3 + 5 * number).tolist()
-        requests.append(Request(prompt, 4 + 3 * number % 7, hows[number % 4], seed=number, likeliest=number % 3))
-    engine = Engine(*trained, slots=2, length=64)
+        prompt = draw.integers(1, VOCAB, 3 + 4 * number).tolist()  # of two rounded lengths
+        likeliest = 2 if number == 4 else 0
+        requests.append(Request(prompt, 4 + 3 * number % 7, hows[number % 4], seed=number, likeliest=likeliest))
+    engine = Engine(*tiny, slots=2, length=64)
     replies = [engine.submit(request) for request in requests[:4]]
     for _ in range(3):
         engine.step()
@@ -58,7 +49,7 @@ def test_requests_get_what_generate_makes_of_each_alone(trained):
     while engine.step():
         pass
     for request, reply in zip(requests, replies, strict=True):
-        tokens, log_probs = alone(trained, request)
+        tokens, log_probs = alone(tiny, request)
         told = list(reply)
         assert [each.token for each in told] == tokens
         assert np.allclose([each.log_prob for each in told], log_probs[: len(tokens)], atol=1e-5)
@@ -69,7 +60,7 @@ def test_requests_get_what_generate_makes_of_each_alone(trained):
                 assert each.likeliest[0] == (each.token, pytest.approx(each.log_prob))
 
 
-def test_a_conversation_is_read_from_where_it_differs(trained, monkeypatch):
+def test_a_conversation_is_read_from_where_it_differs(tiny, monkeypatch):
     """The cache of an earlier turn is gone on with, and gives the tokens of reading all anew."""
     from t5x_like.serving import engine as module
 
@@ -78,7 +69,7 @@ def test_a_conversation_is_read_from_where_it_differs(trained, monkeypatch):
     monkeypatch.setattr(
         module, "_join", lambda plan, kind, fresh, *rest: anew.append(fresh) or join(plan, kind, fresh, *rest)
     )
-    engine = Engine(*trained, slots=2, length=160)
+    engine = Engine(*tiny, slots=2, length=160)
 
     def ask(prompt, new=6):
         reply = engine.submit(Request(prompt, new))
@@ -90,15 +81,15 @@ def test_a_conversation_is_read_from_where_it_differs(trained, monkeypatch):
     other = [*talk[:18], 5, 6, 7]
     for more in ([8, 9], [11] * 20, [12]):
         said = ask(talk)
-        assert said == alone(trained, Request(talk, 6))[0]
+        assert said == alone(tiny, Request(talk, 6))[0]
         talk = [*talk, *said, *more]
-    assert ask(other) == alone(trained, Request(other, 6))[0]  # goes back to where it differs
-    assert ask([3, 4]) == alone(trained, Request([3, 4], 6))[0]
+    assert ask(other) == alone(tiny, Request(other, 6))[0]  # goes back to where it differs
+    assert ask([3, 4]) == alone(tiny, Request([3, 4], 6))[0]
     assert anew == [True, False, False, False, True]
 
 
-def test_cancelled_requests_leave_their_slot(trained):
-    engine = Engine(*trained, slots=1, length=64)
+def test_cancelled_requests_leave_their_slot(tiny):
+    engine = Engine(*tiny, slots=1, length=64)
     thread = threading.Thread(target=engine.run)
     thread.start()
     endless, short = engine.submit(Request([1, 2], 40)), engine.submit(Request([3], 2))
@@ -110,7 +101,7 @@ def test_cancelled_requests_leave_their_slot(trained):
     assert not thread.is_alive()
 
 
-def test_text_follows_a_grammar(trained):
+def test_text_follows_a_grammar(tiny):
     """An untrained model writes JSON of the schema, greedily and by chance, beside one that is free."""
     schema = {
         "type": "object",
@@ -122,14 +113,14 @@ def test_text_follows_a_grammar(trained):
     }
     tokenizer = ByteTokenizer()
     grammar = Grammar(schema, tokenizer)
-    engine = Engine(*trained, slots=3, length=128)
+    engine = Engine(*tiny, slots=3, length=128)
     free = Request([5, 6], 20, Sampling(1.0), seed=3)
     hows = [(Sampling(0.0), 0), (Sampling(1.0), 1), (Sampling(1.3), 2), (Sampling(2.0), 3)]
     asked = [Request([5, 6], 100, how, seed, stop_tokens=[0], grammar=grammar) for how, seed in hows]
     replies = [engine.submit(request) for request in [free, *asked]]
     while engine.step():
         pass
-    assert [each.token for each in replies[0]] == alone(trained, free)[0]
+    assert [each.token for each in replies[0]] == alone(tiny, free)[0]
     ended = 0
     for reply in replies[1:]:
         text = tokenizer.decode([each.token for each in reply])
@@ -140,8 +131,8 @@ def test_text_follows_a_grammar(trained):
     assert ended >= 2
 
 
-def test_mistakes_are_a_line(trained):
-    engine = Engine(*trained, slots=1, length=32)
+def test_mistakes_are_a_line(tiny):
+    engine = Engine(*tiny, slots=1, length=32)
     for request, line in (
         (Request([], 4), "prompt: is empty"),
         (Request([1] * 20, 4), "accepted: at most 0"),
