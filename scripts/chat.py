@@ -7,7 +7,8 @@ Every line is a message; the answer appears as it is made. /new begins anew, /sy
 follows, /quit ends (so does the end of the input). Conversations are written as the folder's own chat template says. A
 model that was not trained on conversations goes on with the text of one.
 
-Tools: --tool=calculator --tool=search:FOLDER. A call that the model writes is always JSON of the tool's schema.
+Tools: --tool=calculator --tool=search:FOLDER. With --must_call the first answer to each message is a call, which is
+then always JSON of a tool's schema.
 """
 
 import importlib
@@ -19,6 +20,8 @@ from typing import Any
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
+
+MOST_ROUNDS = 8  # of calls of tools before an answer
 
 
 def main() -> None:
@@ -63,37 +66,78 @@ def parsed() -> Namespace:
     add("--stop", metavar="TEXT", action="append", default=[], help="end an answer before this text; may be repeated")
     add("--seed", type=int, default=0, help="the same seed gives the same answers (default: %(default)s)")
     add("--tool", metavar="NAME", action="append", default=[], help="calculator, or search:FOLDER; may be repeated")
+    add("--must_call", action="store_true", help="answer each message with a call of a tool first")
     return parser.read()
 
 
 def talk(flags: Namespace, assistant: Any, tools: list[Any]) -> None:
     """Reads messages and prints answers until the input ends."""
-    from t5x_like.serving.tools import converse
-
-    names = ("temperature", "top_k", "top_p", "stop", "seed")
-    how = {name: getattr(flags, name) for name in names} | {"new": flags.max_new_tokens}
     system = flags.system
     messages = [{"role": "system", "content": system}] if system else []
     while (line := asked()) not in (None, "/quit"):
-        if not line:
-            continue
         if line == "/new" or line.startswith("/system "):
             system = line.removeprefix("/system ") if line != "/new" else system
             messages = [{"role": "system", "content": system}] if system else []
-            continue
-        if line.startswith("/"):
+        elif line.startswith("/"):
             print(f"{line.split()[0]}: accepted: /new, /system TEXT, /quit", file=sys.stderr)
-            continue
-        messages.append({"role": "user", "content": line})
-        try:
-            for piece in converse(assistant, messages, tools, **how):
-                print(piece, end="", flush=True)
-        except KeyboardInterrupt:  # ends the answer, not the conversation
-            messages.append({"role": "assistant", "content": ""})
-        except UserError as error:
-            messages.pop()
-            print(f"error: {error}", file=sys.stderr)
-        print()
+        elif line:
+            messages.append({"role": "user", "content": line})
+            try:
+                answer(flags, assistant, messages, tools)
+            except KeyboardInterrupt:  # ends the answer, not the conversation
+                messages.append({"role": "assistant", "content": ""})
+            except UserError as error:
+                messages.pop()
+                print(f"error: {error}", file=sys.stderr)
+            print()
+
+
+def answer(flags: Namespace, assistant: Any, messages: list[dict[str, Any]], tools: list[Any]) -> None:
+    """Prints the answer as it comes, and appends it to the messages; tools that it calls are run, and their results
+    answered."""
+    from example_tools import result_of
+
+    from t5x_like.serving.assistant import calls_in
+
+    schemas = [tool.schema for tool in tools] or None
+    how = {name: getattr(flags, name) for name in ("temperature", "top_k", "top_p", "stop", "seed")}
+    for _ in range(MOST_ROUNDS):
+        writing = assistant.chat(
+            fitting(assistant, messages, schemas, flags.max_new_tokens),
+            schemas,
+            new=flags.max_new_tokens,
+            grammar=wanted(flags, assistant, messages, schemas),
+            **how,
+        )
+        for piece in writing:
+            print(piece, end="", flush=True)
+        text, calls = calls_in(writing.text) if tools else (writing.text, [])
+        called = [{"type": "function", "function": call} for call in calls]
+        messages.append({"role": "assistant", "content": text} | ({"tool_calls": called} if called else {}))
+        for call in calls:
+            messages.append({"role": "tool", "name": call["name"], "content": result_of(tools, call)})
+            print(f"\n[{call['name']}: {messages[-1]['content']}]")
+        if not calls:
+            break
+
+
+def wanted(flags: Namespace, assistant: Any, messages: list[dict[str, Any]], schemas: Any) -> Any:
+    """What an answer has to be: with --must_call, a message's first one is a call of a tool."""
+    first = flags.must_call and messages[-1]["role"] == "user"
+    return assistant.of_calls(schemas) if schemas and first else None
+
+
+def fitting(assistant: Any, messages: list[dict[str, Any]], tools: Any, new: int) -> list[dict[str, Any]]:
+    """The conversation without its oldest turns, so that there is room for an answer; what the system says stays."""
+    first = [message for message in messages[:1] if message["role"] == "system"]
+    turns = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    for turn in [len(first), *turns[1:]]:
+        kept = [*first, *messages[turn:]]
+        if assistant.engine.room(assistant.template.tokens(assistant.tokenizer, kept, tools)) >= new:
+            return kept
+    raise UserError(
+        f"--length: the last turn leaves no room for {new} tokens; accepted: a shorter one, or a larger --length"
+    )
 
 
 def asked() -> str | None:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two tools for scripts/chat.py: arithmetic, and a search through the text files of a folder."""
+"""Tools for scripts/chat.py: what one is, arithmetic, and a search through the text files of a folder."""
 
 import ast
+import dataclasses
+import json
 import math
 import operator
+import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from t5x_like.errors import UserError, unknown_name
-from t5x_like.serving.tools import Tool
+from t5x_like.errors import UserError, nearest, unknown_name
 
 OPERATORS: dict[type, Any] = {
     ast.Add: operator.add,
@@ -25,6 +28,33 @@ FUNCTIONS: dict[str, Any] = {
     name: getattr(math, name) for name in ("sqrt", "exp", "log", "sin", "cos", "tan", "floor", "ceil")
 }
 CONSTANTS = {"pi": math.pi, "e": math.e}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+    """A function, and how a model is told of it: a name, what it does, and a JSON schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    run: Callable[..., Any]
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        told = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": told}
+
+
+def result_of(tools: list[Tool], call: Mapping[str, Any]) -> str:
+    """What a tool says; a mistake is told to the model, as it would be to a user."""
+    by_name = {tool.name: tool for tool in tools}
+    if (tool := by_name.get(call["name"])) is None:
+        return f"error: no tool {call['name']!r}{nearest(call['name'], by_name)}"
+    try:
+        result = tool.run(**call["arguments"])
+    except Exception as error:
+        return f"error: {error}"
+    return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 
 def calculate(expression: str) -> float:
@@ -64,8 +94,8 @@ def search(folder: Path, query: str, most: int = 3) -> list[dict[str, str]]:
     """The paragraphs of a folder's .txt and .md files that say most of a query's words, rare words counting more."""
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".txt", ".md") and path.is_file()]
     texts = [(path, part.strip()) for path in files for part in path.read_text(errors="replace").split("\n\n")]
-    parts = [(path, text, Counter(text.lower().split())) for path, text in texts if text]
-    words = set(query.lower().split())
+    parts = [(path, text, Counter(words_of(text))) for path, text in texts if text]
+    words = set(words_of(query))
     rarity = {word: math.log(1 + len(parts) / (1 + sum(word in said for _, _, said in parts))) for word in words}
 
     def score(part: tuple) -> float:
@@ -73,6 +103,10 @@ def search(folder: Path, query: str, most: int = 3) -> list[dict[str, str]]:
 
     best = sorted((part for part in parts if score(part) > 0), key=score, reverse=True)[:most]
     return [{"file": str(path.relative_to(folder)), "text": text[:500]} for path, text, _ in best]
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def example_tool(named: str) -> Tool:

@@ -2,8 +2,8 @@
 """Continuous batching (Orca, Yu et al. 2022): requests join and leave a compiled decoding step between any two tokens.
 
 A slot has a cache of its own, with its own next place, and the step is one row's, mapped over slots; what differs
-between requests is a run-time value. A slot that is free keeps its cache: a prompt that begins with the same tokens,
-such as the next turn of a conversation, is read from where it differs.
+between requests is a run-time value. A free slot keeps its cache: a prompt that begins with the same tokens, such as
+the next turn of a conversation, is read from where it differs.
 """
 
 import collections
@@ -29,18 +29,12 @@ from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Decodes, Encodes, Model, able
 from t5x_like.serving.grammar import Grammar
 
-MOST_LIKELIEST = 20
 _WORTH = 16  # tokens that a prompt has in common with a cache; fewer are read again
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked for: the tokens that `generate` makes of this prompt alone, with the same seed.
-
-    Attributes:
-      grammar: what the new tokens' text has to be.
-      likeliest: how many of the likeliest tokens are told at each place, with their log-probabilities; at most 20.
-    """
+    """A prompt, and how to go on: as `generate` does with it alone. `grammar` is what the new tokens have to spell."""
 
     prompt: Sequence[int]
     max_new_tokens: int
@@ -48,33 +42,42 @@ class Request:
     seed: int = 0
     stop_tokens: Sequence[int] = ()
     grammar: Grammar | None = None
-    likeliest: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Token:
-    """A new token, the natural logarithm of the model's probability of it, and the likeliest ones with theirs."""
-
-    token: int
-    log_prob: float
-    likeliest: list[tuple[int, float]]
 
 
 class Reply:
-    """Iterates over the tokens of a request as they come; `reason` is then "stop", "length" or "cancelled"."""
+    """Iterates over new tokens as they come, with the natural logarithms of the model's probabilities of them; `reason`
+    is then "stop", "length", or what `end` was told."""
 
-    def __init__(self, request: Request, batch: dict[str, jax.Array]):
-        self.request, self.batch, self.reason = request, batch, ""
-        self.state = frozenset() if request.grammar is None else request.grammar.start
-        self.events = queue.SimpleQueue[Token | None]()
+    def __init__(self, request: Request):
+        self.request, self.reason = request, ""
+        self.state: frozenset[int] = frozenset() if request.grammar is None else request.grammar.start
+        self.events = queue.SimpleQueue[tuple[int, float] | None]()
 
-    def __iter__(self) -> Iterator[Token]:
+    def __iter__(self) -> Iterator[tuple[int, float]]:
         return iter(self.events.get, None)
 
     def end(self, reason: str = "cancelled") -> None:
         """Frees its slot before the next token."""
         self.reason = self.reason or reason
         self.events.put(None)
+
+    def allowed(self, size: int) -> np.ndarray:
+        """Which of so many tokens may come next."""
+        request = self.request
+        return (
+            np.ones(size, bool)
+            if not request.grammar
+            else request.grammar.allowed(self.state, size, request.stop_tokens)
+        )
+
+    def give(self, token: int, log_prob: float) -> None:
+        if token in self.request.stop_tokens:
+            return self.end("stop")
+        self.events.put((token, log_prob))
+        if self.request.grammar is not None:
+            self.state = self.request.grammar.after(self.state, token)
+            if self.request.grammar.complete(self.state):
+                self.end("stop")
 
 
 @dataclasses.dataclass
@@ -106,11 +109,7 @@ class Engine:
     """Answers requests, up to `slots` at a time. Any thread may `submit`; one calls `run`, or `step` by itself."""
 
     def __init__(self, model: Model, params: Params, *, slots: int = 4, length: int = 1024, ctx: Context | None = None):
-        """`length` is the most tokens of a prompt, rounded up, and what follows it.
-
-        Raises:
-          UserError: a model that does not go on with a text.
-        """
+        """`length` is the most tokens of a prompt, rounded up, and what follows it."""
         self.model: Decodes = able(model, Decodes, "serving")
         if isinstance(model, Encodes):
             raise UserError(f"model.kind={model.config.kind!r}: has an encoder; accepted for serving: a decoder alone")
@@ -125,8 +124,9 @@ class Engine:
 
     def room(self, prompt: Sequence[int]) -> int:
         """How many tokens can follow a prompt."""
-        most, length = self.model.max_length, self._plan.length
-        return min(length - rounded_up(len(prompt)), length if most is None else most - len(prompt))
+        most, front = self.model.max_length, getattr(self.model, "in_front", list)(list(prompt))
+        room = self._plan.length - rounded_up(len(front))
+        return room if most is None else min(room, most - len(prompt))
 
     def submit(self, request: Request) -> Reply:
         """Queues a request.
@@ -136,19 +136,15 @@ class Engine:
         """
         check_prompts(self.model, [request.prompt], request.max_new_tokens, request.stop_tokens, Constraints())
         request.sampling.check()
-        if not 0 <= request.likeliest <= MOST_LIKELIEST:
-            raise UserError(f"logprobs={request.likeliest}: accepted: 0 to {MOST_LIKELIEST}")
-        batch = as_batch(self.model, [request.prompt])
-        if (room := self._plan.length - batch["decoder_input_tokens"].shape[1]) < request.max_new_tokens:
+        if (room := self.room(request.prompt)) < request.max_new_tokens:
             raise UserError(
                 f"max_tokens={request.max_new_tokens}: with a prompt of {len(request.prompt)} tokens that is more than "
                 f"a slot of {self._plan.length} holds; accepted: at most {max(room, 0)}"
             )
-        reply = Reply(request, batch)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine was closed, or has failed")
-            self._waiting.append(reply)
+            self._waiting.append(reply := Reply(request))
             self._changed.notify()
         return reply
 
@@ -161,7 +157,7 @@ class Engine:
                 self.step()
         finally:
             self.close()
-            for reply in [*self._waiting, *(slot.reply for slot in self._busy() if slot.reply)]:
+            for reply in [*self._waiting, *self._busy().values()]:
                 reply.end()
 
     def close(self) -> None:
@@ -171,9 +167,7 @@ class Engine:
 
     def step(self) -> bool:
         """Lets waiting requests in, and gives every one that is there a token; returns whether any goes on."""
-        for slot in self._busy():
-            slot.reply = None if slot.reply and slot.reply.reason else slot.reply
-        going_on = [number for number, slot in enumerate(self._slots) if slot.reply]
+        going_on = [*self._busy()]
         while self._waiting and len(self._busy()) < len(self._slots):
             if not (reply := self._waiting.popleft()).reason:
                 self._let_in(reply)
@@ -186,21 +180,23 @@ class Engine:
             self._give(going_on, [part[active] for part in map(np.asarray, told)])
         return bool(self._busy() or self._waiting)
 
-    def _busy(self) -> list[_Slot]:
-        return [slot for slot in self._slots if slot.reply]
+    def _busy(self) -> dict[int, Reply]:
+        replies = {number: slot.reply for number, slot in enumerate(self._slots)}
+        return {number: reply for number, reply in replies.items() if reply and not reply.reason}
 
     def _let_in(self, reply: Reply) -> None:
         """Reads a prompt into the slot whose cache has most of it already, and chooses its first token."""
-        prompt, rest = list(reply.request.prompt), reply.batch
-        free = [number for number, slot in enumerate(self._slots) if not slot.reply]
+        prompt, new = list(reply.request.prompt), reply.request.max_new_tokens
+        free = {*range(len(self._slots))} - {*self._busy()}
         number = max(free, key=lambda n: (self._slots[n].common(prompt), -self._slots[n].used))
-        slot, shared, start = self._slots[number], 0, 0
-        if self.model.shares_cache and (common := slot.common(prompt)) >= _WORTH:
-            left, there = left_padded([prompt[common:]], rounded_up(len(prompt) - common)), slot.places[common - 1] + 1
-            if there + left["decoder_input_tokens"].shape[1] + reply.request.max_new_tokens <= self._plan.length:
-                left["decoder_positions"] += common + slot.front
-                rest, shared, start = left, common, there
+        slot, start = self._slots[number], 0
+        if self.model.shares_cache and (shared := slot.common(prompt)) >= _WORTH:
+            there, length = slot.places[shared - 1] + 1, rounded_up(len(prompt) - shared)
+            if there + length + new <= self._plan.length:
+                start, rest = there, left_padded([prompt[shared:]], length)
+                rest["decoder_positions"] += shared + slot.front
         if not start:
+            shared, rest = 0, as_batch(self.model, [prompt])
             slot.front = int(rest["decoder_positions"][0, -1]) + 1 - len(prompt)
         end = start + rest["decoder_input_tokens"].shape[1]
         slot.places = [*slot.places[:shared], *range(end - len(prompt) + shared, end)]
@@ -209,74 +205,54 @@ class Engine:
         self._state, told = _join(self._plan, kind, not start, self.params, self._state, rest, number, start, knobs)
         self._give([number], told)
 
-    def _told(self, slots: list[_Slot]) -> tuple[tuple[str, int], dict[str, Any]]:
-        """What has to be compiled for these slots: the hardest of their kinds of sampling, and how many likeliest
-        tokens; and their run-time values."""
-        requests = [slot.reply.request for slot in slots if slot.reply]
-        kind = min((request.sampling.kind() for request in requests), key=("cut", "free", "greedy").index)
+    def _told(self, slots: list[_Slot]) -> tuple[str, dict[str, Any]]:
+        """The kind of sampling that has to be compiled for these slots, and their run-time values."""
+        requests = [slot.reply.request for slot in slots if slot.reply and not slot.reply.reason]
+        kind = min(
+            (request.sampling.kind() for request in requests), key=("cut", "free", "greedy").index, default="greedy"
+        )
         knobs = {name: np.stack([slot.knobs[name] for slot in slots]) for name in slots[0].knobs}
         if any(request.grammar for request in requests):
             size = self.model.vocab_size
-            knobs["allowed"] = np.stack(
-                [np.ones(size, bool) if s.reply is None else _allowed(s.reply, size) for s in slots]
-            )
-        return (kind, MOST_LIKELIEST if any(request.likeliest for request in requests) else 0), knobs
+            knobs["allowed"] = np.stack([s.reply.allowed(size) if s.reply else np.ones(size, bool) for s in slots])
+        return kind, knobs
 
     def _give(self, numbers: list[int], told: Any) -> None:
-        """Hands out new tokens; a request that ends leaves its slot."""
-        for number, token, log_prob, values, indices in zip(numbers, *map(np.asarray, told), strict=True):
+        for number, token, log_prob in zip(numbers, *map(np.asarray, told), strict=True):
             slot, reply = self._slots[number], self._slots[number].reply
             assert reply is not None
-            request, token = reply.request, int(token)
             slot.used, slot.knobs["number"] = next(self._clock), slot.knobs["number"] + 1
-            slot.kept.append(token)  # its place follows once it is read
-            stopped = token in request.stop_tokens
-            if not stopped:
-                likeliest = [*zip(indices.tolist(), values.tolist(), strict=True)][: request.likeliest]
-                reply.events.put(Token(token, float(log_prob), likeliest))
-                if request.grammar is not None:
-                    reply.state = request.grammar.after(reply.state, token)
-                    stopped = request.grammar.complete(reply.state)
-            if stopped or slot.knobs["number"] == request.max_new_tokens:
-                reply.end("stop" if stopped else "length")
-                slot.reply = None
+            slot.kept.append(int(token))  # its place follows once it is read
+            reply.give(int(token), float(log_prob))
+            if slot.knobs["number"] == reply.request.max_new_tokens and not reply.reason:
+                reply.end("length")
 
 
 def _knobs(request: Request) -> dict[str, Any]:
     sampling = request.sampling
-    return {
-        "temperature": np.float32(sampling.temperature),
-        "top_k": np.int32(sampling.top_k),
-        "top_p": np.float32(2.0 if sampling.top_p == 1 else sampling.top_p),  # all, whatever their sum is rounded to
-        "key": np.asarray(jax.random.key_data(row_keys([request.prompt], 1, request.seed)[0])),
-        "number": np.int32(0),
-    }
+    top_p = 2.0 if sampling.top_p == 1 else sampling.top_p  # all, whatever their sum is rounded to
+    knobs = {"temperature": np.float32(sampling.temperature), "top_k": np.int32(sampling.top_k), "number": np.int32(0)}
+    key = jax.random.key_data(row_keys([request.prompt], 1, request.seed)[0])
+    return {**knobs, "top_p": np.float32(top_p), "key": np.asarray(key)}
 
 
-def _allowed(reply: Reply, size: int) -> np.ndarray:
-    grammar = reply.request.grammar
-    return np.ones(size, bool) if grammar is None else grammar.allowed(reply.state, size, reply.request.stop_tokens)
-
-
-def _choose(plan: _Plan, kind: tuple[str, int], params: Params, hidden: jax.Array, knobs: dict[str, Any]) -> Any:
-    """What follows hidden [B, 1, D]: tokens, their log-probabilities, and those of the likeliest, with their tokens."""
+def _choose(plan: _Plan, kind: str, params: Params, hidden: jax.Array, knobs: dict[str, Any]) -> Any:
+    """The tokens that follow hidden [B, 1, D], and their log-probabilities."""
     logits = plan.model.unembed(plan.model.unembedding(params), hidden, plan.ctx)[:, 0]
-    log_probs = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     scores = jnp.where(knobs["allowed"], logits, -jnp.inf) if "allowed" in knobs else logits
     token = scores.argmax(-1).astype(jnp.int32)
-    if kind[0] != "greedy":
+    if kind != "greedy":
         keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(knobs["key"]), knobs["number"])
         cold = knobs["temperature"] == 0
         how = Sampling(jnp.where(cold, 1.0, knobs["temperature"]), knobs["top_k"], knobs["top_p"])
-        drawn = jax.vmap(lambda row, how, key: sample(row[None], how, key[None], kind[0])[0])(scores, how, keys)
+        drawn = jax.vmap(lambda row, how, key: sample(row[None], how, key[None], kind)[0])(scores, how, keys)
         token = jnp.where(cold, token, drawn)
-    chosen = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
-    return token, chosen, *jax.lax.top_k(log_probs, min(kind[1], logits.shape[-1]))
+    return token, jnp.take_along_axis(logits, token[:, None], -1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def _join(
-    plan: _Plan, kind: Any, anew: bool, params: Params, state: Any, batch: Any, slot: Any, start: Any, knobs: Any
+    plan: _Plan, kind: str, anew: bool, params: Params, state: Any, batch: Any, slot: Any, start: Any, knobs: Any
 ) -> tuple[Any, Any]:
     """Reads a prompt [1, T] into a slot's cache, anew or from place `start` on."""
     cache = plan.empty_cache() if anew else {**jax.tree.map(lambda x: x[slot], state["cache"]), "index": start}
@@ -287,7 +263,7 @@ def _join(
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _step(plan: _Plan, kind: Any, params: Params, state: Any, active: Any, knobs: Any) -> tuple[Any, Any]:
+def _step(plan: _Plan, kind: str, params: Params, state: Any, active: Any, knobs: Any) -> tuple[Any, Any]:
     """A token for every slot; of one that is not active all but the next place of its cache stays as it is."""
 
     def one(cache: Params, token: jax.Array, position: jax.Array) -> tuple[jax.Array, Params]:

@@ -16,14 +16,14 @@ import numpy as np
 from t5x_like.data.tokenizers import Tokenizer
 from t5x_like.errors import UserError, unknown_name
 
-State = frozenset[int]  # of nodes, closed under edges without a byte; the empty one is where nothing may come
-_READ = "type properties required items enum const anyOf $ref $defs"
-_IDLE = "title description default examples $schema $id additionalProperties strict"
+State = frozenset[int]  # of nodes, closed under steps without a byte; the empty one is where nothing may come
+_READ = ["type", "properties", "required", "items", "additionalProperties", "enum", "const", "anyOf", "$ref", "$defs"]
+_IDLE = ["title", "description", "default", "examples", "$schema", "$id", "strict"]
 _ANYTHING: Any = {"type": ["string", "number", "boolean", "null"]}
 for _ in range(3):
     deeper = [{"type": "array", "items": _ANYTHING}, {"type": "object", "additionalProperties": _ANYTHING}]
     _ANYTHING = {"anyOf": [_ANYTHING.get("anyOf", [_ANYTHING])[0], *deeper]}
-_HEX, _DIGITS, _TAIL = b"0123456789abcdefABCDEF", b"0123456789", range(0x80, 0xC0)
+_HEX, _DIGIT, _TAIL = b"0123456789abcdefABCDEF", b"0123456789", range(0x80, 0xC0)
 _CHARACTERS: list[Sequence[Iterable[int]]] = [  # of a string, as bytes of one set after the other
     [{*range(0x20, 0x80)} - {*b'"\\'}],
     [b"\\", b'"\\/bfnrt'],
@@ -40,24 +40,15 @@ _CHARACTERS: list[Sequence[Iterable[int]]] = [  # of a string, as bytes of one s
 
 
 class Grammar:
-    """What a tokenizer's tokens may spell. Nodes are built from the end: every part is told what follows it.
+    """What a tokenizer's tokens may spell, from the state `start` on. Nodes are built from the end: every part is told
+    what follows it."""
 
-    Attributes:
-      start: where nothing has come yet.
-    """
-
-    def __init__(self, schema: Any, tokenizer: Tokenizer, before: str = "", after: str = "", free: bool = False):
-        """`before` and `after` stand around the value; with `free` any text does, too, in which `before` begins one.
-
-        Raises:
-          UserError: a schema that says something else.
-        """
+    def __init__(self, schema: Any, tokenizer: Tokenizer, before: str = "", after: str = ""):
+        """`before` and `after` stand around the value. A `UserError` tells what else the schema says."""
         self._edges: list[tuple[frozenset[int], int]] = [(frozenset(), 0)]  # of each node one, by some bytes
         self._free: list[list[int]] = [[]]  # and where it leads without a byte; node 0 is the end
         self._defs: dict[str, Any] = {}
-        end = self._node(0)
-        first = self._until(before, self._value(schema, self._text(after, end), ()), end) if free else None
-        self.start = self._closed([first or self._text(before, self._value(schema, self._text(after, 0), ()))])
+        self.start = self._closed([self._text(before, self._value(schema, self._text(after, 0), ()))])
         self._pieces, self._masks, self._steps = tokenizer.token_bytes, dict[State, np.ndarray](), dict[Any, State]()
 
     def after(self, state: State, token: int) -> State:
@@ -71,8 +62,7 @@ class Grammar:
     def allowed(self, state: State, size: int, stop_tokens: Sequence[int]) -> np.ndarray:
         """Which of `size` tokens may come next, bool [size]; a stop token where the value may end."""
         if state not in self._masks:
-            mask = self._masks[state] = np.zeros(size, bool)
-            left = [(_trie(self._pieces), state)]
+            mask, left = np.zeros(size, bool), [(_trie(self._pieces), state)]
             while left:
                 level, here = left.pop()
                 for byte, (tokens, longer) in level.items():
@@ -80,6 +70,7 @@ class Grammar:
                         mask[tokens] = True
                         left.append((longer, there))
             mask[list(stop_tokens)] = 0 in state
+            self._masks[state] = mask
         return self._masks[state]
 
     def _step(self, state: State, byte: int) -> State:
@@ -96,88 +87,73 @@ class Grammar:
                 left += self._free[node]
         return frozenset(found)
 
-    def _node(self, *free: int, accepted: Iterable[int] = (), to: int = 0) -> int:
-        self._edges.append((frozenset(accepted), to))
-        self._free.append(list(free))
+    def _either(self, *to: int) -> int:
+        self._edges.append((frozenset(), 0))
+        self._free.append([*to])
         return len(self._free) - 1
 
     def _bytes(self, sets: Sequence[Iterable[int]], then: int) -> int:
-        return functools.reduce(lambda to, accepted: self._node(accepted=accepted, to=to), reversed(sets), then)
+        for accepted in reversed(sets):
+            self._edges.append((frozenset(accepted), then))
+            self._free.append([])
+            then = len(self._free) - 1
+        return then
 
     def _text(self, text: str, then: int) -> int:
         return self._bytes([[byte] for byte in text.encode()], then)
 
     def _loop(self, then: int, *bodies: Sequence[Iterable[int]]) -> int:
         """Any number of any of these."""
-        loop = self._node(then)
+        loop = self._either(then)
         self._free[loop] += [self._bytes(body, loop) for body in bodies]
         return loop
 
-    def _until(self, mark: str, then: int, text: int) -> int:
-        """Any text, from the node `text` on; a mark whose first byte is not in it again leads to `then`."""
-        first, *rest = mark.encode()
-        begun = self._node()
-        others = [self._node(accepted={*range(256)} - {first, byte}, to=text) for byte in rest]
-        for byte, other in zip(reversed(rest), reversed(others), strict=True):
-            then = self._node(0, self._node(accepted=[byte], to=then), self._node(accepted=[first], to=begun), other)
-        self._free[begun].append(then)
-        other = self._node(accepted={*range(256)} - {first}, to=text)
-        self._free[text] += [self._node(accepted=[first], to=begun), other]
-        return text
-
     def _mark(self, mark: str, then: int) -> int:
-        return self._text(mark, self._node(then, self._text(" ", then)))
+        return self._text(mark, self._either(then, self._text(" ", then)))
 
     def _string(self, then: int) -> int:
         return self._text('"', self._loop(self._text('"', then), *_CHARACTERS))
 
-    def _number(self, then: int, whole: bool) -> int:
-        end = then
-        if not whole:
-            power = self._bytes([_DIGITS], self._node(then, self._bytes([_DIGITS], then)))
-            exponent = self._node(then, self._bytes([b"eE"], self._node(power, self._bytes([b"+-"], power))))
-            end = self._node(exponent, self._bytes([b".", _DIGITS], self._loop(exponent, [_DIGITS])))
-        digits = self._node(self._text("0", end), self._bytes([b"123456789"], self._loop(end, [_DIGITS])))
-        return self._node(digits, self._text("-", digits))
+    def _number(self, then: int) -> int:
+        power = self._bytes([_DIGIT], self._either(then, self._bytes([_DIGIT], then)))
+        exponent = self._either(then, self._bytes([b"eE"], self._either(power, self._bytes([b"+-"], power))))
+        return self._whole(self._either(exponent, self._bytes([b".", _DIGIT], self._loop(exponent, [_DIGIT]))))
+
+    def _whole(self, then: int) -> int:
+        digits = self._either(self._text("0", then), self._bytes([b"123456789"], self._loop(then, [_DIGIT])))
+        return self._either(digits, self._text("-", digits))
 
     def _many(self, marks: str, item: Callable[[int], int], then: int) -> int:
-        end = self._text(marks[1], then)
-        loop = self._node(end)
+        loop = self._either(end := self._text(marks[1], then))
         first = item(loop)
         self._free[loop].append(self._mark(",", first))
-        return self._text(marks[0], self._node(end, first))
+        return self._text(marks[0], self._either(end, first))
 
     def _value(self, schema: Any, then: int, seen: tuple[str, ...]) -> int:
         """A value of a schema; `seen` are the definitions that it is within."""
-        if schema is True or schema == {}:
-            schema = _ANYTHING
+        schema = _ANYTHING if schema is True or schema == {} else schema
         if not isinstance(schema, dict):
             raise UserError(f"schema: {schema!r} is no JSON schema; expected an object")
-        for name in schema.keys() - {*_READ.split(), *_IDLE.split()}:
-            raise unknown_name("schema", name, _READ.split())
+        for name in schema.keys() - {*_READ, *_IDLE}:
+            raise unknown_name("schema", name, _READ)
         self._defs |= schema.get("$defs", {})
         if "$ref" in schema:
-            name = str(schema["$ref"]).removeprefix("#/$defs/")
-            if name not in self._defs or name in seen:
+            if (name := schema["$ref"].removeprefix("#/$defs/")) not in self._defs or name in seen:
                 raise UserError(f"schema: $ref={schema['$ref']!r}: accepted: one of $defs that is not within itself")
             return self._value(self._defs[name], then, (*seen, name))
         values = [schema["const"]] if "const" in schema else schema.get("enum")
         if values is not None:
-            return self._node(*(self._text(json.dumps(value, ensure_ascii=False), then) for value in values))
-        if "anyOf" in schema:
-            return self._node(*(self._value(each, then, seen) for each in schema["anyOf"]))
-        kind = schema.get("type", "object" if "properties" in schema else "array" if "items" in schema else "any")
-        if isinstance(kind, list):
-            return self._node(*(self._value(schema | {"type": each}, then, seen) for each in kind))
+            return self._either(*(self._text(json.dumps(value, ensure_ascii=False), then) for value in values))
+        kind = schema.get("type", "object" if "properties" in schema else "array" if "items" in schema else [])
+        if "anyOf" in schema or isinstance(kind, list):
+            several = schema.get("anyOf") or [schema | {"type": each} for each in kind] or [{}]
+            return self._either(*(self._value(each, then, seen) for each in several))
         make: dict[str, Callable[[], int]] = {
-            "string": lambda: self._string(then),
-            "number": lambda: self._number(then, False),
-            "integer": lambda: self._number(then, True),
-            "boolean": lambda: self._node(self._text("true", then), self._text("false", then)),
-            "null": lambda: self._text("null", then),
+            **{"string": lambda: self._string(then), "number": lambda: self._number(then)},
+            **{"integer": lambda: self._whole(then), "null": lambda: self._text("null", then)},
+            "boolean": lambda: self._either(self._text("true", then), self._text("false", then)),
             "array": lambda: self._many("[]", lambda to: self._value(schema.get("items", {}), to, seen), then),
             "object": lambda: self._object(schema, then, seen),
-            "any": lambda: self._value({}, then, seen),
         }
         if kind not in make:
             raise unknown_name("schema: type", str(kind), make)
@@ -185,16 +161,15 @@ class Grammar:
 
     def _object(self, schema: dict[str, Any], then: int, seen: tuple[str, ...]) -> int:
         if "properties" not in schema:
-            values = schema.get("additionalProperties") or {}
-            return self._many("{}", lambda to: self._string(self._mark(":", self._value(values, to, seen))), then)
+            of = schema.get("additionalProperties") or {}
+            return self._many("{}", lambda to: self._string(self._mark(":", self._value(of, to, seen))), then)
         first = later = self._text("}", then)  # what follows if no member has come, or one
         for name, each in reversed(schema["properties"].items()):
-            value = self._mark(":", self._value(each, later, seen))
-            member = self._text(json.dumps(name, ensure_ascii=False), value)
-            then_first, then_later = [member], [self._mark(",", member)]
-            if name not in schema.get("required", ()):
-                then_first, then_later = [member, first], [*then_later, later]
-            first, later = self._node(*then_first), self._node(*then_later)
+            optional = name not in schema.get("required", ())
+            key = json.dumps(name, ensure_ascii=False)
+            member = self._text(key, self._mark(":", self._value(each, later, seen)))
+            first = self._either(member, *[first] * optional)
+            later = self._either(self._mark(",", member), *[later] * optional)
         return self._text("{", first)
 
 

@@ -39,8 +39,7 @@ def test_requests_get_what_generate_makes_of_each_alone(tiny):
     requests = [Request(first, 9, stop_tokens=(stop, 7))]
     for number in range(6):
         prompt = draw.integers(1, VOCAB, 3 + 4 * number).tolist()  # of two rounded lengths
-        likeliest = 2 if number == 4 else 0
-        requests.append(Request(prompt, 4 + 3 * number % 7, hows[number % 4], seed=number, likeliest=likeliest))
+        requests.append(Request(prompt, 4 + 3 * number % 7, hows[number % 4], seed=number))
     engine = Engine(*tiny, slots=2, length=64)
     replies = [engine.submit(request) for request in requests[:4]]
     for _ in range(3):
@@ -51,13 +50,9 @@ def test_requests_get_what_generate_makes_of_each_alone(tiny):
     for request, reply in zip(requests, replies, strict=True):
         tokens, log_probs = alone(tiny, request)
         told = list(reply)
-        assert [each.token for each in told] == tokens
-        assert np.allclose([each.log_prob for each in told], log_probs[: len(tokens)], atol=1e-5)
+        assert [token for token, _ in told] == tokens
+        assert np.allclose([log_prob for _, log_prob in told], log_probs[: len(tokens)], atol=1e-5)
         assert reply.reason == ("stop" if request is requests[0] else "length")
-        for each in told:
-            assert len(each.likeliest) == request.likeliest
-            if request.likeliest and request.sampling.temperature == 0:
-                assert each.likeliest[0] == (each.token, pytest.approx(each.log_prob))
 
 
 def test_a_conversation_is_read_from_where_it_differs(tiny, monkeypatch):
@@ -75,7 +70,7 @@ def test_a_conversation_is_read_from_where_it_differs(tiny, monkeypatch):
         reply = engine.submit(Request(prompt, new))
         while engine.step():
             pass
-        return [each.token for each in reply]
+        return [token for token, _ in reply]
 
     talk = np.random.default_rng(1).integers(1, VOCAB, 20).tolist()
     other = [*talk[:18], 5, 6, 7]
@@ -120,10 +115,10 @@ def test_text_follows_a_grammar(tiny):
     replies = [engine.submit(request) for request in [free, *asked]]
     while engine.step():
         pass
-    assert [each.token for each in replies[0]] == alone(tiny, free)[0]
+    assert [token for token, _ in replies[0]] == alone(tiny, free)[0]
     ended = 0
     for reply in replies[1:]:
-        text = tokenizer.decode([each.token for each in reply])
+        text = tokenizer.decode([token for token, _ in reply])
         if reply.reason == "stop":
             ended += 1
             said = json.loads(text)
@@ -136,7 +131,6 @@ def test_mistakes_are_a_line(tiny):
     for request, line in (
         (Request([], 4), "prompt: is empty"),
         (Request([1] * 20, 4), "accepted: at most 0"),
-        (Request([1], 4, likeliest=21), "accepted: 0 to 20"),
         (Request([1], 4, Sampling(-1.0)), "temperature=-1.0"),
     ):
         with pytest.raises(UserError, match=line):
