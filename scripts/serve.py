@@ -9,7 +9,9 @@ being answered has been, or after five seconds.
 """
 
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
@@ -28,6 +30,11 @@ def main() -> None:
     add("--length", type=int, default=1024, help="tokens of a prompt and its answer (default: %(default)s)")
     add("--most_bytes", type=int, default=2**20, help="of a request (default: %(default)s)")
     add("--seconds", type=float, default=120, help="that a request may take (default: %(default)s)")
+    add(
+        "--dry_run",
+        action="store_true",
+        help="write 64 tokens, and as many for every slot at once; print how fast, end",
+    )
     flags = parser.read()
     try:
         import uvicorn
@@ -52,13 +59,29 @@ def main() -> None:
     engine = Engine(model, params, slots=flags.slots, length=flags.length, ctx=ctx)
     thread = threading.Thread(target=engine.run, daemon=True)
     thread.start()
-    limits = {"most_bytes": flags.most_bytes, "seconds": flags.seconds}
-    service = Service(Assistant(engine, tokenizer, folder), flags.name or folder.resolve().name, **limits)
+    assistant, limits = Assistant(engine, tokenizer, folder), {"most_bytes": flags.most_bytes, "seconds": flags.seconds}
+    service = Service(assistant, flags.name or folder.resolve().name, **limits)
     try:
-        uvicorn.run(service.app, host=flags.host, port=flags.port, timeout_graceful_shutdown=5)
+        if flags.dry_run:
+            for count in (1, flags.slots):
+                print(f"requests at once: {count}, tokens a second: {speed(assistant, count):.0f}")
+        else:
+            uvicorn.run(service.app, host=flags.host, port=flags.port, timeout_graceful_shutdown=5)
     finally:
         engine.close()
         thread.join(timeout=5)
+
+
+def speed(assistant: Any, count: int) -> float:
+    """New tokens a second of so many requests at once, the third time, when everything has been compiled."""
+    from t5x_like.serving.engine import Request
+
+    prompt = [int(token) for token in assistant.tokenizer.encode("Once upon a time")]
+    for _ in range(3):
+        began = time.perf_counter()
+        replies = [assistant.engine.submit(Request(prompt, 64)) for _ in range(count)]
+        made = sum(len(list(reply)) for reply in replies)
+    return made / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,8 @@ SMALLER = {
     "python scripts/known_truth.py": ["--seeds=1", "--bootstrap=100", "--surfaces", "chinchilla"],
     "python scripts/design.py": [],
     "python scripts/generate.py": ["--max_new_tokens=8"],
+    "python scripts/chat.py": ["--max_new_tokens=8"],
+    "python scripts/serve.py": ["--dry_run"],
     "python scripts/accounting.py": [],
     "python scripts/evaluate.py": ["--tokens=4096"],
     "python scripts/plan.py": ["--no-compile"],
