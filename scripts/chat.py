@@ -21,6 +21,7 @@ from typing import Any
 from t5x_like.command_line import Parser
 from t5x_like.errors import UserError, exit_with
 
+FILTER = "refuse what the classifier of a run folder gives a label more probability than P; may be repeated"
 MOST_ROUNDS = 8  # of calls of tools before an answer
 
 
@@ -39,11 +40,12 @@ def main() -> None:
     configure_jax()
     folder = Path(flags.checkpoint)
     _, (model, params, tokenizer, _, ctx) = next(opened(folder, flags.adapter or [], flags.quantisation))
+    filters = filters_of(flags.filter)
     engine = Engine(model, params, slots=1, length=flags.length, ctx=ctx)
     thread = threading.Thread(target=engine.run, daemon=True)
     thread.start()
     try:
-        talk(flags, Assistant(engine, tokenizer, folder), tools)
+        talk(flags, Assistant(engine, tokenizer, folder, filters), tools)
     finally:
         engine.close()
         thread.join(timeout=5)
@@ -66,6 +68,7 @@ def parsed() -> Namespace:
     add("--stop", metavar="TEXT", action="append", default=[], help="end an answer before this text; may be repeated")
     add("--seed", type=int, default=0, help="the same seed gives the same answers (default: %(default)s)")
     add("--tool", metavar="NAME", action="append", default=[], help="calculator, or search:FOLDER; may be repeated")
+    add("--filter", metavar="DIR:LABEL:P", action="append", default=[], help=FILTER)
     add("--must_call", action="store_true", help="answer each message with a call of a tool first")
     return parser.read()
 
@@ -111,6 +114,8 @@ def answer(flags: Namespace, assistant: Any, messages: list[dict[str, Any]], too
         )
         for piece in writing:
             print(piece, end="", flush=True)
+        if writing.reply.reason == "content_filter":
+            print("[withheld by the content filter]", end="")
         text, calls = calls_in(writing.text) if tools else (writing.text, [])
         called = [{"type": "function", "function": call} for call in calls]
         messages.append({"role": "assistant", "content": text} | ({"tool_calls": called} if called else {}))
@@ -138,6 +143,24 @@ def fitting(assistant: Any, messages: list[dict[str, Any]], tools: Any, new: int
     raise UserError(
         f"--length: the last turn leaves no room for {new} tokens; accepted: a shorter one, or a larger --length"
     )
+
+
+def filters_of(named: list[str]) -> list[Any]:
+    """The content filters that --filter names, each DIR:LABEL:P."""
+    from generate import opened
+
+    from t5x_like.serving.content_filter import ContentFilter
+
+    made = []
+    for name in named:
+        try:
+            folder, label, threshold = name.rsplit(":", 2)
+            refused = {int(label): float(threshold)}
+        except ValueError:
+            raise UserError(f"--filter={name}: expected DIR:LABEL:P, such as runs/spam:1:0.5") from None
+        _, (model, params, tokenizer, data, ctx) = next(opened(Path(folder)))
+        made.append(ContentFilter(model, params, tokenizer, data, refused, ctx))
+    return made
 
 
 def asked() -> str | None:

@@ -18,6 +18,8 @@ from t5x_like.errors import UserError, exit_with
 
 
 def main() -> None:
+    from chat import FILTER
+
     parser = Parser(__doc__, required=("checkpoint",))
     add = parser.add_argument
     add("--checkpoint", metavar="DIR", help="a run folder, a sweep folder, or a Hugging Face folder")
@@ -30,6 +32,7 @@ def main() -> None:
     add("--length", type=int, default=1024, help="tokens of a prompt and its answer (default: %(default)s)")
     add("--most_bytes", type=int, default=2**20, help="of a request (default: %(default)s)")
     add("--seconds", type=float, default=120, help="that a request may take (default: %(default)s)")
+    add("--filter", metavar="DIR:LABEL:P", action="append", default=[], help=FILTER)
     add(
         "--dry_run",
         action="store_true",
@@ -42,6 +45,7 @@ def main() -> None:
         from t5x_like.serving.http import Service
     except ImportError as error:
         raise UserError(f"{error.name}: is not installed; pip install 't5x_like[serve]'") from None
+    from chat import filters_of
     from generate import opened
 
     from t5x_like.serving.assistant import Assistant
@@ -56,10 +60,12 @@ def main() -> None:
     configure_jax()
     folder = Path(flags.checkpoint)
     _, (model, params, tokenizer, _, ctx) = next(opened(folder, flags.adapter or [], flags.quantisation))
+    filters = filters_of(flags.filter)
     engine = Engine(model, params, slots=flags.slots, length=flags.length, ctx=ctx)
     thread = threading.Thread(target=engine.run, daemon=True)
     thread.start()
-    assistant, limits = Assistant(engine, tokenizer, folder), {"most_bytes": flags.most_bytes, "seconds": flags.seconds}
+    assistant = Assistant(engine, tokenizer, folder, filters)
+    limits = {"most_bytes": flags.most_bytes, "seconds": flags.seconds}
     service = Service(assistant, flags.name or folder.resolve().name, **limits)
     try:
         if flags.dry_run:

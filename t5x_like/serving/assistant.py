@@ -10,9 +10,11 @@ from typing import Any
 
 from t5x_like.data.chat_template import ChatTemplate, Messages
 from t5x_like.data.tokenizers import Tokenizer
+from t5x_like.errors import UserError
 from t5x_like.inference.sampling import Sampling
 from t5x_like.inference.text import TextStream
 from t5x_like.interop.generation import generation_settings
+from t5x_like.serving.content_filter import ContentFilter
 from t5x_like.serving.engine import Engine, Reply, Request
 from t5x_like.serving.grammar import Grammar
 
@@ -23,11 +25,20 @@ class Writing:
     """Iterates over text as it comes; `reply.reason` then says why it ended. `text` and `tokens`, with their
     log-probabilities, are what has come so far."""
 
-    def __init__(self, reply: Reply, tokenizer: Tokenizer, stop: Sequence[str]):
-        self.reply, self.text, self.tokens = reply, "", list[tuple[int, float]]()
+    def __init__(self, reply: Reply, tokenizer: Tokenizer, stop: Sequence[str], filters: Sequence[ContentFilter] = ()):
+        self.reply, self.text, self.tokens, self._filters = reply, "", list[tuple[int, float]](), filters
         self._stream = TextStream(tokenizer, stop)
 
     def __iter__(self) -> Iterator[str]:
+        """With filters all at once, or nothing and the reason "content_filter"."""
+        if not self._filters:
+            yield from self._pieces()
+        elif (text := "".join(self._pieces())) and any(each.refuses(text) for each in self._filters):
+            self.text, self.tokens, self.reply.reason = "", [], "content_filter"
+        else:
+            yield text
+
+    def _pieces(self) -> Iterator[str]:
         try:
             for token in self.reply:
                 self.tokens.append(token)
@@ -43,9 +54,11 @@ class Writing:
 
 
 class Assistant:
-    """Writes with an engine that somebody runs, as the folder's chat template and generation_config.json say."""
+    """Writes with an engine that somebody runs, as the folder's chat template and generation_config.json say. What
+    `filters` refuse is neither answered nor written."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, folder: Path):
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, folder: Path, filters: Sequence[ContentFilter] = ()):
+        self._filters = filters
         self.engine, self.tokenizer, self.template = engine, tokenizer, ChatTemplate.of(folder)
         settings = generation_settings(folder)
         self._sampling = {name: settings[name] for name in ("temperature", "top_k", "top_p") if name in settings}
@@ -60,16 +73,20 @@ class Assistant:
     ) -> Writing:
         """Goes on with a prompt for up to `new` tokens, by default as long as there is room; `how` is stop (texts),
         seed, and temperature, top_k and top_p where they are not the folder's. Raises what `Engine.submit` does."""
+        asked = how.pop("asked", None) or self.tokenizer.decode(prompt)
+        if any(each.refuses(asked) for each in self._filters):
+            raise UserError("content_filter: what is asked is refused; ask something else")
         stop, seed = how.pop("stop", ()), how.pop("seed", 0)
         sampling = Sampling(**self._sampling | {name: value for name, value in how.items() if value is not None})
         new = max(self.engine.room(prompt), 1) if new is None else new
         reply = self.engine.submit(Request(prompt, new, sampling, seed, self._stops, grammar))
-        return Writing(reply, self.tokenizer, stop)
+        return Writing(reply, self.tokenizer, stop, self._filters)
 
     def chat(self, messages: Messages, tools: Sequence[Any] | None = None, **how: Any) -> Writing:
         """Answers a conversation; see `write`."""
         prompt = self.template.tokens(self.tokenizer, messages, tools)
-        return self.write(prompt, **how | {"stop": [*self._end, *how.get("stop", ())]})
+        how |= {"stop": [*self._end, *how.get("stop", ())], "asked": messages[-1].get("content")}
+        return self.write(prompt, **how)
 
     @functools.lru_cache(maxsize=32)  # noqa: B019
     def grammar(self, schema: str, before: str = "", after: str = "") -> Grammar:

@@ -134,7 +134,7 @@ class Service:
             for text in writing:
                 if text and not held:
                     yield chunk(text)
-            if (reason := writing.reply.reason) not in ("stop", "length"):
+            if (reason := writing.reply.reason) not in ("stop", "length", "content_filter"):
                 raise HTTPException(504, f"request: was ended ({reason})")
             text, calls = calls_in(writing.text) if "tools" in body else (writing.text, [])
             made = [_call(number, call) for number, call in enumerate(calls)]
