@@ -51,15 +51,12 @@ def speculate(
         check_prompts(each, [prompt], max_new_tokens + ahead, stop_tokens, Constraints())
         if not each.shares_cache or isinstance(each, Encodes):
             raise UserError(f"model.kind={each.config.kind!r}: its cache cannot go back; accepted: softmax decoders")
-    ctx, room, kind = (
-        (ctx or Context()).replace(train=False, key=None),
-        rounded_up(max_new_tokens + ahead + 1),
-        sampling.check().kind(),
-    )
+    ctx, kind = (ctx or Context()).replace(train=False, key=None), sampling.check().kind()
     values = Sampling(jnp.float32(sampling.temperature), jnp.int32(sampling.top_k), jnp.float32(sampling.top_p))
     params = _for_decoding(pair, ctx, params)
     batches, key = [as_batch(each, [prompt]) for each in pair], jax.random.key(seed)
-    state, token = _begin(pair, ctx, room, kind, params, batches, values, jax.random.fold_in(key, 0))
+    room, first = rounded_up(max_new_tokens + ahead + 1), jax.random.fold_in(key, 0)
+    state, token = _begin(pair, ctx, room, kind, params, batches, values, first)
     tokens, passes = [int(token)], 1
     while len(tokens) < max_new_tokens and not {*stop_tokens} & {*tokens}:
         state, new, kept = _round(pair, ctx, ahead, kind, params, state, values, jax.random.fold_in(key, passes))

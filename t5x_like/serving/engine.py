@@ -63,12 +63,8 @@ class Reply:
 
     def allowed(self, size: int) -> np.ndarray:
         """Which of so many tokens may come next."""
-        request = self.request
-        return (
-            np.ones(size, bool)
-            if not request.grammar
-            else request.grammar.allowed(self.state, size, request.stop_tokens)
-        )
+        grammar, stops = self.request.grammar, self.request.stop_tokens
+        return np.ones(size, bool) if grammar is None else grammar.allowed(self.state, size, stops)
 
     def give(self, token: int, log_prob: float) -> None:
         if token in self.request.stop_tokens:
@@ -129,11 +125,7 @@ class Engine:
         return room if most is None else min(room, most - len(prompt))
 
     def submit(self, request: Request) -> Reply:
-        """Queues a request.
-
-        Raises:
-          UserError: what `generate` refuses, or more tokens than there is room for.
-        """
+        """Queues a request; a `UserError` is what `generate` refuses, or more tokens than there is room for."""
         check_prompts(self.model, [request.prompt], request.max_new_tokens, request.stop_tokens, Constraints())
         request.sampling.check()
         if (room := self.room(request.prompt)) < request.max_new_tokens:

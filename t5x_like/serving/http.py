@@ -43,15 +43,8 @@ class Service:
             Route("/v1/completions", functools.partial(self._answer, fields=_COMPLETION), methods=["POST"]),
             Route("/v1/chat/completions", functools.partial(self._answer, fields=_CHAT), methods=["POST"]),
         ]
-        mistakes = (
-            KeyError,
-            TypeError,
-            AttributeError,
-            ValueError,
-            HTTPException,
-            Exception,
-        )  # UserError is a ValueError
-        self.app = Starlette(routes=routes, exception_handlers=dict.fromkeys(mistakes, _refused))
+        mistakes = dict.fromkeys((UserError, HTTPException, Exception), _refused)
+        self.app = Starlette(routes=routes, exception_handlers=mistakes)
 
     async def _answer(self, request: Request, fields: Body) -> Response:
         read = b""
@@ -63,7 +56,7 @@ class Service:
             writing = await run_in_threadpool(self._begun, body, fields is _CHAT)
         except UserError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"request: is not as expected ({error!r})") from None
         timer = threading.Timer(self._seconds, writing.reply.end, ["timeout"])
         timer.start()

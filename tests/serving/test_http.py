@@ -124,6 +124,7 @@ def test_a_tool_is_called(client, stream):
         ({"n": 2}, 400, "n=2: accepted: 1"),
         ({"max_tokens": 9000}, 400, "max_tokens=9000"),
         ({"messages": None}, 400, "request: is not as expected"),
+        ({"messages": []}, 400, "request: is not as expected"),
         ({"messages": [{"content": "a"}]}, 400, "is not as expected (KeyError('role'))"),
         ({"messages": [{"role": "user", "content": "a" * 11_000}]}, 413, "is longer than 10000 bytes"),
         ({"tools": [TOOL], "tool_choice": "always"}, 400, "tool_choice=always"),
