@@ -208,6 +208,8 @@ SMALLER = {
     "python scripts/known_truth.py": ["--seeds=1", "--bootstrap=100", "--surfaces", "chinchilla"],
     "python scripts/design.py": [],
     "python scripts/generate.py": ["--max_new_tokens=8"],
+    "python scripts/chat.py": ["--max_new_tokens=8"],
+    "python scripts/serve.py": ["--dry_run"],
     "python scripts/accounting.py": [],
     "python scripts/evaluate.py --workdir=runs/small --tasks": [],
     "python scripts/evaluate.py --workdir=runs/small --speed": ["--prompt_tokens=8", "--new_tokens=8"],

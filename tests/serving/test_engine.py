@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Continuous batching: each request gets the tokens that `generate` makes of it alone, whoever is beside it."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from t5x_like.data.tokenizers import ByteTokenizer
+from t5x_like.errors import UserError
+from t5x_like.inference.generate import generate
+from t5x_like.inference.sampling import Sampling
+from t5x_like.serving.engine import Engine, Request
+from t5x_like.serving.grammar import Grammar
+
+VOCAB = 300
+
+
+def alone(tiny, request):
+    made = generate(
+        *tiny,
+        [request.prompt],
+        max_new_tokens=request.max_new_tokens,
+        sampling=request.sampling,
+        stop_tokens=request.stop_tokens,
+        seed=request.seed,
+        log_probs=True,
+    )
+    return made.tokens[0], made.log_probs[0]
+
+
+def test_requests_get_what_generate_makes_of_each_alone(tiny):
+    """Seven requests of three kinds of sampling over two slots, joining and leaving at different times."""
+    draw = np.random.default_rng(0)
+    hows = [Sampling(0.0), Sampling(0.9), Sampling(0.7, top_k=5), Sampling(1.1, top_p=0.8)]
+    first = [int(token) for token in draw.integers(1, VOCAB, 9)]
+    stop = alone(tiny, Request(first, 9))[0][4]
+    requests = [Request(first, 9, stop_tokens=(stop, 7))]
+    for number in range(6):
+        prompt = draw.integers(1, VOCAB, 3 + 4 * number).tolist()  # of two rounded lengths
+        requests.append(Request(prompt, 4 + 3 * number % 7, hows[number % 4], seed=number))
+    engine = Engine(*tiny, slots=2, length=64)
+    replies = [engine.submit(request) for request in requests[:4]]
+    for _ in range(3):
+        engine.step()
+    replies += [engine.submit(request) for request in requests[4:]]
+    while engine.step():
+        pass
+    for request, reply in zip(requests, replies, strict=True):
+        tokens, log_probs = alone(tiny, request)
+        told = list(reply)
+        assert [token for token, _ in told] == tokens
+        assert np.allclose([log_prob for _, log_prob in told], log_probs[: len(tokens)], atol=1e-5)
+        assert reply.reason == ("stop" if request is requests[0] else "length")
+
+
+def test_a_conversation_is_read_from_where_it_differs(tiny, monkeypatch):
+    """The cache of an earlier turn is gone on with, and gives the tokens of reading all anew."""
+    from t5x_like.serving import engine as module
+
+    anew = []
+    join = module._join
+    monkeypatch.setattr(
+        module, "_join", lambda plan, kind, fresh, *rest: anew.append(fresh) or join(plan, kind, fresh, *rest)
+    )
+    engine = Engine(*tiny, slots=2, length=160)
+
+    def ask(prompt, new=6):
+        reply = engine.submit(Request(prompt, new))
+        while engine.step():
+            pass
+        return [token for token, _ in reply]
+
+    talk = np.random.default_rng(1).integers(1, VOCAB, 20).tolist()
+    other = [*talk[:18], 5, 6, 7]
+    for more in ([8, 9], [11] * 20, [12]):
+        said = ask(talk)
+        assert said == alone(tiny, Request(talk, 6))[0]
+        talk = [*talk, *said, *more]
+    assert ask(other) == alone(tiny, Request(other, 6))[0]  # goes back to where it differs
+    assert ask([3, 4]) == alone(tiny, Request([3, 4], 6))[0]
+    assert anew == [True, False, False, False, True]
+
+
+def test_cancelled_requests_leave_their_slot(tiny):
+    engine = Engine(*tiny, slots=1, length=64)
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    endless, short = engine.submit(Request([1, 2], 40)), engine.submit(Request([3], 2))
+    next(iter(endless))
+    endless.end()
+    assert len(list(short)) == 2 and short.reason == "length" and endless.reason == "cancelled"
+    engine.close()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+def test_text_follows_a_grammar(tiny):
+    """An untrained model writes JSON of the schema, greedily and by chance, beside one that is free."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "enum": ["Bern", "Zürich"]},
+            "days": {"type": "array", "items": {"type": "boolean"}},
+        },
+        "required": ["city", "days"],
+    }
+    tokenizer = ByteTokenizer()
+    grammar = Grammar(schema, tokenizer)
+    engine = Engine(*tiny, slots=3, length=128)
+    free = Request([5, 6], 20, Sampling(1.0), seed=3)
+    hows = [(Sampling(0.0), 0), (Sampling(1.0), 1), (Sampling(1.3), 2), (Sampling(2.0), 3)]
+    asked = [Request([5, 6], 100, how, seed, stop_tokens=[0], grammar=grammar) for how, seed in hows]
+    replies = [engine.submit(request) for request in [free, *asked]]
+    while engine.step():
+        pass
+    assert [token for token, _ in replies[0]] == alone(tiny, free)[0]
+    ended = 0
+    for reply in replies[1:]:
+        text = tokenizer.decode([token for token, _ in reply])
+        if reply.reason == "stop":
+            ended += 1
+            said = json.loads(text)
+            assert said["city"] in ("Bern", "Zürich") and all(day in (True, False) for day in said["days"])
+    assert ended >= 2
+
+
+def test_mistakes_are_a_line(tiny):
+    engine = Engine(*tiny, slots=1, length=32)
+    for request, line in (
+        (Request([], 4), "prompt: is empty"),
+        (Request([1] * 20, 4), "accepted: at most 0"),
+        (Request([1], 4, Sampling(-1.0)), "temperature=-1.0"),
+    ):
+        with pytest.raises(UserError, match=line):
+            engine.submit(request)
