@@ -74,7 +74,7 @@ class ChatTemplate:
     @classmethod
     def named(cls, folder: str) -> "ChatTemplate":
         """The template of a folder that a config names; "" is the built-in one."""
-        return cls.of(folder) if folder else cls({"default": BUILT_IN}, built_in=True)
+        return cls.of(folder) if folder else cls({"default": BUILT_IN}, {}, built_in=True)
 
     @property
     def fingerprint(self) -> str:
