@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
             "objective": {"kind": "causal_lm"},
             "optimizer": {"kind": "adamw", "learning_rate": 0.002, "b2": 0.98, "weight_decay": 0.01},
             "schedule": {"kind": "cosine", "warmup_fraction": 0.1},
-            "training": {"steps": 50, "batch_size": 64, "log_every": 25},
+            "training": {"steps": 65, "batch_size": 64, "log_every": 25},
             "execution": {"steps_per_call": 25},
         }
     )

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SMALL_IMAGES = ["--config.training.epochs=None", "--config.training.steps=4", "--config.execution.steps_per_call=4"]
 SMALL_VIT = [*SMALL_IMAGES, "--config.model.num_layers=1"]
 FEW_GRIDS = ["--config.data.source.count=200", "--config.data.held_out.count=60"]
+SMALL_SUMS = [*SMALL_IMAGES, "--config.init_from.path={folder}/runs/sums"]
 SMALL_IMAGE_SWEEP = [
     "--config.sizes=({'model.d_model':8},{'model.d_model':16})",
     "--config.tokens=(128,256,512)",
@@ -164,6 +165,13 @@ SMALLER = {
         "--config.base.data.held_out.count=100",
         "--config.base.evaluation.zero_shot.source.count=100",
     ],
+    "python scripts/train.py --config=configs/sums.py": SMALL_IMAGES[1:],
+    "python scripts/train.py --config=configs/sums_ppo.py": [
+        *SMALL_SUMS[1:],
+        "--config.objective.reference={folder}/runs/sums",
+    ],
+    "python scripts/train.py --config=configs/sums_grpo.py": SMALL_SUMS[1:],
+    "python scripts/train.py --config=configs/sums": SMALL_SUMS,
     "tail ": [],
     "python scripts/convert.py": [],
     "python scripts/prepare.py": [],

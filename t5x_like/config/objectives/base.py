@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the configs of all objectives share."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,9 @@ class ObjectiveConfig:
         """Where other models are that it asks, {name: run folder or Hugging Face folder}: a reference, a reward."""
         return {}
 
-    def alone(self) -> Self:
-        """The same without other models: what reads a trained model needs none."""
-        fields = {"reference": "reference", "reward": "reward_model"}
-        return dataclasses.replace(self, **{fields[name]: "" for name in self.folders})
+    def alone(self) -> "ObjectiveConfig":
+        """What scores a trained model without other models."""
+        return self
 
     def check(self, run: Any) -> None:
         """Refuses a run whose other fields do not go with it.

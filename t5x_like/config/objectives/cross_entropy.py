@@ -21,6 +21,10 @@ class CrossEntropyConfig(ObjectiveConfig):
         at_least(self, 0, "z_loss")
         inside(self, "[0, 1)", "label_smoothing")
 
+    def alone(self) -> ObjectiveConfig:
+        """The cross-entropy, where there are other models."""
+        return CausalLMConfig(self.logits_chunk) if self.folders else self
+
 
 @dataclass(frozen=True)
 class CausalLMConfig(CrossEntropyConfig):
