@@ -28,11 +28,12 @@ def cores_as_devices() -> None:
 
 
 def generation_mesh(model: ModelConfig) -> MeshConfig:
-    """The mesh for a resolved model's config: cores that share its heads out evenly, or a single device."""
+    """The mesh for a resolved model's config: cores that share its heads and vocabulary out evenly, or one device."""
     cores = min(MOST, jax.device_count()) if jax.default_backend() == "cpu" else 1
     heads = (model.num_kv_heads or model.num_heads) if isinstance(model, TransformerConfig) else 1
-    parts = max(n for n in range(1, cores + 1) if heads % n == 0)
-    return MeshConfig(tensor=parts, max_uncut=1.0)  # a vocabulary of odd size is nothing to refuse here
+    cut = heads, getattr(model, "vocab_size", None) or 1
+    parts = max(n for n in range(1, cores + 1) if all(size % n == 0 for size in cut))
+    return MeshConfig(tensor=parts, max_uncut=1.0)
 
 
 def generation_context(ctx: Context) -> Context:

@@ -154,10 +154,12 @@ class SumsConfig(SourceConfig):
     kind: Literal["sums"] = "sums"
     below: int = 100  # all numbers are
     terms: int = 2
+    careless: float = 0.0  # share of answers that are one too many
     count: int | None = None  # of all there are; None: all
 
     def __post_init__(self) -> None:
         at_least(self, 2, "below", "terms", "count")
+        inside(self, "[0, 1]", "careless")
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ class Sums(Source):
     def __getitem__(self, index: int) -> Example:
         number, base = self.items[index], self.config.below
         terms = [number // base**place % base for place in range(self.config.terms)]
-        wrong = abs(sum(terms) + (-1, 1, 10, -10)[number % 4])
-        prompt, answer = "+".join(map(str, terms)) + "=", str(sum(terms))
+        drawn = np.random.Generator(np.random.Philox(key=1, counter=[0, 0, 0, number])).random()
+        wrong = sum(terms) + 1
+        prompt, answer = "+".join(map(str, terms)) + "=", str(wrong if drawn < self.config.careless else sum(terms))
         said = zip(("user", "assistant"), (prompt, answer), strict=True)
         messages = [{"role": role, "content": text} for role, text in said]
-        pair = {"chosen": answer, "rejected": str(wrong)}
+        pair = {"chosen": str(sum(terms)), "rejected": str(wrong)}
         return {"prompt": prompt, "answer": answer, **pair, "messages": messages}
