@@ -23,7 +23,7 @@ class CrossEntropyConfig(ObjectiveConfig):
 
     def alone(self) -> ObjectiveConfig:
         """The cross-entropy, where there are other models."""
-        return CausalLMConfig(self.logits_chunk) if self.folders else self
+        return CausalLMConfig(logits_chunk=self.logits_chunk) if self.folders else self
 
 
 @dataclass(frozen=True)
