@@ -84,7 +84,9 @@ def answer(
         "constraints": Constraints(**how),
         "ctx": ctx,
     }
-    if beams is not None:
+    if flags.draft is not None:
+        drafted(flags, tokenizer, what, sampling, said["seed"])
+    elif beams is not None:
         show(flags, tokenizer, what | {"beams": beams, "sampling": GREEDY})
     else:
         stream(flags, tokenizer, what | {"sampling": sampling, "seed": said["seed"]})
@@ -102,6 +104,7 @@ def parsed() -> Namespace:
         help="what was trained beside it: a run folder, or one of peft's; may be repeated: one answer for each",
     )
     add("--quantisation", choices=("bf16", "int8", "fp8", "int4", "nf4"), help="keep its kernels in few bits")
+    add("--draft", metavar="DIR", help="a small model that guesses ahead: the same distribution in fewer passes")
     add("--prompt", metavar="TEXT", help="what to continue; may be empty: a new document")
     add("--image", metavar="FILE", action="append", help="what an <image> of the prompt is; may be repeated")
     add("--suffix", metavar="TEXT", help="what comes behind the gap that is to be filled in")
@@ -245,10 +248,32 @@ def refuse_idle(flags: Namespace, said: dict[str, Any]) -> None:
     for name in idle:
         if getattr(flags, name) is not None:
             raise UserError(f"--{name}={getattr(flags, name)}: {reason}")
+    if flags.draft is not None and (beams or said["num_samples"] > 1 or flags.stream == "always"):
+        raise UserError(f"--draft={flags.draft}: guesses ahead of a single sample, printed at once")
     if flags.sinks is not None and flags.window is None:
         raise UserError(f"--sinks={flags.sinks}: is for a window; give --window, too")
     if flags.stream == "always" and (said["num_samples"] > 1 or beams):
         raise UserError("--stream=always: only a single sample is printed as it comes")
+
+
+def drafted(flags: Namespace, tokenizer: Any, what: dict[str, Any], sampling: Any, seed: int) -> None:
+    """Prints a sample that a smaller model has drafted, and how often the large one was asked."""
+    import jax
+
+    from t5x_like.inference.constraints import Constraints
+    from t5x_like.inference.speculative import speculate
+    from t5x_like.inference.text import TextStream
+
+    if what["constraints"] != Constraints():
+        raise UserError(
+            f"--draft={flags.draft}: knows no rules of what may come next; leave out flags such as --penalty"
+        )
+    _, (small, small_params, *_) = next(opened(Path(flags.draft)))
+    models, params = (what["model"], small), (what["params"], jax.device_get(small_params))
+    how = {"sampling": sampling, "stop_tokens": tuple(what["stop_tokens"]), "seed": seed, "ctx": what["ctx"]}
+    tokens, passes = speculate(models, params, what["prompts"][0], what["max_new_tokens"], **how)
+    print(flags.prompt + TextStream(tokenizer, flags.stop).add(tokens, final=True))
+    print(f"{len(tokens)} tokens in {passes} passes", file=sys.stderr)
 
 
 def show(flags: Namespace, tokenizer: Any, what: dict[str, Any]) -> None:

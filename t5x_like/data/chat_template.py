@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ BUILT_IN = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
+FILES = ("tokenizer_config.json", "chat_template.jinja")
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # noncharacters, which no text holds: around what `{% generation %}` encloses
 
 
@@ -160,6 +162,13 @@ class ChatTemplate:
                 )
             text, done = text + whole[done:start] + _OPEN + whole[start:end] + _CLOSE, end
         return text + whole[done:]
+
+
+def keep_template(source: str, folder: Path) -> None:
+    """Copies what a folder says of its conversations into another, which `ChatTemplate.of` then reads."""
+    for name in FILES if source else ():
+        if (Path(source) / name).is_file():
+            shutil.copy(Path(source) / name, folder / name)
 
 
 class _Generation(jinja2.ext.Extension):

@@ -27,8 +27,9 @@ FEATURES = ("advantages", "old_logprobs", "reference_logprobs")
 
 class Policy(Asks):
     """ "loss" is the cross-entropy of what the model has written, in evaluation that of the data's answers; "objective"
-    what is minimised. "reward" is an answer's, "kl" its divergence from the reference, "clip_fraction" the share of
-    tokens whose ratio is clipped, "value_loss" the value head's.
+    what is minimised. "reward" is an answer's, "checked_reward" beside a model's whether it is right, "kl" its
+    divergence from the reference, "clip_fraction" the share of tokens whose ratio is clipped, "value_loss" the value
+    head's.
     """
 
     config: PolicyConfig
@@ -60,6 +61,8 @@ class Policy(Asks):
         found = {name: (value, weight) for name, value in (sums | aux).items()}
         there = written.any(1).astype(jnp.float32)
         found |= {"reward": (batch["rewards"] * there, there), "written_tokens": (written.sum(1), there)}
+        if "checked_rewards" in batch:
+            found["checked_reward"] = (batch["checked_rewards"] * there, there)
         minimised = minimised + penalty
         if c.pretraining:
             value, found["pretraining_loss"] = self._of_data(language, params, batch, key, ctx, scale, weight)

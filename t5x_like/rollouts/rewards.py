@@ -50,10 +50,10 @@ def passes(written: str, test: str, *, seconds: float, memory_mb: int) -> float:
 
 
 def rewards_of(config: PolicyConfig, written: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """Of every text."""
+    """Of every text; where a model judges, whether it is the answer of the data."""
     tested = partial(passes, seconds=config.seconds, memory_mb=config.memory_mb)
     checks: dict[str, Check] = {"exact": exact, "contains": contains, "unit_test": tested}
-    check = checks[config.reward]
+    check = checks.get(config.reward, exact)
     if config.reward != "unit_test":
         return [check(text, answer) for text, answer in zip(written, answers, strict=True)]
     with ThreadPoolExecutor() as pool:

@@ -53,11 +53,14 @@ class Rollout:
         batch = self._features(rows)
         told = self._told(params, others, batch)
         rewards = told.pop("rewards", None)
+        decode = self.dataset.tokenizer.decode  # type: ignore[union-attr]
+        texts = [decode(new) for group in groups for new in group]
+        answers = [decode(answer) for _, answer in asked for _ in range(c.samples)]
+        checked = np.array(rewards_of(c, texts, answers), np.float32)
         if rewards is None:
-            decode = self.dataset.tokenizer.decode  # type: ignore[union-attr]
-            texts = [decode(new) for group in groups for new in group]
-            answers = [decode(answer) for _, answer in asked for _ in range(c.samples)]
-            rewards = np.array(rewards_of(c, texts, answers), np.float32)
+            rewards = checked
+        else:
+            batch["checked_rewards"] = checked
         batch |= {f"decoder_{name}": value for name, value in told.items()} | {"rewards": rewards}
         batch |= self._advantages(batch, rewards)
         if c.pretraining:

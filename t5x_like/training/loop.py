@@ -19,6 +19,7 @@ from t5x_like.accounting.hardware import peak_of_mesh
 from t5x_like.config import RunConfig
 from t5x_like.data.ahead import made_ahead
 from t5x_like.data.cache import cache_root
+from t5x_like.data.chat_template import keep_template
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.packing import COUNTED, count_targets
 from t5x_like.data.pipeline import build_dataset
@@ -210,6 +211,7 @@ class _Loop:
             write_environment(folder, mesh, peak, dataset, self.sets, taught_by)
             if dataset.tokenizer is not None:  # a model without its vocabulary is of no use on another machine
                 dataset.tokenizer.save(folder / "tokenizer.json")
+                keep_template(getattr(config.data, "template", ""), folder)
             write_json(folder / "accounting.json", counts)
         if (trained := counts.get("params_trainable")) is not None:
             whole = counts["params_total"] + counts.get("params_added", 0)

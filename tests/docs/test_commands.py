@@ -171,6 +171,13 @@ SMALLER = {
         "--config.objective.reference={folder}/runs/sums",
     ],
     "python scripts/train.py --config=configs/sums_grpo.py": SMALL_SUMS[1:],
+    "python scripts/train.py --config=configs/sums_judged.py": [
+        *SMALL_SUMS[1:],
+        "--config.training.log_every=1",
+        "--config.objective.reference={folder}/runs/sums",
+        "--config.objective.reward_model={folder}/runs/sums_judge",
+    ],
+    "python scripts/over_optimisation.py": [],
     "python scripts/train.py --config=configs/sums": SMALL_SUMS,
     "tail ": [],
     "python scripts/convert.py": [],

@@ -119,6 +119,14 @@ def test_everything_at_once_on_eight_devices_is_as_on_one(policy, begun, tmp_pat
         np.testing.assert_allclose(eight, one, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_a_tuned_policy_is_held_near_itself_without_its_adapters(policy, tmp_path):
+    """The reference is the model without its LoRA: nothing apart at first, then ever more."""
+    more = {"kl": 0.05, "algorithm": "ppo", "passes": 2}
+    train(policy("tuning.kind=lora", "model.head=scalar", "training.steps=6", **more), tmp_path / "run")
+    kl = [line["kl"] for line in lines(tmp_path / "run")]
+    assert abs(kl[0]) < 1e-6 and kl[-1] > 1e-6
+
+
 @contextmanager
 def stopped_at(step):
     """Asks a run to stop as soon as it has reached a step."""
