@@ -7,7 +7,7 @@ python scripts/train.py --config=configs/sums_reward.py --workdir=runs/sums_judg
 python scripts/train.py --config=configs/sums_judged.py --workdir=runs/sums_judged
 python scripts/over_optimisation.py --workdir=runs/sums_judged --out=runs/sums_judged/drawn
 
-172 s on 2 cores busy with much else: the reward model's mean rises to the end, right answers gain .38 and lose it again.
+172 s on 2 cores busy with more: the reward model's mean rises to the end, right answers gain .38 and lose it again.
 """
 
 from ml_collections import ConfigDict
