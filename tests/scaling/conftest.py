@@ -3,13 +3,12 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from public_points import PUBLIC
 
 TRUTH = {"E": 3.0, "A": 20.0, "B": 800.0, "alpha": 0.34, "beta": 0.40}
-PUBLIC = Path(__file__).parents[2] / "../shared/data/chinchilla_points.csv"
 
 
 def loss_at(params, tokens, E, A, B, alpha, beta):

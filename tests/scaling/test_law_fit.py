@@ -38,7 +38,7 @@ def test_the_240_public_points_give_the_true_minimum_and_besiroglus_intervals(ch
 
 
 def test_five_outliers_move_beta_and_are_told():
-    from conftest import PUBLIC
+    from public_points import PUBLIC
 
     if not PUBLIC.is_file():
         pytest.skip("the public points are not on this machine")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PUBLIC
+from public_points import PUBLIC
 from published_constants import PUBLISHED
 
 from t5x_like import fit_scaling_law
