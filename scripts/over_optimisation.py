@@ -32,7 +32,7 @@ def main() -> None:
     distance, model, true = measured(parser.local_folder("workdir", flags.workdir))
     out = make_folder(parser.local_folder("out", flags.out), "--out")
     alpha, beta = law(distance, true)
-    print(f"R(d) = d ({figure(alpha)} - {figure(beta)} log d); at its highest where d = {figure(peak(alpha, beta))}")
+    print(f"R(d) = d ({figure(alpha)} - {figure(beta)} log d); {peak(alpha, beta)}")
     painter = Painter(out)
     painter.paint([chart(distance, model, true, alpha, beta)], shlex.join(["python", *sys.argv]))
     painter.finish()
@@ -55,9 +55,10 @@ def law(distance: np.ndarray, true: np.ndarray) -> tuple[float, float]:
     return float(alpha), float(beta)
 
 
-def peak(alpha: float, beta: float) -> float:
-    """The distance at which the true reward is highest, where it falls at all."""
-    return float(np.exp(alpha / beta - 1)) if beta > 0 else float("inf")
+def peak(alpha: float, beta: float) -> str:
+    """At which distance the true reward is highest, in words; it need not fall at all."""
+    at = alpha / beta - 1 if beta > 0 else np.inf
+    return f"at its highest where d = {figure(float(np.exp(at)))}" if at < 50 else "it does not fall"
 
 
 def chart(distance: np.ndarray, model: np.ndarray, true: np.ndarray, alpha: float, beta: float) -> Chart:
