@@ -127,9 +127,12 @@ def answer(flags: Namespace, assistant: Any, messages: list[dict[str, Any]], too
 
 
 def wanted(flags: Namespace, assistant: Any, messages: list[dict[str, Any]], schemas: Any) -> Any:
-    """What an answer has to be: with --must_call, a message's first one is a call of a tool."""
+    """What an answer has to be: with tools a text whose calls are of them; with --must_call, a message's first one is
+    a call."""
+    if not schemas:
+        return None
     first = flags.must_call and messages[-1]["role"] == "user"
-    return assistant.of_calls(schemas) if schemas and first else None
+    return assistant.of_calls(schemas) if first else assistant.may_call(schemas)
 
 
 def fitting(assistant: Any, messages: list[dict[str, Any]], tools: Any, new: int) -> list[dict[str, Any]]:

@@ -72,14 +72,15 @@ class Assistant:
         self, prompt: Sequence[int], new: int | None = None, grammar: Grammar | None = None, **how: Any
     ) -> Writing:
         """Goes on with a prompt for up to `new` tokens, by default as long as there is room; `how` is stop (texts),
-        seed, and temperature, top_k and top_p where they are not the folder's. Raises what `Engine.submit` does."""
+        seed, likeliest, and temperature, top_k and top_p where they are not the folder's. Raises what `Engine.submit`
+        does."""
         asked = how.pop("asked", None) or self.tokenizer.decode(prompt)
         if any(each.refuses(asked) for each in self._filters):
             raise UserError("content_filter: what is asked is refused; ask something else")
-        stop, seed = how.pop("stop", ()), how.pop("seed", 0)
+        stop, seed, likeliest = how.pop("stop", ()), how.pop("seed", 0), how.pop("likeliest", 0)
         sampling = Sampling(**self._sampling | {name: value for name, value in how.items() if value is not None})
         new = max(self.engine.room(prompt), 1) if new is None else new
-        reply = self.engine.submit(Request(prompt, new, sampling, seed, self._stops, grammar))
+        reply = self.engine.submit(Request(prompt, new, sampling, seed, self._stops, grammar, likeliest))
         return Writing(reply, self.tokenizer, stop, self._filters)
 
     def chat(self, messages: Messages, tools: Sequence[Any] | None = None, **how: Any) -> Writing:
@@ -89,16 +90,26 @@ class Assistant:
         return self.write(prompt, **how)
 
     @functools.lru_cache(maxsize=32)  # noqa: B019
-    def grammar(self, schema: str, before: str = "", after: str = "") -> Grammar:
+    def grammar(self, schema: str, before: str = "", after: str = "", within_text: bool = False) -> Grammar:
         """Of a JSON schema's text; its masks are kept for the next request with the same one."""
-        return Grammar(json.loads(schema), self.tokenizer, before, after)
+        return Grammar(json.loads(schema), self.tokenizer, before, after, within_text=within_text)
 
-    def of_calls(self, tools: Sequence[Mapping[str, Any]]) -> Grammar:
+    def may_call(self, tools: Sequence[Mapping[str, Any]]) -> Grammar | None:
+        """Text in which every call is one of these tools; None where their schemas say what no grammar reads, unless
+        one of them is to be strict."""
+        try:
+            return self.of_calls(tools, within_text=True)
+        except UserError:
+            if any(tool["function"].get("strict") for tool in tools):
+                raise
+            return None
+
+    def of_calls(self, tools: Sequence[Mapping[str, Any]], within_text: bool = False) -> Grammar:
         """A call of one of these tools."""
         told = [each["function"] for each in tools]
         made = [{"name": {"const": f["name"]}, "arguments": f.get("parameters") or {"type": "object"}} for f in told]
         calls = [{"type": "object", "properties": each, "required": [*each]} for each in made]
-        return self.grammar(json.dumps({"anyOf": calls}), "<tool_call>", "</tool_call>")
+        return self.grammar(json.dumps({"anyOf": calls}), "<tool_call>", "</tool_call>", within_text)
 
 
 def calls_in(text: str) -> tuple[str, list[dict[str, Any]]]:

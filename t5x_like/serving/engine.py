@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,12 +29,14 @@ from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Decodes, Encodes, Model, able
 from t5x_like.serving.grammar import Grammar
 
+MOST_LIKELIEST = 20
 _WORTH = 16  # tokens that a prompt has in common with a cache; fewer are read again
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A prompt, and how to go on: as `generate` does with it alone. `grammar` is what the new tokens have to spell."""
+    """A prompt, and how to go on: as `generate` does with it alone. `grammar` is what the new tokens have to spell;
+    of each so many of the `likeliest` are told beside it, up to 20."""
 
     prompt: Sequence[int]
     max_new_tokens: int
@@ -42,14 +44,15 @@ class Request:
     seed: int = 0
     stop_tokens: Sequence[int] = ()
     grammar: Grammar | None = None
+    likeliest: int = 0
 
 
 class Reply:
     """Iterates over new tokens as they come, with the natural logarithms of the model's probabilities of them; `reason`
-    is then "stop", "length", or what `end` was told."""
+    is then "stop", "length", or what `end` was told. `likeliest` has as many pairs as were asked for beside each."""
 
     def __init__(self, request: Request):
-        self.request, self.reason = request, ""
+        self.request, self.reason, self.likeliest = request, "", list[list[tuple[int, float]]]()
         self.state: frozenset[int] = frozenset() if request.grammar is None else request.grammar.start
         self.events = queue.SimpleQueue[tuple[int, float] | None]()
 
@@ -66,9 +69,10 @@ class Reply:
         grammar, stops = self.request.grammar, self.request.stop_tokens
         return np.ones(size, bool) if grammar is None else grammar.allowed(self.state, size, stops)
 
-    def give(self, token: int, log_prob: float) -> None:
+    def give(self, token: int, log_prob: float, likeliest: Iterable[tuple[int, float]] = ()) -> None:
         if token in self.request.stop_tokens:
             return self.end("stop")
+        self.likeliest.append([*itertools.islice(likeliest, self.request.likeliest)])
         self.events.put((token, log_prob))
         if self.request.grammar is not None:
             self.state = self.request.grammar.after(self.state, token)
@@ -128,6 +132,8 @@ class Engine:
         """Queues a request; a `UserError` is what `generate` refuses, or more tokens than there is room for."""
         check_prompts(self.model, [request.prompt], request.max_new_tokens, request.stop_tokens, Constraints())
         request.sampling.check()
+        if not 0 <= request.likeliest <= MOST_LIKELIEST:
+            raise UserError(f"logprobs: {request.likeliest} of each token; accepted: 0 to {MOST_LIKELIEST}")
         if (room := self.room(request.prompt)) < request.max_new_tokens:
             raise UserError(
                 f"max_tokens={request.max_new_tokens}: with a prompt of {len(request.prompt)} tokens that is more than "
@@ -207,15 +213,17 @@ class Engine:
         if any(request.grammar for request in requests):
             size = self.model.vocab_size
             knobs["allowed"] = np.stack([s.reply.allowed(size) if s.reply else np.ones(size, bool) for s in slots])
+        if any(request.likeliest for request in requests):
+            knobs["likeliest"] = np.zeros(0)  # that it is there is what is compiled
         return kind, knobs
 
     def _give(self, numbers: list[int], told: Any) -> None:
-        for number, token, log_prob in zip(numbers, *map(np.asarray, told), strict=True):
+        for number, token, log_prob, *likeliest in zip(numbers, *map(np.asarray, told), strict=True):
             slot, reply = self._slots[number], self._slots[number].reply
             assert reply is not None
             slot.used, slot.knobs["number"] = next(self._clock), slot.knobs["number"] + 1
             slot.kept.append(int(token))  # its place follows once it is read
-            reply.give(int(token), float(log_prob))
+            reply.give(int(token), float(log_prob), zip(*(each.tolist() for each in likeliest), strict=True))
             if slot.knobs["number"] == reply.request.max_new_tokens and not reply.reason:
                 reply.end("length")
 
@@ -229,7 +237,7 @@ def _knobs(request: Request) -> dict[str, Any]:
 
 
 def _choose(plan: _Plan, kind: str, params: Params, hidden: jax.Array, knobs: dict[str, Any]) -> Any:
-    """The tokens that follow hidden [B, 1, D], and their log-probabilities."""
+    """The tokens that follow hidden [B, 1, D], and their log-probabilities; then the likeliest, if they are told."""
     logits = plan.model.unembed(plan.model.unembedding(params), hidden, plan.ctx)[:, 0]
     scores = jnp.where(knobs["allowed"], logits, -jnp.inf) if "allowed" in knobs else logits
     token = scores.argmax(-1).astype(jnp.int32)
@@ -239,7 +247,12 @@ def _choose(plan: _Plan, kind: str, params: Params, hidden: jax.Array, knobs: di
         how = Sampling(jnp.where(cold, 1.0, knobs["temperature"]), knobs["top_k"], knobs["top_p"])
         drawn = jax.vmap(lambda row, how, key: sample(row[None], how, key[None], kind)[0])(scores, how, keys)
         token = jnp.where(cold, token, drawn)
-    return token, jnp.take_along_axis(logits, token[:, None], -1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+    log_probs = jax.nn.log_softmax(logits)
+    told = token, jnp.take_along_axis(log_probs, token[:, None], -1)[:, 0]
+    if "likeliest" not in knobs:
+        return told
+    values, tokens = jax.lax.top_k(log_probs, min(MOST_LIKELIEST, log_probs.shape[-1]))
+    return *told, tokens, values
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)

@@ -43,12 +43,21 @@ class Grammar:
     """What a tokenizer's tokens may spell, from the state `start` on. Nodes are built from the end: every part is told
     what follows it."""
 
-    def __init__(self, schema: Any, tokenizer: Tokenizer, before: str = "", after: str = ""):
-        """`before` and `after` stand around the value. A `UserError` tells what else the schema says."""
+    def __init__(
+        self, schema: Any, tokenizer: Tokenizer, before: str = "", after: str = "", *, within_text: bool = False
+    ):
+        """`before` and `after` stand around the value, maybe on lines of their own; `within_text` any text, and further
+        values, may stand around all that. A `UserError` tells what else the schema says."""
         self._edges: list[tuple[frozenset[int], int]] = [(frozenset(), 0)]  # of each node one, by some bytes
         self._free: list[list[int]] = [[]]  # and where it leads without a byte; node 0 is the end
         self._defs: dict[str, Any] = {}
-        self.start = self._closed([self._text(before, self._value(schema, self._text(after, 0), ()))])
+        texts = [self._either(0) for _ in before.encode()] if within_text else [0]
+        end = self._text(after, texts[0])
+        value = self._value(schema, self._either(end, self._text("\n", end)) if after else end, ())
+        value = self._either(value, self._text("\n", value)) if before else value
+        self.start = self._closed(
+            [self._until(before.encode(), texts, value) if within_text else self._text(before, value)]
+        )
         self._pieces, self._masks, self._steps = tokenizer.token_bytes, dict[State, np.ndarray](), dict[Any, State]()
 
     def after(self, state: State, token: int) -> State:
@@ -101,6 +110,16 @@ class Grammar:
 
     def _text(self, text: str, then: int) -> int:
         return self._bytes([[byte] for byte in text.encode()], then)
+
+    def _until(self, mark: bytes, texts: Sequence[int], then: int) -> int:
+        """Text up to a mark; in node n of `texts` its first n bytes have just come (Knuth, Morris and Pratt 1977)."""
+        for come, node in enumerate(texts):
+            for byte in {*mark}:
+                text = mark[:come] + bytes([byte])
+                longest = next(n for n in range(come + 1, -1, -1) if text.endswith(mark[:n]))
+                self._free[node].append(self._bytes([[byte]], then if longest == len(mark) else texts[longest]))
+            self._free[node].append(self._bytes([{*range(256)} - {*mark}], texts[0]))
+        return texts[0]
 
     def _loop(self, then: int, *bodies: Sequence[Iterable[int]]) -> int:
         """Any number of any of these."""

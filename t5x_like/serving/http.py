@@ -26,7 +26,13 @@ Body = dict[str, Any]
 _ANY: Body = {"model": str, "max_tokens": int, "temperature": float, "top_p": float, "top_k": int, "seed": int}
 _ANY |= {"stop": str | list, "stream": bool, "stream_options": dict, "user": str, "n": int}
 _COMPLETION: Body = _ANY | {"prompt": str | list, "logprobs": int}
-_CHAT: Body = _ANY | {"messages": list, "max_completion_tokens": int, "logprobs": bool, "tools": list}
+_CHAT: Body = _ANY | {
+    "messages": list,
+    "max_completion_tokens": int,
+    "logprobs": bool,
+    "top_logprobs": int,
+    "tools": list,
+}
 _CHAT |= {"tool_choice": str | dict, "parallel_tool_calls": bool, "response_format": dict}
 
 
@@ -84,6 +90,9 @@ class Service:
         stop, tokenizer = body.get("stop", []), self._assistant.tokenizer
         how: Body = {name: body[name] for name in ("temperature", "top_p", "top_k", "seed") if name in body}
         how["stop"] = [stop] if isinstance(stop, str) else stop
+        how["likeliest"] = body.get("top_logprobs", 0) if chat else body.get("logprobs", 0)
+        if body.get("top_logprobs") and not body.get("logprobs"):
+            raise UserError(f"top_logprobs={body['top_logprobs']}: accepted: 0, or logprobs=true")
         how["new"] = body.get("max_completion_tokens", body.get("max_tokens", None if chat else 16))
         if chat:
             messages = [_message(each) for each in body["messages"]]
@@ -106,6 +115,8 @@ class Service:
             if not usable or not (name or chosen == "required"):
                 raise UserError(f"tool_choice={chosen}: accepted: 'none', 'auto', 'required', or one of tools")
             return self._assistant.of_calls(usable)
+        if tools and chosen == "auto" and kind == "text":
+            return self._assistant.may_call(tools)
         return None if kind == "text" else self._assistant.grammar(json.dumps(schemas[kind]))
 
     def _chunks(self, body: Body, writing: Writing, chat: bool, done: Callable[[], None]) -> Iterator[Body]:
@@ -116,8 +127,8 @@ class Service:
 
         def chunk(text: str, calls: Sequence[Body] = (), reason: str | None = None) -> Body:
             nonlocal told
-            new, told = writing.tokens[told:], len(writing.tokens)
-            logged = self._log_probs(new, chat) if body.get("logprobs", False) is not False else None
+            first, told = told, len(writing.tokens)
+            logged = self._log_probs(writing, first, chat) if body.get("logprobs", False) is not False else None
             words = {"role": "assistant", "content": text} | ({"tool_calls": calls} if calls else {})
             content = {("delta" if stream else "message"): words} if chat else {"text": text}
             return said | {"choices": [{"index": 0, **content, "logprobs": logged, "finish_reason": reason}]}
@@ -144,13 +155,21 @@ class Service:
         finally:
             done()
 
-    def _log_probs(self, tokens: Sequence[tuple[int, float]], chat: bool) -> Body:
-        texts, values = (
-            [self._assistant.tokenizer.decode([token]) for token, _ in tokens],
-            [value for _, value in tokens],
-        )
-        told = [{"token": t, "logprob": v, "top_logprobs": []} for t, v in zip(texts, values, strict=True)]
-        return {"content": told} if chat else {"tokens": texts, "token_logprobs": values}
+    def _log_probs(self, writing: Writing, first: int, chat: bool) -> Body:
+        """Of the tokens from the first on, and of the likeliest in place of each."""
+        tokenizer = self._assistant.tokenizer
+
+        def one(token: int, value: float) -> Body:
+            text, read = tokenizer.decode([token]), tokenizer.decode_bytes([token])
+            return {"token": text, "logprob": value, "bytes": [*read]}
+
+        told = [one(*each) for each in writing.tokens[first:]]
+        likeliest = [[one(*each) for each in of] for of in writing.reply.likeliest[first : len(writing.tokens)]]
+        if chat:
+            return {"content": [each | {"top_logprobs": of} for each, of in zip(told, likeliest, strict=True)]}
+        by_text = [{each["token"]: each["logprob"] for each in of} for of in likeliest]
+        made = {name: [each[name.removesuffix("s")] for each in told] for name in ("tokens", "logprobs")}
+        return {"tokens": made["tokens"], "token_logprobs": made["logprobs"], "top_logprobs": by_text}
 
 
 def _call(number: int, call: Body) -> Body:

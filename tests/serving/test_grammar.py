@@ -4,6 +4,7 @@
 import itertools
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -140,6 +141,22 @@ def test_pydantic_models_and_marks(tmp_path):
     text = Outer(inner=[Inner(x=1.5), Inner(x=-2e10)], note="é").model_dump_json()
     assert accepted(grammar, f"<tool_call>{text}</tool_call>".encode()) and not accepted(grammar, text.encode())
     assert grammar.start and not grammar.complete(grammar.start)
+
+
+def test_values_within_text():
+    """By brute force: a text is accepted just when each of its marks is followed by a value and the closing mark, and
+    what it ends with is not inside one."""
+    grammar, found = Grammar({"enum": [1, 12]}, ByteTokenizer(), "aab", "/", within_text=True), 0
+    for length in range(9):
+        for letters in itertools.product("ab1/", repeat=length):
+            text, rest = "".join(letters), "".join(letters)
+            while "aab" in rest and (call := re.match("\n?1/", rest.split("aab", 1)[1])):
+                rest = rest.split("aab", 1)[1][call.end() :]
+            found += text != rest and "aab" not in rest
+            assert accepted(grammar, text.encode()) == ("aab" not in rest), text
+    assert found > 100
+    assert accepted(grammar, "é aab\n12\n/ aab1/ aa".encode()) and not accepted(grammar, b"aab\n\n1/")
+    assert not grammar.complete(grammar.start)
 
 
 @pytest.mark.parametrize(

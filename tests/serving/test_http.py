@@ -2,18 +2,23 @@
 """The HTTP interface, as OpenAI's own client sees it."""
 
 import concurrent.futures
+import functools
 import json
 import socket
 import threading
 import time
 
 import httpx2
+import jax
+import numpy as np
 import openai
 import pytest
 import uvicorn
 
 from t5x_like.inference.generate import generate
+from t5x_like.inference.prompts import as_batch
 from t5x_like.inference.sampling import Sampling
+from t5x_like.serving.assistant import calls_in
 from t5x_like.serving.http import Service
 
 CITY = {
@@ -22,6 +27,8 @@ CITY = {
     "required": ["city", "warm"],
 }
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+UNREADABLE = {"type": "string", "pattern": "a+"}
+STRICT = {"type": "function", "function": {"name": "note", "parameters": UNREADABLE, "strict": True}}
 ASK = [{"role": "user", "content": "Hi"}]
 
 
@@ -85,8 +92,33 @@ def test_chat_is_streamed(client):
     parts = list(client.chat.completions.create(stream=True, stream_options={"include_usage": True}, **how))
     assert "".join(part.choices[0].delta.content for part in parts[:-1]) == whole.choices[0].message.content
     assert parts[-2].choices[0].finish_reason == "length" and parts[-1].usage == whole.usage
+    assert (
+        bytes(byte for each in told for byte in each.bytes).decode(errors="replace") == whole.choices[0].message.content
+    )
     streamed = [each for part in parts[:-1] for each in part.choices[0].logprobs.content]
     assert len(parts) > 5 and [each.logprob for each in streamed] == [each.logprob for each in told]
+
+
+def test_likeliest_tokens_are_told(client, tiny, assistant):
+    """Beside one request that wants none."""
+    how = {"model": "tiny", "messages": ASK, "max_completion_tokens": 5, "temperature": 1, "seed": 1}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        plain = pool.submit(lambda: client.chat.completions.create(**how, logprobs=True))
+        made = client.chat.completions.create(**how, logprobs=True, top_logprobs=3)
+    content = made.choices[0].logprobs.content
+    prompt = assistant.template.tokens(assistant.tokenizer, ASK)
+    rows = generate(*tiny, [prompt], max_new_tokens=5, sampling=Sampling(1.0), seed=1).tokens[0]
+    assert [each.token for each in content] == [each.token for each in plain.result().choices[0].logprobs.content]
+    assert all(each.top_logprobs == [] for each in plain.result().choices[0].logprobs.content)
+    model, params = tiny
+    for number, each in enumerate(content):
+        logits = model.apply(params, as_batch(model, [[*prompt, *rows[:number]]]))["logits"][0, -1]
+        likeliest = np.sort(jax.nn.log_softmax(logits))[::-1][:3]
+        assert [other.logprob for other in each.top_logprobs] == pytest.approx(likeliest, abs=1e-4)
+    made = client.completions.create(model="tiny", prompt="a", max_tokens=2, temperature=0, logprobs=2)
+    logged = made.choices[0].logprobs
+    for value, others in zip(logged.token_logprobs, logged.top_logprobs, strict=True):
+        assert max(others.values()) == pytest.approx(value)
 
 
 def test_json_of_a_schema(client):
@@ -114,6 +146,24 @@ def test_a_tool_is_called(client, stream):
         assert answer.usage.completion_tokens == 3
 
 
+def test_calls_within_text_are_of_the_tools(assistant):
+    """Whatever is drawn behind the mark, which an untrained model never writes by itself."""
+    grammar, draw, called = assistant.may_call([TOOL]), np.random.default_rng(0), 0
+    mark = [byte + 1 for byte in b"Hm. <tool_call>"]
+    for _ in range(5):
+        state, tokens = functools.reduce(grammar.after, mark, grammar.start), mark
+        for _ in range(120):
+            if grammar.allowed(state, 257, [0])[0]:
+                break
+            tokens = [*tokens, int(draw.choice(np.flatnonzero(grammar.allowed(state, 257, [0]))))]
+            state = grammar.after(state, tokens[-1])
+        text, (call,) = calls_in(assistant.tokenizer.decode(tokens))
+        called += call["name"] == "weather" and call["arguments"].keys() == {"city", "warm"}
+        assert text == "Hm."
+    assert called == 5
+    assert assistant.may_call([STRICT | {"function": STRICT["function"] | {"strict": False}}]) is None
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "line"),
     [
@@ -128,6 +178,9 @@ def test_a_tool_is_called(client, stream):
         ({"messages": [{"content": "a"}]}, 400, "is not as expected (KeyError('role'))"),
         ({"messages": [{"role": "user", "content": "a" * 11_000}]}, 413, "is longer than 10000 bytes"),
         ({"tools": [TOOL], "tool_choice": "always"}, 400, "tool_choice=always"),
+        ({"top_logprobs": 2}, 400, "top_logprobs=2: accepted: 0, or logprobs=true"),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "logprobs: 21 of each token; accepted: 0 to 20"),
+        ({"tools": [STRICT]}, 400, "'pattern'"),
         ({"response_format": {"type": "xml"}}, 400, "response_format.type: 'xml'"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"pattern": "a"}}}}, 400, "'pattern'"),
     ],
