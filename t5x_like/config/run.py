@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from t5x_like.config.data import AnyDataConfig
-from t5x_like.config.evaluation import check_sets, with_what_sets_share
+from t5x_like.config.evaluation import check_set, check_sets, with_what_sets_share
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.initial import InitConfig
 from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig, ModelConfig
@@ -106,6 +106,8 @@ class RunConfig:
         data, *others = (_read_by(model, each) for each in (self.data, *self.evaluation.values()))
         sets = dict(zip(self.evaluation, others, strict=True))
         check_sets(data, model, sets)
+        if (texts := getattr(self.objective, "texts", None)) is not None:
+            check_set("objective.texts", data, model, texts)
         changed: dict[str, Any] = {"parametrisation": rule, "evaluation": sets}
         return dataclasses.replace(self, data=data, model=model, training=training, **changed)
 

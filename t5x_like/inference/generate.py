@@ -27,6 +27,7 @@ from t5x_like.inference.sampling import Sampling, sample
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Decodes, Model, able
+from t5x_like.parallel.local_rows import whole
 
 State = dict[str, Any]
 GREEDY = Sampling(temperature=0.0)
@@ -114,10 +115,10 @@ def generate(
     last = max_new_tokens, sampling, constraints, stop_tokens, num_samples, log_probs, seed, ctx, max_new_tokens
     *_, (_, state) = _steps(decodes, params, prompts, *last)
     count = len(prompts) * num_samples
-    lengths = np.asarray(state["lengths"])[:count]
+    lengths = whole(state["lengths"])[:count]
 
     def rows(name: str) -> list[list[Any]]:
-        return [row[:length].tolist() for row, length in zip(np.asarray(state[name]), lengths, strict=False)]
+        return [row[:length].tolist() for row, length in zip(whole(state[name]), lengths, strict=False)]
 
     new = [_without_stop(row, stop_tokens) for row in rows("tokens")]
     if not log_probs:
@@ -153,7 +154,7 @@ def generate_stream(
     ctx = (ctx or Context()).replace(train=False, key=None)
     last = max_new_tokens, sampling, constraints, stop_tokens, num_samples, False, seed, ctx, chunk
     for until, state in _steps(decodes, params, prompts, *last):
-        tokens, lengths = np.asarray(state["tokens"]), np.asarray(state["lengths"])
+        tokens, lengths = whole(state["tokens"]), whole(state["lengths"])
         pieces = []
         for row in range(len(prompts) * num_samples):
             pieces.append(_without_stop(tokens[row, seen : min(until, lengths[row])].tolist(), stop_tokens))
@@ -205,7 +206,7 @@ def _steps(
     until = min(chunk, max_new_tokens)
     state = _start(plan, params, batch, knobs, until)
     yield until, state
-    while until < max_new_tokens and not np.asarray(state["stopped"]).all():
+    while until < max_new_tokens and not whole(state["stopped"]).all():
         until = min(until + chunk, max_new_tokens)
         state = _resume(plan, params, state, knobs, until)
         yield until, state

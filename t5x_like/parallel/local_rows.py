@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 
@@ -40,6 +41,13 @@ def share_of(batch: NamedSharding, devices: frozenset[Any] | None = None) -> Sha
         if pieces % parts == 0 and len({piece * parts // pieces for piece in mine}) == 1:
             return Share(min(mine) * parts // pieces, parts)
     return Share(0, 1)
+
+
+def whole(array: Any) -> np.ndarray:
+    """A whole array, on every host: that of several hosts is gathered."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def put_rows(

@@ -17,14 +17,16 @@ from t5x_like.config import RunConfig
 from t5x_like.config.objectives.policy import PolicyConfig
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.packing import Batch
+from t5x_like.data.pipeline import build_dataset
 from t5x_like.data.tasks.text import decoder_features, padded
-from t5x_like.errors import UserError
 from t5x_like.inference.generate import generate
 from t5x_like.inference.sampling import Sampling
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
+from t5x_like.parallel.local_rows import whole
 from t5x_like.rollouts.advantages import ALIKE, best_of_groups, generalised, of_groups, whitened
 from t5x_like.rollouts.rewards import rewards_of
+from t5x_like.training.one_writer import as_the_first
 
 Pair = tuple[list[int], list[int]]  # a prompt, the data's answer without its end
 
@@ -33,17 +35,12 @@ class Rollout:
     """Batches of a policy: `rollout(params, others, step) -> {name: [K, B, ...]}`."""
 
     def __init__(self, config: RunConfig, program: Any, dataset: Dataset):
-        """
-        Raises:
-          UserError: there are several hosts.
-        """
         c: PolicyConfig = config.objective  # type: ignore[assignment]
         self.policy = c
         self.config, self.program, self.dataset = config, program, dataset
         steps, size = config.execution.steps_per_call, config.training.batch_size
-        if jax.process_count() > 1:
-            raise UserError(f"objective.kind: 'policy' writes on one host; there are {jax.process_count()}")
         self.batches, self.prompts = steps // c.passes, size // c.samples
+        self.texts = None if c.texts is None else build_dataset(c.texts, config.seed, tokenizer=dataset.tokenizer)
         self.sampling, self.ctx = Sampling(temperature=c.temperature), program.ctx.replace(remat="none")
 
     def __call__(self, params: Params, others: Params, step: int) -> Batch:
@@ -56,18 +53,28 @@ class Rollout:
         decode = self.dataset.tokenizer.decode  # type: ignore[union-attr]
         texts = [decode(new) for group in groups for new in group]
         answers = [decode(answer) for _, answer in asked for _ in range(c.samples)]
-        checked = np.array(rewards_of(c, texts, answers), np.float32)
+        checked = as_the_first(np.array(rewards_of(c, texts, answers), np.float32))
         if rewards is None:
             rewards = checked
         else:
             batch["checked_rewards"] = checked
         batch |= {f"decoder_{name}": value for name, value in told.items()} | {"rewards": rewards}
         batch |= self._advantages(batch, rewards)
-        if c.pretraining:
+        if c.pretraining and self.texts is None:
             own = [self._row(prompt, answer) for prompt, answer in asked for _ in range(c.samples)]
             batch |= {f"data_{name}": value for name, value in self._features(own).items()}
         chosen = self._chosen(rewards)
-        return {name: self._stacked(value[chosen]) for name, value in batch.items()}
+        stacked = {name: self._stacked(value[chosen]) for name, value in batch.items()}
+        if self.texts is not None:
+            size = self.config.training.batch_size
+            mixed = self.texts.training_batches(step, self.config.execution.steps_per_call, size)
+            stacked |= {f"data_{name}": value for name, value in mixed.items()}
+        return self._own(stacked, 1)
+
+    def _own(self, batch: Batch, leading: int) -> Batch:
+        """This host's rows; every host has all, the same."""
+        share = self.program.share
+        return {name: np.split(value, share.parts, axis=leading)[share.part] for name, value in batch.items()}
 
     def _asked(self, step: int) -> list[Pair]:
         """The prompts of the call that begins with a step."""
@@ -107,11 +114,10 @@ class Rollout:
         size = self.config.training.batch_size
         parts = []
         for at in range(0, len(batch["decoder_input_tokens"]), size):
-            rows = {name: value[at : at + size] for name, value in batch.items()}
-            found = _scored(
-                self.program.objective, self.program.model, self.ctx, params, others, self.program.on_devices(rows)
-            )
-            parts.append(jax.device_get(found))
+            rows = self._own({name: value[at : at + size] for name, value in batch.items()}, 0)
+            what = self.program.objective, self.program.model, self.ctx
+            found = _scored(*what, params, others, self.program.on_devices(rows))
+            parts.append({name: whole(value) for name, value in found.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _advantages(self, batch: Batch, rewards: np.ndarray) -> Batch:

@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,11 +22,12 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-def as_the_first(number: int) -> int:
-    """Returns the first process's number, in every process; waits for all of them."""
+def as_the_first(value: Any) -> Any:
+    """Returns the first process's number or array, of at most 32 bits, in every process; waits for all of them."""
     if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+        return value
+    told = np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    return told if told.ndim else told.item()
 
 
 def check_same(texts: Mapping[str, str]) -> None:

@@ -80,6 +80,27 @@ def assert_same_metrics(got, expected):
             assert ours[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), (name, theirs)
 
 
+def two_and_one(config, folder):
+    """Trains a run with two processes, then with this one; returns the second's summary."""
+    write_json(folder / "two.json", to_dict(config))
+    words = (Path(__file__).parent / "one_of_several.py", free_port(), 2)
+    for code, _, err in endings([start(*words, process, folder / "two") for process in (0, 1)]):
+        assert code == 0, err
+    return train(config, folder / "one")
+
+
+def test_two_processes_learn_from_what_they_write_as_one_does(make_run, tmp_path):
+    """Answers, their rewards, and what prompts are left out follow from all rows, whichever process has them."""
+    data = {"kind": "conversations", "messages": None, "source": {"kind": "sums", "below": 3}, "pack": False}
+    data |= {"sequence_length": 6, "tokenizer": {"kind": "byte", "specials": ["mask"]}}
+    policy = {"kind": "policy", "samples": 32, "max_new_tokens": 1, "passes": 2, "oversample": 2, "pretraining": 0.1}
+    how = ("training.batch_size=128", "training.log_every=1", "execution.steps_per_call=2", "model.mlp_dim=32")
+    config = make_run(f"data={data}", f"objective={policy}", "mesh.data=2", "mesh.fsdp=4", "training.steps=4", *how)
+    two_and_one(config, tmp_path)
+    assert_same_metrics(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+    assert sum(line["reward"] for line in metrics(tmp_path / "one") if "reward" in line) > 0
+
+
 @slow  # what the next test runs by default is one of these
 @pytest.mark.parametrize(
     "overrides",
@@ -93,11 +114,7 @@ def assert_same_metrics(got, expected):
 def test_two_processes_train_as_one_does(overrides, make_run, tmp_path):
     """Every line of metrics.jsonl, held-out losses too, within 1e-6: in fact within float32's last digits."""
     config = make_run("training.log_every=1", "training.evaluate_every=2", *overrides)
-    write_json(tmp_path / "two.json", to_dict(config))
-    words = (Path(__file__).parent / "one_of_several.py", free_port(), 2)
-    for code, _, err in endings([start(*words, process, tmp_path / "two") for process in (0, 1)]):
-        assert code == 0, err
-    expected = train(config, tmp_path / "one")
+    expected = two_and_one(config, tmp_path)
     assert_same_metrics(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert summary["loss"] == pytest.approx(expected["loss"], rel=1e-6) and summary["status"] == "finished"

@@ -15,6 +15,7 @@ from t5x_like.errors import UserError
 from t5x_like.inference.generate import generate
 from t5x_like.inference.sampling import Sampling
 from t5x_like.rollouts.rollout import Rollout, asked_of
+from t5x_like.training.checkpoints import load_trained
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
 from t5x_like.training.run_folder import read_metrics
@@ -119,6 +120,31 @@ def test_everything_at_once_on_eight_devices_is_as_on_one(policy, begun, tmp_pat
         np.testing.assert_allclose(eight, one, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_texts_are_mixed_in(policy, begun, tmp_path):
+    """A batch of them a step, the next one each time whatever the passes, and what is told is their loss."""
+    source = {"kind": "sums", "below": 4, "careless": 1.0}
+    texts = {**DATA, "source": source}
+    for name in ("tokenizer", "sequence_length"):
+        del texts[name]
+    how = ("optimizer={'kind': 'sgd', 'learning_rate': 1e-9}", "execution.steps_per_call=2")
+    config = policy(*how, passes=2, pretraining=0.5, texts=texts)
+    assert config.objective.texts.sequence_length == 8
+    program, dataset, params, batch = made(config, step=2)
+    stream = build_dataset(config.objective.texts, 0, tokenizer=dataset.tokenizer)
+    for name, value in stream.training_batches(2, 2, 32).items():
+        np.testing.assert_array_equal(batch[f"data_{name}"], value)
+    train(config, tmp_path / "run")
+    *_, params = load_trained(tmp_path / "run")
+    for number, line in enumerate(lines(tmp_path / "run")):
+        rows = stream.training_batch(number, 32)
+        logits = program.model.apply(params, rows)["logits"]
+        loss = -np.take_along_axis(jax.nn.log_softmax(logits), rows["decoder_target_tokens"][..., None], -1)[..., 0]
+        weights = rows["decoder_loss_weights"]
+        assert line["pretraining_loss"] == pytest.approx(
+            float(((loss * weights).sum(1) / weights.sum(1)).mean()), rel=1e-4
+        )
+
+
 def test_a_tuned_policy_is_held_near_itself_without_its_adapters(policy, tmp_path):
     """The reference is the model without its LoRA: nothing apart at first, then ever more."""
     more = {"kl": 0.05, "algorithm": "ppo", "passes": 2}
@@ -155,6 +181,12 @@ def test_what_does_not_fit_is_one_line(policy, tmp_path):
         ((), {"passes": 3}, r"^objective\.passes: 3 does not divide execution\.steps_per_call=2"),
         (("data.pack=true",), {}, r"^data\.pack: a policy answers one prompt a row"),
         ((), {"algorithm": "ppo"}, r"^model\.head: None is not what 'policy' trains; accepted: 'scalar'"),
+        ((), {"texts": DATA}, r"^objective\.texts: of kind 'conversations' weigh nothing"),
+        (
+            (),
+            {"texts": {**DATA, "tokenizer": {"kind": "byte"}}, "pretraining": 1.0},
+            r"^objective\.texts\.tokenizer: dif",
+        ),
         ((), {"kl": 0.1}, r"^objective\.reference: '' names no model"),
     ):
         with pytest.raises(UserError, match=message):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from t5x_like.config.checks import above_zero, at_least, inside
+from t5x_like.config.data import AnyDataConfig
 from t5x_like.config.objectives.cross_entropy import CrossEntropyConfig
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError
@@ -33,7 +34,8 @@ class PolicyConfig(CrossEntropyConfig):
       kl_estimator: k1, k2 or k3 of Schulman 2020.
       discount, gae_lambda: of advantages (Schulman et al. 2016).
       value: weight of the value head's loss; its change is clipped by `value_clip`.
-      pretraining: weight of the loss of the data's own answers, added (PPO-ptx mixes pre-training texts).
+      pretraining: weight of the loss, added, of `texts` (PPO-ptx, Ouyang et al. 2022), a batch a step; None: of the
+        data's own answers.
       seconds, memory_mb: what a unit test may take.
     """
 
@@ -58,6 +60,7 @@ class PolicyConfig(CrossEntropyConfig):
     value: float = 0.1
     value_clip: float = 0.2
     pretraining: float = 0.0
+    texts: AnyDataConfig | None = None
     seconds: float = 2.0
     memory_mb: int = 512
 
@@ -72,6 +75,10 @@ class PolicyConfig(CrossEntropyConfig):
         if self.reward_model and self.reward != "model":
             raise FieldError(
                 "reward_model", f"{self.reward_model!r} does not go with reward={self.reward!r}; accepted: ''"
+            )
+        if self.texts is not None and not self.pretraining:
+            raise FieldError(
+                "texts", f"of kind {self.texts.kind!r} weigh nothing; accepted: None, or pretraining above 0"
             )
         if self.z_loss or self.label_smoothing:
             raise FieldError("z_loss" if self.z_loss else "label_smoothing", "is for losses of targets; accepted: 0")
