@@ -3,7 +3,8 @@
 
 A slot has a cache of its own, with its own next place, and the step is one row's, mapped over slots; what differs
 between requests is a run-time value. A free slot keeps its cache: a prompt that begins with the same tokens, such as
-the next turn of a conversation, is read from where it differs.
+the next turn of a conversation, is read from where it differs. Between two tokens at most `PIECE` tokens of prompts are
+read, so a long prompt does not hold the others up (Agrawal et al. 2023).
 """
 
 import collections
@@ -30,6 +31,7 @@ from t5x_like.models.model import Decodes, Encodes, Model, able
 from t5x_like.serving.grammar import Grammar
 
 MOST_LIKELIEST = 20
+PIECE = 256
 _WORTH = 16  # tokens that a prompt has in common with a cache; fewer are read again
 
 
@@ -118,6 +120,8 @@ class Engine:
         self._plan = _Plan(self.model, ctx, length)
         self._slots = [_Slot(_knobs(Request([0], 1))) for _ in range(slots)]
         self._waiting: collections.deque[Reply] = collections.deque()
+        self._reading: collections.deque[int] = collections.deque()  # slots whose prompt is not yet read
+        self._piece = PIECE if self.model.shares_cache and not hasattr(model, "in_front") else length
         self._changed, self._closed, self._clock = threading.Condition(), False, itertools.count(1)
         one = {"cache": self._plan.empty_cache(), "token": 0, "position": 0}
         self._state: Any = jax.tree.map(lambda x: jnp.zeros((slots, *jnp.shape(x)), jnp.asarray(x).dtype), one)
@@ -164,11 +168,15 @@ class Engine:
             self._changed.notify()
 
     def step(self) -> bool:
-        """Lets waiting requests in, and gives every one that is there a token; returns whether any goes on."""
-        going_on = [*self._busy()]
+        """Lets waiting requests in, reads of their prompts, and gives those that were read before a token; returns
+        whether any goes on."""
+        going_on = [number for number in self._busy() if number not in self._reading]
         while self._waiting and len(self._busy()) < len(self._slots):
             if not (reply := self._waiting.popleft()).reason:
                 self._let_in(reply)
+        read = 0
+        while self._reading and read < self._piece:
+            read += self._read(self._reading[0])
         if going_on:
             for number in going_on:
                 self._slots[number].places.append(self._slots[number].places[-1] + 1)
@@ -183,25 +191,39 @@ class Engine:
         return {number: reply for number, reply in replies.items() if reply and not reply.reason}
 
     def _let_in(self, reply: Reply) -> None:
-        """Reads a prompt into the slot whose cache has most of it already, and chooses its first token."""
-        prompt, new = list(reply.request.prompt), reply.request.max_new_tokens
+        """Gives a request the slot whose cache has most of its prompt already."""
+        prompt, new = reply.request.prompt, reply.request.max_new_tokens
         free = {*range(len(self._slots))} - {*self._busy()}
         number = max(free, key=lambda n: (self._slots[n].common(prompt), -self._slots[n].used))
-        slot, start = self._slots[number], 0
-        if self.model.shares_cache and (shared := slot.common(prompt)) >= _WORTH:
-            there, length = slot.places[shared - 1] + 1, rounded_up(len(prompt) - shared)
-            if there + length + new <= self._plan.length:
-                start, rest = there, left_padded([prompt[shared:]], length)
-                rest["decoder_positions"] += shared + slot.front
-        if not start:
-            shared, rest = 0, as_batch(self.model, [prompt])
-            slot.front = int(rest["decoder_positions"][0, -1]) + 1 - len(prompt)
-        end = start + rest["decoder_input_tokens"].shape[1]
-        slot.places = [*slot.places[:shared], *range(end - len(prompt) + shared, end)]
-        slot.reply, slot.kept, slot.knobs = reply, prompt, _knobs(reply.request)
-        kind, knobs = self._told([slot])
-        self._state, told = _join(self._plan, kind, not start, self.params, self._state, rest, number, start, knobs)
-        self._give([number], told)
+        slot = self._slots[number]
+        shared = slot.common(prompt) if self.model.shares_cache else 0
+        if shared < _WORTH or slot.places[shared - 1] + 1 + rounded_up(len(prompt) - shared) + new > self._plan.length:
+            shared = 0
+        slot.reply, slot.knobs = reply, _knobs(reply.request)
+        slot.kept, slot.places = slot.kept[:shared], slot.places[:shared]
+        self._reading.append(number)
+
+    def _read(self, number: int) -> int:
+        """Reads the next piece of a slot's prompt, and after the last chooses the first token; returns its length."""
+        slot, reply = self._slots[number], self._slots[number].reply
+        assert reply is not None
+        piece = [] if reply.reason else [*reply.request.prompt[len(slot.kept) :][: self._piece]]
+        if piece:
+            start = slot.places[-1] + 1 if slot.kept else 0
+            rest = left_padded([piece], rounded_up(len(piece))) if start else as_batch(self.model, [piece])
+            if start:
+                rest["decoder_positions"] += len(slot.kept) + slot.front
+            else:
+                slot.front = int(rest["decoder_positions"][0, -1]) + 1 - len(piece)
+            end = start + rest["decoder_input_tokens"].shape[1]
+            slot.kept, slot.places = slot.kept + piece, [*slot.places, *range(end - len(piece), end)]
+            kind, knobs = self._told([slot])
+            self._state, told = _join(self._plan, kind, not start, self.params, self._state, rest, number, start, knobs)
+        if not piece or len(slot.kept) == len(reply.request.prompt):
+            self._reading.popleft()
+            if piece:
+                self._give([number], told)
+        return len(piece)
 
     def _told(self, slots: list[_Slot]) -> tuple[str, dict[str, Any]]:
         """The kind of sampling that has to be compiled for these slots, and their run-time values."""
@@ -259,7 +281,7 @@ def _choose(plan: _Plan, kind: str, params: Params, hidden: jax.Array, knobs: di
 def _join(
     plan: _Plan, kind: str, anew: bool, params: Params, state: Any, batch: Any, slot: Any, start: Any, knobs: Any
 ) -> tuple[Any, Any]:
-    """Reads a prompt [1, T] into a slot's cache, anew or from place `start` on."""
+    """Reads a piece of a prompt, [1, T], into a slot's cache, anew or from place `start` on."""
     cache = plan.empty_cache() if anew else {**jax.tree.map(lambda x: x[slot], state["cache"]), "index": start}
     outputs = plan.model.apply(params, batch, cache=cache, want=("hidden",), ctx=plan.ctx)
     told = _choose(plan, kind, params, outputs["hidden"][:, -1:], knobs)

@@ -83,6 +83,32 @@ def test_a_conversation_is_read_from_where_it_differs(tiny, monkeypatch):
     assert anew == [True, False, False, False, True]
 
 
+def test_a_long_prompt_is_read_between_tokens_of_others(tiny, monkeypatch):
+    """In pieces, and with the tokens that reading it at once gives; one that is cancelled half read leaves the slot."""
+    from t5x_like.serving import engine as module
+
+    monkeypatch.setattr(module, "PIECE", 32)
+    engine = Engine(*tiny, slots=3, length=320)
+    draw = np.random.default_rng(2)
+    short, long = Request([5, 6], 12), Request(draw.integers(1, VOCAB, 150).tolist(), 6)
+    replies = [engine.submit(request) for request in (short, long, Request(long.prompt[::-1], 4))]
+    engine.step()
+    waited = 0
+    while not (told := len(replies[1].likeliest)):
+        before = len(replies[0].likeliest)
+        engine.step()
+        waited += len(replies[0].likeliest) - before == 1
+        if waited == 2:
+            replies[2].end()
+    assert waited >= 4 and told == 1
+    again = engine.submit(Request([*long.prompt[:100], 7], 5))
+    while engine.step():
+        pass
+    for request, reply in ((short, replies[0]), (long, replies[1]), (again.request, again)):
+        assert [token for token, _ in reply] == alone(tiny, request)[0]
+    assert replies[2].reason == "cancelled" and not list(replies[2])
+
+
 def test_cancelled_requests_leave_their_slot(tiny):
     engine = Engine(*tiny, slots=1, length=64)
     thread = threading.Thread(target=engine.run)
