@@ -2,7 +2,7 @@
 """Where a run's parameters come from."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from t5x_like.config.checks import regular_expressions
 
@@ -19,14 +19,23 @@ class InitConfig:
       layers: which of the folder's layers, from 0, each layer of a stack is that is not as deep as the folder's, as
         DistilBERT's are every second one of BERT (Sanh et al. 2019); `model.num_layers` is their number unless it is
         given. None: all stacks are as deep.
+      parts: other folders by the part of the tree that is theirs: {"critic": DIR} takes "critic/labels/kernel" from
+        what is called "labels/kernel" there.
     """
 
     path: str
     layers: tuple[int, ...] | None = None
     new: tuple[str, ...] = (HEADS,)  # regular expressions of parameters that are drawn where the folder lacks them
 
+    parts: dict[str, str] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         regular_expressions("new", self.new)
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Folders by what is put before the names of their parameters; the first is the whole model's."""
+        return {"": self.path} | {f"{part}/": folder for part, folder in self.parts.items()}
 
     def may_lack(self, name: str) -> bool:
         """Whether the folder may lack the parameter of a name."""

@@ -203,16 +203,21 @@ def _head_fields(theirs: dict[str, Any], names: Mapping[str, Any], kind: type) -
     """Our fields of a decoder's head, which all its families call alike."""
     if _SCORE not in names or not issubclass(kind, DecoderConfig):
         return {}
-    return {"head": "classification", "num_labels": len(theirs.get("id2label") or range(2)), "lm_head": False}
+    number = len(theirs.get("id2label") or range(2))  # one is that of a reward model
+    return {"head": "classification" if number > 1 else "scalar", "num_labels": number, "lm_head": False}
 
 
 def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.float32) -> None:
-    """Writes a folder that `transformers` reads: config.json and safetensors.
+    """Writes a folder that `transformers` reads: config.json and safetensors. Of a policy the numbers that were to
+    expect its rewards are left out.
 
     Raises:
       UserError: the model's family or one of its options has no counterpart there.
     """
     config = model.config
+    if isinstance(config, DecoderConfig) and config.head == "scalar" and config.lm_head:
+        config = dataclasses.replace(config, head=None, critic=False, num_labels=None)
+        model = build_model(config)
     if _head_of(config) is not None:  # beside a head there are no logits over the vocabulary there
         config = dataclasses.replace(config, lm_head=False)
         model = build_model(config)

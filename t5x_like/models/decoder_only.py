@@ -5,7 +5,8 @@ decoder input - embed - [causal self-attention, mlp] x L - norm - logits
 
 fine-tuned (Radford et al. 2018, section 3.2): the last token's state after the norm - logits of classes
 
-head "scalar": every token's state after the norm - a number: a reward, or the value of what comes (Ouyang et al. 2022)
+head "scalar": every token's state after the norm - a number: a reward, or the value of what comes (Ouyang et al. 2022);
+with `critic` the state is that of a second network beside the first, whose parameters lie under "critic"
 """
 
 from collections.abc import Sequence
@@ -38,10 +39,15 @@ class DecoderOnly(Decoder):
     def specs(self) -> Params:
         c = self.config
         one = jax.ShapeDtypeStruct((1,) * (1 + (c.head == "scalar")) + (c.d_model,), jnp.float32)
-        specs = {**self.vocabulary.specs(head=c.lm_head), **self.decoder.entry_specs(), "decoder": self.decoder.specs()}
+        specs, numbers = self._network(c.lm_head), self._network(False) if c.critic else {}
         if c.head is not None:
-            specs["labels"] = map_specs(lambda spec: spec.on_streams("decoder"), record_specs(self.labels, one))
-        return specs
+            (numbers or specs)["labels"] = map_specs(
+                lambda spec: spec.on_streams("decoder"), record_specs(self.labels, one)
+            )
+        return {**specs, "critic": numbers} if numbers else specs
+
+    def _network(self, head: bool) -> Params:
+        return {**self.vocabulary.specs(head=head), **self.decoder.entry_specs(), "decoder": self.decoder.specs()}
 
     def unembedding(self, params: Params) -> Params:
         if not self.config.lm_head:
@@ -77,8 +83,14 @@ class DecoderOnly(Decoder):
         """
         if "values" not in want:
             return self.decode(params, batch, ctx, cache, want, {})
-        outputs = self.decode(params, batch, ctx, cache, [*want, "hidden"], {})
-        numbers = call(self.labels, params["labels"], outputs["hidden"], ctx)
+        if self.config.critic:
+            outputs, params = self.decode(params, batch, ctx, cache, want, {}), params["critic"]
+            ctx = ctx.replace(key=ctx.folded(self.config.num_layers + 2))
+            seen = self.decode(params, batch, ctx, None, ["hidden"], outputs["aux"])
+            outputs["aux"] = seen["aux"]
+        else:
+            outputs = seen = self.decode(params, batch, ctx, cache, [*want, "hidden"], {})
+        numbers = call(self.labels, params["labels"], seen["hidden"], ctx)
         return outputs | {"values": numbers[..., 0].astype(ctx.policy.softmax)}
 
 

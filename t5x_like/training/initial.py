@@ -20,7 +20,7 @@ from t5x_like.config.data.tokenizers import FileTokenizerConfig
 from t5x_like.config.models.llava import SeesImagesConfig
 from t5x_like.config.models.vision import VisionConfig
 from t5x_like.data.tokenizers import load_tokenizer
-from t5x_like.errors import UserError
+from t5x_like.errors import UserError, unknown_name
 from t5x_like.files import make_folder, read_json, write_json
 from t5x_like.interop.adapters import load_adapter
 from t5x_like.interop.hugging_face import config_of_folder, is_hf, load_hf, placed, vocabulary_of
@@ -80,6 +80,7 @@ def hf_run(folder: Path) -> RunConfig:
         labels = {"kind": "image_classification", "num_labels": getattr(model, "num_labels", None)}
         return _form(folder, labels | images, "classification")
     kind = getattr(model, "head", None) or _TASKS[model.streams]
+    kind = "preferences" if kind == "scalar" else kind
     data: dict[str, Any] = {"kind": kind, "sequence_length": min(getattr(model, "max_length", None) or 512, 512)}
     if "encoder" in model.streams and "decoder" in model.streams:
         data["encoder_length"] = data["sequence_length"]
@@ -87,7 +88,7 @@ def hf_run(folder: Path) -> RunConfig:
         data["num_labels"] = getattr(model, "num_labels", None)
     if kind == "classification":
         data["stream"] = model.streams[0]
-    objective = "causal_lm" if kind == "language_model" else kind
+    objective = {"language_model": "causal_lm", "preferences": "reward"}.get(kind, kind)
     return _form(folder, data, objective)
 
 
@@ -176,9 +177,16 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
     """
     assert config.init_from is not None
     path = config.init_from.path
-    theirs, ours = named_specs(_specs_of(config)), named_specs(specs)
+    theirs, ours = named_specs(_specs_of(path)), named_specs(specs)
     for name, repeats in repeats_taken(config, specs).items():
         theirs[name] = _with_repeats(theirs[name], len(repeats))
+    for before, folder in config.init_from.folders.items():
+        if before:
+            part = {f"{before}{name}": spec for name, spec in named_specs(_specs_of(folder)).items()}
+            if not part.keys() & ours.keys():
+                known = sorted({name.split("/")[0] for name in ours})
+                raise unknown_name("init_from.parts", before.rstrip("/"), known)
+            theirs |= part
     for name in theirs.keys() & ours.keys():
         if theirs[name].shape != ours[name].shape and (
             name != POSITIONS or theirs[name].shape[1] != ours[name].shape[1]
@@ -217,7 +225,7 @@ def repeats_taken(config: RunConfig, specs: Params) -> dict[str, list[int]]:
     layers, path = config.init_from.layers, config.init_from.path
     if layers is None:
         return {}
-    there, here = layer_numbers(_specs_of(config)), layer_numbers(specs)
+    there, here = layer_numbers(_specs_of(path)), layer_numbers(specs)
     depths, own_depths = _depths(there), _depths(here)
     taken: dict[str, list[int]] = {}
     for name in [name for name in here if name in there]:
@@ -247,10 +255,9 @@ def _depths(numbers: Mapping[str, tuple[str, np.ndarray]]) -> dict[str, int]:
     return depths
 
 
-def _specs_of(config: RunConfig) -> Params:
+def _specs_of(folder: str) -> Params:
     """Those of the folder's model."""
-    assert config.init_from is not None
-    return build_model(model_of(Path(config.init_from.path))).specs()
+    return build_model(model_of(Path(folder))).specs()
 
 
 def _with_repeats(spec: ParamSpec, number: int) -> ParamSpec:
@@ -266,14 +273,13 @@ def _parts_taken(parts: Parts, repeats: list[int]) -> Parts:
 
 
 def begun(program: Program, state: State, config: RunConfig, note: Callable[[str], None]) -> State:
-    """The state before the first step with the folder's parameters in it, one after the other, each where it belongs.
+    """The state before the first step with the folders' parameters in it, one after the other, each where it belongs.
 
     `state` is used up; it is in the order of the model's layers. Raises as `check_initial` does.
     """
     whole = named_specs(whole_specs(program.model))
     names = check_initial(config, whole_specs(program.model))
     assert config.init_from is not None
-    folder = Path(config.init_from.path)
     leaves: dict[str, jax.Array] = flatten_dict(program.params(state, average=False), sep="/")
 
     def replace(name: str, parts: Parts, on: Callable[[Any], jax.Array]) -> None:
@@ -299,7 +305,8 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
         same = len(table) == vision.patches + vision.more_tokens
         return jnp.asarray(table if same else resized_positions(jnp.asarray(table), vision.patches, vision.more_tokens))
 
-    def put(name: str, spec: ParamSpec, parts: Parts) -> None:
+    def put(before: str, name: str, spec: ParamSpec, parts: Parts) -> None:
+        name = before + name
         if name == POSITIONS:
             parts = ((at, np.asarray(resized(part))) for at, part in parts)
             spec = whole.get(name, spec)
@@ -307,18 +314,22 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
             spec, parts = _with_repeats(spec, len(taken[name])), _parts_taken(parts, taken[name])
         replace(name, parts, partial(placed, spec, parts))
 
-    if is_hf(folder):
-        load_hf(folder, put)
-    else:
+    for before, folder in config.init_from.folders.items():
+        if is_hf(Path(folder)):
+            load_hf(Path(folder), partial(put, before))
+            continue
         _, theirs, params = load_trained(folder, mesh_for=lambda model: config.mesh)
         _, params = untuned(theirs.model, params, masters=True)
         for name, whole_array in flatten_dict(params, sep="/").items():
+            name = before + name
             array: Any = whole_array[jnp.asarray(taken[name])] if name in taken else whole_array  # layers come first
             array = resized(array) if name == POSITIONS else array
             replace(name, iter([((), array)]), partial(jax.device_put, array))
+    begun_with = ", ".join(config.init_from.folders.values())
     for what, which in names.items():
         if which:
-            note(f"{folder}: {len(which)} parameters {what}: {', '.join(which[:3])}{', ...' if len(which) > 3 else ''}")
+            more = ", ..." if len(which) > 3 else ""
+            note(f"{begun_with}: {len(which)} parameters {what}: {', '.join(which[:3])}{more}")
     frozen, trainable = split(unflatten_dict(leaves, sep="/"), config.tuning)
     average = jax.tree.map(jnp.copy, trainable) if state.average else {}
     return state.replace(trainable=trainable, frozen=frozen, average=average)

@@ -135,3 +135,40 @@ def test_what_an_auxiliary_loss_reads_is_not_written(tmp_path):
     again, same = load_hf(tmp_path / "out")
     assert again.config == model.config and set(params) - set(same) == {"logits"}
     jax.tree.map(np.testing.assert_array_equal, same, {name: params[name] for name in same})
+
+
+def reward_folder(tmp_path):
+    """The golden of three classes as `transformers` has a reward model: with the first class alone."""
+    config = json.loads((GOLDEN / "llama_classification/config.json").read_text())
+    arrays = {name: np.asarray(value) for name, value in read_folder(GOLDEN / "llama_classification").items()}
+    arrays["score.weight"] = arrays["score.weight"][:1]
+    write_folder(tmp_path, {name: lambda array=array: array for name, array in arrays.items()})
+    config |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_a_head_of_one_number_is_a_reward_model(tmp_path):
+    expected = dict(np.load(GOLDEN / "llama_classification/expected.npz"))
+    model, params = load_hf(reward_folder(tmp_path))
+    batch = batch_of(expected, "classification", "decoder")
+    values = np.asarray(model.apply(params, batch, want=("values",))["values"])
+    last = np.asarray(expected["real"]).shape[1] - 1 - np.asarray(expected["real"])[:, ::-1].argmax(1)
+    np.testing.assert_allclose(values[np.arange(len(last)), last], expected["logits"][:, 0], atol=2e-5)
+    save_hf(model, params, tmp_path / "again")
+    again, same = load_hf(tmp_path / "again")
+    assert again.config == model.config and model.config.head == "scalar"
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+@pytest.mark.parametrize("critic", [False, True])
+def test_a_policy_is_written_as_the_language_model_that_it_is(critic, tmp_path):
+    config = load_hf(GOLDEN / "llama_classification")[0].config
+    policy = build_model(dataclasses.replace(config, head="scalar", critic=critic, num_labels=1, lm_head=True))
+    params = policy.init(jax.random.key(0))
+    save_hf(policy, params, tmp_path / "policy")
+    model, alone = load_hf(tmp_path / "policy")
+    assert model.config.head is None and model.config.lm_head
+    tokens = {"decoder_input_tokens": jnp.arange(8)[None]}
+    expected = policy.apply(params, tokens)["logits"]
+    np.testing.assert_array_equal(model.apply(alone, tokens)["logits"], expected)

@@ -153,6 +153,44 @@ def test_a_tuned_policy_is_held_near_itself_without_its_adapters(policy, tmp_pat
     assert abs(kl[0]) < 1e-6 and kl[-1] > 1e-6
 
 
+def test_a_critic_of_its_own(policy, make_run, begun, tmp_path):
+    """It begins as the folder that is named for it; what it learns moves nothing of the policy, and the other way
+    round; and it can be gone on with, and evaluated."""
+    pairs = {**DATA, "kind": "preferences", "sequence_length": 16}
+    del pairs["messages"], pairs["pack"]
+    reward = ("objective={'kind': 'reward'}", "model.head=scalar", f"data={pairs}", "model.max_length=64")
+    train(dataclasses.replace(policy(*reward), init_from=None), tmp_path / "judge")
+    began = {"path": str(begun), "parts": {"critic": str(tmp_path / "judge")}}
+    more = ("model.head=scalar", "model.critic=true", f"init_from={began}", "model.max_length=64")
+    sgd = "optimizer={'kind': 'sgd', 'learning_rate': 0.1}"
+
+    def trained(name, *overrides, **how):
+        train(policy("training.steps=2", sgd, *more, *overrides, algorithm="ppo", **how), tmp_path / name)
+        return load_trained(tmp_path / name)[2]
+
+    own, judge = (load_trained(folder)[2] for folder in (begun, tmp_path / "judge"))
+
+    def moved(params, before):
+        return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), params, before)))
+
+    for name, value in (("both", 1.0), ("policy alone", 0.0)):
+        params = trained(name, value=value)
+        critic = params.pop("critic")
+        assert moved(params, own) > 0 and (moved(critic, judge) > 0) == (value > 0)
+    whole = policy(
+        "training.steps=60", "training.batch_size=64", *more, "optimizer.learning_rate=0.01", algorithm="ppo"
+    )
+    train(whole, tmp_path / "run")
+    rewards, errors = ([line[name] for line in lines(tmp_path / "run")] for name in ("reward", "value_loss"))
+    assert np.mean(rewards[-6:]) > np.mean(rewards[:6]) + 0.1 and np.mean(errors[-6:]) < np.mean(errors[:6])
+    counts = json.loads((tmp_path / "run/accounting.json").read_text())
+    alone = json.loads((begun / "accounting.json").read_text())
+    assert counts["params_nonembedding"] == 2 * alone["params_nonembedding"] + 16  # the head's
+    begins = {"path": str(begun), "parts": {"critik": str(tmp_path / "judge")}}
+    with pytest.raises(UserError, match=r"init_from\.parts: 'critik' is not known.*did you mean 'critic'"):
+        train(policy(*more[:2], f"init_from={begins}", "model.max_length=64", algorithm="ppo"), tmp_path / "wrong")
+
+
 @contextmanager
 def stopped_at(step):
     """Asks a run to stop as soon as it has reached a step."""

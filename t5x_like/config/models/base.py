@@ -208,12 +208,17 @@ class DecoderConfig(TransformerConfig):
     """What decoders share that read no other text: they take a head to fine-tune (Radford et al. 2018, section 3.2)."""
 
     head: Literal[None, "classification", "scalar"] = None  # see `DecoderOnly`
+    critic: bool = False  # the numbers of a head "scalar" come from a network of their own, as large as the model
     num_labels: int | None = None  # of the head. None: the data's
     lm_head: bool = True  # logits over the vocabulary; beside a head a run has them for `objective.auxiliary_lm` alone
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "num_labels")
+        if self.critic and self.head != "scalar":
+            raise FieldError(
+                "critic", f"true needs numbers to give; accepted: false, or head='scalar', not {self.head!r}"
+            )
 
     def resolved(self, data: DataConfig) -> dict[str, Any]:
         labels = {} if self.head is None else {"num_labels": 1} if self.head == "scalar" else self._labels(data)
