@@ -57,6 +57,44 @@ def ours(
     return work, batch * new
 
 
+def served(*, slots: int, **shape: Any) -> tuple[Callable[[int], None], int]:
+    """Requests of different lengths through `serving.engine`, up to `slots` at a time; with 0 in batches of 8 through
+    `generate`, each as long as its longest."""
+    from t5x_like.training.startup import configure_jax
+
+    configure_jax()
+    import jax
+
+    from contenders.ours import run_config
+    from t5x_like.inference.generate import generate
+    from t5x_like.serving.engine import Engine, Request
+    from t5x_like.training.program import program_for
+
+    program = program_for(run_config(batch=1, **shape))
+    params = program.params(program.init(jax.random.key(0)))
+    draw = np.random.default_rng(0)
+    asked = [
+        Request(draw.integers(1, shape["vocab"], draw.integers(8, 64)).tolist(), int(draw.integers(8, NEW)))
+        for _ in range(32)
+    ]
+    engine = Engine(program.model, params, slots=max(1, slots), length=64 + NEW, ctx=program.ctx)
+
+    def work(calls: int) -> None:
+        for _ in range(calls):
+            if slots:
+                replies = [engine.submit(request) for request in asked]
+                while engine.step():
+                    pass
+                assert all(reply.reason == "length" for reply in replies)
+                continue
+            for at in range(0, len(asked), 8):
+                batch = asked[at : at + 8]
+                new = max(request.max_new_tokens for request in batch)
+                generate(program.model, params, [request.prompt for request in batch], max_new_tokens=new)
+
+    return work, sum(request.max_new_tokens for request in asked)
+
+
 def hugging_face(
     *,
     batch: int,

@@ -109,6 +109,16 @@ def decoding(settings: Settings) -> Iterator[Row]:
         yield from rows_of(subject, "new tokens/s", settings.measure(contenders), (rival,))
 
 
+def serving(settings: Settings) -> Iterator[Row]:
+    """32 requests of 8 to 63 tokens for 8 to 95 more: continuous batching, one at a time, and batches that wait for
+    their longest."""
+    names = {"one at a time": 1, "4 slots": 4, "8 slots": 8, "batches of 8": 0}
+    contenders = [
+        Contender(name, f"{HERE}.decoding:served", {**SHAPES["small"], "slots": slots}) for name, slots in names.items()
+    ]
+    yield from rows_of("small", "new tokens/s", settings.measure(contenders), ("one at a time", "batches of 8"))
+
+
 def attention(settings: Settings) -> Iterator[Row]:
     """Causal attention forward and backward, 8 heads of 64: naive and blockwise, with the compiler's temporaries."""
     from contenders.attention import temporaries  # imports JAX
@@ -190,6 +200,7 @@ SECTIONS: dict[str, Section] = {
     "feeding": feeding,
     "loop": loop,
     "decoding": decoding,
+    "serving": serving,
     "images": images,
     "attention": attention,
     "kinds": kinds,
