@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a run's parameters come from."""
 
-import re
 from dataclasses import dataclass
 
-from t5x_like.config.checks import regular_expressions
+from t5x_like.config.checks import Checked, Patterns, matches
 
 HEADS = "(head|labels|distillation_labels|next_sentence|pooler|replaced_tokens)/.*"
 
 
 @dataclass(frozen=True)
-class InitConfig:
+class InitConfig(Checked):
     """A folder whose parameters a run begins with: of another run, or of Hugging Face.
 
     A config that says nothing of the model, or of the tokenizer, has the folder's; fields of `model` change it.
@@ -23,11 +22,8 @@ class InitConfig:
 
     path: str
     layers: tuple[int, ...] | None = None
-    new: tuple[str, ...] = (HEADS,)  # regular expressions of parameters that are drawn where the folder lacks them
-
-    def __post_init__(self) -> None:
-        regular_expressions("new", self.new)
+    new: Patterns = (HEADS,)  # regular expressions of parameters that are drawn where the folder lacks them
 
     def may_lack(self, name: str) -> bool:
         """Whether the folder may lack the parameter of a name."""
-        return any(re.fullmatch(pattern, name) for pattern in self.new)
+        return matches(self.new, name)

@@ -2,26 +2,21 @@
 """The kinds of learning-rate schedule."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from t5x_like.config.checks import at_least, inside
+from t5x_like.config.checks import Checked, Share, WholeNumber, at_least
 from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
-class _Schedule:
+class _Schedule(Checked):
     """Linear warm-up, counted in steps or as a part of the run.
 
     In scaling experiments count it in steps: a warm-up that grows with the run bends the fitted exponents.
     """
 
-    warmup_fraction: float = 0.1  # of the run's steps
-    warmup_steps: int | None = None  # takes the place of warmup_fraction
-
-    def __post_init__(self) -> None:
-        fractions = ("warmup_fraction", "final_fraction", "decay_fraction", "cooldown_fraction")
-        inside(self, "[0, 1]", *(name for name in fractions if hasattr(self, name)))
-        at_least(self, 0, "warmup_steps")
+    warmup_fraction: Share = 0.1  # of the run's steps
+    warmup_steps: WholeNumber | None = None  # takes the place of warmup_fraction
 
     def check(self, steps: int) -> None:
         """Refuses what a run of so many steps cannot do."""
@@ -34,7 +29,7 @@ class CosineConfig(_Schedule):
     """Linear warm-up, then half a cosine (Loshchilov and Hutter 2017)."""
 
     kind: Literal["cosine"] = "cosine"
-    final_fraction: float = 0.0  # of the peak learning rate, at the end
+    final_fraction: Share = 0.0  # of the peak learning rate, at the end
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class LinearConfig(_Schedule):
     """Linear warm-up, then a straight line."""
 
     kind: Literal["linear"] = "linear"
-    final_fraction: float = 0.0  # of the peak learning rate, at the end
+    final_fraction: Share = 0.0  # of the peak learning rate, at the end
 
 
 @dataclass(frozen=True)
@@ -60,9 +55,9 @@ class WSDConfig(_Schedule):
     """
 
     kind: Literal["wsd"] = "wsd"
-    decay_fraction: float = 0.2  # of the run's steps, the last ones
+    decay_fraction: Share = 0.2  # of the run's steps, the last ones
     decay_shape: Literal["1-sqrt", "linear", "cosine"] = "1-sqrt"
-    final_fraction: float = 0.0  # of the peak learning rate, at the end
+    final_fraction: Share = 0.0  # of the peak learning rate, at the end
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +78,7 @@ class RsqrtConfig(_Schedule):
 
     kind: Literal["rsqrt"] = "rsqrt"
     timescale_steps: int | None = None  # the step from which the rate falls; None: the last of the warm-up
-    cooldown_fraction: float = 0.0  # of the run's steps, the last ones
+    cooldown_fraction: Share = 0.0  # of the run's steps, the last ones
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,11 +97,7 @@ class SlantedTriangularConfig(_Schedule):
     """
 
     kind: Literal["slanted_triangular"] = "slanted_triangular"
-    ratio: float = 32.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "ratio")
+    ratio: Annotated[float, at_least(1)] = 32.0
 
 
 ScheduleConfig = CosineConfig | LinearConfig | ConstantConfig | WSDConfig | RsqrtConfig | SlantedTriangularConfig

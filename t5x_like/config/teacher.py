@@ -4,12 +4,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from t5x_like.config.checks import above_zero, at_least
+from t5x_like.config.checks import Checked, Coefficient, Count, Positive
 from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(Checked):
     """Knowledge distillation: what is minimised is a sum of losses, each with its weight. See docs/distillation.md.
 
     Attributes:
@@ -27,18 +27,16 @@ class TeacherConfig:
     """
 
     path: str
-    temperature: float = 2.0
-    soft: float = 0.5
-    hard: float = 0.5
-    hidden: float = 0.0
+    temperature: Positive = 2.0
+    soft: Coefficient = 0.5
+    hard: Coefficient = 0.5
+    hidden: Coefficient = 0.0
     hidden_loss: Literal["cosine", "mse"] = "cosine"
-    attention: float = 0.0
+    attention: Coefficient = 0.0
     hard_labels: bool = False
-    top_k: int | None = None
+    top_k: Count | None = None
 
     def __post_init__(self) -> None:
-        above_zero(self, "temperature")
-        at_least(self, 0, "soft", "hard", "hidden", "attention")
-        at_least(self, 1, "top_k")
+        super().__post_init__()
         if not (self.soft or self.hidden or self.attention):
             raise FieldError("soft", "is 0, as are hidden and attention: nothing is learnt; accepted: one above 0")

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from t5x_like.config.checks import Checked
+
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """Any data. Its kind is the task: what features a batch has.
 
     Those of a kind say, without reading any data, `sequence_length` (tokens of a sequence in the stream whose tokens

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from t5x_like.config.checks import above_zero, at_least, inside
+from t5x_like.config.checks import Coefficient, Count, Positive, Share
 from t5x_like.config.objectives.cross_entropy import CrossEntropyConfig
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError
@@ -42,31 +42,27 @@ class PolicyConfig(CrossEntropyConfig):
     reward: Literal["exact", "contains", "unit_test", "model"] = "exact"
     reward_model: str = ""
     reference: str = ""
-    samples: int = 8
-    passes: int = 1
-    oversample: int = 1
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    clip: float = 0.2
-    clip_high: float | None = None
+    samples: Count = 8
+    passes: Count = 1
+    oversample: Count = 1
+    max_new_tokens: Count = 64
+    temperature: Positive = 1.0
+    clip: Positive = 0.2
+    clip_high: Positive | None = None
     normalise: Literal["tokens", "texts", "constant"] = "texts"
     divide_by_std: bool = True
-    kl: float = 0.0
+    kl: Coefficient = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    discount: float = 1.0
-    gae_lambda: float = 0.95
-    value: float = 0.1
-    value_clip: float = 0.2
-    pretraining: float = 0.0
-    seconds: float = 2.0
-    memory_mb: int = 512
+    discount: Share = 1.0
+    gae_lambda: Share = 0.95
+    value: Coefficient = 0.1
+    value_clip: Coefficient = 0.2
+    pretraining: Coefficient = 0.0
+    seconds: Positive = 2.0
+    memory_mb: Count = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "samples", "passes", "oversample", "max_new_tokens", "memory_mb")
-        above_zero(self, "temperature", "clip", "clip_high", "seconds")
-        at_least(self, 0, "kl", "value", "value_clip", "pretraining")
-        inside(self, "[0, 1]", "discount", "gae_lambda")
         if self.samples == 1 and self.algorithm != "ppo":
             raise FieldError("samples", f"1 has nothing to be compared with in {self.algorithm!r}; accepted: 2 or more")
         if self.reward_model and self.reward != "model":

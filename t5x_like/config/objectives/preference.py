@@ -3,9 +3,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from t5x_like.config.checks import above_zero, at_least, inside
+from t5x_like.config.checks import Coefficient, Positive, inside
 from t5x_like.config.objectives.cross_entropy import CrossEntropyConfig
 from t5x_like.strict import FieldError
 
@@ -28,16 +28,14 @@ class PreferenceConfig(CrossEntropyConfig):
 
     kind: Literal["preference"] = "preference"
     loss: Literal["dpo", "ipo", "kto", "orpo", "simpo"] = "dpo"
-    beta: float = 0.1
+    label_smoothing: Annotated[float, inside("[0, 0.5)")] = 0.0  # of dpo
+    beta: Positive = 0.1
     margin: float = 0.0
-    sft: float = 0.0
+    sft: Coefficient = 0.0
     reference: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        above_zero(self, "beta")
-        at_least(self, 0, "sft")
-        inside(self, "[0, 0.5)", "label_smoothing")
         for name, kind in (("margin", "simpo"), ("label_smoothing", "dpo")):
             if getattr(self, name) and self.loss != kind:
                 raise FieldError(name, f"{getattr(self, name)} is for loss={kind!r}; accepted: 0")
