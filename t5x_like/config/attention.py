@@ -45,9 +45,8 @@ class AttentionConfig(Checked):
             if getattr(model, name) is not None:
                 raise FieldError(name, f"{getattr(model, name)} with attention.kind={self.kind!r}; accepted: None")
         if model.positions in self.not_with:
-            raise FieldError(
-                "positions", f"{model.positions!r} with attention.kind={self.kind!r}; accepted: the others"
-            )
+            given = f"{model.positions!r} with attention.kind={self.kind!r}"
+            raise FieldError("positions", f"{given}; accepted: the others")
 
     def at(self, layer: int, layers: int) -> Self:
         """The kind as it is in one layer of so many."""
@@ -128,10 +127,8 @@ class SparseTransformerAttentionConfig(AttentionConfig):
         super().check(model, causal)
         kv_heads = model.num_kv_heads or model.num_heads
         if self.combine == "heads" and kv_heads % 2:
-            raise FieldError(
-                "attention.combine",
-                f"'heads' halves the key/value heads, and {kv_heads} is odd; accepted: merged, layers",
-            )
+            fault = f"'heads' halves the key/value heads, and {kv_heads} is odd"
+            raise FieldError("attention.combine", f"{fault}; accepted: merged, layers")
 
     def at(self, layer: int, layers: int) -> Self:
         if self.combine != "layers":
@@ -175,9 +172,8 @@ class LongformerAttentionConfig(AttentionConfig):
             if any(value < low for value in getattr(self, name) or ()):
                 raise FieldError(name, f"{getattr(self, name)} has a value below {low}")
         if any(window % 2 or window < 2 for window in (self.window, *(self.windows or ()))):
-            raise FieldError(
-                "window", f"{self.windows or self.window} has an odd number; accepted: half a window each side"
-            )
+            given = self.windows or self.window
+            raise FieldError("window", f"{given} has an odd number; accepted: half a window each side")
 
     def check(self, model: "TransformerConfig", causal: bool) -> None:
         super().check(model, causal)
@@ -187,10 +183,8 @@ class LongformerAttentionConfig(AttentionConfig):
             if given is not None and len(given) != layers:
                 raise FieldError(f"attention.{name}", f"has {len(given)} numbers for {layers} layers")
         if causal and self.global_tokens:
-            raise FieldError(
-                "attention.global_tokens",
-                f"{self.global_tokens} in a causal stack, where they would show what is to come; accepted: 0",
-            )
+            given = f"{self.global_tokens} in a causal stack"
+            raise FieldError("attention.global_tokens", f"{given}, where they would show what is to come; accepted: 0")
         dilated = self.dilations is not None and max(self.dilations) > 1
         if model.positions in ("relative", "alibi") and (dilated or not causal):
             raise FieldError("positions", f"{model.positions!r} with attention.kind='longformer'; accepted: the others")

@@ -8,7 +8,7 @@ where a number may stand. A subclass that declares a field anew keeps its checks
 import functools
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 from t5x_like.strict import FieldError
 
@@ -22,6 +22,10 @@ class Checked:
         for name, check in _checks_of(type(self)):  # type: ignore[arg-type]  # a class can be hashed
             if (value := getattr(self, name)) is not None:
                 check(name, value)
+
+    def refuse(self, field: str, fault: str) -> NoReturn:
+        """Raises a `FieldError` that says the field's value and what is wrong with it."""
+        raise FieldError(field, f"{getattr(self, field)} {fault}")
 
 
 @functools.cache

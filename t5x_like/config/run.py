@@ -128,10 +128,8 @@ class RunConfig:
         longest = max(length for each in sets for length in each.lengths.values())
         most = getattr(model, "max_length", None)
         if getattr(model, "positions", None) == "learned" and most is not None and longest + count > most:
-            raise FieldError(
-                "max_length",
-                f"{most} positions are fewer than data.sequence_length={longest} and tuning.length={count}",
-            )
+            both = f"data.sequence_length={longest} and tuning.length={count}"
+            raise FieldError("max_length", f"{most} positions are fewer than {both}")
 
     def _with_logits(self) -> AnyModelConfig:
         """The model, which beside a head has logits over the vocabulary only where the objective reads them."""

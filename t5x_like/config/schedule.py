@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from t5x_like.config.checks import Checked, Share, WholeNumber, at_least
-from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class _Schedule(Checked):
     def check(self, steps: int) -> None:
         """Refuses what a run of so many steps cannot do."""
         if self.warmup_steps is not None and self.warmup_steps > steps:
-            raise FieldError("warmup_steps", f"{self.warmup_steps} is more than the run's {steps} steps")
+            self.refuse("warmup_steps", f"is more than the run's {steps} steps")
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,7 @@ class WSDConfig(_Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.warmup_steps is None and self.warmup_fraction + self.decay_fraction > 1 + 1e-9:
-            raise FieldError(
-                "decay_fraction",
-                f"{self.decay_fraction} and warmup_fraction={self.warmup_fraction} are more than the whole run",
-            )
+            self.refuse("decay_fraction", f"and warmup_fraction={self.warmup_fraction} are more than the whole run")
 
 
 @dataclass(frozen=True)
@@ -83,10 +79,7 @@ class RsqrtConfig(_Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.timescale_steps is not None and self.timescale_steps < max(1, self.warmup_steps or 0):
-            raise FieldError(
-                "timescale_steps",
-                f"{self.timescale_steps} is below {max(1, self.warmup_steps or 0)}, the warm-up's end",
-            )
+            self.refuse("timescale_steps", f"is below {max(1, self.warmup_steps or 0)}, the warm-up's end")
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,8 @@ class TrainingConfig(Checked):
             if getattr(self, name) is not None:
                 parse(name, getattr(self, name))
         if self.microbatches != "auto" and self.batch_size % self.microbatches:
-            raise FieldError(
-                "microbatches",
-                f"{self.microbatches} do not divide batch_size={self.batch_size}; accepted: "
-                f"{divisors(self.batch_size)}",
+            self.refuse(
+                "microbatches", f"do not divide batch_size={self.batch_size}; accepted: {divisors(self.batch_size)}"
             )
 
     @property

@@ -42,10 +42,8 @@ class MixtureConfig(DataConfig):
         first, *others = configs.values()
         for name, other in zip(list(configs)[1:], others, strict=True):
             if other.lengths != first.lengths:
-                raise FieldError(
-                    f"parts.{name}",
-                    f"has lengths {other.lengths}, and {next(iter(configs))} {first.lengths}; accepted: the same",
-                )
+                both = f"{other.lengths}, and {next(iter(configs))} {first.lengths}"
+                raise FieldError(f"parts.{name}", f"has lengths {both}; accepted: the same")
 
     @property
     def configs(self) -> dict[str, DataConfig]:

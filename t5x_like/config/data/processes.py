@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from t5x_like.config.checks import Count, Positive, at_least, between
 from t5x_like.config.data.base import DataConfig
-from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,8 @@ class MarkovConfig(ProcessConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_symbols ** min(self.order + 1, 64) > 2**22:
-            raise FieldError(
-                "order",
-                f"{self.order} with num_symbols={self.num_symbols} has {self.num_symbols}^{self.order + 1} transition "
-                f"probabilities, above the {2**22} that are stored",
-            )
+            many = f"{self.num_symbols}^{self.order + 1} transition probabilities, above the {2**22} that are stored"
+            self.refuse("order", f"with num_symbols={self.num_symbols} has {many}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class GraphWalkConfig(ProcessConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_symbols < 3:
-            raise FieldError("num_symbols", f"{self.num_symbols} is below 3: a graph needs a cycle")
+            self.refuse("num_symbols", "is below 3: a graph needs a cycle")
         between(2, self.num_symbols - 1)("mean_degree", self.mean_degree)
 
 
@@ -78,11 +74,8 @@ class HiddenMarkovConfig(ProcessConfig):
         super().__post_init__()
         products = self.num_states * (self.num_states + self.num_symbols)
         if products > 2**15:
-            raise FieldError(
-                "num_states",
-                f"{self.num_states} with num_symbols={self.num_symbols} costs {products} products a symbol in the "
-                f"filter, above {2**15}",
-            )
+            many = f"{products} products a symbol in the filter, above {2**15}"
+            self.refuse("num_states", f"with num_symbols={self.num_symbols} costs {many}")
 
 
 @dataclass(frozen=True)
@@ -100,23 +93,14 @@ class HierarchyConfig(ProcessConfig):
         super().__post_init__()
         tuples = self.num_symbols**self.branching
         if tuples > 2**22:
-            raise FieldError(
-                "branching",
-                f"{self.branching} with num_symbols={self.num_symbols} has {tuples} right-hand sides to choose from, "
-                f"above {2**22}",
-            )
+            many = f"{tuples} right-hand sides to choose from, above {2**22}"
+            self.refuse("branching", f"with num_symbols={self.num_symbols} has {many}")
         if self.num_rules * self.num_symbols > tuples:
-            raise FieldError(
-                "num_rules",
-                f"{self.num_rules} is above num_symbols^(branching - 1)={tuples // self.num_symbols}: rules would be "
-                "ambiguous",
-            )
+            most = tuples // self.num_symbols
+            self.refuse("num_rules", f"is above num_symbols^(branching - 1)={most}: rules would be ambiguous")
         if self.sequence_length % self.string_length:
-            raise FieldError(
-                "sequence_length",
-                f"{self.sequence_length} is no multiple of branching^depth={self.string_length}: a window holds whole "
-                "strings",
-            )
+            fault = f"is no multiple of branching^depth={self.string_length}: a window holds whole strings"
+            self.refuse("sequence_length", fault)
 
     @property
     def string_length(self) -> int:
@@ -176,9 +160,7 @@ class RecallConfig(ProcessConfig):
         super().__post_init__()
         between(1, self.num_symbols)("items", self.items)
         if self.sequence_length < self.first + self.asked:
-            raise FieldError(
-                "sequence_length", f"{self.sequence_length} has no room; accepted: {self.first + self.asked} or more"
-            )
+            self.refuse("sequence_length", f"has no room; accepted: {self.first + self.asked} or more")
 
     @property
     def answers(self) -> int:

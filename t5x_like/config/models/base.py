@@ -111,16 +111,12 @@ class TransformerConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head_dim is None and self.d_model % self.num_heads:
-            raise FieldError(
-                "num_heads",
-                f"{self.num_heads} heads do not divide d_model={self.d_model}; accepted: "
-                f"{divisors(self.d_model)}, or set head_dim",
-            )
+            accepted = f"{divisors(self.d_model)}, or set head_dim"
+            self.refuse("num_heads", f"heads do not divide d_model={self.d_model}; accepted: {accepted}")
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
-            raise FieldError(
-                "num_kv_heads",
-                f"{self.num_kv_heads} key/value heads do not divide num_heads={self.num_heads}; accepted: "
-                f"{divisors(self.num_heads)}",
+            accepted = divisors(self.num_heads)
+            self.refuse(
+                "num_kv_heads", f"key/value heads do not divide num_heads={self.num_heads}; accepted: {accepted}"
             )
         head_dim = self.head_dim or self.d_model // self.num_heads
         turned = self.rope_dim or head_dim
@@ -133,19 +129,14 @@ class TransformerConfig(ModelConfig):
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise FieldError("d_model", f"{self.d_model} is odd; sinusoidal positions need an even width")
         if self.positions == "relative" and not 4 <= self.relative_buckets < 2 * self.relative_max_distance:
-            raise FieldError(
-                "relative_buckets",
-                f"{self.relative_buckets} is outside 4 to {2 * self.relative_max_distance - 1}, twice "
-                "relative_max_distance",
-            )
+            most = 2 * self.relative_max_distance - 1
+            self.refuse("relative_buckets", f"is outside 4 to {most}, twice relative_max_distance")
         if self.attention is not None:
             self.attention.check(self, causal=self.streams[0] == "decoder")
         for layers in self.stacks:
             if self.experts is not None and layers % self.experts.every:
-                raise FieldError(
-                    "experts.every",
-                    f"{self.experts.every} does not divide num_layers={layers}; accepted: {divisors(layers)}",
-                )
+                fault = f"does not divide num_layers={layers}; accepted: {divisors(layers)}"
+                raise FieldError("experts.every", f"{self.experts.every} {fault}")
 
     @property
     def memory_width(self) -> int:

@@ -43,14 +43,10 @@ class ExpertsConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.place is not None and not 0 <= self.place < self.every:
-            raise FieldError(
-                "place", f"{self.place} is none of every={self.every} layers; accepted: 0 to {self.every - 1}"
-            )
+            self.refuse("place", f"is none of every={self.every} layers; accepted: 0 to {self.every - 1}")
         if self.experts_per_token > self.num_experts:
-            raise FieldError(
-                "experts_per_token",
-                f"{self.experts_per_token} is above num_experts={self.num_experts}; accepted: 1 to {self.num_experts}",
-            )
+            most = self.num_experts
+            self.refuse("experts_per_token", f"is above num_experts={most}; accepted: 1 to {most}")
         for name in ("capacity_factor", "eval_capacity_factor", "slots"):
             value = getattr(self, name)
             if value is not None and self.routing != "capacity":
@@ -58,10 +54,7 @@ class ExpertsConfig(Checked):
             if value is not None and name != "slots" and self.slots is not None:
                 raise FieldError("slots", f"{self.slots} with {name}={value}; accepted: one of them")
         if self.routing == "expert_choice" and self.load_balance_loss:
-            raise FieldError(
-                "load_balance_loss",
-                f"{self.load_balance_loss} with routing='expert_choice'; accepted: 0, for its loads are even",
-            )
+            self.refuse("load_balance_loss", "with routing='expert_choice'; accepted: 0, for its loads are even")
         if self.routing == "expert_choice" and self.normalise_weights:
             raise FieldError("normalise_weights", "True with routing='expert_choice'; accepted: False")
 
