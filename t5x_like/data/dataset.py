@@ -31,6 +31,8 @@ _BLOCK_TOKENS = 65536
 class Dataset(ABC):
     """A data source, ready to be read.
 
+    Of host h of H a batch has rows [h B/H, (h + 1) B/H); hosts that do not divide it are a UserError.
+
     Attributes:
       vocab_size: number of token ids.
       sequence_length: T.
@@ -83,11 +85,7 @@ class Dataset(ABC):
         return self._training_rows(index * size, size)
 
     def training_batch(self, index: int, batch_size: int, *, host_index: int = 0, host_count: int = 1) -> Batch:
-        """Returns host `host_index`'s rows of training batch `index`: features [batch_size / host_count, T].
-
-        Raises:
-          UserError: the hosts do not divide the batch.
-        """
+        """Returns training batch `index`: features [batch_size / host_count, T]."""
         rows = _host_rows(batch_size, host_index, host_count)
         return self._from_blocks(index * batch_size + rows.start, len(rows))
 
@@ -97,9 +95,6 @@ class Dataset(ABC):
         """Returns training batches [index, index + count) stacked: features [count, batch_size / host_count, T].
 
         On one host they are consecutive rows, so nothing is copied: the arrays are read-only views.
-
-        Raises:
-          UserError: the hosts do not divide the batch.
         """
         if host_count > 1:
             hosts = {"host_index": host_index, "host_count": host_count}
@@ -116,21 +111,13 @@ class Dataset(ABC):
         """
         import grain  # here: it imports JAX, which the rest of data/ does without
 
-        batch = functools.partial(
-            self.training_batch, batch_size=batch_size, host_index=host_index, host_count=host_count
-        )
-        return grain.MapDataset.range(sys.maxsize).map(batch)
+        shape = {"batch_size": batch_size, "host_index": host_index, "host_count": host_count}
+        return grain.MapDataset.range(sys.maxsize).map(functools.partial(self.training_batch, **shape))
 
     def train_batches(
         self, batch_size: int, *, start: int = 0, host_index: int = 0, host_count: int = 1
     ) -> Iterator[Batch]:
-        """Returns this host's rows of training batches `start`, `start` + 1, ... without end.
-
-        Host h of H gets rows [h B/H, (h + 1) B/H) of every batch. The arrays are read-only views.
-
-        Raises:
-          UserError: the hosts do not divide the batch.
-        """
+        """Returns training batches `start`, `start` + 1, ... without end, as read-only views."""
         _host_rows(batch_size, host_index, host_count)
         batches = self.grain_batches(batch_size, host_index=host_index, host_count=host_count)
         return (batches[index] for index in itertools.count(start))
@@ -138,13 +125,10 @@ class Dataset(ABC):
     def eval_batches(
         self, batch_size: int, num_tokens: int, *, host_index: int = 0, host_count: int = 1
     ) -> Iterator[Batch]:
-        """Returns this host's rows of the held-out batches, always the same tokens whatever the seed and batch size.
+        """Returns the held-out batches, always the same tokens whatever the seed and batch size.
 
         They hold `num_tokens` tokens rounded up to whole rows, or all there are. Missing rows of the last batch are
         padding: zeros, with segment id 0 and weight 0, so every batch has the same shape.
-
-        Raises:
-          UserError: the hosts do not divide the batch.
         """
         rows = _host_rows(batch_size, host_index, host_count)
         wanted = -(-num_tokens // self.sequence_length)

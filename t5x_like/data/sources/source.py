@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from t5x_like.errors import UserError
 
 Example = dict[str, Any]  # text, a number, an array or a list for every column
@@ -116,3 +118,18 @@ def json_object(content: bytes, where: str, in_line: bool = True) -> Example:
     if not isinstance(example, dict):
         raise BadExample(f"{where}: a JSON {type(example).__name__}; expected an object")
     return example
+
+
+def decoded_image(file: Any, name: str | Path, transparent: Sequence[str] = ()) -> np.ndarray:
+    """Pixels of an image file, RGBA where its mode is one of `transparent`, else RGB.
+
+    Raises:
+      BadExample: it is something else; `name` says which.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGBA" if image.mode in transparent else "RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadExample(f"{name}: does not decode as an image ({error})") from None

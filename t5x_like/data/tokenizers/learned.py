@@ -249,12 +249,8 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model (Kudo and Richardson 2018), run by its own library."""
 
     def __init__(self, content: bytes):
-        try:
-            import sentencepiece
-        except ImportError:
-            raise UserError(
-                "data.tokenizer: a SentencePiece model needs the package sentencepiece; install it"
-            ) from None
+        import sentencepiece
+
         self._content = content
         self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
         size = self._model.get_piece_size()
