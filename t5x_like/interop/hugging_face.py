@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like import interop
@@ -90,8 +91,10 @@ def _opened(folder: Path) -> tuple[ModelConfig, ModuleType, Arrays]:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: has no config.json; expected a folder that save_pretrained has written")
     theirs = read_json(folder / "config.json")
-    family = _family(theirs.get("model_type"), folder)
-    prefix = family.PREFIXES[theirs["model_type"]]
+    if (kind := theirs.get("model_type")) not in (known := families()):
+        raise unknown_name(f"{folder}: model_type", str(kind), known)
+    family = known[kind]
+    prefix = family.PREFIXES[kind]
     arrays = read_folder(folder)
     for old, new in getattr(family, "RENAMED", {}).items():
         arrays = Arrays({re.sub(f"^{re.escape(old)}", new, name): place for name, place in arrays.places.items()})
@@ -152,13 +155,6 @@ def _on(sharding: NamedSharding | None, array: np.ndarray) -> jax.Array:
 @partial(jax.jit, donate_argnums=0)
 def _filled(whole: jax.Array, part: jax.Array, at: tuple[jax.Array, ...]) -> jax.Array:
     return whole.at[at].set(part)
-
-
-def _family(model_type: Any, source: Any) -> ModuleType:
-    known = families()
-    if model_type not in known:
-        raise unknown_name(f"{source}: model_type", str(model_type), sorted(known))
-    return known[model_type]
 
 
 def config_of(theirs: dict[str, Any], names: Mapping[str, Any], family: ModuleType, source: Any) -> ModelConfig:
@@ -227,7 +223,8 @@ def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.floa
             re.sub("For.*|LMHeadModel", "ForSequenceClassification", family.ARCHITECTURES[model_type])
         ]
         theirs |= label_names(config.num_labels)
-    arrays = to_theirs(rules_of(config), model.specs(), partial(_at, params), dtype)
+    leaves = flatten_dict(params, sep="/")
+    arrays = to_theirs(rules_of(config), model.specs(), lambda name: np.asarray(leaves[name], np.float32), dtype)
     arrays = getattr(family, "apart", lambda arrays, config: arrays)(arrays, config)
     again = config_of(theirs, arrays, family, path)
     if again != config:
@@ -236,10 +233,3 @@ def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.floa
     folder = make_folder(path, "--out")
     write_folder(folder, arrays)
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
-
-
-def _at(params: Params, path: str) -> np.ndarray:
-    node: Any = params
-    for name in path.split("/"):
-        node = node[name]
-    return np.asarray(node, np.float32)

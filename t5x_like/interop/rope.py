@@ -6,21 +6,11 @@ from typing import Any
 from t5x_like.config.models.rope import RopeScalingConfig
 from t5x_like.errors import UserError
 
+_LONGER = {"factor": "factor", "original_max_position_embeddings": "original_length"}
 _SCALING = {  # by kind: our fields by theirs
     "linear": {"factor": "factor"},
-    "llama3": {
-        "factor": "factor",
-        "original_max_position_embeddings": "original_length",
-        "low_freq_factor": "low_frequency_factor",
-        "high_freq_factor": "high_frequency_factor",
-    },
-    "yarn": {
-        "factor": "factor",
-        "original_max_position_embeddings": "original_length",
-        "beta_fast": "beta_fast",
-        "beta_slow": "beta_slow",
-        "attention_factor": "attention_factor",
-    },
+    "llama3": _LONGER | {f"{speed}_freq_factor": f"{speed}_frequency_factor" for speed in ("low", "high")},
+    "yarn": _LONGER | {name: name for name in ("beta_fast", "beta_slow", "attention_factor")},
 }
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 

@@ -100,13 +100,8 @@ def _kernels(specs: Params, how: QuantisationConfig) -> dict[str, ParamSpec]:
 
 
 def _may_be_quantised(name: str, spec: ParamSpec) -> bool:
-    in_layer = "/layers/" in f"/{name}" and name.endswith("/kernel")
-    return (
-        in_layer
-        and spec.is_matrix
-        and "router" not in spec.axes
-        and spec.axes == _side(spec) + spec.in_axes + spec.out_axes
-    )
+    in_layer = "/layers/" in f"/{name}" and name.endswith("/kernel") and "router" not in spec.axes
+    return in_layer and spec.is_matrix and spec.axes == _side(spec) + spec.in_axes + spec.out_axes
 
 
 def _side(spec: ParamSpec) -> tuple[str, ...]:
@@ -210,7 +205,10 @@ def filled(kept: dict[str, jax.Array], parts: Any, spec: ParamSpec, how: Quantis
     """What is kept of a kernel that comes in parts, (index beside the product, array) each; `kept` is used up."""
     for at, part in parts:
         new = _stored_kernel(part, spec, how)
-        kept = {name: _put(array, new[name], at) if at else _like(new[name], array) for name, array in kept.items()}
+        kept = {
+            name: _put(array, new[name], at) if at else jax.device_put(new[name], array.sharding)
+            for name, array in kept.items()
+        }
     return kept
 
 
@@ -220,10 +218,6 @@ _stored_kernel = jax.jit(stored_kernel, static_argnums=(1, 2))
 @partial(jax.jit, donate_argnums=0)
 def _put(whole: jax.Array, part: jax.Array, at: tuple[jax.Array, ...]) -> jax.Array:
     return whole.at[at].set(part)
-
-
-def _like(new: jax.Array, old: jax.Array) -> jax.Array:
-    return jax.device_put(new, old.sharding)
 
 
 def _mapped(params: Params, names: Any, function: Callable[[str, Any], Any]) -> Params:
