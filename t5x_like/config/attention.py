@@ -18,21 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionConfig(Checked):
-    """Any kind.
+    """Any kind."""
 
-    Attributes:
-      layer: the file of its layer.
-      causal: whether it is for causal stacks, or for those that look both ways; None: for either.
-      packs: whether a row may hold several documents.
-      keeps_keys: whether a cache holds a slot for every token, so that beams can share it.
-      not_with: positions that it knows nothing of.
-    """
-
-    layer: ClassVar[str]
-    causal: ClassVar[bool | None] = None
-    packs: ClassVar[bool] = True
-    keeps_keys: ClassVar[bool] = True
-    not_with: ClassVar[tuple[str, ...]] = ()
+    layer: ClassVar[str]  # the file of its layer
+    causal: ClassVar[bool | None] = None  # for causal stacks, or for those that look both ways; None: for either
+    packs: ClassVar[bool] = True  # whether a row may hold several documents
+    keeps_keys: ClassVar[bool] = True  # whether a cache holds a slot for every token, so that beams can share it
+    not_with: ClassVar[tuple[str, ...]] = ()  # positions that it knows nothing of
 
     kind: str = ""
 
@@ -285,10 +277,8 @@ class TransientGlobalAttentionConfig(LocalAttentionConfig):
     def flops(self, model: "TransformerConfig", length: float, causal: bool) -> float:
         assert model.head_dim and model.num_kv_heads
         blocks = length // self.block_size
-        maps = (
-            4.0 * model.d_model * model.num_kv_heads * model.head_dim * blocks / length
-        )  # summaries to keys and values
-        return super().flops(model, length, causal) + 4.0 * channels(model) * blocks + maps
+        to_keys_and_values = 4.0 * model.d_model * model.num_kv_heads * model.head_dim * blocks / length
+        return super().flops(model, length, causal) + 4.0 * channels(model) * blocks + to_keys_and_values
 
 
 @dataclass(frozen=True)

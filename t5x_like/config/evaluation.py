@@ -33,25 +33,19 @@ def with_what_sets_share(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_sets(data: DataConfig, model: Any, sets: Mapping[str, DataConfig]) -> None:
-    """Makes sure that a model can be scored on the sets.
-
-    Raises:
-      UserError: a name that is taken or no plain word; tokens that are not the run's; more positions than the model's.
-    """
+    """Makes sure that a model can be scored on the sets. Raises UserError: a name that is taken or no plain word;
+    tokens that are not the run's; more positions than the model's."""
     for name, each in sets.items():
+        where = f"evaluation.{name}"
         if name == HELD_OUT or not re.fullmatch(r"[A-Za-z]\w*", name):
-            raise UserError(f"evaluation.{name}: accepted names are plain words other than {HELD_OUT!r}")
+            raise UserError(f"{where}: accepted names are plain words other than {HELD_OUT!r}")
         if _special_tokens(each) != _special_tokens(data):
-            raise UserError(
-                f"evaluation.{name}.kind: {each.kind!r} has other tokens than the run's data, {data.kind!r}"
-            )
+            raise UserError(f"{where}.kind: {each.kind!r} has other tokens than the run's data, {data.kind!r}")
         for field in ("tokenizer", "num_symbols"):
             if getattr(each, field, None) != getattr(data, field, None):
-                raise UserError(
-                    f"evaluation.{name}.{field}: differs from data.{field}; leave it out, the run's is used"
-                )
+                raise UserError(f"{where}.{field}: differs from data.{field}; leave it out, the run's is used")
         if getattr(model, "positions", None) == "learned" and each.sequence_length > model.max_length:
-            length = f"evaluation.{name}.sequence_length: {each.sequence_length}"
+            length = f"{where}.sequence_length: {each.sequence_length}"
             raise UserError(f"{length} is above model.max_length={model.max_length}")
 
 

@@ -41,9 +41,8 @@ class ExecutionConfig(Checked):
 
     scan_layers: bool | Literal["auto"] = "auto"  # auto: a small stack on a single CPU device or a GPU is unrolled
     layers_per_scan: Count | Literal["auto"] = "auto"  # that a scan unrolls at a time; auto: 4 on a GPU, else 1
-    remat: Literal["none", "products", "offload_products", "full", "offload", "auto"] = (
-        "none"  # auto: what fits; docs/parallel.md
-    )
+    # auto: what fits; docs/parallel.md
+    remat: Literal["none", "products", "offload_products", "full", "offload", "auto"] = "none"
     attention: Literal["auto", "reference", "blockwise", "splash", "cudnn", "triton"] = "auto"  # auto: what suits
     steps_per_call: Count = 1  # training steps in one compiled call; tiny models want many
     data_workers: WholeNumber = 0  # processes that make batches ahead; 0: the training process does, between calls

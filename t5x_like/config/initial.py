@@ -13,14 +13,12 @@ class InitConfig(Checked):
     """A folder whose parameters a run begins with: of another run, or of Hugging Face.
 
     A config that says nothing of the model, or of the tokenizer, has the folder's; fields of `model` change it.
-
-    Attributes:
-      layers: which of the folder's layers, from 0, each layer of a stack is that is not as deep as the folder's, as
-        DistilBERT's are every second one of BERT (Sanh et al. 2019); `model.num_layers` is their number unless it is
-        given. None: all stacks are as deep.
     """
 
     path: str
+    # Which of the folder's layers, from 0, each layer of a stack is that is not as deep as the folder's: DistilBERT's
+    # are every second one of BERT (Sanh et al. 2019); `model.num_layers` is their number unless it is given. None: all
+    # are as deep.
     layers: tuple[int, ...] | None = None
     new: Patterns = (HEADS,)  # regular expressions of parameters that are drawn where the folder lacks them
 

@@ -32,35 +32,24 @@ class Dataset(ABC):
     """A data source, ready to be read.
 
     Of host h of H a batch has rows [h B/H, (h + 1) B/H); hosts that do not divide it are a UserError.
-
-    Attributes:
-      vocab_size: number of token ids.
-      sequence_length: T.
-      row_size: as how many tokens a row counts where work is cut into pieces.
-      tokenizer: None where tokens are not text.
-      exact_entropy: nats per token of the source, None where nobody knows it.
-      fingerprint: hexadecimal digits that change with any token of training or held-out data.
-      unique_tokens: tokens in the training stream; None: unlimited.
-      epoch_rows: training rows after which they come again, in another order; infinity where they never do.
-      held_out_bytes_per_token: UTF-8 bytes per held-out token, separators counted as tokens of no bytes, so that
-        bits per byte = loss in nats / (ln 2 * held_out_bytes_per_token). None where tokens are not text.
-      description: counts and fingerprints for environment.json.
-      ahead: does what `make_block` does, in other processes: see `made_ahead`.
     """
 
     vocab_size: int
-    sequence_length: int
-    tokenizer: Tokenizer | None = None
-    exact_entropy: float | None = None
-    fingerprint: str
-    unique_tokens: int | None = None
-    epoch_rows: float = math.inf
+    sequence_length: int  # T
+    tokenizer: Tokenizer | None = None  # None where tokens are not text
+    exact_entropy: float | None = None  # nats per token of the source, None where nobody knows it
+    fingerprint: str  # hexadecimal digits that change with any token of training or held-out data
+    unique_tokens: int | None = None  # in the training stream; None: unlimited
+    epoch_rows: float = math.inf  # after which they come again, in another order; infinity where they never do
+    # UTF-8 bytes per held-out token, separators counted as tokens of no bytes, so that bits per byte = loss in nats /
+    # (ln 2 * held_out_bytes_per_token). None where tokens are not text.
     held_out_bytes_per_token: float | None = None
-    description: dict[str, Any]
-    ahead: Callable[[int, int], Batch] | None = None
+    description: dict[str, Any]  # counts and fingerprints for environment.json
+    ahead: Callable[[int, int], Batch] | None = None  # as `make_block`, in other processes: see `made_ahead`
 
     @property
     def row_size(self) -> int:
+        """As how many tokens a row counts where work is cut into pieces."""
         return self.sequence_length
 
     @abstractmethod
@@ -170,10 +159,7 @@ class Dataset(ABC):
 
 class FiniteDataset(Dataset):
     """A number of rows that come again every epoch, in an order drawn from (seed, epoch); held-out ones in one that
-    never changes and is as good as random, so that any number of them is a fair sample.
-
-    Attributes:
-      counts: {split: how many rows it has}.
+    never changes and is as good as random, so that any number of them is a fair sample. `counts`: rows of each split.
     """
 
     def __init__(self, train_rows: int, held_out_rows: int, seed: int):

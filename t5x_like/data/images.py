@@ -36,11 +36,8 @@ def tokens_with_images(text: str, tokenizer: Tokenizer, tokens_per_image: int) -
 
 
 def as_pixels(value: Any, size: int, channels: int) -> np.ndarray:
-    """Returns uint8 [size, size, channels] of an array, an encoded image, a dict of its bytes, or a file's name.
-
-    Raises:
-      BadExample: it is no image.
-    """
+    """Returns uint8 [size, size, channels] of an array, an encoded image, a dict of its bytes, or a file's name. Raises
+    BadExample: it is no image."""
     if isinstance(value, dict):  # as in Parquet files of Hugging Face
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str | bytes):
@@ -85,11 +82,7 @@ def as_bytes(floats: np.ndarray, config: ImageTaskConfig) -> np.ndarray:
 
 
 def augmented(pixels: np.ndarray, how: AugmentConfig, draws: np.ndarray) -> np.ndarray:
-    """An image changed at random, uint8 [height, width, channels].
-
-    Args:
-      draws: `DRAWS` uniform numbers in [0, 1), of the example and its epoch.
-    """
+    """An image changed at random, uint8 [height, width, channels], by `DRAWS` uniform numbers in [0, 1)."""
     size = len(pixels)
     if how.rotate or how.zoom:
         pixels = _turned(pixels, how.rotate * (2 * draws[0] - 1), 1 + how.zoom * (2 * draws[1] - 1))

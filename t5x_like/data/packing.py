@@ -116,7 +116,7 @@ def num_windows(stream_length: int, length: int) -> int:
 
 
 def windows(stream: np.ndarray, document_starts: np.ndarray, indices: np.ndarray, length: int) -> Batch:
-    """Cuts windows out of a stream; the example above shows the values.
+    """Cuts windows out of a stream, as in the example above.
 
     Args:
       stream: tokens, integers [S].

@@ -86,16 +86,14 @@ def their_fields(config: FlamingoConfig) -> dict[str, Any]:
     for name in ("num_key_value_heads", "head_dim", "attention_bias", "mlp_bias", "pretraining_tp"):
         del text[name]
     sizes = {name: getattr(config.resampler, ours) for ours, name in _SIZES.items()}
-    return (
-        text
-        | SAME
-        | {
-            "vocab_size": config.vocab_size - config.more_vocabulary,
-            "additional_vocab_size": config.more_vocabulary,
-            "vision_config": vision | {"embed_dim": vision.pop("hidden_size"), "model_type": "idefics_vision"},
-            "perceiver_config": sizes | {"use_resampler": True, "model_type": "idefics_perciever"},
-            "cross_layer_interval": config.cross_every,
-            "qk_layer_norms": config.cross_query_key_norm,
-            "image_token_id": config.image_token,
-        }
-    )
+    return {
+        **text,
+        **SAME,
+        "vocab_size": config.vocab_size - config.more_vocabulary,
+        "additional_vocab_size": config.more_vocabulary,
+        "vision_config": vision | {"embed_dim": vision.pop("hidden_size"), "model_type": "idefics_vision"},
+        "perceiver_config": sizes | {"use_resampler": True, "model_type": "idefics_perciever"},
+        "cross_layer_interval": config.cross_every,
+        "qk_layer_norms": config.cross_query_key_norm,
+        "image_token_id": config.image_token,
+    }

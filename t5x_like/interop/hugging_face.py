@@ -46,11 +46,7 @@ def is_hf(folder: Path) -> bool:
 
 
 def vocabulary_of(folder: Path) -> Path:
-    """Where a folder's tokenizer is.
-
-    Raises:
-      UserError: it has none that can be read.
-    """
+    """Where a folder's tokenizer is. Raises UserError: it has none that can be read."""
     for name in _VOCABULARIES:
         if (folder / name).is_file():
             return folder / name
@@ -78,11 +74,7 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
 
 
 def config_of_folder(folder: Path) -> ModelConfig:
-    """Our config of a folder's model.
-
-    Raises:
-      UserError: as `load_hf`, but for what the arrays hold.
-    """
+    """Our config of a folder's model. Raises UserError: as `load_hf`, but for what the arrays hold."""
     return _opened(folder)[0]
 
 
@@ -158,16 +150,12 @@ def _filled(whole: jax.Array, part: jax.Array, at: tuple[jax.Array, ...]) -> jax
 
 
 def config_of(theirs: dict[str, Any], names: Mapping[str, Any], family: ModuleType, source: Any) -> ModelConfig:
-    """Our config for a config.json and the names of the arrays beside it.
-
-    Raises:
-      UserError: it asks for what has no counterpart here.
-    """
+    """Our config for a config.json and the names of the arrays beside it. Raises UserError: it asks for what has no
+    counterpart here."""
     for name, value in family.SAME.items():
         if theirs.get(name) not in (None, value):
-            raise UserError(
-                f"{source}/config.json: {name}={theirs[name]!r} has no counterpart here; accepted: {value!r}"
-            )
+            given = f"{source}/config.json: {name}={theirs[name]!r}"
+            raise UserError(f"{given} has no counterpart here; accepted: {value!r}")
     try:
         kind = family.TYPES[theirs["model_type"]]
         config = kind(**family.fields(theirs, names) | _head_fields(theirs, names, kind))
@@ -203,25 +191,17 @@ def _head_fields(theirs: dict[str, Any], names: Mapping[str, Any], kind: type) -
 
 
 def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.float32) -> None:
-    """Writes a folder that `transformers` reads: config.json and safetensors.
-
-    Raises:
-      UserError: the model's family or one of its options has no counterpart there.
-    """
+    """Writes a folder that `transformers` reads: config.json and safetensors. Raises UserError: the model's family or
+    one of its options has no counterpart there."""
     config = model.config
     if _head_of(config) is not None:  # beside a head there are no logits over the vocabulary there
         config = dataclasses.replace(config, lm_head=False)
         model = build_model(config)
     model_type, family = _family_of(config)
-    theirs = {
-        "architectures": [family.ARCHITECTURES[model_type]],
-        "model_type": model_type,
-        **family.their_fields(config),
-    }
+    architecture = family.ARCHITECTURES[model_type]
+    theirs = {"architectures": [architecture], "model_type": model_type, **family.their_fields(config)}
     if _head_of(config) is not None:
-        theirs["architectures"] = [
-            re.sub("For.*|LMHeadModel", "ForSequenceClassification", family.ARCHITECTURES[model_type])
-        ]
+        theirs["architectures"] = [re.sub("For.*|LMHeadModel", "ForSequenceClassification", architecture)]
         theirs |= label_names(config.num_labels)
     leaves = flatten_dict(params, sep="/")
     arrays = to_theirs(rules_of(config), model.specs(), lambda name: np.asarray(leaves[name], np.float32), dtype)

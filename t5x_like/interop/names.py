@@ -86,11 +86,8 @@ class _Match:
 
 
 def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Match]:
-    """Expands the rules of arrays that a model of these specs has.
-
-    Raises:
-      UserError: a parameter that no rule names: the family's checkpoints have no counterpart of it.
-    """
+    """Expands the rules of arrays that a model of these specs has. Raises UserError: a parameter that no rule names:
+    the family's checkpoints have no counterpart of it."""
     widths: dict[str, int] = {}  # of patterns of layers, whose blocks lie in stacks of their own
     for stack, number in (found for path in specs for found in re.findall(r"(.*)/layers/(\d+)/", path)):
         widths[stack] = max(widths.get(stack, 0), int(number) + 1)

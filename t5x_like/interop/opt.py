@@ -30,9 +30,8 @@ def rules(config: OPTConfig) -> list[Rule]:
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     if (width := theirs.get("word_embed_proj_dim")) not in (None, theirs["hidden_size"]):
-        raise UserError(
-            f"config.json: word_embed_proj_dim={width} has no counterpart here; accepted: {theirs['hidden_size']}"
-        )
+        accepted = theirs["hidden_size"]
+        raise UserError(f"config.json: word_embed_proj_dim={width} has no counterpart here; accepted: {accepted}")
     if theirs["activation_function"] not in ("relu", "gelu"):
         raise UserError(f"config.json: activation_function={theirs['activation_function']!r}; accepted: relu, gelu")
     found = {ours: theirs[name] for ours, name in _FIELDS.items()}

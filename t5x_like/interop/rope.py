@@ -17,10 +17,7 @@ _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 
 def rope_fields(theirs: dict[str, Any], head_dim: int) -> dict[str, Any]:
     """Our fields; rotary settings stand together since transformers 5, and for each kind of layer where those differ.
-
-    Raises:
-      UserError: a kind of scaling, or a setting of it, that has no counterpart here.
-    """
+    Raises UserError: a kind of scaling, or a setting of it, that has no counterpart here."""
     together = theirs.get("rope_parameters") or {}
     found: dict[str, Any] = {}
     if _GLOBAL in together:
@@ -62,11 +59,8 @@ def their_rope(config: Any, theta: str = "rope_theta", part: str = "partial_rota
 
 
 def window_fields(layers: list[str] | None, window: int | None) -> dict[str, Any]:
-    """Our fields out of the kinds of layers there, None where every layer has the window.
-
-    Raises:
-      UserError: layers without a window are not the last of each few.
-    """
+    """Our fields out of the kinds of layers there, None where every layer has the window. Raises UserError: layers
+    without a window are not the last of each few."""
     if window is None or (layers and _LOCAL not in layers):
         return {"window": None}
     if not layers or _GLOBAL not in layers:

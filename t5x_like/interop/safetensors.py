@@ -30,11 +30,7 @@ class Place(NamedTuple):
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """Arrays by name, each read anew whenever it is asked for.
-
-    Attributes:
-      places: where they are.
-    """
+    """Arrays by name, each read from its place anew whenever it is asked for."""
 
     def __init__(self, places: Mapping[str, Place]):
         self.places = places
@@ -52,11 +48,8 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def read_folder(folder: Path) -> Arrays:
-    """Returns the arrays of a folder's safetensors files by name.
-
-    Raises:
-      UserError: there is no such file, only pickled ones, or one that is damaged.
-    """
+    """Returns the arrays of a folder's safetensors files by name. Raises UserError: there is no such file, only pickled
+    ones, or one that is damaged."""
     if (folder / _INDEX).is_file():
         places = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(places, dict):
@@ -73,11 +66,7 @@ def read_folder(folder: Path) -> Arrays:
 
 
 def read_file(path: Path) -> Arrays:
-    """Returns the arrays of one file by name.
-
-    Raises:
-      UserError: it is absent or damaged.
-    """
+    """Returns the arrays of one file by name. Raises UserError: it is absent or damaged."""
     try:
         with safe_open(path, "numpy") as file:
             places = {name: Place(path, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118

@@ -28,17 +28,11 @@ PARTS = ("codes", "scales", "second", "offset")  # of a kernel
 
 
 class QuantisedModel:
-    """A model with kernels in few bits; `quantised_model` makes one, of a class below that of the model inside.
+    """A model with kernels in few bits; `quantised_model` makes one, of a class below that of the model inside."""
 
-    Attributes:
-      inner: the model inside, tuned or not.
-      how: the format.
-      kernels: the specs of the kernels that it holds for, by name.
-    """
-
-    inner: Model
+    inner: Model  # tuned or not
     how: QuantisationConfig
-    kernels: dict[str, ParamSpec]
+    kernels: dict[str, ParamSpec]  # that the format holds for, by name
 
     def specs(self) -> Params:
         """Those of what is kept."""
@@ -68,11 +62,8 @@ class QuantisedModel:
 
 
 def quantised_model(model: Model, how: QuantisationConfig | None) -> Any:
-    """A model whose kernels are kept as a format has it; None: the model itself.
-
-    Raises:
-      UserError: a pattern that matches no kernel of a layer.
-    """
+    """A model whose kernels are kept as a format has it; None: the model itself. Raises UserError: a pattern that
+    matches no kernel of a layer."""
     if how is None:
         return model
     kind = type(f"Quantised{type(model).__name__}", (QuantisedModel, type(model)), {})
@@ -90,7 +81,7 @@ def _kernels(specs: Params, how: QuantisationConfig) -> dict[str, ParamSpec]:
                 f"quantisation.targets[{number}]: pattern {pattern!r} matches the whole name of no kernel of a layer; "
                 f"accepted: e.g. {', '.join(map(repr, list(named)[:4]))}{nearest(pattern, list(named))}"
             )
-    chosen = {name: spec for name, spec in named.items() if any(re.fullmatch(each, name) for each in how.targets)}
+    chosen = {name: spec for name, spec in named.items() if how.holds(name)}
     taken = {name: spec for name, spec in chosen.items() if group_of(how, inputs_of(spec)) is not None}
     if not taken:
         raise UserError(

@@ -21,11 +21,8 @@ Activation = Literal["gelu", "gelu_quick", "gelu_tanh", "relu", "silu"]
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    """Any model of tokens. Every family's config is one, with a `kind` of its own.
-
-    Attributes:
-      streams: what a batch has to have for such a model: "encoder", "decoder", "images".
-    """
+    """Any model of tokens. Every family's config is one, with a `kind` of its own; `streams` are what a batch has to
+    have for such a model: "encoder", "decoder", "images"."""
 
     streams: ClassVar[tuple[str, ...]] = ("decoder",)
     embedding_stddev: ClassVar[float | None] = None  # of the initial values of tokens; None: 1 / sqrt(d_model)

@@ -20,10 +20,6 @@ class PreferenceConfig(CrossEntropyConfig):
       kto: Ethayarajh et al. 2024, equation 8, both answers as examples; needs data.mismatched=true
       orpo: -c / tokens - beta log sigmoid(log odds ratio) (Hong et al. 2024, equation 6); no reference
       simpo: -log sigmoid(beta (c / tokens - r / tokens) - margin) (Meng et al. 2024, equation 6); no reference
-
-    Attributes:
-      reference: a run folder or a Hugging Face folder; "": the model itself without what a tuning method adds.
-      sft: weight of the chosen answer's mean loss, added to it.
     """
 
     kind: Literal["preference"] = "preference"
@@ -31,8 +27,8 @@ class PreferenceConfig(CrossEntropyConfig):
     label_smoothing: Annotated[float, inside("[0, 0.5)")] = 0.0  # of dpo
     beta: Positive = 0.1
     margin: float = 0.0
-    sft: Coefficient = 0.0
-    reference: str = ""
+    sft: Coefficient = 0.0  # weight of the chosen answer's mean loss, added
+    reference: str = ""  # a run folder or one of Hugging Face; "": the model without what a tuning method adds
 
     def __post_init__(self) -> None:
         super().__post_init__()

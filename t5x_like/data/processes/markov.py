@@ -33,16 +33,10 @@ _MOST_ITERATIONS = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class MarkovProcess:
-    """The chain itself. A context of symbols x_1 ... x_k, oldest first, has the number sum_i x_i V^(k-i).
+    """The chain itself. A context of symbols x_1 ... x_k, oldest first, has the number sum_i x_i V^(k-i)."""
 
-    Attributes:
-      conditionals: the distributions of the next symbol after k = 0, 1, ..., m symbols of the stationary chain,
-        float64 [V^k, V] each.
-      stationary: pi, of contexts of m symbols, float64 [V^m].
-    """
-
-    conditionals: Sequence[np.ndarray]
-    stationary: np.ndarray
+    conditionals: Sequence[np.ndarray]  # of the next symbol after k = 0, ..., m stationary ones, float64 [V^k, V] each
+    stationary: np.ndarray  # pi, of contexts of m symbols, float64 [V^m]
 
     @property
     def order(self) -> int:
@@ -72,11 +66,8 @@ class MarkovProcess:
 
 
 def markov_process(config: MarkovConfig) -> MarkovProcess:
-    """Builds the chain that the config describes; `process_seed` picks the U_j and W_j.
-
-    Raises:
-      UserError: the chain of an order above 1 mixes so slowly that its stationary distribution is not found.
-    """
+    """Builds the chain that the config describes; `process_seed` picks the U_j and W_j. Raises UserError: the chain of
+    an order above 1 mixes so slowly that its stationary distribution is not found."""
     size, order = config.num_symbols, config.order
     contexts = np.arange(size**order)
     logits = np.zeros((len(contexts), size))

@@ -25,16 +25,11 @@ from t5x_like.strict import to_dict
 
 
 class ProcessDataset(Dataset):
-    """Windows of a random process.
-
-    Attributes:
-      exact_entropy_stderr: standard error of `exact_entropy` where that is a Monte-Carlo value, nats per token; else 0.
-      entropy_rate: of the process without windows, nats per symbol; None where it has no closed form.
-    """
+    """Windows of a random process."""
 
     exact_entropy: float
-    exact_entropy_stderr: float = 0.0
-    entropy_rate: float | None = None
+    exact_entropy_stderr: float = 0.0  # its standard error where it is a Monte-Carlo value, nats per token; else 0
+    entropy_rate: float | None = None  # without windows, nats per symbol; None where it has no closed form
 
     def __init__(
         self, config: ProcessConfig, seed: int, cache_dir: Path | None = None, leave_out: tuple[str, ...] = ()

@@ -146,11 +146,8 @@ def _speller(content: dict[str, Any]) -> Any:
 
 
 def train(config: Any, texts: Iterable[str]) -> LearnedTokenizer:
-    """Learns a vocabulary from texts that can be read twice; it depends on them and the config alone.
-
-    Raises:
-      UserError: the texts have too little in them for so many tokens, or they spell a special token as a piece.
-    """
+    """Learns a vocabulary from texts that can be read twice; it depends on them and the config alone. Raises UserError:
+    the texts have too little in them for so many tokens, or they spell a special token as a piece."""
     model, fewest = _TRAINERS[config.kind](config, texts, config.vocab_size - config.sentinels)
     model.add_special_tokens([SENTINEL.format(i) for i in reversed(range(config.sentinels))])
     found = model.get_vocab_size(with_added_tokens=True)
