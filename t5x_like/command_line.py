@@ -11,12 +11,8 @@ from t5x_like.errors import UserError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are `UserError`s that name the nearest flag.
-
-    Args:
-      doc: the program's docstring, shown by --help.
-      required: names of flags that must be given.
-    """
+    """An argument parser whose mistakes are `UserError`s that name the nearest flag; `doc` is the program's docstring,
+    shown by --help, `required` are the flags that must be given."""
 
     def __init__(self, doc: str | None, required: Sequence[str] = ()):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)

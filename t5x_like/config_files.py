@@ -20,19 +20,14 @@ from t5x_like.strict import convert
 
 
 def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Loads a run from a config file and overrides such as `model.d_model=128`.
-
-    Raises:
-      UserError: a missing file or a field that is misspelt, ill-typed or impossible, in one line.
-    """
+    """Loads a run from a config file and overrides such as `model.d_model=128`. Raises UserError: a missing file or a
+    field that is misspelt, ill-typed or impossible, in one line."""
     content = load_file(path)
     if "base" in content:
         raise UserError(f"--config={path}: is a sweep (it has a field `base`); sweep.py takes sweeps")
     content = with_overrides(content, overrides)
     if content.get("init_from") or content.get("teacher"):
-        from t5x_like.training.initial import (
-            completed,
-        )  # only such a run has to read a model before its config is known
+        from t5x_like.training.initial import completed  # which reads a model before its config is known
 
         content = completed(content)
     return convert(RunConfig, content).resolve()

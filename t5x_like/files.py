@@ -13,11 +13,8 @@ FORMAT = 1  # of our JSON files; raised when what they hold is to be read in ano
 
 
 def make_folder(path: str | os.PathLike[str], flag: str = "--workdir") -> Path:
-    """Makes a folder that was named by a flag, and its parents, where they are missing.
-
-    Raises:
-      UserError: a file is in the way, or the user may not write there.
-    """
+    """Makes a folder that was named by a flag, and its parents, where they are missing. Raises UserError: a file is in
+    the way, or the user may not write there."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -56,11 +53,8 @@ def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads one JSON object.
-
-    Raises:
-      UserError: the file cannot be read, holds something else, or was written by a newer version of this program.
-    """
+    """Reads one JSON object. Raises UserError: the file cannot be read, holds something else, or was written by a newer
+    version of this program."""
     try:
         content = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:

@@ -8,12 +8,13 @@ as one line that starts with the dotted path of the field.
 import dataclasses
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from t5x_like.errors import UserError, nearest
 
 T = TypeVar("T")
+_is_dataclass: Callable[[Any], bool] = dataclasses.is_dataclass  # which would narrow types to instances
 
 
 class FieldError(ValueError):
@@ -37,19 +38,15 @@ def convert(cls: type[T], content: Mapping[str, Any], path: str = "") -> T:
     complete = getattr(cls, "complete", None)
     content = content if complete is None else complete(content)
     hints = get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in content:
-        if key not in names:
-            raise UserError(
-                f"{_join(path, str(key))}: no such field; accepted: {', '.join(names)}{nearest(str(key), names)}"
-            )
-    defaults = {field.name: field.default_factory for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        if field.name not in content and not optional:
-            raise UserError(f"{_join(path, field.name)}: is missing; expected {_describe(hints[field.name])}")
-    content = {key: _with_default_kind(defaults[key], value) for key, value in content.items()}
-    values = {key: _value(hints[key], value, _join(path, key)) for key, value in content.items()}
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in map(str, content):
+        if key not in fields:
+            raise UserError(f"{_join(path, key)}: no such field; accepted: {', '.join(fields)}{nearest(key, fields)}")
+    for name, field in fields.items():
+        if name not in content and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{_join(path, name)}: is missing; expected {_describe(hints[name])}")
+    given = {key: _with_default_kind(fields[key].default_factory, value) for key, value in content.items()}
+    values = {key: _value(hints[key], value, _join(path, key)) for key, value in given.items()}
     try:
         return cls(**values)
     except FieldError as error:
@@ -124,10 +121,6 @@ def _with_default_kind(default: Any, value: Any) -> Any:
     return value
 
 
-def _is_dataclass(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint)
-
-
 def _value(hint: Any, value: Any, path: str) -> Any:
     if hint is Any:
         return value
@@ -139,13 +132,11 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             return value
     elif origin is tuple:
         members = get_args(hint)
-        if isinstance(value, list | tuple) and members[-1] is Ellipsis:
-            return tuple(_value(members[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-        if isinstance(value, list | tuple) and len(value) == len(members):
-            return tuple(
-                _value(member, item, f"{path}[{i}]")
-                for i, (member, item) in enumerate(zip(members, value, strict=True))
-            )
+        if isinstance(value, list | tuple):
+            members = members[:1] * len(value) if members[-1] is Ellipsis else members
+            if len(members) == len(value):
+                pairs = enumerate(zip(members, value, strict=True))
+                return tuple(_value(member, item, f"{path}[{i}]") for i, (member, item) in pairs)
     elif origin is dict:
         if isinstance(value, Mapping):
             return {key: _value(get_args(hint)[1], item, f"{path}.{key}") for key, item in value.items()}

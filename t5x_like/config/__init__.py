@@ -6,7 +6,6 @@ How a config file becomes one of these is in `config_files.py`.
 """
 
 from t5x_like.config.data import (
-    AnyDataConfig,
     BPETokenizerConfig,
     ByteTokenizerConfig,
     ContextFreeConfig,
@@ -17,19 +16,11 @@ from t5x_like.config.data import (
     LanguageModelConfig,
     MarkovConfig,
     ProcessConfig,
-    PythonLibraryConfig,
     TextFilesConfig,
-    TokenizerConfig,
 )
 from t5x_like.config.execution import ExecutionConfig, MeshConfig
 from t5x_like.config.models import AnyModelConfig, DecoderOnlyConfig, ExpertsConfig, ModelConfig, TransformerConfig
-from t5x_like.config.objectives import (
-    AnyObjectiveConfig,
-    CausalLMConfig,
-    CrossEntropyConfig,
-    LabelsConfig,
-    ObjectiveConfig,
-)
+from t5x_like.config.objectives import CausalLMConfig, CrossEntropyConfig, LabelsConfig, ObjectiveConfig
 from t5x_like.config.optimizer import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
 from t5x_like.config.quantisation import Bf16Config, Fp8Config, Int4Config, Int8Config, NF4Config, QuantisationConfig
 from t5x_like.config.run import RunConfig, config_hash, distinctive, identity

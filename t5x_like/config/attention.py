@@ -7,9 +7,9 @@ Each kind is a layer in the file of `models/layers` that it names.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import Checked, Count, WholeNumber, at_least
 from t5x_like.strict import FieldError
 
 if TYPE_CHECKING:
@@ -17,20 +17,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
-    """Any kind.
+class AttentionConfig(Checked):
+    """Any kind."""
 
-    Attributes:
-      layer: the file of its layer.
-      causal: whether it is for causal stacks, or for those that look both ways; None: for either.
-      packs: whether a row may hold several documents.
-      keeps_keys: whether a cache holds a slot for every token, so that beams can share it.
-    """
-
-    layer: ClassVar[str]
-    causal: ClassVar[bool | None] = None
-    packs: ClassVar[bool] = True
-    keeps_keys: ClassVar[bool] = True
+    layer: ClassVar[str]  # the file of its layer
+    causal: ClassVar[bool | None] = None  # for causal stacks, or for those that look both ways; None: for either
+    packs: ClassVar[bool] = True  # whether a row may hold several documents
+    keeps_keys: ClassVar[bool] = True  # whether a cache holds a slot for every token, so that beams can share it
+    not_with: ClassVar[tuple[str, ...]] = ()  # positions that it knows nothing of
 
     kind: str = ""
 
@@ -42,6 +36,9 @@ class AttentionConfig:
         for name in ("window", "global_every", "attention_soft_cap"):
             if getattr(model, name) is not None:
                 raise FieldError(name, f"{getattr(model, name)} with attention.kind={self.kind!r}; accepted: None")
+        if model.positions in self.not_with:
+            given = f"{model.positions!r} with attention.kind={self.kind!r}"
+            raise FieldError("positions", f"{given}; accepted: the others")
 
     def at(self, layer: int, layers: int) -> Self:
         """The kind as it is in one layer of so many."""
@@ -82,12 +79,8 @@ class StreamingAttentionConfig(AttentionConfig):
     keeps_keys: ClassVar[bool] = False
 
     kind: Literal["streaming"] = "streaming"
-    window: int = 1024  # keys that a query looks back on, its own among them
-    sinks: int = 4  # first tokens of a document that all of it may look at
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "window")
-        at_least(self, 0, "sinks")
+    window: Count = 1024  # keys that a query looks back on, its own among them
+    sinks: WholeNumber = 4  # first tokens of a document that all of it may look at
 
     def mean_keys(self, length: float, causal: bool) -> float:
         beyond = max(length - self.window, 0)  # queries that some or all sinks are outside the window of
@@ -108,17 +101,17 @@ class SparseTransformerAttentionConfig(AttentionConfig):
 
     layer: ClassVar[str] = "sparse_transformer"
     causal: ClassVar[bool | None] = True
+    not_with: ClassVar[tuple[str, ...]] = ("relative", "alibi")
 
     kind: Literal["sparse_transformer"] = "sparse_transformer"
     pattern: Literal["strided", "fixed"] = "strided"
-    stride: int = 128  # near the root of the sequence's length
-    columns: int = 8  # of each block, the last ones, which later blocks look at; fixed only
+    stride: Annotated[int, at_least(2)] = 128  # near the root of the sequence's length
+    columns: Count = 8  # of each block, the last ones, which later blocks look at; fixed only
     combine: Literal["heads", "layers", "merged"] = "heads"
     half: Literal[None, "first", "second"] = None  # the layer's, when they take turns
 
     def __post_init__(self) -> None:
-        at_least(self, 2, "stride")
-        at_least(self, 1, "columns")
+        super().__post_init__()
         if self.pattern == "fixed" and self.columns > self.stride:
             raise FieldError("columns", f"{self.columns} is above stride={self.stride}")
 
@@ -126,14 +119,8 @@ class SparseTransformerAttentionConfig(AttentionConfig):
         super().check(model, causal)
         kv_heads = model.num_kv_heads or model.num_heads
         if self.combine == "heads" and kv_heads % 2:
-            raise FieldError(
-                "attention.combine",
-                f"'heads' halves the key/value heads, and {kv_heads} is odd; accepted: merged, layers",
-            )
-        if model.positions in ("relative", "alibi"):
-            raise FieldError(
-                "positions", f"{model.positions!r} with attention.kind={self.kind!r}; accepted: the others"
-            )
+            fault = f"'heads' halves the key/value heads, and {kv_heads} is odd"
+            raise FieldError("attention.combine", f"{fault}; accepted: merged, layers")
 
     def at(self, layer: int, layers: int) -> Self:
         if self.combine != "layers":
@@ -167,20 +154,18 @@ class LongformerAttentionConfig(AttentionConfig):
     window: int = 512  # half of them on each side of a token; causal: the half before it
     windows: tuple[int, ...] | None = None  # the same, layer by layer
     dilations: tuple[int, ...] | None = None  # from one key of the window to the next, layer by layer; None: 1
-    dilated_heads: int = 2  # heads of a layer, the last ones, that its dilation is for
-    global_tokens: int = 0  # how many of a document's first tokens are global
-    max_global: int = 64  # room for them in a row; those that come after so many are none
+    dilated_heads: Count = 2  # heads of a layer, the last ones, that its dilation is for
+    global_tokens: WholeNumber = 0  # how many of a document's first tokens are global
+    max_global: Count = 64  # room for them in a row; those that come after so many are none
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "global_tokens")
-        at_least(self, 1, "max_global", "dilated_heads")
+        super().__post_init__()
         for name, low in (("windows", 2), ("dilations", 1)):
             if any(value < low for value in getattr(self, name) or ()):
                 raise FieldError(name, f"{getattr(self, name)} has a value below {low}")
         if any(window % 2 or window < 2 for window in (self.window, *(self.windows or ()))):
-            raise FieldError(
-                "window", f"{self.windows or self.window} has an odd number; accepted: half a window each side"
-            )
+            given = self.windows or self.window
+            raise FieldError("window", f"{given} has an odd number; accepted: half a window each side")
 
     def check(self, model: "TransformerConfig", causal: bool) -> None:
         super().check(model, causal)
@@ -190,10 +175,8 @@ class LongformerAttentionConfig(AttentionConfig):
             if given is not None and len(given) != layers:
                 raise FieldError(f"attention.{name}", f"has {len(given)} numbers for {layers} layers")
         if causal and self.global_tokens:
-            raise FieldError(
-                "attention.global_tokens",
-                f"{self.global_tokens} in a causal stack, where they would show what is to come; accepted: 0",
-            )
+            given = f"{self.global_tokens} in a causal stack"
+            raise FieldError("attention.global_tokens", f"{given}, where they would show what is to come; accepted: 0")
         dilated = self.dilations is not None and max(self.dilations) > 1
         if model.positions in ("relative", "alibi") and (dilated or not causal):
             raise FieldError("positions", f"{model.positions!r} with attention.kind='longformer'; accepted: the others")
@@ -239,24 +222,14 @@ class BigBirdAttentionConfig(AttentionConfig):
 
     layer: ClassVar[str] = "big_bird"
     causal: ClassVar[bool | None] = False
+    not_with: ClassVar[tuple[str, ...]] = ("relative", "alibi")
 
     kind: Literal["big_bird"] = "big_bird"
-    block_size: int = 64
-    random_blocks: int = 3  # of each block of queries, for every head of every layer its own
-    random_seed: int = 0
+    block_size: Count = 64
+    random_blocks: WholeNumber = 3  # of each block of queries, for every head of every layer its own
+    random_seed: WholeNumber = 0
     random_in_evaluation: bool = True  # False: the first block again in their place, as transformers evaluates
     layer_number: int = 0  # for the draw
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "block_size")
-        at_least(self, 0, "random_blocks", "random_seed")
-
-    def check(self, model: "TransformerConfig", causal: bool) -> None:
-        super().check(model, causal)
-        if model.positions in ("relative", "alibi"):
-            raise FieldError(
-                "positions", f"{model.positions!r} with attention.kind={self.kind!r}; accepted: the others"
-            )
 
     def at(self, layer: int, layers: int) -> Self:
         return dataclasses.replace(self, layer_number=layer)
@@ -281,10 +254,7 @@ class LocalAttentionConfig(AttentionConfig):
     causal: ClassVar[bool | None] = False
 
     kind: Literal["local"] = "local"
-    radius: int = 127
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "radius")
+    radius: Count = 127
 
     def mean_keys(self, length: float, causal: bool) -> float:
         return band(length, self.radius + 1, causal)
@@ -295,11 +265,7 @@ class TransientGlobalAttentionConfig(LocalAttentionConfig):
     """LongT5's transient global attention: keys nearby, and a summary of every block of the document."""
 
     kind: Literal["transient_global"] = "transient_global"  # type: ignore[assignment]
-    block_size: int = 16
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "block_size")
+    block_size: Count = 16
 
     def check(self, model: "TransformerConfig", causal: bool) -> None:
         super().check(model, causal)
@@ -311,10 +277,8 @@ class TransientGlobalAttentionConfig(LocalAttentionConfig):
     def flops(self, model: "TransformerConfig", length: float, causal: bool) -> float:
         assert model.head_dim and model.num_kv_heads
         blocks = length // self.block_size
-        maps = (
-            4.0 * model.d_model * model.num_kv_heads * model.head_dim * blocks / length
-        )  # summaries to keys and values
-        return super().flops(model, length, causal) + 4.0 * channels(model) * blocks + maps
+        to_keys_and_values = 4.0 * model.d_model * model.num_kv_heads * model.head_dim * blocks / length
+        return super().flops(model, length, causal) + 4.0 * channels(model) * blocks + to_keys_and_values
 
 
 @dataclass(frozen=True)
@@ -324,20 +288,11 @@ class LinformerAttentionConfig(AttentionConfig):
     layer: ClassVar[str] = "linformer"
     causal: ClassVar[bool | None] = False
     packs: ClassVar[bool] = False
+    not_with: ClassVar[tuple[str, ...]] = ("relative", "alibi")
 
     kind: Literal["linformer"] = "linformer"
-    projected: int = 256  # keys that are left
+    projected: Count = 256  # keys that are left
     shared: Literal["none", "heads", "key_value", "layers"] = "heads"  # each shares what those before it do
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "projected")
-
-    def check(self, model: "TransformerConfig", causal: bool) -> None:
-        super().check(model, causal)
-        if model.positions in ("relative", "alibi"):
-            raise FieldError(
-                "positions", f"{model.positions!r} with attention.kind={self.kind!r}; accepted: the others"
-            )
 
     def mean_keys(self, length: float, causal: bool) -> float:
         return self.projected
@@ -353,15 +308,9 @@ class LinearAttentionConfig(AttentionConfig):
 
     layer: ClassVar[str] = "linear_attention"
     keeps_keys: ClassVar[bool] = False
+    not_with: ClassVar[tuple[str, ...]] = ("relative", "alibi")
 
     kind: Literal["linear"] = "linear"
-
-    def check(self, model: "TransformerConfig", causal: bool) -> None:
-        super().check(model, causal)
-        if model.positions in ("relative", "alibi"):
-            raise FieldError(
-                "positions", f"{model.positions!r} with attention.kind={self.kind!r}; accepted: the others"
-            )
 
     def features_of(self, model: "TransformerConfig") -> int:
         """Features of a head's query or key."""
@@ -381,11 +330,8 @@ class PerformerAttentionConfig(LinearAttentionConfig):
     layer: ClassVar[str] = "performer"
 
     kind: Literal["performer"] = "performer"  # type: ignore[assignment]
-    features: int = 256
+    features: Count = 256
     redraw: bool = False  # in training, for every step; else those of the initial parameters
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "features")
 
     def features_of(self, model: "TransformerConfig") -> int:
         return self.features

@@ -28,11 +28,8 @@ class Measures:
 
 
 def parse(field: str, value: Duration) -> tuple[float, str]:
-    """Returns a duration as (amount, unit), the unit one of UNITS or "%".
-
-    Raises:
-      FieldError: it is no duration, or not above 0.
-    """
+    """Returns a duration as (amount, unit), the unit one of UNITS or "%". Raises FieldError: it is no duration, or not
+    above 0."""
     if isinstance(value, int):
         amount, unit = float(value), "steps"
     else:
@@ -53,11 +50,8 @@ def parse(field: str, value: Duration) -> tuple[float, str]:
 
 
 def resolve(field: str, value: Duration | None, measures: Measures) -> Duration | None:
-    """Returns a duration in whole steps, at least one, or as it is where what it needs is not known yet.
-
-    Raises:
-      FieldError: see `parse`; and epochs of data that never ends.
-    """
+    """Returns a duration in whole steps, at least one, or as it is where what it needs is not known yet. Raises
+    FieldError: see `parse`; and epochs of data that never ends."""
     if value is None:
         return None
     amount, unit = parse(field, value)

@@ -39,11 +39,8 @@ def with_what_sets_share(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_sets(data: DataConfig, model: Any, sets: Mapping[str, DataConfig]) -> None:
-    """Makes sure that a model can be scored on the sets.
-
-    Raises:
-      UserError: a name that is taken or no plain word; tokens that are not the run's; more positions than the model's.
-    """
+    """Makes sure that a model can be scored on the sets. Raises UserError: a name that is taken or no plain word;
+    tokens that are not the run's; more positions than the model's."""
     for name, each in sets.items():
         if name == HELD_OUT or not re.fullmatch(r"[A-Za-z]\w*", name):
             raise UserError(f"evaluation.{name}: accepted names are plain words other than {HELD_OUT!r}")

@@ -10,17 +10,13 @@ from t5x_like.strict import FieldError
 
 @dataclass(frozen=True)
 class MupConfig:
-    """The maximal update parametrisation (Yang et al. 2022): the rate that is best for `base` is best for any width.
-
-    Attributes:
-      base: the model that the learning rate is for, at which nothing is multiplied; fields that are not given are the
-        model's, so that {"d_model": 64, "num_heads": 2} is enough.
-      depth: "complete_p" makes that so for any number of layers too (Dey et al. 2025, alpha = 1).
-    """
+    """The maximal update parametrisation (Yang et al. 2022): the rate that is best for `base` is best for any width."""
 
     kind: Literal["mup"] = "mup"
+    # The model that the learning rate is for, at which nothing is multiplied; fields that are not given are those of
+    # `model`, so that {"d_model": 64, "num_heads": 2} is enough.
     base: AnyModelConfig | None = None
-    depth: Literal["none", "complete_p"] = "none"
+    depth: Literal["none", "complete_p"] = "none"  # or for any number of layers too (Dey et al. 2025, alpha = 1)
 
     def __post_init__(self) -> None:
         if self.base is None:

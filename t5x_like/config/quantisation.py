@@ -1,30 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """In which numbers kernels are kept, or rounded to while they are trained. See `models/layers/quantised.py`."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-from t5x_like.config.checks import above_zero, at_least, regular_expressions
+from t5x_like.config.checks import Checked, Kernels, Positive, WholeNumber, matches
 from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
-class _Quantisation:
+class _Quantisation(Checked):
     """What every format has."""
 
-    targets: tuple[str, ...] = (".*layers/.*/kernel",)  # regular expressions of the kernels' names
+    targets: Kernels = (".*layers/.*/kernel",)  # regular expressions of the kernels' names
     # Kernels stay as they are and are trained through rounded ones, as if rounding had the slope 1 (Jacob et al. 2018).
     aware: bool = False
 
-    def __post_init__(self) -> None:
-        if not self.targets:
-            raise FieldError("targets", "is empty; give regular expressions of kernels' names, such as ['.*/kernel']")
-        regular_expressions("targets", self.targets)
-
     def holds(self, name: str) -> bool:
         """Whether the format is for the kernel of a name."""
-        return any(re.fullmatch(pattern, name) for pattern in self.targets)
+        return matches(self.targets, name)
 
 
 @dataclass(frozen=True)
@@ -33,13 +27,11 @@ class Int8Config(_Quantisation):
 
     kind: Literal["int8"] = "int8"
     activations: bool = False  # activations too, a scale for every token: products of integers
-    outliers: int = 0  # input features with the largest activations, of which so many at most are not rounded
-    threshold: float = 6.0  # from this magnitude on a feature is an outlier
+    outliers: WholeNumber = 0  # input features with the largest activations, of which so many at most are not rounded
+    threshold: Positive = 6.0  # from this magnitude on a feature is an outlier
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "outliers")
-        above_zero(self, "threshold")
         if self.outliers and not self.activations:
             raise FieldError("outliers", f"{self.outliers} are of activations, which stay as they are; accepted: 0")
         if self.outliers and self.aware:

@@ -62,13 +62,9 @@ class RunConfig:
         return content
 
     def resolve(self, epoch_examples: float | None = None) -> "RunConfig":
-        """Fills in every None that follows from other fields.
+        """Fills in every None that follows from other fields. Raises UserError: fields that contradict one another.
 
-        Args:
-          epoch_examples: what only the data can say, for durations in epochs; see `TrainingConfig.resolve`.
-
-        Raises:
-          UserError: fields that contradict one another, in one line.
+        `epoch_examples` is what only the data can say, for durations in epochs; see `TrainingConfig.resolve`.
         """
         self._check_streams()
         self.objective.check(self)
@@ -77,22 +73,16 @@ class RunConfig:
             _check_packing(model, self.data)
             self._check_in_front(model)
         if self.teacher is not None and self.teacher.attention and hasattr(self.tuning, "length"):
-            raise UserError(
-                f"teacher.attention: {self.teacher.attention}, but a {self.tuning.kind} has no place in the teacher's; "
-                "accepted: 0"
-            )
+            given = f"teacher.attention: {self.teacher.attention}"
+            raise UserError(f"{given}, but a {self.tuning.kind} has no place in the teacher's; accepted: 0")
         rule = self.parametrisation
         if rule is not None:
             if self.optimizer.kind not in ("adamw", "lion"):
-                raise UserError(
-                    f"parametrisation.kind: 'mup' is not known for optimizer.kind={self.optimizer.kind!r}; accepted: "
-                    "adamw, lion"
-                )
+                given = f"'mup' is not known for optimizer.kind={self.optimizer.kind!r}"
+                raise UserError(f"parametrisation.kind: {given}; accepted: adamw, lion")
             if self.tuning.kind not in ("full", "partial"):
-                raise UserError(
-                    f"parametrisation.kind: 'mup' says nothing of what tuning.kind={self.tuning.kind!r} adds; "
-                    "accepted: full, partial"
-                )
+                given = f"'mup' says nothing of what tuning.kind={self.tuning.kind!r} adds"
+                raise UserError(f"parametrisation.kind: {given}; accepted: full, partial")
             assert rule.base is not None
             with _named("parametrisation.base"):
                 rule = dataclasses.replace(rule, base=rule.base.resolve(self.data))
@@ -130,10 +120,8 @@ class RunConfig:
         longest = max(length for each in sets for length in each.lengths.values())
         most = getattr(model, "max_length", None)
         if getattr(model, "positions", None) == "learned" and most is not None and longest + count > most:
-            raise FieldError(
-                "max_length",
-                f"{most} positions are fewer than data.sequence_length={longest} and tuning.length={count}",
-            )
+            both = f"data.sequence_length={longest} and tuning.length={count}"
+            raise FieldError("max_length", f"{most} positions are fewer than {both}")
 
     def _with_logits(self) -> AnyModelConfig:
         """The model, which beside a head has logits over the vocabulary only where the objective reads them."""
@@ -164,10 +152,8 @@ class RunConfig:
             given = f"objective.auxiliary_lm: {self._auxiliary_lm}"
             raise UserError(f"{given}, but model.kind={kind!r} predicts no next token; accepted: 0")
         if missing := [stream for stream in has if stream not in self.data.lengths]:
-            raise UserError(
-                f"data.kind: {self.data.kind!r} has no tokens for the {_and(missing)} of model.kind={kind!r}; "
-                f"accepted: data with {_and(has)} tokens"
-            )
+            given = f"{self.data.kind!r} has no tokens for the {_and(missing)} of model.kind={kind!r}"
+            raise UserError(f"data.kind: {given}; accepted: data with {_and(has)} tokens")
 
 
 def _check_packing(model: ModelConfig, data: Any) -> None:

@@ -2,31 +2,25 @@
 """The kinds of learning-rate schedule."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from t5x_like.config.checks import at_least, inside
-from t5x_like.strict import FieldError
+from t5x_like.config.checks import Checked, Share, WholeNumber, at_least
 
 
 @dataclass(frozen=True)
-class _Schedule:
+class _Schedule(Checked):
     """Linear warm-up, counted in steps or as a part of the run.
 
     In scaling experiments count it in steps: a warm-up that grows with the run bends the fitted exponents.
     """
 
-    warmup_fraction: float = 0.1  # of the run's steps
-    warmup_steps: int | None = None  # takes the place of warmup_fraction
-
-    def __post_init__(self) -> None:
-        fractions = ("warmup_fraction", "final_fraction", "decay_fraction", "cooldown_fraction")
-        inside(self, "[0, 1]", *(name for name in fractions if hasattr(self, name)))
-        at_least(self, 0, "warmup_steps")
+    warmup_fraction: Share = 0.1  # of the run's steps
+    warmup_steps: WholeNumber | None = None  # takes the place of warmup_fraction
 
     def check(self, steps: int) -> None:
         """Refuses what a run of so many steps cannot do."""
         if self.warmup_steps is not None and self.warmup_steps > steps:
-            raise FieldError("warmup_steps", f"{self.warmup_steps} is more than the run's {steps} steps")
+            self.refuse("warmup_steps", f"is more than the run's {steps} steps")
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class CosineConfig(_Schedule):
     """Linear warm-up, then half a cosine (Loshchilov and Hutter 2017)."""
 
     kind: Literal["cosine"] = "cosine"
-    final_fraction: float = 0.0  # of the peak learning rate, at the end
+    final_fraction: Share = 0.0  # of the peak learning rate, at the end
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class LinearConfig(_Schedule):
     """Linear warm-up, then a straight line."""
 
     kind: Literal["linear"] = "linear"
-    final_fraction: float = 0.0  # of the peak learning rate, at the end
+    final_fraction: Share = 0.0  # of the peak learning rate, at the end
 
 
 @dataclass(frozen=True)
@@ -60,17 +54,14 @@ class WSDConfig(_Schedule):
     """
 
     kind: Literal["wsd"] = "wsd"
-    decay_fraction: float = 0.2  # of the run's steps, the last ones
+    decay_fraction: Share = 0.2  # of the run's steps, the last ones
     decay_shape: Literal["1-sqrt", "linear", "cosine"] = "1-sqrt"
-    final_fraction: float = 0.0  # of the peak learning rate, at the end
+    final_fraction: Share = 0.0  # of the peak learning rate, at the end
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.warmup_steps is None and self.warmup_fraction + self.decay_fraction > 1 + 1e-9:
-            raise FieldError(
-                "decay_fraction",
-                f"{self.decay_fraction} and warmup_fraction={self.warmup_fraction} are more than the whole run",
-            )
+            self.refuse("decay_fraction", f"and warmup_fraction={self.warmup_fraction} are more than the whole run")
 
 
 @dataclass(frozen=True)
@@ -83,15 +74,12 @@ class RsqrtConfig(_Schedule):
 
     kind: Literal["rsqrt"] = "rsqrt"
     timescale_steps: int | None = None  # the step from which the rate falls; None: the last of the warm-up
-    cooldown_fraction: float = 0.0  # of the run's steps, the last ones
+    cooldown_fraction: Share = 0.0  # of the run's steps, the last ones
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.timescale_steps is not None and self.timescale_steps < max(1, self.warmup_steps or 0):
-            raise FieldError(
-                "timescale_steps",
-                f"{self.timescale_steps} is below {max(1, self.warmup_steps or 0)}, the warm-up's end",
-            )
+            self.refuse("timescale_steps", f"is below {max(1, self.warmup_steps or 0)}, the warm-up's end")
 
 
 @dataclass(frozen=True)
@@ -102,11 +90,7 @@ class SlantedTriangularConfig(_Schedule):
     """
 
     kind: Literal["slanted_triangular"] = "slanted_triangular"
-    ratio: float = 32.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "ratio")
+    ratio: Annotated[float, at_least(1)] = 32.0
 
 
 ScheduleConfig = CosineConfig | LinearConfig | ConstantConfig | WSDConfig | RsqrtConfig | SlantedTriangularConfig

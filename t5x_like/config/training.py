@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from t5x_like.config.checks import at_least, divisors, inside
+from t5x_like.config.checks import Checked, Count, Fraction, divisors
 from t5x_like.config.data import DataConfig
 from t5x_like.config.durations import Duration, Measures, parse, resolve, whole_steps
 from t5x_like.strict import FieldError
@@ -15,44 +15,41 @@ INTERVALS = ("log_every", "evaluate_every", "checkpoint_every")
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Checked):
     """Length of the run (in tokens, steps, examples or epochs: one of them) and its batches.
 
     The intervals are durations (`durations.py`): a number of steps, or a text such as "1e6 tokens" or "10%".
     """
 
-    tokens: int | None = None  # rounded to whole steps, like examples and epochs
-    steps: int | None = None
-    examples: int | None = None  # sequences
+    tokens: Count | None = None  # rounded to whole steps, like examples and epochs
+    steps: Count | None = None
+    examples: Count | None = None  # sequences
     epochs: float | None = None  # passes over the training data
-    batch_size: int = 16  # sequences in a step, over all hosts
-    microbatches: int | Literal["auto"] = 1  # parts of a batch, their gradients accumulated; auto: see execution.remat
+    batch_size: Count = 16  # sequences in a step, over all hosts
+    microbatches: Count | Literal["auto"] = (
+        1  # parts of a batch, their gradients accumulated; auto: see execution.remat
+    )
     log_every: Duration = 10
     evaluate_every: Duration | None = None  # None: only at the end
-    eval_tokens: int = 262144  # held-out tokens, the same ones every time
+    eval_tokens: Count = 262144  # held-out tokens, the same ones every time
     checkpoint_every: Duration | None = None  # None: only at the end
-    keep_checkpoints: int = 2
-    ema_decay: float | None = None  # of an exponential moving average of the parameters; None: no average
+    keep_checkpoints: Count = 2
+    ema_decay: Fraction | None = None  # of an exponential moving average of the parameters; None: no average
     # A loss or gradient that is not finite: "stop" as diverged; "skip" the step, which then changes nothing; "rewind"
     # to the newest checkpoint and go on behind the data in between.
     on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        counts = ("batch_size", "eval_tokens", "keep_checkpoints")
-        at_least(self, 1, *(counts if self.microbatches == "auto" else (*counts, "microbatches")))
-        at_least(self, 1, "tokens", "steps", "examples")
+        super().__post_init__()
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise FieldError("epochs", f"{self.epochs} is not above 0")
         for name in INTERVALS:
             if getattr(self, name) is not None:
                 parse(name, getattr(self, name))
-        inside(self, "(0, 1)", "ema_decay")
         if self.microbatches != "auto" and self.batch_size % self.microbatches:
-            raise FieldError(
-                "microbatches",
-                f"{self.microbatches} do not divide batch_size={self.batch_size}; accepted: "
-                f"{divisors(self.batch_size)}",
+            self.refuse(
+                "microbatches", f"do not divide batch_size={self.batch_size}; accepted: {divisors(self.batch_size)}"
             )
 
     @property

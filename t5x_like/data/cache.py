@@ -12,6 +12,7 @@ renamed: a build that is killed leaves nothing that a later run would read, and 
 finish stays.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -43,6 +44,25 @@ SPLITS = ("train", "held_out")
 
 # From a tokenizer and examples to an array for every column and example.
 Encode = Callable[[Tokenizer, Sequence[Example]], Iterator[Mapping[str, np.ndarray]]]
+
+
+def remembered(
+    name: str, fields: Sequence[str], compute: Callable[[], Sequence[Any]], cache_dir: Path | None = None
+) -> list[Any]:
+    """Returns the fields of CACHE/NAME.json, having computed them if need be.
+
+    A cache that cannot be read or written costs the time to compute them again, and nothing else.
+    """
+    path = (cache_dir or cache_root()) / f"{name}.json"
+    try:
+        there = read_json(path)
+        return [there[field] for field in fields]
+    except (UserError, KeyError):
+        found = dict(zip(fields, compute(), strict=True))
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,7 @@ def tokenised(
     Raises:
       UserError: the cache cannot be written or is damaged, or there is too little text for the vocabulary.
     """
-    root = Path(cache_dir) if cache_dir is not None else cache_root()
+    root = cache_dir or cache_root()
     folder = root / f"text-{_key(config, examples, how, tokenizer)}"
     if not folder.exists():
         try:

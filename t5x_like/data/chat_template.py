@@ -45,11 +45,7 @@ _OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # noncharacters, which no text holds: around
 
 
 class ChatTemplate:
-    """A conversation's text, as a model was trained to read it.
-
-    Attributes:
-      built_in: whether the folder has no template of its own.
-    """
+    """A conversation's text, as a model was trained to read it; `built_in` where a folder has none of its own."""
 
     def __init__(self, templates: Mapping[str, str], specials: Mapping[str, str], built_in: bool = False):
         """`templates` by name: "default", perhaps "tool_use"; `specials` are {"bos_token": text, ...}."""
@@ -84,11 +80,8 @@ class ChatTemplate:
         return hashlib.sha256(json.dumps([self._templates, self._specials]).encode()).hexdigest()[:16]
 
     def render(self, messages: Messages, tools: Tools = None, add_generation_prompt: bool = False) -> str:
-        """The conversation's text; with `add_generation_prompt` up to where the assistant's next words begin.
-
-        Raises:
-          UserError: what the template says of a conversation that it refuses.
-        """
+        """The conversation's text; with `add_generation_prompt` up to where the assistant's next words begin. Raises
+        UserError: what the template says of a conversation that it refuses."""
         return self._marked(messages, tools, add_generation_prompt).replace(_OPEN, "").replace(_CLOSE, "")
 
     def spans(self, messages: Messages, tools: Tools = None) -> list[tuple[str, bool]]:

@@ -31,34 +31,25 @@ _BLOCK_TOKENS = 65536
 class Dataset(ABC):
     """A data source, ready to be read.
 
-    Attributes:
-      vocab_size: number of token ids.
-      sequence_length: T.
-      row_size: as how many tokens a row counts where work is cut into pieces.
-      tokenizer: None where tokens are not text.
-      exact_entropy: nats per token of the source, None where nobody knows it.
-      fingerprint: hexadecimal digits that change with any token of training or held-out data.
-      unique_tokens: tokens in the training stream; None: unlimited.
-      epoch_rows: training rows after which they come again, in another order; infinity where they never do.
-      held_out_bytes_per_token: UTF-8 bytes per held-out token, separators counted as tokens of no bytes, so that
-        bits per byte = loss in nats / (ln 2 * held_out_bytes_per_token). None where tokens are not text.
-      description: counts and fingerprints for environment.json.
-      ahead: does what `make_block` does, in other processes: see `made_ahead`.
+    Of host h of H a batch has rows [h B/H, (h + 1) B/H); hosts that do not divide it are a UserError.
     """
 
     vocab_size: int
-    sequence_length: int
-    tokenizer: Tokenizer | None = None
-    exact_entropy: float | None = None
-    fingerprint: str
-    unique_tokens: int | None = None
-    epoch_rows: float = math.inf
+    sequence_length: int  # T
+    tokenizer: Tokenizer | None = None  # None where tokens are not text
+    exact_entropy: float | None = None  # nats per token of the source, None where nobody knows it
+    fingerprint: str  # hexadecimal digits that change with any token of training or held-out data
+    unique_tokens: int | None = None  # in the training stream; None: unlimited
+    epoch_rows: float = math.inf  # after which they come again, in another order; infinity where they never do
+    # UTF-8 bytes per held-out token, separators counted as tokens of no bytes, so that bits per byte = loss in nats /
+    # (ln 2 * held_out_bytes_per_token). None where tokens are not text.
     held_out_bytes_per_token: float | None = None
-    description: dict[str, Any]
-    ahead: Callable[[int, int], Batch] | None = None
+    description: dict[str, Any]  # counts and fingerprints for environment.json
+    ahead: Callable[[int, int], Batch] | None = None  # as `make_block`, in other processes: see `made_ahead`
 
     @property
     def row_size(self) -> int:
+        """As how many tokens a row counts where work is cut into pieces."""
         return self.sequence_length
 
     @abstractmethod
@@ -83,11 +74,7 @@ class Dataset(ABC):
         return self._training_rows(index * size, size)
 
     def training_batch(self, index: int, batch_size: int, *, host_index: int = 0, host_count: int = 1) -> Batch:
-        """Returns host `host_index`'s rows of training batch `index`: features [batch_size / host_count, T].
-
-        Raises:
-          UserError: the hosts do not divide the batch.
-        """
+        """Returns training batch `index`: features [batch_size / host_count, T]."""
         rows = _host_rows(batch_size, host_index, host_count)
         return self._from_blocks(index * batch_size + rows.start, len(rows))
 
@@ -97,9 +84,6 @@ class Dataset(ABC):
         """Returns training batches [index, index + count) stacked: features [count, batch_size / host_count, T].
 
         On one host they are consecutive rows, so nothing is copied: the arrays are read-only views.
-
-        Raises:
-          UserError: the hosts do not divide the batch.
         """
         if host_count > 1:
             hosts = {"host_index": host_index, "host_count": host_count}
@@ -116,21 +100,13 @@ class Dataset(ABC):
         """
         import grain  # here: it imports JAX, which the rest of data/ does without
 
-        batch = functools.partial(
-            self.training_batch, batch_size=batch_size, host_index=host_index, host_count=host_count
-        )
-        return grain.MapDataset.range(sys.maxsize).map(batch)
+        shape = {"batch_size": batch_size, "host_index": host_index, "host_count": host_count}
+        return grain.MapDataset.range(sys.maxsize).map(functools.partial(self.training_batch, **shape))
 
     def train_batches(
         self, batch_size: int, *, start: int = 0, host_index: int = 0, host_count: int = 1
     ) -> Iterator[Batch]:
-        """Returns this host's rows of training batches `start`, `start` + 1, ... without end.
-
-        Host h of H gets rows [h B/H, (h + 1) B/H) of every batch. The arrays are read-only views.
-
-        Raises:
-          UserError: the hosts do not divide the batch.
-        """
+        """Returns training batches `start`, `start` + 1, ... without end, as read-only views."""
         _host_rows(batch_size, host_index, host_count)
         batches = self.grain_batches(batch_size, host_index=host_index, host_count=host_count)
         return (batches[index] for index in itertools.count(start))
@@ -138,13 +114,10 @@ class Dataset(ABC):
     def eval_batches(
         self, batch_size: int, num_tokens: int, *, host_index: int = 0, host_count: int = 1
     ) -> Iterator[Batch]:
-        """Returns this host's rows of the held-out batches, always the same tokens whatever the seed and batch size.
+        """Returns the held-out batches, always the same tokens whatever the seed and batch size.
 
         They hold `num_tokens` tokens rounded up to whole rows, or all there are. Missing rows of the last batch are
         padding: zeros, with segment id 0 and weight 0, so every batch has the same shape.
-
-        Raises:
-          UserError: the hosts do not divide the batch.
         """
         rows = _host_rows(batch_size, host_index, host_count)
         wanted = -(-num_tokens // self.sequence_length)
@@ -186,10 +159,7 @@ class Dataset(ABC):
 
 class FiniteDataset(Dataset):
     """A number of rows that come again every epoch, in an order drawn from (seed, epoch); held-out ones in one that
-    never changes and is as good as random, so that any number of them is a fair sample.
-
-    Attributes:
-      counts: {split: how many rows it has}.
+    never changes and is as good as random, so that any number of them is a fair sample. `counts`: rows of each split.
     """
 
     def __init__(self, train_rows: int, held_out_rows: int, seed: int):

@@ -30,11 +30,7 @@ class Entry:
     columns: tuple[str, ...]
 
     def read(self) -> Example:
-        """Returns the example.
-
-        Raises:
-          UserError: it is no longer what it was when the examples were listed.
-        """
+        """Returns the example. Raises UserError: it is no longer what it was when the examples were listed."""
         example = self.source[self.index]
         if _content(example, self.columns)[0] != self.digest:
             raise UserError(f"{self.source.place(self.index)}: changed while it was being read; start again")
@@ -43,15 +39,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples in the order of their digests; of one source, the held-out ones are those with the lowest.
-
-    Attributes:
-      skipped: how many could not be read, with `on_bad_example="skip"`, and why the first could not.
-    """
+    """Examples in the order of their digests; of one source, the held-out ones are those with the lowest."""
 
     train: tuple[Entry, ...]
     held_out: tuple[Entry, ...]
-    skipped: tuple[int, str] = (0, "")
+    skipped: tuple[int, str] = (0, "")  # how many, with `on_bad_example="skip"`, and why the first could not be read
 
     @property
     def all(self) -> tuple[Entry, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from t5x_like.config.data.images import AugmentConfig, ImageTaskConfig
 from t5x_like.data.sources import BadExample
+from t5x_like.data.sources.source import decoded_image
 from t5x_like.data.tokenizers import Tokenizer
 
 DRAWS = 8  # uniform numbers an image
@@ -35,15 +36,13 @@ def tokens_with_images(text: str, tokenizer: Tokenizer, tokens_per_image: int) -
 
 
 def as_pixels(value: Any, size: int, channels: int) -> np.ndarray:
-    """Returns uint8 [size, size, channels] of an array, an encoded image, a dict of its bytes, or a file's name.
-
-    Raises:
-      BadExample: it is no image.
-    """
+    """Returns uint8 [size, size, channels] of an array, an encoded image, a dict of its bytes, or a file's name. Raises
+    BadExample: it is no image."""
     if isinstance(value, dict):  # as in Parquet files of Hugging Face
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str | bytes):
-        value = _decoded(value)
+        file, name = (Path(value).expanduser(), value) if isinstance(value, str) else (io.BytesIO(value), "an image")
+        value = decoded_image(file, name, transparent=("P", "LA", "PA", "RGBA"))
     array = np.asarray(value)
     if array.ndim == 2:
         array = array[..., None]
@@ -52,17 +51,6 @@ def as_pixels(value: Any, size: int, channels: int) -> np.ndarray:
     if array.shape != (size, size, channels):
         array = _resized(array.astype(np.uint8), size, channels)
     return array.astype(np.uint8)
-
-
-def _decoded(value: str | bytes) -> np.ndarray:
-    from PIL import Image
-
-    name = value if isinstance(value, str) else "an image"
-    try:
-        with Image.open(Path(value).expanduser() if isinstance(value, str) else io.BytesIO(value)) as image:
-            return np.asarray(image.convert("RGBA" if image.mode in ("P", "LA", "PA", "RGBA") else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadExample(f"{name}: does not decode as an image ({error})") from None
 
 
 def _resized(array: np.ndarray, size: int, channels: int) -> np.ndarray:
@@ -94,11 +82,7 @@ def as_bytes(floats: np.ndarray, config: ImageTaskConfig) -> np.ndarray:
 
 
 def augmented(pixels: np.ndarray, how: AugmentConfig, draws: np.ndarray) -> np.ndarray:
-    """An image changed at random, uint8 [height, width, channels].
-
-    Args:
-      draws: `DRAWS` uniform numbers in [0, 1), of the example and its epoch.
-    """
+    """An image changed at random, uint8 [height, width, channels], by `DRAWS` uniform numbers in [0, 1)."""
     size = len(pixels)
     if how.rotate or how.zoom:
         pixels = _turned(pixels, how.rotate * (2 * draws[0] - 1), 1 + how.zoom * (2 * draws[1] - 1))

@@ -95,18 +95,18 @@ def count_targets(batch: Batch) -> np.ndarray:
 def decoder_batch(
     inputs: np.ndarray,
     targets: np.ndarray,
-    segments: np.ndarray,
-    positions: np.ndarray,
+    segments: np.ndarray | None = None,
+    positions: np.ndarray | None = None,
     weights: np.ndarray | None = None,
 ) -> Batch:
-    """The five `decoder_*` features, [B, T] each; weights are 1 where nothing is said of them."""
-    weights = np.ones(inputs.shape, np.float32) if weights is None else weights.astype(np.float32)
+    """The five `decoder_*` features, [B, T] each: one segment with weights of 1, unless something else is said."""
+    places = np.tile(np.arange(inputs.shape[1], dtype=np.int32), (len(inputs), 1))
     return {
         "decoder_input_tokens": inputs,
         "decoder_target_tokens": targets,
-        "decoder_segment_ids": segments,
-        "decoder_positions": positions,
-        "decoder_loss_weights": weights,
+        "decoder_segment_ids": np.ones(inputs.shape, np.int32) if segments is None else segments,
+        "decoder_positions": places if positions is None else positions,
+        "decoder_loss_weights": np.ones(inputs.shape, np.float32) if weights is None else weights.astype(np.float32),
     }
 
 
@@ -116,7 +116,7 @@ def num_windows(stream_length: int, length: int) -> int:
 
 
 def windows(stream: np.ndarray, document_starts: np.ndarray, indices: np.ndarray, length: int) -> Batch:
-    """Cuts windows out of a stream; the example above shows the values.
+    """Cuts windows out of a stream, as in the example above.
 
     Args:
       stream: tokens, integers [S].

@@ -84,10 +84,7 @@ def prepare(
 
 def same_plan(path: Path, plan: dict[str, Any], flags: str) -> None:
     """Writes what a folder is to hold into it, or compares it with what was begun there; `flags` name another folder.
-
-    Raises:
-      UserError: it is something else.
-    """
+    Raises UserError: it is something else."""
     if not path.is_file():
         write_json(path, plan)
         return
@@ -116,11 +113,8 @@ def _write(config: TaskConfig, split: str, columns: Sequence[str], path: Path, w
 
 
 def features_of(example: dict[str, Any]) -> Any:
-    """The dataset's features, read off an example.
-
-    Raises:
-      UserError: a column of a kind that is neither text, number, list of them, nor an array.
-    """
+    """The dataset's features, read off an example. Raises UserError: a column of a kind that is neither text, number,
+    list of them, nor an array."""
     import tensorflow_datasets
 
     f = tensorflow_datasets.features
@@ -135,9 +129,8 @@ def features_of(example: dict[str, Any]) -> Any:
             return f.Tensor(shape=shape, dtype=value.dtype.type, encoding="zlib")
         if isinstance(value, list) and value:
             return f.Sequence(of(name, value[0]))
-        raise UserError(
-            f"column {name!r}: {type(value).__name__} cannot be kept; accepted: text, numbers, lists, arrays"
-        )
+        given = f"column {name!r}: {type(value).__name__} cannot be kept"
+        raise UserError(f"{given}; accepted: text, numbers, lists, arrays")
 
     return f.FeaturesDict({name: of(name, value) for name, value in example.items()})
 

@@ -8,7 +8,6 @@ one array of embeddings.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_like.config import IA3Config, LoRAConfig, PromptConfig
+from t5x_like.config.checks import matches
 from t5x_like.errors import UserError
 from t5x_like.files import make_folder, read_json, write_text
 from t5x_like.interop.hugging_face import placed, rules_of
@@ -35,17 +35,10 @@ KINDS = ("LORA", "IA3", "PROMPT_TUNING")
 VECTOR = "ia3_l"
 PROMPT, TABLE = "prompt_embeddings", "token_embedding/embedding"
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
-PLAIN: dict[str, Any] = {  # what else an adapter_config.json may ask for has no counterpart here
-    "bias": "none",
-    "modules_to_save": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "layers_to_transform": None,
-    "layer_replication": None,
-    "lora_bias": False,
-    "trainable_token_indices": None,
-    "target_parameters": None,
-}
+# What else an adapter_config.json may ask for has no counterpart here.
+PLAIN: dict[str, Any] = {"bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "lora_bias": False}
+PLAIN |= dict.fromkeys(("modules_to_save", "layers_to_transform", "layer_replication"))
+PLAIN |= dict.fromkeys(("trainable_token_indices", "target_parameters"))
 
 
 def load_adapter(path: str | Path, model: Model, params: Params) -> tuple[TunedModel, Params]:
@@ -202,7 +195,7 @@ def _their_fields(method: Method, rules: list[Rule], specs: dict[str, ParamSpec]
 
 
 def _scales_input(rule: Rule, config: IA3Config) -> bool:
-    return any(re.fullmatch(pattern, rule.all_ours[0].format(i=0, e=0)) for pattern in config.inputs)
+    return matches(config.inputs, rule.all_ours[0].format(i=0, e=0))
 
 
 def _rules(rules: list[Rule], method: Method) -> list[Rule]:

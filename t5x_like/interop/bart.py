@@ -9,7 +9,7 @@ import numpy as np
 from t5x_like.config.models.bart import BartConfig, MarianConfig, MBartConfig
 from t5x_like.config.models.transformer import EncoderDecoderConfig
 from t5x_like.errors import UserError, unknown_name
-from t5x_like.interop.names import Rule, affine
+from t5x_like.interop.names import USUAL, Rule, affine, block, layers
 
 TYPES = {"bart": BartConfig, "mbart": MBartConfig, "marian": MarianConfig}
 ARCHITECTURES = {"bart": "BartForConditionalGeneration", "mbart": "MBartForConditionalGeneration"}
@@ -18,35 +18,24 @@ PREFIXES = dict.fromkeys(TYPES, "model.")
 _BIAS = "final_logits_bias"
 IGNORED = rf"{_BIAS}|(en|de)coder\.embed_(tokens|positions)\.weight|lm_head\.weight"  # Marian's positions are fixed
 SAME: dict[str, Any] = {"tie_word_embeddings": True, "share_encoder_decoder_embeddings": True}
-_FIELDS = {
-    "num_encoder_layers": "encoder_layers",
-    "num_layers": "decoder_layers",
-    "d_model": "d_model",
-    "num_heads": "encoder_attention_heads",
-    "mlp_dim": "encoder_ffn_dim",
-    "vocab_size": "vocab_size",
-    "max_length": "max_position_embeddings",
-    "dropout_rate": "dropout",
-    "scale_embeddings": "scale_embedding",
-}
+_FIELDS = USUAL | {"num_encoder_layers": "encoder_layers", "num_layers": "decoder_layers", "d_model": "d_model"}
+_FIELDS |= {"num_heads": "encoder_attention_heads", "mlp_dim": "encoder_ffn_dim", "dropout_rate": "dropout"}
+_FIELDS |= {"scale_embeddings": "scale_embedding"}
 _ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
-_ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
+LAYER = block(
+    "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.out_proj self_attn_layer_norm "
+    "fc1 fc2 final_layer_norm"
+)
+_CROSS = {f"cross_{ours}": LAYER[ours].replace("self", "encoder") for ours in LAYER if ours.startswith("attention")}
 _EQUAL = (("encoder_attention_heads", "decoder_attention_heads"), ("encoder_ffn_dim", "decoder_ffn_dim"))
 
 
 def rules(config: EncoderDecoderConfig) -> list[Rule]:
     found = [Rule("model.shared.weight", "token_embedding/embedding"), Rule(_BIAS, "logits/bias", row=True)]
     for stack in ("encoder", "decoder"):
-        at, here = f"model.{stack}", f"{stack}/layers/{{i}}"
+        at = f"model.{stack}"
         found.append(Rule(f"{at}.embed_positions.weight", f"{stack}/position_embedding/embedding"))
-        maps = {"fc1": "mlp/up", "fc2": "mlp/out"}
-        maps |= {"self_attn_layer_norm": "attention_norm", "final_layer_norm": "mlp_norm"}
-        maps |= {f"self_attn.{theirs}": f"attention/{ours}" for theirs, ours in _ATTENTION.items()}
-        if stack == "decoder":
-            maps |= {f"encoder_attn.{theirs}": f"cross_attention/{ours}" for theirs, ours in _ATTENTION.items()}
-            maps["encoder_attn_layer_norm"] = "cross_attention_norm"
-        for theirs, ours in maps.items():
-            found += affine(f"{at}.layers.{{i}}.{theirs}", f"{here}/{ours}")
+        found += layers(f"{at}.layers.{{i}}", stack, LAYER | (_CROSS if stack == "decoder" else {}))
         found += affine(f"{at}.layernorm_embedding", f"{stack}/embedding_norm")
         found += affine(f"{at}.layer_norm", f"{stack}/final_norm")
     return found
@@ -69,7 +58,6 @@ def fields(theirs: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str
 
 
 def their_fields(config: EncoderDecoderConfig) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()} | SAME
     found |= {"encoder_layers": config.encoder_layers, "is_encoder_decoder": True}
     found |= {"activation_function": config.activation, "decoder_start_token_id": config.decoder_start}

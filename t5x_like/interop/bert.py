@@ -15,7 +15,7 @@ from t5x_like.config.models.bert import (
     RobertaConfig,
 )
 from t5x_like.errors import unknown_name
-from t5x_like.interop.names import USUAL, Rule, affine, label_names
+from t5x_like.interop.names import USUAL, Rule, affine, block, label_names, layers
 
 TYPES = {"bert": BertConfig, "roberta": RobertaConfig, "distilbert": DistilBertConfig}
 TYPES |= {"albert": AlbertConfig, "electra": ElectraConfig, "longformer": LongformerConfig, "big_bird": BigBirdConfig}
@@ -28,52 +28,24 @@ IGNORED += r"|generator_lm_head\.weight|pooler\..*"
 SAME = {"position_embedding_type": "absolute", "is_decoder": False, "num_hidden_groups": 1, "inner_group_num": 1}
 SAME |= {"rescale_embeddings": False}
 SAME |= {"tie_word_embeddings": True, "sinusoidal_pos_embds": False, "add_cross_attention": False}
-_BERT = USUAL | {
-    "norm_epsilon": "layer_norm_eps",
-    "dropout_rate": "hidden_dropout_prob",
-    "token_types": "type_vocab_size",
-}
-_DISTILBERT = {
-    "num_layers": "n_layers",
-    "d_model": "dim",
-    "num_heads": "n_heads",
-    "mlp_dim": "hidden_dim",
-    "vocab_size": "vocab_size",
-    "max_length": "max_position_embeddings",
-    "dropout_rate": "dropout",
-}
+_BERT = USUAL | {"norm_epsilon": "layer_norm_eps", "dropout_rate": "hidden_dropout_prob"}
+_BERT |= {"token_types": "type_vocab_size"}
+_DISTILBERT = USUAL | {"num_layers": "n_layers", "d_model": "dim", "num_heads": "n_heads", "mlp_dim": "hidden_dim"}
+_DISTILBERT |= {"dropout_rate": "dropout"}
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh"}
-_LAYER = {  # of BERT, RoBERTa and ELECTRA
-    "attention/query": "attention.self.query",
-    "attention/key": "attention.self.key",
-    "attention/value": "attention.self.value",
-    "attention/out": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "mlp/up": "intermediate.dense",
-    "mlp/out": "output.dense",
-    "mlp_norm": "output.LayerNorm",
-}
+_LAYER = block(  # of BERT, RoBERTa and ELECTRA
+    "attention.self.query attention.self.key attention.self.value attention.output.dense attention.output.LayerNorm "
+    "intermediate.dense output.dense output.LayerNorm"
+)
 _LONGFORMER_LAYER = _LAYER | {f"attention/global_{n}": f"attention.self.{n}_global" for n in ("query", "key", "value")}
-_DISTILBERT_LAYER = {
-    "attention/query": "attention.q_lin",
-    "attention/key": "attention.k_lin",
-    "attention/value": "attention.v_lin",
-    "attention/out": "attention.out_lin",
-    "attention_norm": "sa_layer_norm",
-    "mlp/up": "ffn.lin1",
-    "mlp/out": "ffn.lin2",
-    "mlp_norm": "output_layer_norm",
-}
-_ALBERT_LAYER = {
-    "attention/query": "attention.query",
-    "attention/key": "attention.key",
-    "attention/value": "attention.value",
-    "attention/out": "attention.dense",
-    "attention_norm": "attention.LayerNorm",
-    "mlp/up": "ffn",
-    "mlp/out": "ffn_output",
-    "mlp_norm": "full_layer_layer_norm",
-}
+_DISTILBERT_LAYER = block(
+    "attention.q_lin attention.k_lin attention.v_lin attention.out_lin sa_layer_norm "
+    "ffn.lin1 ffn.lin2 output_layer_norm"
+)
+_ALBERT_LAYER = block(
+    "attention.query attention.key attention.value attention.dense attention.LayerNorm "
+    "ffn ffn_output full_layer_layer_norm"
+)
 _LAYERS = dict.fromkeys(TYPES, ("encoder.layer.{i}", _LAYER)) | {
     "distilbert": ("transformer.layer.{i}", _DISTILBERT_LAYER),
     "longformer": ("encoder.layer.{i}", _LONGFORMER_LAYER),
@@ -99,7 +71,7 @@ _CLASSIFIERS = {"roberta": _TWO_MAPS, "electra": _TWO_MAPS, "distilbert": ("pre_
 
 def rules(config: BertConfig) -> list[Rule]:
     kind = config.kind
-    at, (layers, of_layer) = PREFIXES[kind], _LAYERS[kind]
+    at, (layer, parts) = PREFIXES[kind], _LAYERS[kind]
     dense, norm, bias = _HEADS[kind]
     pooler, labels = _POOLERS.get(kind), "qa_outputs" if config.head == "span" else "classifier"
     if config.head == "classification":
@@ -115,11 +87,10 @@ def rules(config: BertConfig) -> list[Rule]:
         *affine(_REPLACED, "replaced_tokens/dense"),
         *affine(f"{_REPLACED}_prediction", "replaced_tokens/logits"),
         *affine(labels, "labels"),
+        *layers(f"{at}{layer}", "encoder", parts),
     ]
     for ours, theirs in (("pooler", pooler), ("next_sentence", _PAIRS.get(kind)), ("embedding_map", _MAPS.get(kind))):
         found += [] if theirs is None else affine(theirs, ours)
-    for ours, name in of_layer.items():
-        found += affine(f"{at}{layers}.{name}", f"encoder/layers/{{i}}/{ours}")
     return found
 
 
@@ -160,7 +131,6 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 
 def their_fields(config: BertConfig) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     distil = isinstance(config, DistilBertConfig)
     found = {name: getattr(config, ours) for ours, name in (_DISTILBERT if distil else _BERT).items()}
     if isinstance(config, RobertaConfig):

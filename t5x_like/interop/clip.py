@@ -6,8 +6,8 @@ from typing import Any
 
 from t5x_like.config.models.clip import ClipConfig, ClipVisionConfig, SiglipConfig, SiglipVisionConfig
 from t5x_like.config.models.vision import VisionConfig
-from t5x_like.interop.names import USUAL, Rule, affine
-from t5x_like.interop.vision import layers, patches, their_vision_fields, vision_fields
+from t5x_like.interop.names import USUAL, Rule, affine, block, layers
+from t5x_like.interop.vision import patches, their_vision_fields, vision_fields
 
 TYPES = {"clip": ClipConfig, "siglip": SiglipConfig}
 ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
@@ -30,9 +30,9 @@ _MEANT: dict[str, tuple[dict[str, Any], ...]] = {  # by fields that a config.jso
         _SIGLIP | _BASE | {"patch_size": 16},
     ),
 }
-_LAYER = {"attention/query": "self_attn.q_proj", "attention/key": "self_attn.k_proj", "attention_norm": "layer_norm1"}
-_LAYER |= {"attention/value": "self_attn.v_proj", "attention/out": "self_attn.out_proj", "mlp_norm": "layer_norm2"}
-_LAYER |= {"mlp/up": "mlp.fc1", "mlp/out": "mlp.fc2"}
+_LAYER = block(
+    "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.out_proj layer_norm1 mlp.fc1 mlp.fc2 layer_norm2"
+)
 _POOLING = {"attention/out": "attention.out_proj", "mlp_norm": "layernorm", "mlp/up": "mlp.fc1", "mlp/out": "mlp.fc2"}
 
 
@@ -43,7 +43,7 @@ def vision_rules(config: VisionConfig, at: str) -> list[Rule]:
         Rule(f"{at}embeddings.class_embedding", "vision/class_token/embedding", shape=(config.d_model,)),
         Rule(f"{at}embeddings.position_embedding.weight", "vision/position_embedding/embedding"),
         *affine(f"{at}pre_layrnorm", "vision/embedding_norm"),
-        *layers(f"{at}encoder.layers", "vision", _LAYER),
+        *layers(f"{at}encoder.layers.{{i}}", "vision", _LAYER),
         *affine(f"{at}post_layernorm", "vision/final_norm"),
     ]
 
@@ -60,7 +60,7 @@ def rules(config: ClipConfig) -> list[Rule]:
         *(rule for ours, name in _POOLING.items() for rule in affine(f"vision_model.head.{name}", f"{pool}/{ours}")),
         Rule("text_model.embeddings.token_embedding.weight", "text/token_embedding/embedding"),
         Rule("text_model.embeddings.position_embedding.weight", "text/position_embedding/embedding"),
-        *layers("text_model.encoder.layers", "text", _LAYER),
+        *layers("text_model.encoder.layers.{i}", "text", _LAYER),
         *affine("text_model.final_layer_norm", "text/final_norm"),
         *affine("text_projection" if config.maps_images else "text_model.head", "text_projection"),
         *affine("visual_projection", "vision_projection"),
@@ -70,7 +70,6 @@ def rules(config: ClipConfig) -> list[Rule]:
 
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
-    """Our fields out of a config.json."""
     kind = theirs["model_type"]
     text, vision = (
         meant | (theirs.get(f"{name}_config_dict") or theirs.get(f"{name}_config") or {})
@@ -86,7 +85,6 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 
 def their_fields(config: ClipConfig) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     text, vision = their_vision_fields(config, _TEXT), their_vision_fields(config.vision)
     found: dict[str, Any] = {"text_config": text, "vision_config": vision}
     if config.kind == "siglip":

@@ -12,9 +12,9 @@ from t5x_like.errors import UserError
 from t5x_like.interop import llama
 from t5x_like.interop.clip import vision_rules
 from t5x_like.interop.llava import UNUSED
-from t5x_like.interop.names import Rule, affine
+from t5x_like.interop.names import Rule, affine, layers
 from t5x_like.interop.safetensors import Arrays
-from t5x_like.interop.vision import layers, their_vision_fields, vision_fields
+from t5x_like.interop.vision import their_vision_fields, vision_fields
 
 TYPES = {"idefics": FlamingoConfig}
 ARCHITECTURES = {"idefics": "IdeficsForVisionText2Text"}
@@ -40,7 +40,7 @@ def rules(config: FlamingoConfig) -> list[Rule]:
     return [
         *llama.rules(config),
         *vision_rules(config.vision, "model.vision_model."),
-        *layers("model.perceiver_resampler.blocks", "resampler", _RESAMPLER),
+        *layers("model.perceiver_resampler.blocks.{i}", "resampler", _RESAMPLER),
         *affine("model.perceiver_resampler.layer_norm", "resampler/final_norm"),
         Rule("model.perceiver_resampler.latents", "resampler/latents/embedding"),
         *(Rule(f"{gated}.{name}", f"decoder/layers/{{i}}/cross_{ours}", every=every) for name, ours in names.items()),
@@ -65,7 +65,6 @@ def apart(arrays: dict[str, Callable[[], np.ndarray]], config: FlamingoConfig) -
 
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
-    """Our fields out of a config.json."""
     vision, sizes, every = theirs["vision_config"], theirs["perceiver_config"], theirs.get("cross_layer_interval", 1)
     if (count := theirs["num_hidden_layers"]) % every:
         raise UserError(f"config.json: cross_layer_interval={every} does not divide num_hidden_layers={count}")
@@ -82,22 +81,19 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 
 def their_fields(config: FlamingoConfig) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     assert config.vocab_size
     vision, text = their_vision_fields(config.vision), llama.their_fields(config)
     for name in ("num_key_value_heads", "head_dim", "attention_bias", "mlp_bias", "pretraining_tp"):
         del text[name]
     sizes = {name: getattr(config.resampler, ours) for ours, name in _SIZES.items()}
-    return (
-        text
-        | SAME
-        | {
-            "vocab_size": config.vocab_size - config.more_vocabulary,
-            "additional_vocab_size": config.more_vocabulary,
-            "vision_config": vision | {"embed_dim": vision.pop("hidden_size"), "model_type": "idefics_vision"},
-            "perceiver_config": sizes | {"use_resampler": True, "model_type": "idefics_perciever"},
-            "cross_layer_interval": config.cross_every,
-            "qk_layer_norms": config.cross_query_key_norm,
-            "image_token_id": config.image_token,
-        }
-    )
+    return {
+        **text,
+        **SAME,
+        "vocab_size": config.vocab_size - config.more_vocabulary,
+        "additional_vocab_size": config.more_vocabulary,
+        "vision_config": vision | {"embed_dim": vision.pop("hidden_size"), "model_type": "idefics_vision"},
+        "perceiver_config": sizes | {"use_resampler": True, "model_type": "idefics_perciever"},
+        "cross_layer_interval": config.cross_every,
+        "qk_layer_norms": config.cross_query_key_norm,
+        "image_token_id": config.image_token,
+    }

@@ -29,7 +29,6 @@ def rules(config: GemmaConfig) -> list[Rule]:
 
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
-    """Our fields out of a config.json."""
     kind = theirs["model_type"]
     found = llama.fields({"tie_word_embeddings": True} | theirs, names)
     if kind == "gemma":
@@ -47,7 +46,6 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 
 def their_fields(config: Any) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     found = llama.their_fields(config)
     found.pop("use_sliding_window", None)
     found |= dict.fromkeys(("hidden_act", "hidden_activation"), "gelu_pytorch_tanh")

@@ -7,7 +7,7 @@ from typing import Any
 from t5x_like.config.models.base import TransformerConfig
 from t5x_like.config.models.gpt import GPT1Config, GPT2Config, GPTJConfig
 from t5x_like.errors import UserError
-from t5x_like.interop.names import Rule
+from t5x_like.interop.names import Rule, affine, layers
 
 TYPES = {"openai-gpt": GPT1Config, "gpt2": GPT2Config, "gptj": GPTJConfig}
 ARCHITECTURES = {"openai-gpt": "OpenAIGPTLMHeadModel", "gpt2": "GPT2LMHeadModel", "gptj": "GPTJForCausalLM"}
@@ -15,14 +15,11 @@ PREFIXES = dict.fromkeys(TYPES, "transformer.")
 IGNORED = r".*\.attn\.(masked_)?bias|lm_head\.weight|position_ids"
 SAME = {"activation_function": "gelu_new", "afn": "gelu", "scale_attn_weights": True, "add_cross_attention": False}
 SAME |= {"scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False}
-_FIELDS = {
-    "num_layers": "n_layer",
-    "d_model": "n_embd",
-    "num_heads": "n_head",
-    "vocab_size": "vocab_size",
-    "max_length": "n_positions",
-    "norm_epsilon": "layer_norm_epsilon",
-}
+_FIELDS = {"num_layers": "n_layer", "d_model": "n_embd", "num_heads": "n_head", "vocab_size": "vocab_size"}
+_FIELDS |= {"max_length": "n_positions", "norm_epsilon": "layer_norm_epsilon"}
+_LAYER = "transformer.h.{i}"
+_GPTJ = {f"attention/{ours}": f"attn.{ours[0]}_proj" for ours in ("query", "key", "value")}
+_GPTJ |= {"attention/out": "attn.out_proj", "mlp/up": "mlp.fc_in", "mlp/out": "mlp.fc_out"}
 
 
 def rules(config: TransformerConfig) -> list[Rule]:
@@ -31,16 +28,12 @@ def rules(config: TransformerConfig) -> list[Rule]:
     found = [
         Rule(f"transformer.{tokens}.weight", "token_embedding/embedding"),
         Rule(f"transformer.{positions}.weight", "position_embedding/embedding"),
-        Rule("transformer.ln_f.weight", "decoder/final_norm/scale"),
-        Rule("transformer.ln_f.bias", "decoder/final_norm/bias"),
+        *affine("transformer.ln_f", "decoder/final_norm"),
+        *layers(_LAYER, "decoder", {"attention_norm": "ln_1", "mlp_norm": "ln_2"}),
     ]
-    for theirs, ours in (("ln_1", "attention_norm"), ("ln_2", "mlp_norm")):
-        found += [
-            Rule(f"transformer.h.{{i}}.{theirs}.weight", f"{layer}/{ours}/scale"),
-            Rule(f"transformer.h.{{i}}.{theirs}.bias", f"{layer}/{ours}/bias"),
-        ]
     if isinstance(config, GPTJConfig):
-        return found + _gptj(layer)
+        head = [Rule("lm_head.weight", "logits/kernel"), Rule("lm_head.bias", "logits/bias")]
+        return found + head + layers(_LAYER, "decoder", _GPTJ)
     for kind, name in (("weight", "kernel"), ("bias", "bias")):
         joined = tuple(f"{layer}/attention/{part}/{name}" for part in ("query", "key", "value"))
         found.append(Rule(f"transformer.h.{{i}}.attn.c_attn.{kind}", joined, out_first=False))
@@ -49,18 +42,7 @@ def rules(config: TransformerConfig) -> list[Rule]:
     return found
 
 
-def _gptj(layer: str) -> list[Rule]:
-    found = [Rule("lm_head.weight", "logits/kernel"), Rule("lm_head.bias", "logits/bias")]
-    for theirs, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out")):
-        found.append(Rule(f"transformer.h.{{i}}.attn.{theirs}.weight", f"{layer}/attention/{ours}/kernel"))
-    for theirs, ours in (("fc_in", "up"), ("fc_out", "out")):
-        found.append(Rule(f"transformer.h.{{i}}.mlp.{theirs}.weight", f"{layer}/mlp/{ours}/kernel"))
-        found.append(Rule(f"transformer.h.{{i}}.mlp.{theirs}.bias", f"{layer}/mlp/{ours}/bias"))
-    return found
-
-
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
-    """Our fields out of a config.json."""
     gptj = theirs["model_type"] == "gptj"
     if theirs.get("tie_word_embeddings", not gptj) == gptj:
         raise UserError(f"config.json: tie_word_embeddings={gptj} has no counterpart here; accepted: {not gptj}")
@@ -70,7 +52,6 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 
 def their_fields(config: Any) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()}
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout_rate)
     gptj = isinstance(config, GPTJConfig)

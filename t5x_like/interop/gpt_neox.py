@@ -6,7 +6,7 @@ from typing import Any
 
 from t5x_like.config.models.base import TransformerConfig
 from t5x_like.config.models.gpt import BloomConfig, GPTNeoXConfig
-from t5x_like.interop.names import USUAL, Rule, affine
+from t5x_like.interop.names import USUAL, Rule, affine, layers
 from t5x_like.interop.rope import rope_fields, their_rope
 
 TYPES = {"gpt_neox": GPTNeoXConfig, "bloom": BloomConfig}
@@ -14,39 +14,26 @@ ARCHITECTURES = {"gpt_neox": "GPTNeoXForCausalLM", "bloom": "BloomForCausalLM"}
 PREFIXES = {"gpt_neox": "gpt_neox.", "bloom": "transformer."}
 IGNORED = r".*\.attention\.(masked_)?bias|.*rotary_emb\.inv_freq|lm_head\.weight"
 SAME = {"apply_residual_connection_post_layernorm": False, "hidden_act": "gelu", "slow_but_exact": False}
-_FIELDS = {
-    "gpt_neox": USUAL | {"norm_epsilon": "layer_norm_eps"},
-    "bloom": {
-        "num_layers": "n_layer",
-        "d_model": "hidden_size",
-        "num_heads": "n_head",
-        "vocab_size": "vocab_size",
-        "norm_epsilon": "layer_norm_epsilon",
-    },
-}
+_FIELDS = {"gpt_neox": USUAL | {"norm_epsilon": "layer_norm_eps"}}
+_FIELDS["bloom"] = {"num_layers": "n_layer", "d_model": "hidden_size", "num_heads": "n_head"}
+_FIELDS["bloom"] |= {"vocab_size": "vocab_size", "norm_epsilon": "layer_norm_epsilon"}
+_LAYER = {"mlp/up": "mlp.dense_h_to_4h", "mlp/out": "mlp.dense_4h_to_h"}
+_LAYER |= {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 
 
 def rules(config: TransformerConfig) -> list[Rule]:
     neox = isinstance(config, GPTNeoXConfig)
-    layers, attention = ("gpt_neox.layers", "attention") if neox else ("transformer.h", "self_attention")
+    at, attention = ("gpt_neox.layers.{i}", "attention") if neox else ("transformer.h.{i}", "self_attention")
     table, end = ("embed_in", "final_layer_norm") if neox else ("word_embeddings", "ln_f")
-    at, here = f"{layers}.{{i}}", "decoder/layers/{i}"
     found = [
         Rule(f"{PREFIXES[config.kind]}{table}.weight", "token_embedding/embedding"),
         Rule("embed_out.weight", "logits/kernel"),
+        *layers(at, "decoder", _LAYER | {"attention/out": f"{attention}.dense"}),
+        *affine(f"{PREFIXES[config.kind]}{end}", "decoder/final_norm"),
+        *affine(f"{PREFIXES[config.kind]}word_embeddings_layernorm", "embedding_norm"),
     ]
-    for theirs, ours in (
-        (f"{at}.{attention}.dense", f"{here}/attention/out"),
-        (f"{at}.mlp.dense_h_to_4h", f"{here}/mlp/up"),
-        (f"{at}.mlp.dense_4h_to_h", f"{here}/mlp/out"),
-        (f"{at}.input_layernorm", f"{here}/attention_norm"),
-        (f"{at}.post_attention_layernorm", f"{here}/mlp_norm"),
-        (f"{PREFIXES[config.kind]}{end}", "decoder/final_norm"),
-        (f"{PREFIXES[config.kind]}word_embeddings_layernorm", "embedding_norm"),
-    ):
-        found += affine(theirs, ours)
     for theirs, name in (("weight", "kernel"), ("bias", "bias")):
-        joined = tuple(f"{here}/attention/{part}/{name}" for part in ("query", "key", "value"))
+        joined = tuple(f"decoder/layers/{{i}}/attention/{part}/{name}" for part in ("query", "key", "value"))
         found.append(Rule(f"{at}.{attention}.query_key_value.{theirs}", joined, by_head=True))
     return found
 
@@ -64,7 +51,6 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 
 def their_fields(config: Any) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     found = {name: getattr(config, ours) for ours, name in _FIELDS[config.kind].items()}
     if isinstance(config, BloomConfig):
         return found | {"seq_length": config.max_length}

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like import interop
@@ -45,11 +46,7 @@ def is_hf(folder: Path) -> bool:
 
 
 def vocabulary_of(folder: Path) -> Path:
-    """Where a folder's tokenizer is.
-
-    Raises:
-      UserError: it has none that can be read.
-    """
+    """Where a folder's tokenizer is. Raises UserError: it has none that can be read."""
     for name in _VOCABULARIES:
         if (folder / name).is_file():
             return folder / name
@@ -77,11 +74,7 @@ def load_hf(path: str | Path, put: Any = None) -> tuple[Model, Params]:
 
 
 def config_of_folder(folder: Path) -> ModelConfig:
-    """Our config of a folder's model.
-
-    Raises:
-      UserError: as `load_hf`, but for what the arrays hold.
-    """
+    """Our config of a folder's model. Raises UserError: as `load_hf`, but for what the arrays hold."""
     return _opened(folder)[0]
 
 
@@ -90,8 +83,10 @@ def _opened(folder: Path) -> tuple[ModelConfig, ModuleType, Arrays]:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: has no config.json; expected a folder that save_pretrained has written")
     theirs = read_json(folder / "config.json")
-    family = _family(theirs.get("model_type"), folder)
-    prefix = family.PREFIXES[theirs["model_type"]]
+    if (kind := theirs.get("model_type")) not in (known := families()):
+        raise unknown_name(f"{folder}: model_type", str(kind), known)
+    family = known[kind]
+    prefix = family.PREFIXES[kind]
     arrays = read_folder(folder)
     for old, new in getattr(family, "RENAMED", {}).items():
         arrays = Arrays({re.sub(f"^{re.escape(old)}", new, name): place for name, place in arrays.places.items()})
@@ -154,24 +149,13 @@ def _filled(whole: jax.Array, part: jax.Array, at: tuple[jax.Array, ...]) -> jax
     return whole.at[at].set(part)
 
 
-def _family(model_type: Any, source: Any) -> ModuleType:
-    known = families()
-    if model_type not in known:
-        raise unknown_name(f"{source}: model_type", str(model_type), sorted(known))
-    return known[model_type]
-
-
 def config_of(theirs: dict[str, Any], names: Mapping[str, Any], family: ModuleType, source: Any) -> ModelConfig:
-    """Our config for a config.json and the names of the arrays beside it.
-
-    Raises:
-      UserError: it asks for what has no counterpart here.
-    """
+    """Our config for a config.json and the names of the arrays beside it. Raises UserError: it asks for what has no
+    counterpart here."""
     for name, value in family.SAME.items():
         if theirs.get(name) not in (None, value):
-            raise UserError(
-                f"{source}/config.json: {name}={theirs[name]!r} has no counterpart here; accepted: {value!r}"
-            )
+            given = f"{source}/config.json: {name}={theirs[name]!r}"
+            raise UserError(f"{given} has no counterpart here; accepted: {value!r}")
     try:
         kind = family.TYPES[theirs["model_type"]]
         config = kind(**family.fields(theirs, names) | _head_fields(theirs, names, kind))
@@ -208,12 +192,8 @@ def _head_fields(theirs: dict[str, Any], names: Mapping[str, Any], kind: type) -
 
 
 def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.float32) -> None:
-    """Writes a folder that `transformers` reads: config.json and safetensors. Of a policy the numbers that were to
-    expect its rewards are left out.
-
-    Raises:
-      UserError: the model's family or one of its options has no counterpart there.
-    """
+    """Writes a folder that `transformers` reads: config.json and safetensors; of a policy without the numbers that were
+    to expect its rewards. Raises UserError: the model's family or one of its options has no counterpart there."""
     config = model.config
     if isinstance(config, DecoderConfig) and config.head == "scalar" and config.lm_head:
         config = dataclasses.replace(config, head=None, critic=False, num_labels=None)
@@ -222,17 +202,13 @@ def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.floa
         config = dataclasses.replace(config, lm_head=False)
         model = build_model(config)
     model_type, family = _family_of(config)
-    theirs = {
-        "architectures": [family.ARCHITECTURES[model_type]],
-        "model_type": model_type,
-        **family.their_fields(config),
-    }
+    architecture = family.ARCHITECTURES[model_type]
+    theirs = {"architectures": [architecture], "model_type": model_type, **family.their_fields(config)}
     if _head_of(config) is not None:
-        theirs["architectures"] = [
-            re.sub("For.*|LMHeadModel", "ForSequenceClassification", family.ARCHITECTURES[model_type])
-        ]
+        theirs["architectures"] = [re.sub("For.*|LMHeadModel", "ForSequenceClassification", architecture)]
         theirs |= label_names(config.num_labels)
-    arrays = to_theirs(rules_of(config), model.specs(), partial(_at, params), dtype)
+    leaves = flatten_dict(params, sep="/")
+    arrays = to_theirs(rules_of(config), model.specs(), lambda name: np.asarray(leaves[name], np.float32), dtype)
     arrays = getattr(family, "apart", lambda arrays, config: arrays)(arrays, config)
     again = config_of(theirs, arrays, family, path)
     if again != config:
@@ -241,10 +217,3 @@ def save_hf(model: Model, params: Params, path: str | Path, dtype: Any = np.floa
     folder = make_folder(path, "--out")
     write_folder(folder, arrays)
     (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
-
-
-def _at(params: Params, path: str) -> np.ndarray:
-    node: Any = params
-    for name in path.split("/"):
-        node = node[name]
-    return np.asarray(node, np.float32)

@@ -71,7 +71,6 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 
 def their_fields(config: Any) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()} | SAME
     found |= {"num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim}
     found |= {"tie_word_embeddings": config.tie_embeddings} | their_rope(config)

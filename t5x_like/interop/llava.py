@@ -36,7 +36,6 @@ def rules(config: LlavaConfig) -> list[Rule]:
 
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
-    """Our fields out of a config.json."""
     text, vision = _TEXT | theirs["text_config"], _VISION | theirs["vision_config"]
     if text["model_type"] != "llama":
         raise UserError(f"config.json: text_config.model_type={text['model_type']!r}; accepted: 'llama'")

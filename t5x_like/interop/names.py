@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from t5x_like.errors import UserError, nearest
 from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
@@ -27,6 +28,7 @@ USUAL = {  # names in config.json of our fields, in most families
     "vocab_size": "vocab_size",
     "max_length": "max_position_embeddings",
 }
+_BLOCK = "attention/query attention/key attention/value attention/out attention_norm mlp/up mlp/out mlp_norm"
 Parts = Iterator[tuple[tuple[int, ...], np.ndarray]]
 Put = Callable[[str, ParamSpec, Parts], Any]
 
@@ -55,6 +57,16 @@ def affine(theirs: str, ours: str) -> list[Rule]:
     return [Rule(f"{theirs}.weight", f"{ours}/{name}"), Rule(f"{theirs}.bias", f"{ours}/bias")]
 
 
+def block(theirs: str) -> dict[str, str]:
+    """Names there by ours of a block's parts: query, key, value, out, their norm; up, out, their norm."""
+    return dict(zip(_BLOCK.split(), theirs.split(), strict=True))
+
+
+def layers(theirs: str, ours: str, names: Mapping[str, str]) -> list[Rule]:
+    """Of all layers of a stack, with the names of a layer's parts there by ours; `theirs` has an {i}."""
+    return [rule for own, name in names.items() for rule in affine(f"{theirs}.{name}", f"{ours}/layers/{{i}}/{own}")]
+
+
 def label_names(count: int | None) -> dict[str, dict[str, Any]]:
     """A config.json's names of labels."""
     names = [f"LABEL_{number}" for number in range(count or 2)]
@@ -74,11 +86,8 @@ class _Match:
 
 
 def _matches(rules: Sequence[Rule], specs: Mapping[str, ParamSpec]) -> list[_Match]:
-    """Expands the rules of arrays that a model of these specs has.
-
-    Raises:
-      UserError: a parameter that no rule names: the family's checkpoints have no counterpart of it.
-    """
+    """Expands the rules of arrays that a model of these specs has. Raises UserError: a parameter that no rule names:
+    the family's checkpoints have no counterpart of it."""
     widths: dict[str, int] = {}  # of patterns of layers, whose blocks lie in stacks of their own
     for stack, number in (found for path in specs for found in re.findall(r"(.*)/layers/(\d+)/", path)):
         widths[stack] = max(widths.get(stack, 0), int(number) + 1)
@@ -128,7 +137,6 @@ def to_ours(
     for match in matches:
         for place, (path, at) in enumerate(match.ours):
             by_path.setdefault(path, []).append((at, match, place))
-    tree: Params = {}
 
     def parts(path: str) -> Parts:
         spec = named[path]
@@ -136,13 +144,7 @@ def to_ours(
             sizes = [_out_size(named[other], len(at)) for other, _ in match.ours]
             yield at, _part(arrays[match.theirs], spec, spec.shape[len(at) :], match, sizes, place, source)
 
-    for path in by_path:
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = put(path, named[path], parts(path))
-    return tree
+    return dict(unflatten_dict({path: put(path, named[path], parts(path)) for path in by_path}, sep="/"))
 
 
 def _is_matrix(spec: ParamSpec) -> bool:

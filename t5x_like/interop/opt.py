@@ -6,7 +6,8 @@ from typing import Any
 
 from t5x_like.config.models.gpt import OPTConfig
 from t5x_like.errors import UserError
-from t5x_like.interop.names import USUAL, Rule, affine
+from t5x_like.interop.bart import LAYER
+from t5x_like.interop.names import USUAL, Rule, affine, layers
 
 TYPES = {"opt": OPTConfig}
 ARCHITECTURES = {"opt": "OPTForCausalLM"}
@@ -18,25 +19,19 @@ _FIELDS = USUAL | {"mlp_dim": "ffn_dim", "dropout_rate": "dropout", "activation"
 
 
 def rules(config: OPTConfig) -> list[Rule]:
-    stack, at, here = "model.decoder", "model.decoder.layers.{i}", "decoder/layers/{i}"
-    found = [
+    stack = "model.decoder"
+    return [
         Rule(f"{stack}.embed_tokens.weight", "token_embedding/embedding"),
         Rule(f"{stack}.embed_positions.weight", "position_embedding/embedding"),
+        *layers(f"{stack}.layers.{{i}}", "decoder", LAYER),
+        *affine(f"{stack}.final_layer_norm", "decoder/final_norm"),
     ]
-    attention = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
-    maps = {f"self_attn.{theirs}": f"attention/{ours}" for theirs, ours in attention.items()}
-    maps |= {"fc1": "mlp/up", "fc2": "mlp/out", "self_attn_layer_norm": "attention_norm"}
-    for theirs, ours in (maps | {"final_layer_norm": "mlp_norm"}).items():
-        found += affine(f"{at}.{theirs}", f"{here}/{ours}")
-    return found + affine(f"{stack}.final_layer_norm", "decoder/final_norm")
 
 
 def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
-    """Our fields out of a config.json."""
     if (width := theirs.get("word_embed_proj_dim")) not in (None, theirs["hidden_size"]):
-        raise UserError(
-            f"config.json: word_embed_proj_dim={width} has no counterpart here; accepted: {theirs['hidden_size']}"
-        )
+        accepted = theirs["hidden_size"]
+        raise UserError(f"config.json: word_embed_proj_dim={width} has no counterpart here; accepted: {accepted}")
     if theirs["activation_function"] not in ("relu", "gelu"):
         raise UserError(f"config.json: activation_function={theirs['activation_function']!r}; accepted: relu, gelu")
     found = {ours: theirs[name] for ours, name in _FIELDS.items()}
@@ -44,6 +39,5 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 
 def their_fields(config: OPTConfig) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()} | SAME
     return found | {"do_layer_norm_before": config.norm_position == "pre"}

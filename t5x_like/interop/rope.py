@@ -6,31 +6,18 @@ from typing import Any
 from t5x_like.config.models.rope import RopeScalingConfig
 from t5x_like.errors import UserError
 
+_LONGER = {"factor": "factor", "original_max_position_embeddings": "original_length"}
 _SCALING = {  # by kind: our fields by theirs
     "linear": {"factor": "factor"},
-    "llama3": {
-        "factor": "factor",
-        "original_max_position_embeddings": "original_length",
-        "low_freq_factor": "low_frequency_factor",
-        "high_freq_factor": "high_frequency_factor",
-    },
-    "yarn": {
-        "factor": "factor",
-        "original_max_position_embeddings": "original_length",
-        "beta_fast": "beta_fast",
-        "beta_slow": "beta_slow",
-        "attention_factor": "attention_factor",
-    },
+    "llama3": _LONGER | {f"{speed}_freq_factor": f"{speed}_frequency_factor" for speed in ("low", "high")},
+    "yarn": _LONGER | {name: name for name in ("beta_fast", "beta_slow", "attention_factor")},
 }
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 
 
 def rope_fields(theirs: dict[str, Any], head_dim: int) -> dict[str, Any]:
     """Our fields; rotary settings stand together since transformers 5, and for each kind of layer where those differ.
-
-    Raises:
-      UserError: a kind of scaling, or a setting of it, that has no counterpart here.
-    """
+    Raises UserError: a kind of scaling, or a setting of it, that has no counterpart here."""
     together = theirs.get("rope_parameters") or {}
     found: dict[str, Any] = {}
     if _GLOBAL in together:
@@ -72,11 +59,8 @@ def their_rope(config: Any, theta: str = "rope_theta", part: str = "partial_rota
 
 
 def window_fields(layers: list[str] | None, window: int | None) -> dict[str, Any]:
-    """Our fields out of the kinds of layers there, None where every layer has the window.
-
-    Raises:
-      UserError: layers without a window are not the last of each few.
-    """
+    """Our fields out of the kinds of layers there, None where every layer has the window. Raises UserError: layers
+    without a window are not the last of each few."""
     if window is None or (layers and _LOCAL not in layers):
         return {"window": None}
     if not layers or _GLOBAL not in layers:

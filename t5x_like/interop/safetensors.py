@@ -1,52 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of arrays in the safetensors format, by name: eight bytes of length, a JSON header, then the numbers.
+"""Files of arrays in the safetensors format, by name.
 
-A header is checked before anything is read by it: what it says must fill the file exactly. An array is read when it is
-asked for, so that only what is used is ever in memory. Pickled checkpoints are not read at all: loading one runs its
-code.
+The format's own library refuses a file whose header does not fill it exactly. An array is read when it is asked for, so
+that only what is used is ever in memory. Pickled checkpoints are not read at all: loading one runs its code.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from t5x_like.errors import UserError
 from t5x_like.files import read_json
 
-DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-DTYPES |= {"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}
-_LARGEST_HEADER = 100_000_000  # bytes, as in the format's own library
+_CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL", "uint8": "U8"}
+_CODES |= {f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)}
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Place(NamedTuple):
-    """Where an array lies: in a file, from a byte on."""
+    """Where an array lies: in a file, under a name."""
 
     path: Path
-    dtype: np.dtype
+    name: str
     shape: tuple[int, ...]
-    at: int
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """Arrays by name, each read anew whenever it is asked for.
-
-    Attributes:
-      places: where they are.
-    """
+    """Arrays by name, each read from its place anew whenever it is asked for."""
 
     def __init__(self, places: Mapping[str, Place]):
         self.places = places
 
     def __getitem__(self, name: str) -> np.ndarray:
         place = self.places[name]
-        count = math.prod(place.shape) * place.dtype.itemsize
-        return np.fromfile(place.path, np.uint8, count, offset=place.at).view(place.dtype).reshape(place.shape)
+        with safe_open(place.path, "numpy") as file:  # opened anew, so that what was read leaves memory
+            return file.get_tensor(place.name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -56,11 +48,8 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def read_folder(folder: Path) -> Arrays:
-    """Returns the arrays of a folder's safetensors files by name.
-
-    Raises:
-      UserError: there is no such file, only pickled ones, or one that is damaged.
-    """
+    """Returns the arrays of a folder's safetensors files by name. Raises UserError: there is no such file, only pickled
+    ones, or one that is damaged."""
     if (folder / _INDEX).is_file():
         places = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(places, dict):
@@ -77,52 +66,18 @@ def read_folder(folder: Path) -> Arrays:
 
 
 def read_file(path: Path) -> Arrays:
-    """Returns the arrays of one file by name.
-
-    Raises:
-      UserError: it is absent or damaged.
-    """
+    """Returns the arrays of one file by name. Raises UserError: it is absent or damaged."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
-                raise ValueError(f"its header of {length} bytes does not fit a file of {size}")
-            header = json.loads(file.read(length))
-        places = {
-            name: Place(path, np.dtype(dtype), shape, 8 + length + at)
-            for name, (dtype, shape, at) in _entries(header, size - 8 - length)
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with safe_open(path, "numpy") as file:
+            places = {name: Place(path, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: no usable safetensors file ({error})") from None
     return Arrays(places)
 
 
-def _entries(header: Mapping[str, Any], size: int) -> Iterator[tuple[str, tuple[Any, tuple[int, ...], int]]]:
-    """(name, (dtype, shape, first byte)) of a header whose arrays fill `size` bytes without gap or overlap."""
-    at = 0
-    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    for name, entry in sorted(entries, key=lambda pair: pair[1]["data_offsets"]):
-        begin, end = entry["data_offsets"]
-        shape = tuple(entry["shape"])
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(f"{name!r} is of dtype {entry['dtype']}; accepted: {', '.join(DTYPES)}")
-        if not all(isinstance(n, int) and n >= 0 for n in (begin, end, *shape)):
-            raise ValueError(f"{name!r} has shape {shape} at bytes {begin} to {end}")
-        dtype = np.dtype(DTYPES[entry["dtype"]])
-        if begin != at or end - begin != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{name!r} of shape {shape} does not fill bytes {begin} to {end}, from {at} on")
-        yield name, (dtype, shape, begin)
-        at = end
-    if at != size:
-        raise ValueError(f"its arrays fill {at} of {size} bytes")
-
-
 def write_folder(folder: Path, arrays: Mapping[str, Callable[[], np.ndarray]], most_bytes: float = 5e9) -> None:
     """Writes arrays, made one at a time, into as many files as keep each below a size; the folder must exist."""
-    kinds = {
-        name: _Kind(array.dtype, array.shape, array.nbytes) for name, make in arrays.items() for array in (make(),)
-    }
+    kinds = {name: _Kind(made.dtype, made.shape, made.nbytes) for name, make in arrays.items() for made in (make(),)}
     parts: list[list[str]] = [[]]
     for name, kind in kinds.items():
         if parts[-1] and sum(kinds[other].nbytes for other in parts[-1]) + kind.nbytes > most_bytes:
@@ -146,11 +101,10 @@ class _Kind(NamedTuple):
 
 def _write_file(path: Path, kinds: Mapping[str, _Kind], arrays: Mapping[str, Callable[[], np.ndarray]]) -> None:
     """Writes the arrays that `kinds` names into one file, under another name until it is whole."""
-    codes = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, kind in kinds.items():
-        header[name] = {"dtype": codes[kind.dtype], "shape": kind.shape, "data_offsets": [at, at + kind.nbytes]}
+        header[name] = {"dtype": _CODES[kind.dtype.name], "shape": kind.shape, "data_offsets": [at, at + kind.nbytes]}
         at += kind.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

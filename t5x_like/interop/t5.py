@@ -20,26 +20,13 @@ IGNORED = (
     r"(en|de)coder\.embed_tokens\.weight|lm_head\.weight|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_.*"
 )
 SAME: dict[str, Any] = {"router_bias": False, "router_dtype": "float32"}
-_FIELDS = {
-    "num_encoder_layers": "num_layers",
-    "d_model": "d_model",
-    "num_heads": "num_heads",
-    "head_dim": "d_kv",
-    "mlp_dim": "d_ff",
-    "vocab_size": "vocab_size",
-    "norm_epsilon": "layer_norm_epsilon",
-    "dropout_rate": "dropout_rate",
-    "relative_buckets": "relative_attention_num_buckets",
-}
+_FIELDS = {name: name for name in ("d_model", "num_heads", "vocab_size", "dropout_rate")}
+_FIELDS |= {"num_encoder_layers": "num_layers", "head_dim": "d_kv", "mlp_dim": "d_ff"}
+_FIELDS |= {"norm_epsilon": "layer_norm_epsilon", "relative_buckets": "relative_attention_num_buckets"}
 _FEED_FORWARD = {"relu": ("relu", False), "gated-gelu": ("gelu_tanh", True), "gated-silu": ("silu", True)}
 _ENCODERS = {"local": "LocalSelfAttention", "transient_global": "TransientGlobalSelfAttention"}  # of LongT5
-_EXPERTS = {  # of Switch
-    "num_experts": "num_experts",
-    "slots": "expert_capacity",
-    "router_jitter": "router_jitter_noise",
-    "router_z_loss": "router_z_loss_coef",
-    "load_balance_loss": "router_aux_loss_coef",
-}
+_EXPERTS = {"num_experts": "num_experts", "slots": "expert_capacity", "router_jitter": "router_jitter_noise"}
+_EXPERTS |= {"router_z_loss": "router_z_loss_coef", "load_balance_loss": "router_aux_loss_coef"}  # of Switch
 
 
 def rules(config: T5Config) -> list[Rule]:
@@ -120,7 +107,6 @@ def _experts(theirs: dict[str, Any]) -> ExpertsConfig:
 
 
 def their_fields(config: Any) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     found = {name: getattr(config, ours) for ours, name in _FIELDS.items()}
     kinds = {value: name for name, value in _FEED_FORWARD.items()}
     found |= {"num_layers": config.encoder_layers, "num_decoder_layers": config.num_layers}

@@ -7,41 +7,21 @@ from typing import Any
 from t5x_like.config.models.base import TransformerConfig
 from t5x_like.config.models.vision import DeiTConfig, VisionConfig, ViTConfig
 from t5x_like.errors import unknown_name
-from t5x_like.interop.names import Rule, affine, label_names
+from t5x_like.interop.names import USUAL, Rule, affine, block, label_names, layers
 
 TYPES = {"vit": ViTConfig, "deit": DeiTConfig}
 ARCHITECTURES = {"vit": "ViTForImageClassification", "deit": "DeiTForImageClassificationWithTeacher"}
 PREFIXES = {kind: f"{kind}." for kind in TYPES}
 IGNORED = r"pooler\..*|embeddings\.mask_token"
 SAME = {"qkv_bias": True}
-FIELDS = {
-    "num_layers": "num_hidden_layers",
-    "d_model": "hidden_size",
-    "num_heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-    "norm_epsilon": "layer_norm_eps",
-    "image_size": "image_size",
-    "patch_size": "patch_size",
-    "channels": "num_channels",
-}
+FIELDS = {name: USUAL[name] for name in ("num_layers", "d_model", "num_heads", "mlp_dim")}
+FIELDS |= {"norm_epsilon": "layer_norm_eps", "image_size": "image_size", "patch_size": "patch_size"}
+FIELDS |= {"channels": "num_channels"}
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "quick_gelu": "gelu_quick"}
-LAYER = {  # of ViT, DeiT and MAE
-    "attention/query": "attention.attention.query",
-    "attention/key": "attention.attention.key",
-    "attention/value": "attention.attention.value",
-    "attention/out": "attention.output.dense",
-    "attention_norm": "layernorm_before",
-    "mlp/up": "intermediate.dense",
-    "mlp/out": "output.dense",
-    "mlp_norm": "layernorm_after",
-}
-
-
-def layers(theirs: str, ours: str, names: dict[str, str]) -> list[Rule]:
-    """Of all layers of a stack."""
-    return [
-        rule for own, name in names.items() for rule in affine(f"{theirs}.{{i}}.{name}", f"{ours}/layers/{{i}}/{own}")
-    ]
+LAYER = block(  # of ViT, DeiT and MAE
+    "attention.attention.query attention.attention.key attention.attention.value attention.output.dense "
+    "layernorm_before intermediate.dense output.dense layernorm_after"
+)
 
 
 def patches(config: VisionConfig, theirs: str, ours: str = "vision") -> list[Rule]:
@@ -63,7 +43,7 @@ def encoder_rules(config: VisionConfig, at: str) -> list[Rule]:
         Rule(f"{at}embeddings.cls_token", "vision/class_token/embedding", shape=one),
         Rule(f"{at}embeddings.distillation_token", "vision/distillation_token/embedding", shape=one),
         Rule(f"{at}embeddings.position_embeddings", "vision/position_embedding/embedding", shape=(1, tokens, width)),
-        *layers(f"{at}encoder.layer", "vision", LAYER),
+        *layers(f"{at}encoder.layer.{{i}}", "vision", LAYER),
         *affine(f"{at}layernorm", "vision/final_norm"),
     ]
 
@@ -97,7 +77,6 @@ def fields(theirs: dict[str, Any], names: Container[str]) -> dict[str, Any]:
 
 
 def their_fields(config: ViTConfig) -> dict[str, Any]:
-    """A config.json's fields out of ours."""
     found = their_vision_fields(config) | {"hidden_dropout_prob": config.dropout_rate}
     if config.head is None:
         return found | {"architectures": [f"{'DeiT' if config.distillation_token else 'ViT'}Model"]}

@@ -28,17 +28,11 @@ PARTS = ("codes", "scales", "second", "offset")  # of a kernel
 
 
 class QuantisedModel:
-    """A model with kernels in few bits; `quantised_model` makes one, of a class below that of the model inside.
+    """A model with kernels in few bits; `quantised_model` makes one, of a class below that of the model inside."""
 
-    Attributes:
-      inner: the model inside, tuned or not.
-      how: the format.
-      kernels: the specs of the kernels that it holds for, by name.
-    """
-
-    inner: Model
+    inner: Model  # tuned or not
     how: QuantisationConfig
-    kernels: dict[str, ParamSpec]
+    kernels: dict[str, ParamSpec]  # that the format holds for, by name
 
     def specs(self) -> Params:
         """Those of what is kept."""
@@ -68,11 +62,8 @@ class QuantisedModel:
 
 
 def quantised_model(model: Model, how: QuantisationConfig | None) -> Any:
-    """A model whose kernels are kept as a format has it; None: the model itself.
-
-    Raises:
-      UserError: a pattern that matches no kernel of a layer.
-    """
+    """A model whose kernels are kept as a format has it; None: the model itself. Raises UserError: a pattern that
+    matches no kernel of a layer."""
     if how is None:
         return model
     kind = type(f"Quantised{type(model).__name__}", (QuantisedModel, type(model)), {})
@@ -90,7 +81,7 @@ def _kernels(specs: Params, how: QuantisationConfig) -> dict[str, ParamSpec]:
                 f"quantisation.targets[{number}]: pattern {pattern!r} matches the whole name of no kernel of a layer; "
                 f"accepted: e.g. {', '.join(map(repr, list(named)[:4]))}{nearest(pattern, list(named))}"
             )
-    chosen = {name: spec for name, spec in named.items() if any(re.fullmatch(each, name) for each in how.targets)}
+    chosen = {name: spec for name, spec in named.items() if how.holds(name)}
     taken = {name: spec for name, spec in chosen.items() if group_of(how, inputs_of(spec)) is not None}
     if not taken:
         raise UserError(
@@ -100,13 +91,8 @@ def _kernels(specs: Params, how: QuantisationConfig) -> dict[str, ParamSpec]:
 
 
 def _may_be_quantised(name: str, spec: ParamSpec) -> bool:
-    in_layer = "/layers/" in f"/{name}" and name.endswith("/kernel")
-    return (
-        in_layer
-        and spec.is_matrix
-        and "router" not in spec.axes
-        and spec.axes == _side(spec) + spec.in_axes + spec.out_axes
-    )
+    in_layer = "/layers/" in f"/{name}" and name.endswith("/kernel") and "router" not in spec.axes
+    return in_layer and spec.is_matrix and spec.axes == _side(spec) + spec.in_axes + spec.out_axes
 
 
 def _side(spec: ParamSpec) -> tuple[str, ...]:
@@ -210,7 +196,10 @@ def filled(kept: dict[str, jax.Array], parts: Any, spec: ParamSpec, how: Quantis
     """What is kept of a kernel that comes in parts, (index beside the product, array) each; `kept` is used up."""
     for at, part in parts:
         new = _stored_kernel(part, spec, how)
-        kept = {name: _put(array, new[name], at) if at else _like(new[name], array) for name, array in kept.items()}
+        kept = {
+            name: _put(array, new[name], at) if at else jax.device_put(new[name], array.sharding)
+            for name, array in kept.items()
+        }
     return kept
 
 
@@ -220,10 +209,6 @@ _stored_kernel = jax.jit(stored_kernel, static_argnums=(1, 2))
 @partial(jax.jit, donate_argnums=0)
 def _put(whole: jax.Array, part: jax.Array, at: tuple[jax.Array, ...]) -> jax.Array:
     return whole.at[at].set(part)
-
-
-def _like(new: jax.Array, old: jax.Array) -> jax.Array:
-    return jax.device_put(new, old.sharding)
 
 
 def _mapped(params: Params, names: Any, function: Callable[[str, Any], Any]) -> Params:

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from t5x_like.config.checks import Checked
+
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """Any data. Its kind is the task: what features a batch has.
 
     Those of a kind say, without reading any data, `sequence_length` (tokens of a sequence in the stream whose tokens
-    are targets), `lengths` (of every stream) and `vocab_size`.
-
-    Attributes:
-      streams: those of `sequence_length`; a kind that has longer ones beside them says so in `lengths`.
+    are targets), `lengths` (of every stream) and `vocab_size`. `streams` are those of `sequence_length`; a kind that
+    has longer ones beside them says so in `lengths`.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("decoder",)

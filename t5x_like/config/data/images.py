@@ -3,28 +3,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from t5x_like.config.checks import at_least, divisors, inside
+from t5x_like.config.checks import Checked, Coefficient, Count, Rate, Share, WholeNumber, at_least, divisors
 from t5x_like.config.data import sources, tokenizers
 from t5x_like.config.data.tasks import AnySource, AnyTokenizer, TaskConfig, TextTaskConfig, wrong_label
 from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Checked):
     """How images are changed at random before they are trained on."""
 
-    shift: int = 0  # by up to so many pixels each way
-    flip: float = 0.0  # probability of left for right
-    rotate: float = 0.0  # by up to so many degrees each way
-    zoom: float = 0.0  # by up to this share each way
-    erase: float = 0.0  # probability that a square of it is erased (Zhong et al. 2017)
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "shift", "rotate")
-        inside(self, "[0, 1]", "flip", "erase")
-        inside(self, "[0, 1)", "zoom")
+    shift: WholeNumber = 0  # by up to so many pixels each way
+    flip: Share = 0.0  # probability of left for right
+    rotate: Coefficient = 0.0  # by up to so many degrees each way
+    zoom: Rate = 0.0  # by up to this share each way
+    erase: Share = 0.0  # probability that a square of it is erased (Zhong et al. 2017)
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class ImageTaskConfig(TaskConfig):
     sequence_length: int = 1
     source: AnySource = field(default_factory=sources.DigitsConfig)
     image: str = "image"  # the column: an array, an encoded image, or a file's name
-    image_size: int = 8  # pixels, of both sides
+    image_size: Count = 8  # pixels, of both sides
     channels: Literal[1, 3] = 1
     mean: tuple[float, ...] = (0.0,)  # which is taken from pixels between 0 and 1, of all channels or each
     stddev: tuple[float, ...] = (1.0,)  # which they are divided by then
@@ -49,7 +44,6 @@ class ImageTaskConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "image_size")
         for name in ("mean", "stddev"):
             if len(given := getattr(self, name)) not in (1, self.channels):
                 raise FieldError(name, f"{given} has {len(given)} numbers; accepted: 1, or one for each channel")
@@ -101,11 +95,10 @@ class DetectionDataConfig(ImageTaskConfig):
     image_size: int = 16
     boxes: str = "boxes"  # columns: centre and size of each, between 0 and 1
     labels: str = "box_labels"
-    max_objects: int = 16  # of an image; others are left out
+    max_objects: Count = 16  # of an image; others are left out
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "max_objects")
         if self.augment is not None:
             raise FieldError("augment", "is given, but boxes would not move with what an image shows; accepted: None")
 
@@ -133,19 +126,19 @@ class ImageTokensConfig(ImageClassificationConfig):
 
     kind: Literal["image_tokens"] = "image_tokens"  # type: ignore[assignment]
     sequence_length: int = 0  # follows from image_size and patch_size
-    patch_size: int = 2
-    codes: int = 128  # K
+    num_labels: Count | None = None  # which this task has to know
+    patch_size: Count = 2
+    codes: Count = 128  # K
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "patch_size", "codes", "num_labels")
+        Checked.__post_init__(self)
         if self.image_size % self.patch_size:
             accepted = divisors(self.image_size)
             raise FieldError("patch_size", f"{self.patch_size} does not divide image_size; accepted: {accepted}")
-        if self.num_labels is None or self.augment is not None:
-            name = "num_labels" if self.num_labels is None else "augment"
-            raise FieldError(
-                name, "is None; give their number" if self.num_labels is None else "is none of this task's"
-            )
+        if self.num_labels is None:
+            raise FieldError("num_labels", "is None; give their number")
+        if self.augment is not None:
+            raise FieldError("augment", "is none of this task's")
         object.__setattr__(self, "sequence_length", (self.image_size // self.patch_size) ** 2)
         super().__post_init__()
 
@@ -171,13 +164,9 @@ class CaptionsConfig(ImageTaskConfig):
     kind: Literal["captions"] = "captions"
     tokenizer: AnyTokenizer = field(default_factory=tokenizers.BPETokenizerConfig)
     caption: str = "caption"  # the column
-    text_length: int = 32  # tokens of a text, its end among them
+    text_length: Count = 32  # tokens of a text, its end among them
     classes: tuple[str, ...] = ()  # names of the labels, which evaluation then tells apart by sentences about them
     templates: tuple[str, ...] = ("{}",)  # those sentences, with {} where a name stands
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "text_length")
-        super().__post_init__()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -202,10 +191,6 @@ class CaptionsConfig(ImageTaskConfig):
         return {**super().features, **dict.fromkeys(names, ((self.text_length,), "int32"))}
 
 
-def _with_image_token() -> AnyTokenizer:
-    return tokenizers.BPETokenizerConfig(specials=("image",))
-
-
 @dataclass(frozen=True)
 class VisualQuestionConfig(ImageTaskConfig, TextTaskConfig):
     """Images, a question about them, and the answer, which is to be written. Without questions the answers are
@@ -215,18 +200,16 @@ class VisualQuestionConfig(ImageTaskConfig, TextTaskConfig):
 
     kind: Literal["visual_question"] = "visual_question"
     source: AnySource = field(default_factory=sources.DigitGridsConfig)
-    tokenizer: AnyTokenizer = field(default_factory=_with_image_token)
+    tokenizer: AnyTokenizer = field(default_factory=lambda: tokenizers.BPETokenizerConfig(specials=("image",)))
     sequence_length: int = 64
     question: str | None = "question"  # columns. None: nothing is asked
     answer: str = "answer"
-    answer_length: float = 4.0  # tokens of an answer with its end, on average: what counts FLOPs by the target
-    images: int = 1  # of an example; where there are several, the column holds a list
-    shots: int = 0  # how many other examples come before
-    tokens_per_image: int | None = None  # what stands in the text for one. None: as many as the model has
+    answer_length: Annotated[float, at_least(1)] = 4.0  # mean tokens of an answer with its end: to count FLOPs by
+    images: Count = 1  # of an example; where there are several, the column holds a list
+    shots: WholeNumber = 0  # how many other examples come before
+    tokens_per_image: Count | None = None  # what stands in the text for one. None: as many as the model has
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "shots")
-        at_least(self, 1, "images", "tokens_per_image", "answer_length")
         super().__post_init__()
         if self.image_token is None:
             raise FieldError("tokenizer", "has no token for an image; accepted: one with specials=['image']")

@@ -3,9 +3,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from t5x_like.config.checks import above_zero
+from t5x_like.config.checks import Positive, given
 from t5x_like.config.data.base import DataConfig
 from t5x_like.config.data.tasks import AnyTokenizer
 from t5x_like.config.data.tokenizers import BPETokenizerConfig
@@ -21,31 +21,29 @@ class MixtureConfig(DataConfig):
     """
 
     kind: Literal["mixture"] = "mixture"
-    parts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of fields of a task, by name
+    parts: Annotated[dict[str, dict[str, Any]], given("tasks by name")] = field(
+        default_factory=dict
+    )  # of fields of a task, by name
     rates: dict[str, float] | None = None
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     limit: int | None = None
     tokenizer: AnyTokenizer = field(default_factory=BPETokenizerConfig)
     encoder_length: int | None = None  # of parts that have an encoder
 
     def __post_init__(self) -> None:
-        if not self.parts:
-            raise FieldError("parts", "is empty; give tasks by name")
+        super().__post_init__()
         if self.rates is not None and set(self.rates) != set(self.parts):
             raise FieldError(
                 "rates", f"names {', '.join(self.rates)}; accepted: those of parts, {', '.join(self.parts)}"
             )
         if self.rates is not None and not all(rate > 0 for rate in self.rates.values()):
             raise FieldError("rates", f"{self.rates} are not all above 0")
-        above_zero(self, "temperature")
         configs = self.configs
         first, *others = configs.values()
         for name, other in zip(list(configs)[1:], others, strict=True):
             if other.lengths != first.lengths:
-                raise FieldError(
-                    f"parts.{name}",
-                    f"has lengths {other.lengths}, and {next(iter(configs))} {first.lengths}; accepted: the same",
-                )
+                both = f"{other.lengths}, and {next(iter(configs))} {first.lengths}"
+                raise FieldError(f"parts.{name}", f"has lengths {both}; accepted: the same")
 
     @property
     def configs(self) -> dict[str, DataConfig]:

@@ -3,30 +3,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from t5x_like.config.checks import above_zero, at_least
+from t5x_like.config.checks import Count, Positive, at_least, between
 from t5x_like.config.data.base import DataConfig
-from t5x_like.strict import FieldError
-
-
-def _between(config: Any, name: str, low: float, high: float) -> None:
-    if not low <= getattr(config, name) <= high:
-        raise FieldError(name, f"{getattr(config, name)} is outside {low} to {high}")
 
 
 @dataclass(frozen=True)
 class ProcessConfig(DataConfig):
     """Windows of symbols that a random process makes."""
 
-    sequence_length: int = 16
-    num_symbols: int = 128
+    sequence_length: Count = 16
+    num_symbols: Annotated[int, between(2, 2048, " (all pairs are stored)")] = 128
     process_seed: int = 0  # which process; apart from the run's seed, which picks the windows
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "sequence_length")
-        if not 2 <= self.num_symbols <= 2048:
-            raise FieldError("num_symbols", f"{self.num_symbols} is outside 2 to 2048 (all pairs are stored)")
 
     @property
     def vocab_size(self) -> int:
@@ -39,19 +28,14 @@ class MarkovConfig(ProcessConfig):
 
     kind: Literal["markov"] = "markov"
     spectrum_exponent: float = 0.75
-    logit_scale: float = 1.515  # standard deviation of the transition logits; with the others: 3.887 nats per token
-    order: int = 1  # how many symbols back the next one depends on
+    logit_scale: Positive = 1.515  # standard deviation of the transition logits; with the others: 3.887 nats per token
+    order: Count = 1  # how many symbols back the next one depends on
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        above_zero(self, "logit_scale")
-        at_least(self, 1, "order")
         if self.num_symbols ** min(self.order + 1, 64) > 2**22:
-            raise FieldError(
-                "order",
-                f"{self.order} with num_symbols={self.num_symbols} has {self.num_symbols}^{self.order + 1} transition "
-                f"probabilities, above the {2**22} that are stored",
-            )
+            many = f"{self.num_symbols}^{self.order + 1} transition probabilities, above the {2**22} that are stored"
+            self.refuse("order", f"with num_symbols={self.num_symbols} has {many}")
 
 
 @dataclass(frozen=True)
@@ -64,16 +48,14 @@ class GraphWalkConfig(ProcessConfig):
 
     kind: Literal["graph_walk"] = "graph_walk"
     mean_degree: float = 16.0  # edges at a node, on average
-    popularity_exponent: float = 0.5
-    weight_scale: float = 1.0  # standard deviation of the logarithm of the rest of a weight
+    popularity_exponent: Annotated[float, between(0, 2)] = 0.5
+    weight_scale: Annotated[float, between(0, 4)] = 1.0  # standard deviation of the logarithm of the rest of a weight
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_symbols < 3:
-            raise FieldError("num_symbols", f"{self.num_symbols} is below 3: a graph needs a cycle")
-        _between(self, "mean_degree", 2, self.num_symbols - 1)
-        _between(self, "popularity_exponent", 0, 2)
-        _between(self, "weight_scale", 0, 4)
+            self.refuse("num_symbols", "is below 3: a graph needs a cycle")
+        between(2, self.num_symbols - 1)("mean_degree", self.mean_degree)
 
 
 @dataclass(frozen=True)
@@ -83,22 +65,17 @@ class HiddenMarkovConfig(ProcessConfig):
     kind: Literal["hidden_markov"] = "hidden_markov"
     sequence_length: int = 32
     num_symbols: int = 64
-    num_states: int = 16
+    num_states: Annotated[int, at_least(2)] = 16
     spectrum_exponent: float = 0.75  # of the logits of both tables
-    transition_scale: float = 3.0  # standard deviation of the logits of the next state
-    emission_scale: float = 3.0  # and of those of the symbol
+    transition_scale: Positive = 3.0  # standard deviation of the logits of the next state
+    emission_scale: Positive = 3.0  # and of those of the symbol
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 2, "num_states")
-        above_zero(self, "transition_scale", "emission_scale")
         products = self.num_states * (self.num_states + self.num_symbols)
         if products > 2**15:
-            raise FieldError(
-                "num_states",
-                f"{self.num_states} with num_symbols={self.num_symbols} costs {products} products a symbol in the "
-                f"filter, above {2**15}",
-            )
+            many = f"{products} products a symbol in the filter, above {2**15}"
+            self.refuse("num_states", f"with num_symbols={self.num_symbols} costs {many}")
 
 
 @dataclass(frozen=True)
@@ -107,35 +84,23 @@ class HierarchyConfig(ProcessConfig):
 
     kind: Literal["hierarchy"] = "hierarchy"
     num_symbols: int = 16  # of every level
-    num_rules: int = 4  # productions of every symbol, none of which shares its right-hand side with another symbol
-    branching: int = 2
-    depth: int = 4
-    rule_exponent: float = 0.0  # the k-th production has a probability in proportion to k^-rule_exponent; 0: as printed
+    num_rules: Count = 4  # productions of every symbol, none of which shares its right-hand side with another symbol
+    branching: Annotated[int, between(2, 16)] = 2
+    depth: Count = 4
+    rule_exponent: Annotated[float, between(0, 8)] = 0.0  # the k-th production goes by k^-rule_exponent; 0: as printed
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "num_rules", "depth")
-        _between(self, "branching", 2, 16)
-        _between(self, "rule_exponent", 0, 8)
         tuples = self.num_symbols**self.branching
         if tuples > 2**22:
-            raise FieldError(
-                "branching",
-                f"{self.branching} with num_symbols={self.num_symbols} has {tuples} right-hand sides to choose from, "
-                f"above {2**22}",
-            )
+            many = f"{tuples} right-hand sides to choose from, above {2**22}"
+            self.refuse("branching", f"with num_symbols={self.num_symbols} has {many}")
         if self.num_rules * self.num_symbols > tuples:
-            raise FieldError(
-                "num_rules",
-                f"{self.num_rules} is above num_symbols^(branching - 1)={tuples // self.num_symbols}: rules would be "
-                "ambiguous",
-            )
+            most = tuples // self.num_symbols
+            self.refuse("num_rules", f"is above num_symbols^(branching - 1)={most}: rules would be ambiguous")
         if self.sequence_length % self.string_length:
-            raise FieldError(
-                "sequence_length",
-                f"{self.sequence_length} is no multiple of branching^depth={self.string_length}: a window holds whole "
-                "strings",
-            )
+            fault = f"is no multiple of branching^depth={self.string_length}: a window holds whole strings"
+            self.refuse("sequence_length", fault)
 
     @property
     def string_length(self) -> int:
@@ -155,23 +120,18 @@ class ContextFreeConfig(ProcessConfig):
     """
 
     kind: Literal["context_free"] = "context_free"
-    sequence_length: int = 32
-    num_symbols: int = 32  # terminals
-    num_nonterminals: int = 8  # the first one is the start symbol
+    sequence_length: Annotated[int, between(1, 128)] = 32
+    num_symbols: Annotated[int, between(2, 1024)] = 32  # terminals
+    num_nonterminals: Annotated[int, between(1, 64)] = 8  # the first one is the start symbol
     num_rules: int = 4
     num_words: int = 8
-    mean_length: float = 6.0
-    rule_exponent: float = 1.0  # the k-th production has a probability in proportion to k^-rule_exponent
+    mean_length: Annotated[float, between(1.01, 64)] = 6.0
+    rule_exponent: Annotated[float, between(0, 4)] = 1.0  # the k-th production's probability goes by k^-rule_exponent
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _between(self, "sequence_length", 1, 128)
-        _between(self, "num_symbols", 2, 1024)
-        _between(self, "num_nonterminals", 1, 64)
-        _between(self, "num_rules", 1, self.num_nonterminals**2)
-        _between(self, "num_words", 1, self.num_symbols)
-        _between(self, "mean_length", 1.01, 64)
-        _between(self, "rule_exponent", 0, 4)
+        between(1, self.num_nonterminals**2)("num_rules", self.num_rules)
+        between(1, self.num_symbols)("num_words", self.num_words)
 
     @property
     def vocab_size(self) -> int:
@@ -198,11 +158,9 @@ class RecallConfig(ProcessConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _between(self, "items", 1, self.num_symbols)
+        between(1, self.num_symbols)("items", self.items)
         if self.sequence_length < self.first + self.asked:
-            raise FieldError(
-                "sequence_length", f"{self.sequence_length} has no room; accepted: {self.first + self.asked} or more"
-            )
+            self.refuse("sequence_length", f"has no room; accepted: {self.first + self.asked} or more")
 
     @property
     def answers(self) -> int:

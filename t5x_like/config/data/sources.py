@@ -2,14 +2,14 @@
 """The kinds of source: where examples come from."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from t5x_like.config.checks import at_least, inside
+from t5x_like.config.checks import Checked, Count, Rate, Share, at_least, given
 from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(Checked):
     """Any source."""
 
     kind: str = ""
@@ -34,10 +34,7 @@ class PythonFunctionsConfig(SourceConfig):
     """
 
     kind: Literal["python_functions"] = "python_functions"
-    packages: int | None = None  # only functions of the so many packages that have most; None: of all
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "packages")
+    packages: Count | None = None  # only functions of the so many packages that have most; None: of all
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,7 @@ class ImageFoldersConfig(SourceConfig):
     """A folder of images for every class. Columns: image (uint8 [height, width, channels]), label."""
 
     kind: Literal["image_folders"] = "image_folders"
-    folder: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.folder:
-            raise FieldError("folder", "is empty; give the folder that holds a folder of images for every class")
+    folder: Annotated[str, given("the folder that holds a folder of images for every class")] = ""
 
 
 @dataclass(frozen=True)
@@ -122,15 +115,14 @@ class DigitGridsConfig(SourceConfig):
     """
 
     kind: Literal["digit_grids"] = "digit_grids"
-    side: int = 2  # of the grid, in digits
-    count: int = 2000  # of grids
+    side: Count = 2  # of the grid, in digits
+    count: Count = 2000  # of grids
     digits: Literal["all", "train", "held_out"] = "all"  # which are drawn from: held out is every fifth
-    empty: float = 0.0  # probability that a cell has no digit
+    empty: Rate = 0.0  # probability that a cell has no digit
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        at_least(self, 1, "side", "count")
-        inside(self, "[0, 1)", "empty")
+
+_IdxFile = Annotated[str, given("an IDX file such as 'train-images-idx3-ubyte.gz'")]
 
 
 @dataclass(frozen=True)
@@ -138,13 +130,8 @@ class IdxImagesConfig(SourceConfig):
     """Images and labels in two IDX files, packed or not, as of MNIST. Columns: image (uint8 [28, 28, 1]), label."""
 
     kind: Literal["idx_images"] = "idx_images"
-    images: str = ""  # such as "fashion-mnist/train-images-idx3-ubyte.gz"
-    labels: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("images", "labels"):
-            if not getattr(self, name):
-                raise FieldError(name, "is empty; give an IDX file such as 'train-images-idx3-ubyte.gz'")
+    images: _IdxFile = ""
+    labels: _IdxFile = ""
 
 
 @dataclass(frozen=True)
@@ -152,14 +139,10 @@ class SumsConfig(SourceConfig):
     """Sums of a few numbers. Columns: prompt ("3+4="), answer, chosen (it), rejected (a wrong one), messages."""
 
     kind: Literal["sums"] = "sums"
-    below: int = 100  # all numbers are
-    terms: int = 2
-    careless: float = 0.0  # share of answers that are one too many
-    count: int | None = None  # of all there are; None: all
-
-    def __post_init__(self) -> None:
-        at_least(self, 2, "below", "terms", "count")
-        inside(self, "[0, 1]", "careless")
+    below: Annotated[int, at_least(2)] = 100  # all numbers are
+    terms: Annotated[int, at_least(2)] = 2
+    careless: Share = 0.0  # share of answers that are one too many
+    count: Annotated[int, at_least(2)] | None = None  # of all there are; None: all
 
 
 @dataclass(frozen=True)
@@ -167,10 +150,6 @@ class TFDSConfig(SourceConfig):
     """A TensorFlow dataset that was prepared as array_record; columns are its features, tuples joined by slashes."""
 
     kind: Literal["tfds"] = "tfds"
-    name: str = ""  # such as "imdb_reviews" or "glue/sst2:2.0.0"
+    name: Annotated[str, given("the name of a prepared dataset, such as 'imdb_reviews'")] = ""  # or "glue/sst2:2.0.0"
     split: str = "train"  # TFDS's syntax: "train[:10%]", "train+test"
     data_dir: str | None = None  # None: $TFDS_DATA_DIR, else ~/tensorflow_datasets
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise FieldError("name", "is empty; give the name of a prepared dataset, such as 'imdb_reviews'")

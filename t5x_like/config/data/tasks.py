@@ -3,9 +3,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from t5x_like.config.checks import above_zero, at_least, inside
+from t5x_like.config.checks import Checked, Count, Fraction, Positive, Rate, Share, at_least, inside
 from t5x_like.config.data import sources, tokenizers
 from t5x_like.config.data.base import DataConfig
 from t5x_like.kinds import kinds_of
@@ -25,14 +25,14 @@ class TaskConfig(DataConfig):
 
     source: AnySource = field(default_factory=sources.PythonLibraryConfig)
     held_out: AnySource | None = None  # examples to score the model on; None: a fraction of the source
-    held_out_fraction: float = 0.1  # of the examples; 1: all, in an evaluation set
+    held_out_fraction: Annotated[float, inside("(0, 1]")] = 0.1  # of the examples; 1: all, in an evaluation set
     on_bad_example: Literal["stop", "skip"] = "stop"  # a line that cannot be read; what is skipped is counted
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for stream, length in self.lengths.items():
             if length < 1:
                 raise FieldError("sequence_length", f"{length} tokens of the {stream} are below 1")
-        inside(self, "(0, 1]", "held_out_fraction")
 
     @property
     def reads(self) -> dict[str, str]:
@@ -71,11 +71,7 @@ class TextTaskConfig(TaskConfig):
 @dataclass(frozen=True)
 class _StreamConfig(TextTaskConfig):
     text: str = "text"  # the column
-    unique_tokens: int | None = None  # of the training text, which repeat when a run takes more; None: all there are
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "unique_tokens")
+    unique_tokens: Count | None = None  # of the training text, which repeat when a run takes more; None: all there are
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -127,12 +123,8 @@ class FillInTheMiddleConfig(_StreamConfig):
     """Windows of the same stream; of some of their documents the middle comes last (Bavarian et al. 2022)."""
 
     kind: Literal["fill_in_the_middle"] = "fill_in_the_middle"
-    rate: float = 0.5  # of the documents
-    suffix_first: float = 0.5  # of those: suffix, prefix, middle (SPM); the others are prefix, suffix, middle (PSM)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        inside(self, "[0, 1]", "rate", "suffix_first")
+    rate: Share = 0.5  # of the documents
+    suffix_first: Share = 0.5  # of those: suffix, prefix, middle (SPM); the others are prefix, suffix, middle (PSM)
 
 
 @dataclass(frozen=True)
@@ -145,14 +137,12 @@ class SpanCorruptionConfig(_StreamConfig):
     kind: Literal["span_corruption"] = "span_corruption"
     decoder_start: int = 0  # what the decoder's inputs begin with: the model's
     sequence_length: int = 0  # follows from encoder_length
-    encoder_length: int = 512
-    noise_density: float = 0.15
-    mean_noise_span_length: float = 3.0
+    encoder_length: Annotated[int, at_least(4)] = 512
+    noise_density: Fraction = 0.15
+    mean_noise_span_length: Annotated[float, at_least(1)] = 3.0
 
     def __post_init__(self) -> None:
-        inside(self, "(0, 1)", "noise_density")
-        at_least(self, 1, "mean_noise_span_length")
-        at_least(self, 4, "encoder_length")
+        Checked.__post_init__(self)
         length = self.sizes(self.raw_length)[3]
         if self.sequence_length not in (0, length):
             raise FieldError("sequence_length", f"{self.sequence_length}, but {length} follows from encoder_length")
@@ -193,15 +183,11 @@ class MaskedLMDataConfig(_StreamConfig):
 
     kind: Literal["masked_lm"] = "masked_lm"
     tokenizer: AnyTokenizer = field(default_factory=tokenizers.WordPieceTokenizerConfig)
-    mask_rate: float = 0.15
+    sequence_length: Annotated[int, at_least(5)] = 128
+    mask_rate: Fraction = 0.15
     dynamic: bool = True  # new masks every epoch (Liu et al. 2019); False: always the same
     whole_words: bool = False
     next_sentence: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        inside(self, "(0, 1)", "mask_rate")
-        at_least(self, 5, "sequence_length")
 
     @property
     def mean_lengths(self) -> dict[str, float]:
@@ -216,14 +202,9 @@ class DenoisingConfig(_StreamConfig):
 
     kind: Literal["denoising"] = "denoising"
     decoder_start: int = 0  # what the decoder's inputs begin with: the model's
-    mask_rate: float = 0.3
-    mean_span_length: float = 3.0
+    mask_rate: Rate = 0.3
+    mean_span_length: Positive = 3.0
     permute_sentences: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        inside(self, "[0, 1)", "mask_rate")
-        above_zero(self, "mean_span_length")
 
     @property
     def lengths(self) -> dict[str, int]:

@@ -2,16 +2,16 @@
 """The kinds of tokenizer."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import Checked, WholeNumber, given
 from t5x_like.strict import FieldError
 
 FIM_ROLES = ("fim_prefix", "fim_suffix", "fim_middle")  # what stands before each part of a text with a gap
 
 
 @dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(Checked):
     """Any tokenizer; `vocab_size` counts all its tokens."""
 
     kind: str = ""
@@ -30,14 +30,14 @@ class TokenizerConfig:
 class _WithSpecials(TokenizerConfig):
     first_special: ClassVar[int] = 1
 
-    sentinels: int = 0  # tokens that stand for spans, the last ids of the vocabulary; T5 has 100
+    sentinels: WholeNumber = 0  # tokens that stand for spans, the last ids of the vocabulary; T5 has 100
     specials: tuple[str, ...] = ()  # further roles that some token has, such as "mask"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for role in self.specials:
             if role not in (roles := ("mask", "cls", "sep", "image", *FIM_ROLES, "fim_end")):
                 raise FieldError("specials", f"{role!r} is no role that can be added; accepted: {', '.join(roles)}")
-        at_least(self, 0, "sentinels")
 
     def special(self, role: str) -> int | None:
         return self.first_special + self.specials.index(role) if role in self.specials else None
@@ -105,11 +105,7 @@ class FileTokenizerConfig(TokenizerConfig):
     """A tokenizer.json of the `tokenizers` library, or a SentencePiece .model."""
 
     kind: Literal["file"] = "file"
-    path: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise FieldError("path", "is empty; give a tokenizer.json or a SentencePiece .model")
+    path: Annotated[str, given("a tokenizer.json or a SentencePiece .model")] = ""
 
     @property
     def tokens(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 from t5x_like.config.attention import AnyAttention
-from t5x_like.config.checks import above_zero, at_least, divisors, inside
+from t5x_like.config.checks import Checked, Count, Positive, Rate, divisors
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.experts import ExpertsConfig
 from t5x_like.config.models.rope import RopeScalingConfig
@@ -20,27 +20,20 @@ Activation = Literal["gelu", "gelu_quick", "gelu_tanh", "relu", "silu"]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Any model of tokens. Every family's config is one, with a `kind` of its own.
-
-    Attributes:
-      streams: what a batch has to have for such a model: "encoder", "decoder", "images".
-    """
+class ModelConfig(Checked):
+    """Any model of tokens. Every family's config is one, with a `kind` of its own; `streams` are what a batch has to
+    have for such a model: "encoder", "decoder", "images"."""
 
     streams: ClassVar[tuple[str, ...]] = ("decoder",)
     embedding_stddev: ClassVar[float | None] = None  # of the initial values of tokens; None: 1 / sqrt(d_model)
 
     kind: str = ""
-    num_layers: int = 2  # of the decoder, where there is one
-    d_model: int = 64
-    vocab_size: int | None = None  # None: the tokenizer's
+    num_layers: Count = 2  # of the decoder, where there is one
+    d_model: Count = 64
+    vocab_size: Count | None = None  # None: the tokenizer's
     tie_embeddings: bool = True
     logits_bias: bool = False  # a number for every token, as in Marian
-    dropout_rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "num_layers", "d_model", "vocab_size")
-        inside(self, "[0, 1)", "dropout_rate")
+    dropout_rate: Rate = 0.0
 
     @property
     def depth(self) -> int:
@@ -78,30 +71,30 @@ class TransformerConfig(ModelConfig):
     cross_gated: ClassVar[bool] = False  # whether it does so first, through gates (Alayrac et al. 2022)
     cross_query_key_norm: ClassVar[bool] = False  # as `query_key_norm`, of what looks at a memory alone
 
-    num_heads: int = 4
-    num_kv_heads: int | None = None  # None: num_heads; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)
-    head_dim: int | None = None  # None: d_model / num_heads
-    mlp_dim: int | None = None  # None: 4 d_model, or 8/3 d_model rounded up to a multiple of 8 when gated
-    max_length: int | None = None  # rows of a learned position table; None: the longest sequence of the data
+    num_heads: Count = 4
+    num_kv_heads: Count | None = None  # None: num_heads; 1: multi-query (Shazeer 2019); between: grouped (Ainslie 2023)
+    head_dim: Count | None = None  # None: d_model / num_heads
+    mlp_dim: Count | None = None  # None: 4 d_model, or 8/3 d_model rounded up to a multiple of 8 when gated
+    max_length: Count | None = None  # rows of a learned position table; None: the longest sequence of the data
     norm: NormKind = "rmsnorm"
     norm_position: NormPosition = "pre"
-    norm_epsilon: float = 1e-5
+    norm_epsilon: Positive = 1e-5
     norm_around_one: bool = False  # a scale is kept as what it is above 1, as in Gemma
     positions: Positions = "rotary"
-    rope_theta: float = 10000.0
+    rope_theta: Positive = 10000.0
     rope_scaling: RopeScalingConfig | None = None  # None: as far as the model was trained
-    rope_dim: int | None = None  # of a head's dimensions, those that are turned; None: all
+    rope_dim: Count | None = None  # of a head's dimensions, those that are turned; None: all
     rope_neighbours: bool = False  # pairs that are turned lie side by side, as in the paper and GPT-J
-    local_rope_theta: float | None = None  # of layers with the window, never scaled; None: as in the others
+    local_rope_theta: Positive | None = None  # of layers with the window, never scaled; None: as in the others
     relative_buckets: int = 32  # of relative positions, with the distance from which all share one: T5's values
     relative_max_distance: int = 128
-    window: int | None = None  # keys that a query of self-attention looks back on, its own among them; None: all
-    global_every: int | None = None  # the last layer of each n looks at all keys; GPT-3 has 2, Gemma 3 6; None: none
-    attention_scale: float | None = None  # of the product of query and key; None: 1 / sqrt(head_dim). T5 has 1
+    window: Count | None = None  # keys that a query of self-attention looks back on, its own among them; None: all
+    global_every: Count | None = None  # the last layer of each n looks at all keys; GPT-3 has 2, Gemma 3 6; None: none
+    attention_scale: Positive | None = None  # of the product of query and key; None: 1 / sqrt(head_dim). T5 has 1
     attention: AnyAttention | None = None  # of the first stack's self-attention; None: a softmax over all keys
     query_key_norm: bool = False  # an RMSNorm of every head's queries and keys
-    attention_soft_cap: float | None = None  # c of c tanh(logits / c); Gemma 2 has 50
-    logits_soft_cap: float | None = None  # the same of the logits over the vocabulary; Gemma 2 has 30
+    attention_soft_cap: Positive | None = None  # c of c tanh(logits / c); Gemma 2 has 50
+    logits_soft_cap: Positive | None = None  # the same of the logits over the vocabulary; Gemma 2 has 30
     activation: Activation = "gelu_tanh"
     gated_mlp: bool = False
     use_bias: bool = False
@@ -114,19 +107,13 @@ class TransformerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = ("num_heads", "num_kv_heads", "head_dim", "mlp_dim", "max_length", "window", "global_every", "rope_dim")
-        at_least(self, 1, *sizes)
         if self.head_dim is None and self.d_model % self.num_heads:
-            raise FieldError(
-                "num_heads",
-                f"{self.num_heads} heads do not divide d_model={self.d_model}; accepted: "
-                f"{divisors(self.d_model)}, or set head_dim",
-            )
+            accepted = f"{divisors(self.d_model)}, or set head_dim"
+            self.refuse("num_heads", f"heads do not divide d_model={self.d_model}; accepted: {accepted}")
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
-            raise FieldError(
-                "num_kv_heads",
-                f"{self.num_kv_heads} key/value heads do not divide num_heads={self.num_heads}; accepted: "
-                f"{divisors(self.num_heads)}",
+            accepted = divisors(self.num_heads)
+            self.refuse(
+                "num_kv_heads", f"key/value heads do not divide num_heads={self.num_heads}; accepted: {accepted}"
             )
         head_dim = self.head_dim or self.d_model // self.num_heads
         turned = self.rope_dim or head_dim
@@ -139,21 +126,14 @@ class TransformerConfig(ModelConfig):
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise FieldError("d_model", f"{self.d_model} is odd; sinusoidal positions need an even width")
         if self.positions == "relative" and not 4 <= self.relative_buckets < 2 * self.relative_max_distance:
-            raise FieldError(
-                "relative_buckets",
-                f"{self.relative_buckets} is outside 4 to {2 * self.relative_max_distance - 1}, twice "
-                "relative_max_distance",
-            )
-        above_zero(self, "rope_theta", "norm_epsilon", "attention_soft_cap", "attention_scale")
-        above_zero(self, "local_rope_theta", "logits_soft_cap")
+            most = 2 * self.relative_max_distance - 1
+            self.refuse("relative_buckets", f"is outside 4 to {most}, twice relative_max_distance")
         if self.attention is not None:
             self.attention.check(self, causal=self.streams[0] == "decoder")
         for layers in self.stacks:
             if self.experts is not None and layers % self.experts.every:
-                raise FieldError(
-                    "experts.every",
-                    f"{self.experts.every} does not divide num_layers={layers}; accepted: {divisors(layers)}",
-                )
+                fault = f"does not divide num_layers={layers}; accepted: {divisors(layers)}"
+                raise FieldError("experts.every", f"{self.experts.every} {fault}")
 
     @property
     def memory_width(self) -> int:
@@ -209,16 +189,13 @@ class DecoderConfig(TransformerConfig):
 
     head: Literal[None, "classification", "scalar"] = None  # see `DecoderOnly`
     critic: bool = False  # the numbers of a head "scalar" come from a network of their own, as large as the model
-    num_labels: int | None = None  # of the head. None: the data's
+    num_labels: Count | None = None  # of the head. None: the data's
     lm_head: bool = True  # logits over the vocabulary; beside a head a run has them for `objective.auxiliary_lm` alone
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "num_labels")
         if self.critic and self.head != "scalar":
-            raise FieldError(
-                "critic", f"true needs numbers to give; accepted: false, or head='scalar', not {self.head!r}"
-            )
+            self.refuse("critic", f"needs numbers to give; accepted: false, or head='scalar', not {self.head!r}")
 
     def resolved(self, data: DataConfig) -> dict[str, Any]:
         labels = {} if self.head is None else {"num_labels": 1} if self.head == "scalar" else self._labels(data)

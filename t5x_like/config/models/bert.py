@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from t5x_like.config.attention import AnyAttention, BigBirdAttentionConfig, LongformerAttentionConfig
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import Count, WholeNumber
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions, TransformerConfig
 
@@ -27,21 +27,18 @@ class BertConfig(TransformerConfig):
     use_bias: bool = True
     embedding_norm: bool = True
     dropout_rate: float = 0.1
-    token_types: int = 2  # 0: none
-    embedding_width: int | None = None  # of the tables, from which a map leads to d_model; None: d_model, and no map
+    token_types: WholeNumber = 2  # 0: none
+    embedding_width: Count | None = None  # of the tables, from which a map leads to d_model; None: d_model, and no map
     shared_layers: bool = False  # whether all layers have the same parameters
     lm_head: bool = True  # logits over the vocabulary
     pooler: bool = True  # tanh of a map of the first token's state
     next_sentence: bool = True  # a map of that to two logits: the second text follows, or it does not
     replaced_tokens: bool = False  # a logit for each token: it is not the text's own
     head: Literal[None, "classification", "tagging", "span"] = None  # to fine-tune, without those above
-    num_labels: int | None = None  # of the head. None: the data's
+    num_labels: Count | None = None  # of the head. None: the data's
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "token_types")
-        at_least(self, 1, "embedding_width")
-        at_least(self, 1, "num_labels")
         if self.head is not None:
             heads = {"lm_head": False, "next_sentence": False, "pooler": self.head == "classification"}
             for name, there in heads.items():
@@ -67,20 +64,12 @@ class RobertaConfig(BertConfig):
     next_sentence: bool = False
 
 
-def _windows() -> AnyAttention:
-    return LongformerAttentionConfig()
-
-
-def _blocks() -> AnyAttention:
-    return BigBirdAttentionConfig()
-
-
 @dataclass(frozen=True)
 class LongformerConfig(RobertaConfig):
     """Longformer (Beltagy et al. 2020): RoBERTa with windows and global tokens."""
 
     kind: Literal["longformer"] = "longformer"  # type: ignore[assignment]
-    attention: AnyAttention | None = field(default_factory=_windows)
+    attention: AnyAttention | None = field(default_factory=lambda: LongformerAttentionConfig())
 
 
 @dataclass(frozen=True)
@@ -89,7 +78,7 @@ class BigBirdConfig(BertConfig):
 
     kind: Literal["big_bird"] = "big_bird"  # type: ignore[assignment]
     activation: Activation = "gelu_tanh"
-    attention: AnyAttention | None = field(default_factory=_blocks)
+    attention: AnyAttention | None = field(default_factory=lambda: BigBirdAttentionConfig())
 
 
 @dataclass(frozen=True)

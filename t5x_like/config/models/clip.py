@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import Count, WholeNumber
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.base import Activation, NormKind, Positions, TransformerConfig
 from t5x_like.config.models.vision import VisionConfig
@@ -55,14 +55,12 @@ class ClipConfig(TransformerConfig):
     use_bias: bool = True
     causal: bool = True  # whether a token of a text sees only those before it
     text_pooling: Literal["end", "largest", "last"] = "end"
-    end_token: int | None = None
-    projection_dim: int | None = None  # of the vectors. None: vision.d_model
+    end_token: WholeNumber | None = None
+    projection_dim: Count | None = None  # of the vectors. None: vision.d_model
     vision: ClipVisionConfig = field(default_factory=lambda: ClipVisionConfig())
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "end_token")
-        at_least(self, 1, "projection_dim")
         if not self.maps_images and self.projection_dim not in (None, self.vision.d_model):
             given = f"{self.projection_dim}, but no map leads there from vision.d_model={self.vision.d_model}"
             raise FieldError("projection_dim", f"{given}; accepted: None, or the same")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import Count
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.vision import VisionConfig
 
@@ -23,13 +23,9 @@ class DetrConfig(VisionConfig):
     kind: Literal["detr"] = "detr"
     class_token: bool = False
     pooling: Literal["class", "mean", "attention"] = "mean"
-    num_queries: int = 100
-    decoder_layers: int = 6
-    num_labels: int | None = None  # of objects. None: the data's
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "num_queries", "decoder_layers", "num_labels")
+    num_queries: Count = 100
+    decoder_layers: Count = 6
+    num_labels: Count | None = None  # of objects. None: the data's
 
     @property
     def stacks(self) -> tuple[int, ...]:

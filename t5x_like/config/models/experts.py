@@ -5,12 +5,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from t5x_like.config.checks import above_zero, at_least, inside
+from t5x_like.config.checks import Checked, Coefficient, Count, Positive, Rate
 from t5x_like.strict import FieldError
 
 
 @dataclass(frozen=True)
-class ExpertsConfig:
+class ExpertsConfig(Checked):
     """Feed-forward blocks of which every token meets only a few: a mixture of experts (Shazeer et al. 2017).
 
     Three ways to route. "capacity": a token asks for its likeliest experts, and an expert takes so many tokens of every
@@ -22,47 +22,41 @@ class ExpertsConfig:
     the other rows nor on the mesh.
     """
 
-    num_experts: int = 8
-    experts_per_token: int = 1  # 1: Switch; 2: GShard, Mixtral; with expert_choice: how many a token meets on average
+    num_experts: Count = 8
+    experts_per_token: Count = 1  # 1: Switch; 2: GShard, Mixtral; with expert_choice: how many a token meets on average
     routing: Literal["capacity", "dropless", "expert_choice"] = "capacity"
-    capacity_factor: float | None = None  # slots for every choice in training; None: 1.25 with capacity, else no such
-    eval_capacity_factor: float | None = None  # the same outside training; None: nothing is dropped there
-    slots: int | None = None  # of an expert, in every sequence of whatever length; None: as the factors say
-    every: int = 1  # one layer of each n has experts, the others are dense; 2: Switch-Base, 1: Mixtral
+    capacity_factor: Positive | None = (
+        None  # slots for every choice in training; None: 1.25 with capacity, else no such
+    )
+    eval_capacity_factor: Positive | None = None  # the same outside training; None: nothing is dropped there
+    slots: Count | None = None  # of an expert, in every sequence of whatever length; None: as the factors say
+    every: Count = 1  # one layer of each n has experts, the others are dense; 2: Switch-Base, 1: Mixtral
     place: int | None = None  # which of the n, from 0; None: the last
-    mlp_dim: int | None = None  # of an expert; None: the model's
-    load_balance_loss: float | None = None  # coefficient; None: .01, or 0 with expert_choice, where loads are even
-    router_z_loss: float = 0.0  # coefficient; ST-MoE (Zoph et al. 2022) has .001
-    router_jitter: float = 0.0  # in training the router's input is multiplied by noise from [1 - this, 1 + this]
+    mlp_dim: Count | None = None  # of an expert; None: the model's
+    load_balance_loss: Coefficient | None = (
+        None  # coefficient; None: .01, or 0 with expert_choice, where loads are even
+    )
+    router_z_loss: Coefficient = 0.0  # coefficient; ST-MoE (Zoph et al. 2022) has .001
+    router_jitter: Rate = 0.0  # in training the router's input is multiplied by noise from [1 - this, 1 + this]
     normalise_weights: bool = False  # a token's weights add up to 1, as Mixtral's do; Switch leaves them as they are
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "num_experts", "experts_per_token", "every", "mlp_dim", "slots")
+        super().__post_init__()
         if self.place is not None and not 0 <= self.place < self.every:
-            raise FieldError(
-                "place", f"{self.place} is none of every={self.every} layers; accepted: 0 to {self.every - 1}"
-            )
+            self.refuse("place", f"is none of every={self.every} layers; accepted: 0 to {self.every - 1}")
         if self.experts_per_token > self.num_experts:
-            raise FieldError(
-                "experts_per_token",
-                f"{self.experts_per_token} is above num_experts={self.num_experts}; accepted: 1 to {self.num_experts}",
-            )
+            most = self.num_experts
+            self.refuse("experts_per_token", f"is above num_experts={most}; accepted: 1 to {most}")
         for name in ("capacity_factor", "eval_capacity_factor", "slots"):
             value = getattr(self, name)
             if value is not None and self.routing != "capacity":
                 raise FieldError(name, f"{value} with routing={self.routing!r}; accepted: only 'capacity' has one")
             if value is not None and name != "slots" and self.slots is not None:
                 raise FieldError("slots", f"{self.slots} with {name}={value}; accepted: one of them")
-            above_zero(self, name)
-        at_least(self, 0, "load_balance_loss", "router_z_loss")
         if self.routing == "expert_choice" and self.load_balance_loss:
-            raise FieldError(
-                "load_balance_loss",
-                f"{self.load_balance_loss} with routing='expert_choice'; accepted: 0, for its loads are even",
-            )
+            self.refuse("load_balance_loss", "with routing='expert_choice'; accepted: 0, for its loads are even")
         if self.routing == "expert_choice" and self.normalise_weights:
             raise FieldError("normalise_weights", "True with routing='expert_choice'; accepted: False")
-        inside(self, "[0, 1)", "router_jitter")
 
     @property
     def at(self) -> int:

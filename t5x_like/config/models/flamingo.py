@@ -5,22 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import Checked, Count, WholeNumber
 from t5x_like.config.models.llava import SeesImagesConfig
 
 
 @dataclass(frozen=True)
-class ResamplerConfig:
+class ResamplerConfig(Checked):
     """What makes a few latent tokens of all that an encoder says of an image (Alayrac et al. 2022, figure 5)."""
 
-    latents: int = 64  # R, of one image
-    num_layers: int = 6
-    num_heads: int = 16
-    head_dim: int = 96
+    latents: Count = 64  # R, of one image
+    num_layers: Count = 6
+    num_heads: Count = 16
+    head_dim: Count = 96
     query_key_norm: bool = False  # a LayerNorm of every head's queries and keys
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "latents", "num_layers", "num_heads", "head_dim")
 
 
 @dataclass(frozen=True)
@@ -33,15 +30,12 @@ class FlamingoConfig(SeesImagesConfig):
 
     kind: Literal["flamingo"] = "flamingo"
     resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
-    cross_every: int = 1  # type: ignore[misc]  # a gated layer stands before the first of each n
+    cross_every: Count = 1  # type: ignore[misc]  # a gated layer stands before the first of each n
     cross_gated: ClassVar[bool] = True
     cross_query_key_norm: bool = False  # type: ignore[misc]  # an RMSNorm of gated layers' queries and keys
-    more_vocabulary: int = 0  # of the vocabulary's tokens, the last, which have tables of their own in IDEFICS' files
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "cross_every")
-        at_least(self, 0, "more_vocabulary")
+    more_vocabulary: WholeNumber = (
+        0  # of the vocabulary's tokens, the last, which have tables of their own in IDEFICS' files
+    )
 
     @property
     def tokens_per_image(self) -> int:

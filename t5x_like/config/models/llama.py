@@ -26,16 +26,14 @@ class MistralConfig(LlamaConfig):
     window: int | None = 4096
 
 
-def _two_of_eight() -> ExpertsConfig:
-    return ExpertsConfig(experts_per_token=2, routing="dropless", normalise_weights=True)
-
-
 @dataclass(frozen=True)
 class MixtralConfig(LlamaConfig):
     """Mixtral (Jiang et al. 2024): every feed-forward network is two of eight, weighed by their router."""
 
     kind: Literal["mixtral"] = "mixtral"  # type: ignore[assignment]
-    experts: ExpertsConfig | None = field(default_factory=_two_of_eight)
+    experts: ExpertsConfig | None = field(
+        default_factory=lambda: ExpertsConfig(experts_per_token=2, routing="dropless", normalise_weights=True)
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from t5x_like.config.checks import at_least, inside
+from t5x_like.config.checks import Count, Fraction
 from t5x_like.config.models.vision import VisionConfig
 
 
@@ -18,17 +18,12 @@ class MaeConfig(VisionConfig):
     """
 
     kind: Literal["mae"] = "mae"
-    mask_rate: float = 0.75
-    decoder_width: int = 512
-    decoder_layers: int = 8
-    decoder_heads: int = 16
-    decoder_mlp_dim: int | None = None  # None: 4 decoder_width
+    mask_rate: Fraction = 0.75
+    decoder_width: Count = 512
+    decoder_layers: Count = 8
+    decoder_heads: Count = 16
+    decoder_mlp_dim: Count | None = None  # None: 4 decoder_width
     normalised: bool = True  # each patch's pixels are predicted less their mean, over their standard deviation
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        inside(self, "(0, 1)", "mask_rate")
-        at_least(self, 1, "decoder_width", "decoder_layers", "decoder_heads", "decoder_mlp_dim")
 
     @property
     def stacks(self) -> tuple[int, ...]:

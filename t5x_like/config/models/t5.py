@@ -33,10 +33,6 @@ class T5Config(EncoderDecoderConfig):
     scale_logits: bool = True
 
 
-def _summaries() -> AnyAttention:
-    return TransientGlobalAttentionConfig()
-
-
 @dataclass(frozen=True)
 class LongT5Config(T5Config):
     """LongT5 (Guo et al. 2022): T5 1.1 whose encoder looks at tokens nearby and at summaries of blocks."""
@@ -46,11 +42,7 @@ class LongT5Config(T5Config):
     gated_mlp: bool = True
     tie_embeddings: bool = False
     scale_logits: bool = False
-    attention: AnyAttention | None = field(default_factory=_summaries)
-
-
-def _one_of_many() -> ExpertsConfig:
-    return ExpertsConfig(num_experts=8, every=2, router_jitter=0.01)
+    attention: AnyAttention | None = field(default_factory=lambda: TransientGlobalAttentionConfig())
 
 
 @dataclass(frozen=True)
@@ -58,4 +50,6 @@ class SwitchConfig(T5Config):
     """Switch Transformer (Fedus et al. 2022): T5 of which every other feed-forward network is one of many."""
 
     kind: Literal["switch"] = "switch"  # type: ignore[assignment]
-    experts: ExpertsConfig | None = field(default_factory=_one_of_many)
+    experts: ExpertsConfig | None = field(
+        default_factory=lambda: ExpertsConfig(num_experts=8, every=2, router_jitter=0.01)
+    )

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import Count, WholeNumber
 from t5x_like.config.models.base import Activation, NormKind, NormPosition, Positions, TransformerConfig
 
 
@@ -19,8 +19,8 @@ class EncoderDecoderConfig(TransformerConfig):
     streams: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
 
     kind: Literal["transformer"] = "transformer"
-    num_encoder_layers: int | None = None  # None: num_layers
-    decoder_start: int = 0  # the token that a generated text begins after
+    num_encoder_layers: Count | None = None  # None: num_layers
+    decoder_start: WholeNumber = 0  # the token that a generated text begins after
     norm: NormKind = "layernorm"
     norm_position: NormPosition = "post"
     positions: Positions = "sinusoidal"
@@ -28,11 +28,6 @@ class EncoderDecoderConfig(TransformerConfig):
     use_bias: bool = True
     scale_embeddings: bool = True
     dropout_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "num_encoder_layers")
-        at_least(self, 0, "decoder_start")
-        super().__post_init__()
 
     @property
     def encoder_layers(self) -> int:

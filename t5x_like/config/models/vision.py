@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import Count
 from t5x_like.config.data import DataConfig
 from t5x_like.config.models.base import Activation, NormKind, Positions, TransformerConfig
 from t5x_like.strict import FieldError
@@ -24,9 +24,9 @@ class VisionConfig(TransformerConfig):
     positions: Positions = "learned"
     activation: Activation = "gelu"
     use_bias: bool = True
-    image_size: int | None = None  # pixels, of both sides. None: the data's
-    channels: int | None = None  # None: the data's
-    patch_size: int = 16  # pixels, of both sides; what is left over at the right and below is not seen
+    image_size: Count | None = None  # pixels, of both sides. None: the data's
+    channels: Count | None = None  # None: the data's
+    patch_size: Count = 16  # pixels, of both sides; what is left over at the right and below is not seen
     patch_bias: bool = True
     class_token: bool = True
     distillation_token: bool = False  # one more, which learns from a teacher (Touvron et al. 2021)
@@ -37,7 +37,6 @@ class VisionConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "image_size", "channels", "patch_size")
         if self.image_size is not None and self.image_size < self.patch_size:
             raise FieldError("patch_size", f"{self.patch_size} is above image_size={self.image_size}")
         if self.pooling == "class" and not self.class_token:
@@ -79,11 +78,7 @@ class ViTConfig(VisionConfig):
 
     kind: Literal["vit"] = "vit"
     head: Literal[None, "classification"] = "classification"
-    num_labels: int | None = None  # of the head. None: the data's
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "num_labels")
+    num_labels: Count | None = None  # of the head. None: the data's
 
     def resolved(self, data: DataConfig) -> dict[str, Any]:
         return super().resolved(data) | ({} if self.head is None else self._labels(data))

@@ -5,15 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from t5x_like.config.checks import Checked
+
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """Any objective.
-
-    Attributes:
-      streams: what the models have that it trains, see `ModelConfig.streams`.
-      more: sequences of streams of other models that it trains, too.
-    """
+class ObjectiveConfig(Checked):
+    """Any objective, for models that have `streams` (see `ModelConfig`), or one of the sequences in `more`."""
 
     streams: ClassVar[tuple[str, ...]] = ("decoder",)
     more: ClassVar[tuple[tuple[str, ...], ...]] = ()
@@ -30,11 +27,7 @@ class ObjectiveConfig:
         return self
 
     def check(self, run: Any) -> None:
-        """Refuses a run whose other fields do not go with it.
-
-        Raises:
-          UserError: which.
-        """
+        """Refuses a run whose other fields do not go with it. Raises UserError: which."""
 
     @classmethod
     def trains(cls, streams: Sequence[str]) -> bool:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import above_zero
+from t5x_like.config.checks import Positive
 from t5x_like.config.objectives.base import ObjectiveConfig
 
 
@@ -16,7 +16,4 @@ class ContrastiveConfig(ObjectiveConfig):
 
     kind: Literal["contrastive"] = "contrastive"
     loss: Literal["softmax", "sigmoid"] = "softmax"  # over all, both ways, as in CLIP; of every pair, as in SigLIP
-    max_scale: float = 100.0  # of the products of vectors before a softmax
-
-    def __post_init__(self) -> None:
-        above_zero(self, "max_scale")
+    max_scale: Positive = 100.0  # of the products of vectors before a softmax

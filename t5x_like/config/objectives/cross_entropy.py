@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import at_least, inside
+from t5x_like.config.checks import Coefficient, Count, Rate
 from t5x_like.config.objectives.base import ObjectiveConfig
 
 
@@ -12,14 +12,9 @@ from t5x_like.config.objectives.base import ObjectiveConfig
 class CrossEntropyConfig(ObjectiveConfig):
     """Cross-entropy of tokens. `logits_chunk` positions of every sequence have float32 logits at a time."""
 
-    logits_chunk: int | None = None  # None: chosen from batch and vocabulary, at most half the sequence
-    z_loss: float = 0.0  # coefficient of the squared logarithm of the softmax's denominator; PaLM has 1e-4
-    label_smoothing: float = 0.0  # share of every target that is spread over the whole vocabulary
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "logits_chunk")
-        at_least(self, 0, "z_loss")
-        inside(self, "[0, 1)", "label_smoothing")
+    logits_chunk: Count | None = None  # None: chosen from batch and vocabulary, at most half the sequence
+    z_loss: Coefficient = 0.0  # coefficient of the squared logarithm of the softmax's denominator; PaLM has 1e-4
+    label_smoothing: Rate = 0.0  # share of every target that is spread over the whole vocabulary
 
     def alone(self) -> ObjectiveConfig:
         """The cross-entropy, where there are other models."""

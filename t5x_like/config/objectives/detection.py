@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import at_least
+from t5x_like.config.checks import Coefficient
 from t5x_like.config.objectives.labels import LabelsConfig
 
 
@@ -15,9 +15,6 @@ class DetectionConfig(LabelsConfig):
     streams: ClassVar[tuple[str, ...]] = ("images",)
 
     kind: Literal["detection"] = "detection"
-    l1: float = 5.0  # factors of what is wrong with a box
-    iou: float = 2.0
-    none: float = 0.1  # weight of a query that should find nothing
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "l1", "iou", "none")
+    l1: Coefficient = 5.0  # factors of what is wrong with a box
+    iou: Coefficient = 2.0
+    none: Coefficient = 0.1  # weight of a query that should find nothing

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t5x_like.config.checks import at_least, inside
+from t5x_like.config.checks import Coefficient, Rate
 from t5x_like.config.objectives.base import ObjectiveConfig
 
 
@@ -25,12 +25,8 @@ class ClassificationObjectiveConfig(LabelsConfig):
     more: ClassVar[tuple[tuple[str, ...], ...]] = (("decoder",), ("images",))
 
     kind: Literal["classification"] = "classification"
-    label_smoothing: float = 0.0  # share of every label that is spread over all of them
-    auxiliary_lm: float = 0.0  # what each text's mean loss of a next token is multiplied by; GPT has 0.5
-
-    def __post_init__(self) -> None:
-        inside(self, "[0, 1)", "label_smoothing")
-        at_least(self, 0, "auxiliary_lm")
+    label_smoothing: Rate = 0.0  # share of every label that is spread over all of them
+    auxiliary_lm: Coefficient = 0.0  # what each text's mean loss of a next token is multiplied by; GPT has 0.5
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from t5x_like.config.checks import above_zero, at_least, inside
+from t5x_like.config.checks import Coefficient, Count, Positive, Share
 from t5x_like.config.data import AnyDataConfig
 from t5x_like.config.objectives.cross_entropy import CrossEntropyConfig
 from t5x_like.errors import UserError
@@ -15,61 +15,43 @@ from t5x_like.strict import FieldError
 @dataclass(frozen=True)
 class PolicyConfig(CrossEntropyConfig):
     """Reinforcement learning from what the model writes itself: a call of `execution.steps_per_call` steps begins with
-    `samples` answers to each of its prompts, which every step takes a batch of.
-
-    Attributes:
-      algorithm: "grpo" compares an answer with the others to its prompt (Shao et al. 2024), "ppo" with what a value
-        head expects (Schulman et al. 2017; Ouyang et al. 2022), "rejection" learns the best alone by heart.
-      reward: "exact": 1 for the very answer of the data; "contains": 1 where it is in the text; "unit_test": 1 where
-        the answer of the data, a program, runs without error behind the text; "model": what `reward_model` says.
-      samples: answers to a prompt.
-      passes: how often a call's answers are taken, in passes one after the other.
-      oversample: so many prompts for each that is used; those whose answers have all the same reward are left out
-        (DAPO's dynamic sampling, Yu et al. 2025).
-      clip, clip_high: how far the ratio of new and old probabilities moves what is learnt, down and up; None: as far.
-      normalise: tokens count alike ("tokens", DAPO), texts do ("texts", GRPO), or a text's sum is divided by
-        `max_new_tokens` ("constant", Liu et al. 2025, Dr. GRPO).
-      divide_by_std: whether a group's rewards are divided by their standard deviation; Dr. GRPO does not.
-      kl: weight of the divergence from the reference: in GRPO's loss, or subtracted from PPO's rewards by token.
-      kl_estimator: k1, k2 or k3 of Schulman 2020.
-      discount, gae_lambda: of advantages (Schulman et al. 2016).
-      value: weight of the value head's loss; its change is clipped by `value_clip`.
-      pretraining: weight of the loss, added, of `texts` (PPO-ptx, Ouyang et al. 2022), a batch a step; None: of the
-        data's own answers.
-      seconds, memory_mb: what a unit test may take.
-    """
+    `samples` answers to each of its prompts, which every step takes a batch of."""
 
     kind: Literal["policy"] = "policy"
+    # "grpo" compares an answer with the others to its prompt (Shao et al. 2024), "ppo" with what a value head expects
+    # (Schulman et al. 2017; Ouyang et al. 2022), "rejection" learns the best alone by heart.
     algorithm: Literal["grpo", "ppo", "rejection"] = "grpo"
+    # "exact": 1 for the very answer of the data; "contains": 1 where it is in the text; "unit_test": 1 where the answer
+    # of the data, a program, runs without error behind the text; "model": what `reward_model` says.
     reward: Literal["exact", "contains", "unit_test", "model"] = "exact"
     reward_model: str = ""
     reference: str = ""
-    samples: int = 8
-    passes: int = 1
-    oversample: int = 1
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    clip: float = 0.2
-    clip_high: float | None = None
+    samples: Count = 8  # answers to a prompt
+    passes: Count = 1  # how often a call's answers are taken, in passes one after the other
+    # So many prompts for each that is used; those whose answers have all the same reward are left out (DAPO's dynamic
+    # sampling, Yu et al. 2025).
+    oversample: Count = 1
+    max_new_tokens: Count = 64
+    temperature: Positive = 1.0
+    clip: Positive = 0.2  # how far the ratio of new and old probabilities moves what is learnt, down and up
+    clip_high: Positive | None = None  # up; None: as far as down
+    # Tokens count alike ("tokens", DAPO), texts do ("texts", GRPO), or a text's sum is divided by `max_new_tokens`
+    # ("constant", Liu et al. 2025, Dr. GRPO).
     normalise: Literal["tokens", "texts", "constant"] = "texts"
-    divide_by_std: bool = True
-    kl: float = 0.0
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    discount: float = 1.0
-    gae_lambda: float = 0.95
-    value: float = 0.1
-    value_clip: float = 0.2
-    pretraining: float = 0.0
-    texts: AnyDataConfig | None = None
-    seconds: float = 2.0
-    memory_mb: int = 512
+    divide_by_std: bool = True  # a group's rewards by their standard deviation; Dr. GRPO does not
+    kl: Coefficient = 0.0  # weight of the divergence from the reference: in GRPO's loss, or off PPO's rewards by token
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # of Schulman 2020
+    discount: Share = 1.0  # of advantages (Schulman et al. 2016), as gae_lambda
+    gae_lambda: Share = 0.95
+    value: Coefficient = 0.1  # weight of the value head's loss
+    value_clip: Coefficient = 0.2  # of the value's change
+    pretraining: Coefficient = 0.0  # weight of the loss, added, of `texts` (PPO-ptx, Ouyang et al. 2022)
+    texts: AnyDataConfig | None = None  # a batch a step; None: the data's own answers
+    seconds: Positive = 2.0  # that a unit test may take, with as much memory
+    memory_mb: Count = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "samples", "passes", "oversample", "max_new_tokens", "memory_mb")
-        above_zero(self, "temperature", "clip", "clip_high", "seconds")
-        at_least(self, 0, "kl", "value", "value_clip", "pretraining")
-        inside(self, "[0, 1]", "discount", "gae_lambda")
         if self.samples == 1 and self.algorithm != "ppo":
             raise FieldError("samples", f"1 has nothing to be compared with in {self.algorithm!r}; accepted: 2 or more")
         if self.reward_model and self.reward != "model":

@@ -3,9 +3,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from t5x_like.config.checks import above_zero, at_least, inside
+from t5x_like.config.checks import Coefficient, Positive, inside
 from t5x_like.config.objectives.cross_entropy import CrossEntropyConfig
 from t5x_like.strict import FieldError
 
@@ -20,24 +20,18 @@ class PreferenceConfig(CrossEntropyConfig):
       kto: Ethayarajh et al. 2024, equation 8, both answers as examples; needs data.mismatched=true
       orpo: -c / tokens - beta log sigmoid(log odds ratio) (Hong et al. 2024, equation 6); no reference
       simpo: -log sigmoid(beta (c / tokens - r / tokens) - margin) (Meng et al. 2024, equation 6); no reference
-
-    Attributes:
-      reference: a run folder or a Hugging Face folder; "": the model itself without what a tuning method adds.
-      sft: weight of the chosen answer's mean loss, added to it.
     """
 
     kind: Literal["preference"] = "preference"
     loss: Literal["dpo", "ipo", "kto", "orpo", "simpo"] = "dpo"
-    beta: float = 0.1
+    label_smoothing: Annotated[float, inside("[0, 0.5)")] = 0.0  # of dpo
+    beta: Positive = 0.1
     margin: float = 0.0
-    sft: float = 0.0
-    reference: str = ""
+    sft: Coefficient = 0.0  # weight of the chosen answer's mean loss, added
+    reference: str = ""  # a run folder or one of Hugging Face; "": the model without what a tuning method adds
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        above_zero(self, "beta")
-        at_least(self, 0, "sft")
-        inside(self, "[0, 0.5)", "label_smoothing")
         for name, kind in (("margin", "simpo"), ("label_smoothing", "dpo")):
             if getattr(self, name) and self.loss != kind:
                 raise FieldError(name, f"{getattr(self, name)} is for loss={kind!r}; accepted: 0")

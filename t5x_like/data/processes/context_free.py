@@ -273,9 +273,9 @@ class ContextFreeDataset(ProcessDataset):
     """
 
     def __init__(self, config: ContextFreeConfig, seed: int, cache_dir: Path | None = None):
-        super().__init__(config, seed)
+        super().__init__(config, seed, cache_dir)
         self.grammar = random_grammar(config)
-        self._sample_entropy(lambda *names: window_entropy(self.grammar, config.sequence_length, *names), cache_dir)
+        self._sample_entropy(lambda *names: window_entropy(self.grammar, config.sequence_length, *names))
 
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
         targets = derive(self.grammar, self.sequence_length, first, count, *names)

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from t5x_like.data.cache import cache_root
+from t5x_like.data.cache import remembered
 from t5x_like.data.processes.chains import entropies
-from t5x_like.errors import UserError
-from t5x_like.files import read_json, write_json
 
 TOLERANCE = 1e-4  # nats per symbol: the standard error at which a Monte-Carlo value is good enough
 _MOST_ENTRIES = 2**20
@@ -80,25 +78,11 @@ def estimate(
         values, controls = np.concatenate([values, more[0]]), np.concatenate([controls, more[1]])
 
 
-def remembered(
+def remembered_entropy(
     fingerprint: str, length: int, compute: Callable[[], tuple[float, float]], cache_dir: Path | None
 ) -> tuple[float, float]:
-    """Returns an entropy and its standard error out of the cache, having computed them if need be.
-
-        CACHE/entropy-HASH.json
-
-    A cache that cannot be read or written costs the time to compute them again, and nothing else.
-    """
+    """Returns an entropy and its standard error out of the cache, having computed them if need be."""
     key = hashlib.sha256(json.dumps([1, fingerprint, length, TOLERANCE]).encode()).hexdigest()[:16]
-    path = (Path(cache_dir) if cache_dir is not None else cache_root()) / f"entropy-{key}.json"
-    try:
-        found = read_json(path)
-        return float(found["exact_entropy"]), float(found["exact_entropy_stderr"])
-    except (UserError, KeyError, TypeError, ValueError):
-        entropy, stderr = compute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"exact_entropy": entropy, "exact_entropy_stderr": stderr})
-    except OSError:
-        pass
+    fields = ("exact_entropy", "exact_entropy_stderr")
+    entropy, stderr = remembered(f"entropy-{key}", fields, compute, cache_dir)
     return entropy, stderr

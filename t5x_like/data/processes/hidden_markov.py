@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like.config import HiddenMarkovConfig
-from t5x_like.data.packing import Batch
+from t5x_like.data.packing import Batch, decoder_batch
 from t5x_like.data.processes.chains import (
     entropies,
     normalised,
@@ -24,7 +24,7 @@ from t5x_like.data.processes.chains import (
     stationary_distribution,
 )
 from t5x_like.data.processes.entropy import TOLERANCE, estimate, longest_enumerable, prefix_entropies
-from t5x_like.data.processes.process import ProcessDataset, one_segment
+from t5x_like.data.processes.process import ProcessDataset
 from t5x_like.data.processes.sampling import draw, on_grid, sampling_table, uniform_integers
 
 
@@ -119,12 +119,13 @@ class HiddenMarkovDataset(ProcessDataset):
     """Windows of the stationary process: T + 1 symbols, one segment."""
 
     def __init__(self, config: HiddenMarkovConfig, seed: int, cache_dir: Path | None = None):
-        super().__init__(config, seed)
+        super().__init__(config, seed, cache_dir)
         self.process = hidden_markov_process(config)
-        self._sample_entropy(lambda *names: window_entropy(self.process, config.sequence_length, *names), cache_dir)
+        self._sample_entropy(lambda *names: window_entropy(self.process, config.sequence_length, *names))
 
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
-        return one_segment(self.process.sample(self.sequence_length + 1, first, count, *names))
+        symbols = self.process.sample(self.sequence_length + 1, first, count, *names)
+        return decoder_batch(symbols[:, :-1], symbols[:, 1:])
 
     def target_distribution(self, inputs: np.ndarray) -> np.ndarray:
         return self.process.conditionals(inputs)[:, 1:]

@@ -116,8 +116,7 @@ class HierarchyDataset(ProcessDataset):
     """
 
     def __init__(self, config: HierarchyConfig, seed: int, cache_dir: Path | None = None):
-        del cache_dir
-        super().__init__(config, seed)
+        super().__init__(config, seed, cache_dir)
         self.grammar = hierarchy_grammar(config)
         entropy = self.grammar.string_entropy / self.grammar.string_length
         self._know_entropy(entropy, rate=entropy)

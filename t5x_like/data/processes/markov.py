@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from t5x_like.config import MarkovConfig, ProcessConfig
-from t5x_like.data.packing import Batch
+from t5x_like.data.packing import Batch, decoder_batch
 from t5x_like.data.processes.chains import softmax, spectral_matrix, stationary_distribution
-from t5x_like.data.processes.process import ProcessDataset, one_segment
+from t5x_like.data.processes.process import ProcessDataset
 from t5x_like.data.processes.sampling import draw, on_grid, sampling_table, uniform_integers
 from t5x_like.errors import UserError
 
@@ -33,16 +33,10 @@ _MOST_ITERATIONS = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class MarkovProcess:
-    """The chain itself. A context of symbols x_1 ... x_k, oldest first, has the number sum_i x_i V^(k-i).
+    """The chain itself. A context of symbols x_1 ... x_k, oldest first, has the number sum_i x_i V^(k-i)."""
 
-    Attributes:
-      conditionals: the distributions of the next symbol after k = 0, 1, ..., m symbols of the stationary chain,
-        float64 [V^k, V] each.
-      stationary: pi, of contexts of m symbols, float64 [V^m].
-    """
-
-    conditionals: Sequence[np.ndarray]
-    stationary: np.ndarray
+    conditionals: Sequence[np.ndarray]  # of the next symbol after k = 0, ..., m stationary ones, float64 [V^k, V] each
+    stationary: np.ndarray  # pi, of contexts of m symbols, float64 [V^m]
 
     @property
     def order(self) -> int:
@@ -72,11 +66,8 @@ class MarkovProcess:
 
 
 def markov_process(config: MarkovConfig) -> MarkovProcess:
-    """Builds the chain that the config describes; `process_seed` picks the U_j and W_j.
-
-    Raises:
-      UserError: the chain of an order above 1 mixes so slowly that its stationary distribution is not found.
-    """
+    """Builds the chain that the config describes; `process_seed` picks the U_j and W_j. Raises UserError: the chain of
+    an order above 1 mixes so slowly that its stationary distribution is not found."""
     size, order = config.num_symbols, config.order
     contexts = np.arange(size**order)
     logits = np.zeros((len(contexts), size))
@@ -102,8 +93,7 @@ class MarkovDataset(ProcessDataset):
     process_of: Callable[[Any], MarkovProcess] = staticmethod(markov_process)
 
     def __init__(self, config: ProcessConfig, seed: int, cache_dir: Path | None = None):
-        del cache_dir
-        super().__init__(config, seed, leave_out=("order",) if getattr(config, "order", None) == 1 else ())
+        super().__init__(config, seed, cache_dir, leave_out=("order",) if getattr(config, "order", None) == 1 else ())
         self.process = self.process_of(config)
         self._know_entropy(self.process.window_entropy(config.sequence_length), rate=self.process.entropy_rate)
         # Full contexts first, then ever shorter ones: the last row is the distribution of a window's first symbol.
@@ -121,7 +111,7 @@ class MarkovDataset(ProcessDataset):
             rows = self._offset(step) + context
             symbols[step] = draw(self._table, self.vocab_size, rows, uniforms[step])
             context = self._longer(context, symbols[step])
-        return one_segment(np.ascontiguousarray(symbols.T))
+        return decoder_batch(symbols.T[:, :-1], symbols.T[:, 1:])
 
     def target_distribution(self, inputs: np.ndarray) -> np.ndarray:
         rows = np.empty(inputs.shape, np.int64)

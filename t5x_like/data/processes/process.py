@@ -19,24 +19,21 @@ import numpy as np
 
 from t5x_like.config import ProcessConfig
 from t5x_like.data.dataset import Dataset
-from t5x_like.data.packing import Batch, decoder_batch
-from t5x_like.data.processes.entropy import remembered
+from t5x_like.data.packing import Batch
+from t5x_like.data.processes.entropy import remembered_entropy
 from t5x_like.strict import to_dict
 
 
 class ProcessDataset(Dataset):
-    """Windows of a random process.
-
-    Attributes:
-      exact_entropy_stderr: standard error of `exact_entropy` where that is a Monte-Carlo value, nats per token; else 0.
-      entropy_rate: of the process without windows, nats per symbol; None where it has no closed form.
-    """
+    """Windows of a random process."""
 
     exact_entropy: float
-    exact_entropy_stderr: float = 0.0
-    entropy_rate: float | None = None
+    exact_entropy_stderr: float = 0.0  # its standard error where it is a Monte-Carlo value, nats per token; else 0
+    entropy_rate: float | None = None  # without windows, nats per symbol; None where it has no closed form
 
-    def __init__(self, config: ProcessConfig, seed: int, leave_out: tuple[str, ...] = ()):
+    def __init__(
+        self, config: ProcessConfig, seed: int, cache_dir: Path | None = None, leave_out: tuple[str, ...] = ()
+    ):
         """Names the random streams; `leave_out` are fields that change no sequence as they are."""
         content: dict[str, Any] = {"format": 1, **to_dict(config), "sequence_length": None}
         content = {name: value for name, value in content.items() if name not in leave_out}
@@ -44,16 +41,16 @@ class ProcessDataset(Dataset):
         self.sequence_length = config.sequence_length
         self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         self.description = {"source": config.kind, "fingerprint": self.fingerprint, "num_symbols": config.num_symbols}
-        self._seed = seed
+        self._seed, self._cache_dir = seed, cache_dir
 
     def _know_entropy(self, exact: float, stderr: float = 0.0, rate: float | None = None) -> None:
         self.exact_entropy, self.exact_entropy_stderr, self.entropy_rate = exact, stderr, rate
         self.description |= {"exact_entropy": exact, "exact_entropy_stderr": stderr, "entropy_rate": rate}
 
-    def _sample_entropy(self, compute: Callable[..., tuple[float, float]], cache_dir: Path | None) -> None:
+    def _sample_entropy(self, compute: Callable[..., tuple[float, float]]) -> None:
         """Of what `compute` says, given the names of a random stream: the entropy and its standard error."""
         name, length = self.fingerprint, self.sequence_length
-        self._know_entropy(*remembered(name, length, lambda: compute("entropy symbols", name), cache_dir))
+        self._know_entropy(*remembered_entropy(name, length, lambda: compute("entropy symbols", name), self._cache_dir))
 
     @abstractmethod
     def _windows(self, first: int, count: int, *names: str | int) -> Batch:
@@ -73,13 +70,5 @@ class ProcessDataset(Dataset):
         return self._windows(first, count, "held-out symbols", self.fingerprint)
 
     def _score_features(self, batch: Batch) -> Batch:
-        return {
-            "decoder_target_distribution": self.target_distribution(batch["decoder_input_tokens"]).astype(np.float32)
-        }
-
-
-def one_segment(symbols: np.ndarray) -> Batch:
-    """Returns windows that are one segment each, from `symbols` [count, T + 1]: each symbol predicts the next."""
-    count, length = symbols.shape[0], symbols.shape[1] - 1
-    positions = np.tile(np.arange(length, dtype=np.int32), (count, 1))
-    return decoder_batch(symbols[:, :-1], symbols[:, 1:], np.ones((count, length), np.int32), positions)
+        truth = self.target_distribution(batch["decoder_input_tokens"])
+        return {"decoder_target_distribution": truth.astype(np.float32)}

@@ -18,8 +18,7 @@ class RecallDataset(ProcessDataset):
     """Rows of that task, of one segment each."""
 
     def __init__(self, config: RecallConfig, seed: int, cache_dir: Path | None = None):
-        del cache_dir
-        super().__init__(config, seed)
+        super().__init__(config, seed, cache_dir)
         self.config = config
         self.fingerprint += f"-{config.sequence_length}"  # another length is another distance
         self._know_entropy(0.0)
@@ -50,8 +49,7 @@ class RecallDataset(ProcessDataset):
         tokens = tokens.astype(np.int32)
         targets, weights = np.zeros_like(tokens), np.zeros(tokens.shape, np.float32)
         targets[:, at], weights[:, at] = answers, 1
-        segments, positions = np.ones_like(tokens), np.tile(np.arange(length, dtype=np.int32), (count, 1))
-        features = decoder_batch(tokens, targets, segments, positions, weights)
+        features = decoder_batch(tokens, targets, weights=weights)
         return {name.replace("decoder", "encoder") if c.masked else name: value for name, value in features.items()}
 
     def target_distribution(self, inputs: np.ndarray) -> np.ndarray:

@@ -29,9 +29,5 @@ _SOURCES: dict[str, Any] = {
 
 
 def build_source(config: SourceConfig) -> Source:
-    """Returns the source that a config describes.
-
-    Raises:
-      UserError: nothing is there, or it is no such thing.
-    """
+    """Returns the source that a config describes. Raises UserError: nothing is there, or it is no such thing."""
     return _SOURCES[config.kind](config)

@@ -8,16 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like.config.data.sources import DigitGridsConfig, DigitsConfig, IdxImagesConfig, ImageFoldersConfig
-from t5x_like.data.sources.source import BadExample, Example, Source, read_file
+from t5x_like.data.sources.source import Example, Source, decoded_image, read_file
 from t5x_like.errors import UserError
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 
 
-class ImageFolders(Source):
-    """FOLDER/CLASS/*.png and the like; classes are numbered in the order of their names."""
+class _Classified(Source):
+    """Items are pairs of an image, or its file, and its class."""
 
     columns = ("image", "label")
+
+    def __getitem__(self, index: int) -> Example:
+        image, label = self.items[index]
+        return {"image": decoded_image(image, image) if isinstance(image, Path) else image, "label": int(label)}
+
+
+class ImageFolders(_Classified):
+    """FOLDER/CLASS/*.png and the like; classes are numbered in the order of their names."""
 
     def __init__(self, config: ImageFoldersConfig):
         root = Path(config.folder).expanduser()
@@ -33,29 +41,13 @@ class ImageFolders(Source):
         if not self.items:
             raise UserError(f"data.source.folder={config.folder!r}: no images in folders of it; accepted: {_ENDINGS}")
 
-    def __getitem__(self, index: int) -> Example:
-        from PIL import Image
 
-        path, label = self.items[index]
-        try:
-            with Image.open(path) as image:
-                return {"image": np.asarray(image.convert("RGB")), "label": label}
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadExample(f"{path}: does not decode as an image ({error})") from None
-
-
-class Digits(Source):
+class Digits(_Classified):
     """Alpaydin and Kaynak's digits, as scikit-learn carries them, in 17 greys."""
-
-    columns = ("image", "label")
 
     def __init__(self, config: DigitsConfig):
         del config
         self.items = list(zip(*_digits(), strict=True))
-
-    def __getitem__(self, index: int) -> Example:
-        image, label = self.items[index]
-        return {"image": image, "label": int(label)}
 
 
 @cache
@@ -130,20 +122,14 @@ def _question(digits: np.ndarray, generator: np.random.Generator) -> tuple[str, 
     return asked[generator.integers(len(asked))]
 
 
-class IdxImages(Source):
+class IdxImages(_Classified):
     """The format of MNIST: a magic number that says the dimensions, their sizes, bytes."""
-
-    columns = ("image", "label")
 
     def __init__(self, config: IdxImagesConfig):
         images, labels = (_idx(path, dims) for path, dims in ((config.images, 3), (config.labels, 1)))
         if len(images) != len(labels):
             raise UserError(f"data.source.labels: {len(labels)} in {config.labels} for {len(images)} images")
         self.items = list(zip(images[..., None], labels, strict=True))
-
-    def __getitem__(self, index: int) -> Example:
-        image, label = self.items[index]
-        return {"image": image, "label": int(label)}
 
 
 def _idx(path: str, dims: int) -> np.ndarray:

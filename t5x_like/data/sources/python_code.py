@@ -2,7 +2,6 @@
 """The running Python's standard library and installed packages: real text and real pairs that are always there."""
 
 import ast
-import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -15,28 +14,20 @@ from collections import Counter
 from collections.abc import Iterator
 
 from t5x_like.config.data.sources import PythonDocstringsConfig, PythonFunctionsConfig, PythonLibraryConfig
+from t5x_like.data.sources.files import TextFiles
 from t5x_like.data.sources.source import BadExample, Example, Source, decoded, read_file
 from t5x_like.errors import UserError
-from t5x_like.files import read_json, write_json
 
 # Not the library itself: what pip installs, and tests, whose text repeats itself.
 _SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
 
-class PythonLibrary(Source):
+class PythonLibrary(TextFiles):
     """Every .py file is one example; those of another encoding are left out."""
-
-    columns = ("text",)
 
     def __init__(self, config: PythonLibraryConfig):
         del config
         self.items = self.paths = [path for path in _library_files() if _text(path) is not None]
-
-    def __getitem__(self, index: int) -> Example:
-        return {"text": decoded(read_file(self.paths[index]), self.paths[index])}
-
-    def place(self, index: int) -> str:
-        return self.paths[index]
 
 
 class PythonFunctions(Source):
@@ -74,25 +65,23 @@ class PythonDocstrings(Source):
 @functools.lru_cache(maxsize=4)
 def _docstrings_of(packages: tuple[str, ...]) -> list[str]:
     """Texts of the files that have some; kept in the cache, for it takes a quarter of a minute to parse them all."""
-    from t5x_like.data.cache import cache_root  # which reads sources
+    from t5x_like.data.cache import remembered  # which reads sources
 
     files = [*_library_files(), *(file for package in packages for file in _files_under(_folder_of(package)))]
     stats = [(path, os.stat(path)) for path in files]
     state = repr((sys.version, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]))
-    kept = cache_root() / f"docstrings-{hashlib.sha256(state.encode()).hexdigest()[:16]}.json"
-    if kept.is_file():
-        return list(read_json(kept)["texts"])
+    key = hashlib.sha256(state.encode()).hexdigest()[:16]
+    return list(remembered(f"docstrings-{key}", ["texts"], lambda: [_texts_of(files)])[0])
+
+
+def _texts_of(files: list[str]) -> list[str]:
     seen: set[str] = set()
     texts = []
     for path in files:
         new = [text for text in dict.fromkeys(_docstrings(_text(path) or "")) if text not in seen]
         seen.update(new)
         texts.append("\n\n".join(new))
-    texts = [text for text in texts if text]
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, {"texts": texts})
-    return texts
+    return [text for text in texts if text]
 
 
 def _folder_of(package: str) -> str:

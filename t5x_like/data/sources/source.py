@@ -9,32 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from t5x_like.errors import UserError
 
 Example = dict[str, Any]  # text, a number, an array or a list for every column
 
 
 class Source(ABC):
-    """Examples by number.
+    """Examples by number."""
 
-    Attributes:
-      columns: what an example has.
-      items: what there is to make each example of.
-    """
-
-    columns: tuple[str, ...]
-    items: Sequence[Any]
+    columns: tuple[str, ...]  # what an example has
+    items: Sequence[Any]  # what there is to make each example of
 
     def __len__(self) -> int:
         return len(self.items)
 
     @abstractmethod
     def __getitem__(self, index: int) -> Example:
-        """Returns an example.
-
-        Raises:
-          BadExample: it cannot be read.
-        """
+        """Returns an example. Raises BadExample: it cannot be read."""
 
     def place(self, index: int) -> str:
         """What an example is called in an error."""
@@ -47,10 +40,7 @@ class BadExample(Exception):
 
 def matching_files(pattern: str) -> list[str]:
     """Files that match a glob pattern, sorted; in a bucket or another remote place where it begins with "name://".
-
-    Raises:
-      UserError: none does.
-    """
+    Raises UserError: none does."""
     given = f"data.source.pattern={pattern!r}"
     if "://" in pattern:
         import fsspec
@@ -72,11 +62,7 @@ def matching_files(pattern: str) -> list[str]:
 
 
 def read_file(path: str) -> bytes:
-    """Returns a file's content.
-
-    Raises:
-      UserError: it cannot be read.
-    """
+    """Returns a file's content. Raises UserError: it cannot be read."""
     try:
         if "://" in path:
             import fsspec
@@ -89,11 +75,7 @@ def read_file(path: str) -> bytes:
 
 
 def decoded(content: bytes, where: str) -> str:
-    """UTF-8 text.
-
-    Raises:
-      BadExample: it is something else.
-    """
+    """UTF-8 text. Raises BadExample: it is something else."""
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -103,11 +85,8 @@ def decoded(content: bytes, where: str) -> str:
 
 
 def json_object(content: bytes, where: str, in_line: bool = True) -> Example:
-    """The fields of a JSON object; `in_line` says whether a mistake is told its column.
-
-    Raises:
-      BadExample: it is something else.
-    """
+    """The fields of a JSON object; `in_line` says whether a mistake is told its column. Raises BadExample: it is
+    something else."""
     try:
         example = json.loads(decoded(content, where))
     except json.JSONDecodeError as error:
@@ -116,3 +95,15 @@ def json_object(content: bytes, where: str, in_line: bool = True) -> Example:
     if not isinstance(example, dict):
         raise BadExample(f"{where}: a JSON {type(example).__name__}; expected an object")
     return example
+
+
+def decoded_image(file: Any, name: str | Path, transparent: Sequence[str] = ()) -> np.ndarray:
+    """Pixels of an image file, RGBA where its mode is one of `transparent`, else RGB. Raises BadExample: it is
+    something else; `name` says which."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGBA" if image.mode in transparent else "RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadExample(f"{name}: does not decode as an image ({error})") from None

@@ -52,11 +52,7 @@ def rows_of(rows: Sequence[Sequence[Said]], length: int, room: int) -> Batch:
 
 
 class Conversations(TextDataset):
-    """See above.
-
-    Attributes:
-      end: the token behind an answer.
-    """
+    """See above; `end` is the token behind an answer."""
 
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
         c = self.config

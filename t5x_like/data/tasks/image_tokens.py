@@ -64,8 +64,7 @@ class ImageTokens(ImageDataset):
         pixels = [self.pixels(example[c.image], entry) for example, entry in zip(examples, entries, strict=True)]
         targets = 1 + self.codes(np.stack(pixels) if pixels else self._none)
         inputs = np.concatenate([1 + c.codes + labels[:, None], targets[:, :-1]], axis=1)
-        positions = np.broadcast_to(np.arange(c.sequence_length, dtype=np.int32), targets.shape)
-        return decoder_batch(inputs, targets, np.ones_like(targets), positions)
+        return decoder_batch(inputs, targets)
 
 
 build = ImageTokens

@@ -21,11 +21,7 @@ _PIXELS_A_TOKEN = 16  # an image counts as so many tokens where work is cut into
 
 
 class ImageDataset(FiniteDataset):
-    """An example a row.
-
-    Attributes:
-      entries: {split: its examples}.
-    """
+    """An example a row; `entries` are those of each split."""
 
     vocab_size = 0
     sequence_length = 1
@@ -85,11 +81,7 @@ class ImageDataset(FiniteDataset):
         return {"images": as_floats(pixels, self.config), "images_segment_ids": ones}
 
     def pixels(self, value: Any, entry: Entry) -> np.ndarray:
-        """An image of the config's size.
-
-        Raises:
-          UserError: it is no image.
-        """
+        """An image of the config's size. Raises UserError: it is no image."""
         try:
             return as_pixels(value, self.config.image_size, self.config.channels)
         except BadExample as error:

@@ -91,11 +91,7 @@ class Mixture(Dataset):
 
 
 def rates(config: MixtureConfig, parts: dict[str, Dataset]) -> np.ndarray:
-    """Each part's share.
-
-    Raises:
-      UserError: no rates are given, and a part has no end.
-    """
+    """Each part's share. Raises UserError: no rates are given, and a part has no end."""
     if config.rates is not None:
         given = np.array([config.rates[name] for name in parts])
         return given / given.sum()

@@ -27,11 +27,8 @@ STREAMS = {"encoder": "inputs", "decoder": "targets"}
 
 
 class Seq2Seq(TextDataset):
-    """Pairs; what is longer than its stream is cut, and still ends with an end.
-
-    Attributes:
-      efficiency: {split: share of the decoder's tokens that are targets}.
-    """
+    """Pairs; what is longer than its stream is cut, and still ends with an end. `efficiency` is the share of the
+    decoder's tokens that are targets, by split."""
 
     def encode(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> Encoded:
         c = self.config

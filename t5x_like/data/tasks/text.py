@@ -21,14 +21,8 @@ Encoded = Iterator[Mapping[str, np.ndarray]]
 
 
 class TextDataset(FiniteDataset):
-    """Examples of a source as tokens, out of the cache.
-
-    Raises:
-      UserError: see `load_examples` and `tokenised`.
-
-    Attributes:
-      columns: {split: {column: the arrays that `encode` made of it}}.
-    """
+    """Examples of a source as tokens, out of the cache: `columns[split][column]` are the arrays that `encode` made of
+    it. Raises UserError: see `load_examples` and `tokenised`."""
 
     tokenizer: Tokenizer
 
@@ -64,12 +58,9 @@ class StreamDataset(TextDataset):
     """Windows of `raw_length` tokens of the stream; the windows stay the same, their order does not.
 
     Only a training stream shorter than one window is padded; of the held-out stream every window is a row.
-
-    Attributes:
-      predicts_all: whether every token of the stream is a target, so that there are bits per byte.
     """
 
-    predicts_all = True
+    predicts_all = True  # every token of the stream is a target, so that there are bits per byte
 
     @cached_property
     def raw_length(self) -> int:

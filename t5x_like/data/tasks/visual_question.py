@@ -26,12 +26,7 @@ from t5x_like.errors import UserError
 
 
 class VisualQuestion(ImageDataset):
-    """See above.
-
-    Attributes:
-      tokenizer: learnt from the training examples' questions and answers, unless one is given.
-      end: the token behind an answer.
-    """
+    """See above; `tokenizer` is learnt from training questions and answers unless given, `end` is behind an answer."""
 
     config: VisualQuestionConfig
     tokenizer: Tokenizer

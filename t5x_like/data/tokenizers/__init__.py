@@ -25,11 +25,8 @@ def build_tokenizer(config: Any, texts: Iterable[str]) -> Tokenizer:
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Reads a tokenizer.json, ours or anybody's, or a SentencePiece model.
-
-    Raises:
-      UserError: there is no such file, or it holds something else.
-    """
+    """Reads a tokenizer.json, ours or anybody's, or a SentencePiece model. Raises UserError: there is no such file, or
+    it holds something else."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:

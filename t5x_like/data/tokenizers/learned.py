@@ -146,11 +146,8 @@ def _speller(content: dict[str, Any]) -> Any:
 
 
 def train(config: Any, texts: Iterable[str]) -> LearnedTokenizer:
-    """Learns a vocabulary from texts that can be read twice; it depends on them and the config alone.
-
-    Raises:
-      UserError: the texts have too little in them for so many tokens, or they spell a special token as a piece.
-    """
+    """Learns a vocabulary from texts that can be read twice; it depends on them and the config alone. Raises UserError:
+    the texts have too little in them for so many tokens, or they spell a special token as a piece."""
     model, fewest = _TRAINERS[config.kind](config, texts, config.vocab_size - config.sentinels)
     model.add_special_tokens([SENTINEL.format(i) for i in reversed(range(config.sentinels))])
     found = model.get_vocab_size(with_added_tokens=True)
@@ -249,12 +246,8 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model (Kudo and Richardson 2018), run by its own library."""
 
     def __init__(self, content: bytes):
-        try:
-            import sentencepiece
-        except ImportError:
-            raise UserError(
-                "data.tokenizer: a SentencePiece model needs the package sentencepiece; install it"
-            ) from None
+        import sentencepiece
+
         self._content = content
         self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
         size = self._model.get_piece_size()

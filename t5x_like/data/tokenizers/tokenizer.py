@@ -47,11 +47,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_documents(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        """Yields the tokens of each text, [tokens], without separators.
-
-        Raises:
-          UserError: a text with lone surrogates, which UTF-8 cannot hold.
-        """
+        """Yields the tokens of each text, [tokens], without separators. Raises UserError: a text with lone surrogates,
+        which UTF-8 cannot hold."""
 
     @abstractmethod
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -63,21 +60,14 @@ class Tokenizer(ABC):
         return np.array([not piece or piece[:1].isspace() for piece in self.token_bytes])
 
     def needs(self, roles: Sequence[str], what: str, sentinels: int = 0) -> dict[str, int]:
-        """The tokens of these roles.
-
-        Raises:
-          UserError: it lacks one, or has fewer sentinels; `what` says what needs them.
-        """
+        """The tokens of these roles. Raises UserError: it lacks one, or has fewer sentinels; `what` says what needs
+        them."""
         if missing := [role for role in roles if role not in self.specials]:
-            raise UserError(
-                f"data.tokenizer: has no token for {', '.join(missing)}, which {what} needs; accepted: "
-                f"specials={missing}, or a kind that has them"
-            )
+            given = f"has no token for {', '.join(missing)}, which {what} needs"
+            raise UserError(f"data.tokenizer: {given}; accepted: specials={missing}, or a kind that has them")
         if len(self.sentinels) < sentinels:
-            raise UserError(
-                f"data.tokenizer.sentinels: {len(self.sentinels)} are fewer than the {sentinels} spans of {what}; "
-                f"accepted: {sentinels} or more"
-            )
+            given = f"{len(self.sentinels)} are fewer than the {sentinels} spans of {what}"
+            raise UserError(f"data.tokenizer.sentinels: {given}; accepted: {sentinels} or more")
         return {role: self.specials[role] for role in roles}
 
     def encode(self, text: str) -> np.ndarray:
@@ -137,11 +127,7 @@ class ByteTokenizer(Tokenizer):
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of a text.
-
-    Raises:
-      UserError: it holds a lone surrogate.
-    """
+    """The bytes of a text. Raises UserError: it holds a lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
