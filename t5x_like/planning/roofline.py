@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.accounting.energy import GRID, HOST_POWER, PUE
+from t5x_like.accounting.hardware import GRID, HOST_POWER, PUE
 from t5x_like.errors import UserError
 from t5x_like.parallel.mesh import AXES, arranged
 from t5x_like.planning.topology import Slice
@@ -37,7 +37,7 @@ class Assumptions:
       uptime: share of the time in which steps are taken; the rest goes to restarts, checkpoints and evaluation.
       chip_power: watts of a chip in training; None takes the table's (accounting/hardware.py).
       host_power, pue, grid: watts of hosts and network for every watt of the chips, of the building for every watt of
-        those, and kg CO2e for a kWh; sources in accounting/energy.py.
+        those, and kg CO2e for a kWh; sources in accounting/hardware.py.
     """
 
     efficiency: float = 1.0
