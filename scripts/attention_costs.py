@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from t5x_like.accounting.attention import attention_cost, feed_forward_share
+from t5x_like.accounting.flops import attention_cost, feed_forward_share
 from t5x_like.accounting.hardware import CHIPS
 from t5x_like.command_line import Parser
 from t5x_like.config.models.bert import BertConfig

@@ -16,8 +16,7 @@ from contenders.turns import Contender, Result, measure
 from published_constants import PUBLISHED
 from rich.console import Console
 
-from t5x_like.accounting.attention import feed_forward_share
-from t5x_like.accounting.flops import flops_per_token, forward_flops
+from t5x_like.accounting.flops import feed_forward_share, flops_per_token, forward_flops
 from t5x_like.accounting.parameters import count_parameters, size
 from t5x_like.command_line import Parser
 from t5x_like.config import LoRAConfig

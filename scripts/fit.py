@@ -31,11 +31,10 @@ from t5x_like.scaling.fitting.fit import BOOTSTRAP, HUBER_DELTA, Fit, check_opti
 from t5x_like.scaling.fitting.points import Points, read_points
 from t5x_like.scaling.fitting.weights import WEIGHTS
 from t5x_like.scaling.laws.catalogue import LAWS, get_law
-from t5x_like.scaling.report import beside as beside_it
+from t5x_like.scaling.report import report as reports
 from t5x_like.scaling.report import summary
 from t5x_like.scaling.report.analysis_sections import tables_for_terminal
-from t5x_like.scaling.report.beside import PARAMETER_HEAD
-from t5x_like.scaling.report.report import start_pictures, write_report
+from t5x_like.scaling.report.report import PARAMETER_HEAD, start_pictures, write_report
 from t5x_like.scaling.uncertainty.intervals import METHODS
 
 SIMULATIONS = 200
@@ -122,17 +121,17 @@ def main() -> None:
             more = []
             if flags.law == "best" and fit.law.name != "chinchilla":
                 beside = fit_scaling_law(points, "chinchilla", **_options(flags, fit.interval_method))
-                more.append(beside_it.same_points(beside, fit))
-                fit = fit.with_analyses(beside=beside_it.in_short(beside))
+                more.append(reports.same_points(beside, fit))
+                fit = fit.with_analyses(beside=reports.in_short(beside))
             if known is not None:
                 law = leaderboard(known)["best"] or "chinchilla"
                 checked = fit_scaling_law(known, law, **_options(flags, fit.interval_method))
-                more.append(beside_it.known_source(checked))
-                fit = fit.with_analyses(known_source=beside_it.in_short(checked))
+                more.append(reports.known_source(checked))
+                fit = fit.with_analyses(known_source=reports.in_short(checked))
             if other is not None:
                 rival = fit_scaling_law(other, fit.law, **_options(flags, fit.interval_method))
                 fit = fit.with_analyses(comparison=_compared(fit, rival, names))
-                more.append(beside_it.other_arm(rival, names[1], names[0]))
+                more.append(reports.other_arm(rival, names[1], names[0]))
         report = write_report(fit, out, command=shlex.join(["python", *sys.argv]), painter=painter, extra=more)
     console = Console()
     _print(console, fit)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The peak of a CPU: nobody publishes one that a product reaches, so the rate of a large float32 product is measured.
 
-Once on a machine: the figure is kept under what it depends on, the processor, the cores that this process may use and
-the version of JAX. One process measures; others that want the same figure meanwhile wait for it, so that the workers
-of a sweep do not measure one another.
+Once on a machine, for a processor, the cores that this process may use and the version of JAX. One process measures;
+others wait for its figure, so that the workers of a sweep do not measure one another.
 """
 
 import fcntl
 import hashlib
 import os
 import platform
+import re
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -53,13 +53,10 @@ class Ceiling:
 
 @cache
 def matmul_ceiling(folder: Path) -> float | None:
-    """FLOP/s of a float32 matrix product of this CPU, on the cores that this process may use.
+    """FLOP/s of a float32 matrix product of this CPU, on the cores that this process may use; kept in `folder`.
 
-    Takes under a second or two the first time and nothing afterwards. After a measurement on a busy machine the next
-    process tries again, a few times. Figures are kept in `folder`, which is made when missing.
-
-    Returns:
-      None when the figure cannot be kept, or another process has been measuring for too long.
+    After a measurement on a busy machine the next process tries again, a few times. None when the figure cannot be
+    kept, or another process has been measuring for too long.
     """
     machine = {"processor": _processor(), "cores": usable_cores(), "jax": version("jax")}  # what the figure depends on
     key = hashlib.sha256(repr(sorted(machine.items())).encode()).hexdigest()[:12]
@@ -93,14 +90,13 @@ def measure(size: int | None = None, seconds: float = SECONDS) -> Ceiling:
     product = jax.jit(lambda left, right: left @ right)
     began = time.perf_counter()
     product(left, right).block_until_ready()  # compiles, and wakes the threads
-    best: Ceiling | None = None
-    while best is None or time.perf_counter() - began < seconds:
+    found: list[Ceiling] = []
+    while not found or time.perf_counter() - began < seconds:
         wall, cpu = time.perf_counter(), time.process_time()
         product(left, right).block_until_ready()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        found = Ceiling(2.0 * size**3 / wall, min(1.0, max(cpu, 1e-9) / (wall * cores)))
-        best = found if best is None or found.flops_per_second > best.flops_per_second else best
-    return best
+        found.append(Ceiling(2.0 * size**3 / wall, min(1.0, max(cpu, 1e-9) / (wall * cores))))
+    return max(found, key=lambda ceiling: ceiling.flops_per_second)
 
 
 def _read(path: Path) -> Ceiling | None:
@@ -135,9 +131,6 @@ def usable_cores() -> float:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    known = Path("/proc/cpuinfo")
+    named = re.search(r"^model name.*?: *(.*?) *$", known.read_text() if known.is_file() else "", re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()

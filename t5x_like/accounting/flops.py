@@ -3,8 +3,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from t5x_like.accounting.hardware import Chip
 from t5x_like.accounting.parameters import (
     count_parameters,
     is_table,
@@ -35,10 +37,9 @@ def forward_flops(
     """FLOPs of a forward pass of a resolved model, part by part, for each token of the stream whose tokens are targets.
 
     A product with a matrix of n elements takes 2 n FLOPs a token. Attention's two products, q k^T and weights v, take
-    4 T H C together without a mask; a causal mask leaves half of that, and other kinds of attention what their
-    `flops` says. Lookups, norms, rotary positions, the softmax
-    and other elementwise work are not counted: on accelerators they run beside the products, not instead of them.
-    Experts count as the networks that a token is sent to: slots that stay empty are computed, but on nothing.
+    4 T H C together without a mask; a causal mask leaves half of that, and other kinds of attention what their `flops`
+    says. Elementwise work (lookups, norms, the softmax) is not counted: it runs beside the products, not instead of
+    them. Experts count as the networks that a token is sent to: slots that stay empty are computed, but on nothing.
 
     Args:
       lengths: tokens of a sequence; an encoder's are added to the work of the decoder's tokens. With "targets" among
@@ -58,15 +59,11 @@ def forward_flops(
             part, tokens = ("logits", 1.0) if is_table(spec) else (part_of(name), often)
             by_part[part] = by_part.get(part, 0.0) + 2.0 * tokens * spec.met * size(spec)
         if spec.attends is not None:
-            by_part["attention_scores"] = by_part.get("attention_scores", 0.0) + often * _scores(
-                config, spec, lengths[spec.stream], _keys(lengths, spec.attends.stream), full_attention
-            )
+            met = spec.attends.stream
+            keys = lengths.get(f"{met}_each", lengths[met])  # that a query may look at: of images, one's
+            scores = _scores(config, spec, lengths[spec.stream], keys, full_attention)
+            by_part["attention_scores"] = by_part.get("attention_scores", 0.0) + often * scores
     return ordered(by_part)
-
-
-def _keys(lengths: Mapping[str, float], stream: str) -> float:
-    """Of a stream's tokens, those that a query may look at: of images, one's."""
-    return lengths.get(f"{stream}_each", lengths[stream])
 
 
 def _scores(config: ModelConfig, query: "ParamSpec", length: float, kv_length: float, full_attention: bool) -> float:
@@ -120,10 +117,9 @@ def flops_per_token_6n(config: ModelConfig) -> float:
 def accounting(config: RunConfig) -> dict[str, Any]:
     """Parameters and FLOPs of a resolved run, as accounting.json holds them.
 
-    The first five fields are fixed: other programs read them. `flops_per_token` is exact, forward and backward, with
-    causal attention counted half, for each token that is a target. `params` and `forward_flops_per_token` break the
-    totals down by part; `params_trainable` is there where not all are trained, and `params_added` where a tuning method
-    adds some, whose few FLOPs are not counted.
+    The first five fields are fixed: other programs read them. `params` and `forward_flops_per_token` break the totals
+    down by part; `params_trainable` is there where not all are trained, and `params_added` where a tuning method adds
+    some, whose few FLOPs are not counted.
     """
     model, lengths, trained = config.model, config.data.mean_lengths, config.trains
     counts = count_parameters(model)
@@ -143,3 +139,37 @@ def accounting(config: RunConfig) -> dict[str, Any]:
         return content
     added = sum(size(spec) for _, spec in specs) - counts.total
     return content | {"params_trainable": trainable, **({"params_added": added} if added else {})}
+
+
+# --- The roofline of attention (Williams et al. 2009): what it computes, what it moves, and which of them bounds it ---
+
+
+@dataclass(frozen=True)
+class AttentionCost:
+    """One layer's attention, forward, for one token, beside its linear maps."""
+
+    flops: float  # of the products of queries, keys and values
+    bytes: float  # that a kernel moves at least: queries, keys and values once in, values once out
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs a byte."""
+        return self.flops / self.bytes
+
+    def share_of_peak(self, chip: Chip, dtype: str = "bf16") -> float:
+        """The most of a chip's peak that it can reach; below 1 the memory's bandwidth bounds it."""
+        return min(1.0, self.intensity * chip.memory_bandwidth / chip.peaks[dtype])
+
+
+def attention_cost(config: TransformerConfig, length: int, width: int = 2) -> AttentionCost:
+    """Of a resolved config's first stack, for rows of a length and numbers of `width` bytes."""
+    assert config.num_kv_heads and config.head_dim
+    moved = 2.0 * (config.num_heads + config.num_kv_heads) * config.head_dim * width
+    return AttentionCost(forward_flops(config, length)["attention_scores"] / config.stacks[0], moved)
+
+
+def feed_forward_share(config: TransformerConfig, length: int) -> tuple[float, float]:
+    """Of a token's FLOPs, those of the feed-forward networks: of all, and of those of the layers alone."""
+    parts = forward_flops(config, length)
+    mlp = parts.get("feed_forward", 0.0) + parts.get("experts", 0.0)
+    return mlp / sum(parts.values()), mlp / sum(value for name, value in parts.items() if name != "logits")

@@ -15,12 +15,9 @@ once they are gathered. M microbatches; a layer is gone through M times, and wit
     expert   tokens go to experts and back, forward, recomputed and backward:                   6 (e-1)/e E C D b c
     pipe     activations go from stage to stage and on and off the belt, see parallel/pipeline.py
 
-What the compilers make of it (docs/planning.md): XLA:TPU turns some gathers and scatters into rings of permutations
-that overlap with the product they are for, and send a part n + 1 times where n - 1 would do; XLA:CPU has no
-reduce-scatter for gradients and adds them up whole, which is twice the bytes.
-
 The tables come on top: the embedding is gathered once a step, a matrix of the logits' own for every second chunk of
-positions (the loop is unrolled twice), and their gradients are scattered once a microbatch.
+positions (the loop is unrolled twice), and their gradients are scattered once a microbatch. docs/planning.md says what
+the compilers make of it.
 """
 
 import math
@@ -157,10 +154,8 @@ class Tower:
 class Step:
     """The arithmetic of one training step of a resolved run on a mesh of such sizes.
 
-    `device_memory`, in bytes, is that of a GPU, where it decides how many logits are computed at once.
-
-    Raises:
-      UserError: a size that the mesh does not divide, as at the start of a run.
+    `device_memory`, in bytes, is that of a GPU, where it decides how many logits are computed at once. Raises
+    UserError: a size that the mesh does not divide, as at the start of a run.
     """
 
     def __init__(self, config: RunConfig, mesh: Mapping[str, int], device_memory: float | None = None):
@@ -181,11 +176,9 @@ class Step:
         self.logits_chunk = getattr(objective, "logits_chunk", None)
         self.most_logits = most_logits(device_memory)
         self.specs = tuned_specs(build_model(model).specs(), config.tuning, config.quantisation)
-        rows = config.training.batch_size // self.micro
-        parts = math.prod(mesh[axis] for axis in STAGE_RULES["batch"])
-        what = "training.batch_size / training.microbatches"
+        rows, what = config.training.batch_size // self.micro, "training.batch_size / training.microbatches"
         partition(("batch",), (rows,), STAGE_RULES, self.abstract, what)
-        self.rows = rows / parts
+        self.rows = rows / math.prod(mesh[axis] for axis in STAGE_RULES["batch"])
         by_stream = model.lengths(config.data.lengths)
         self.row_length = int(by_stream[model.streams[-1]])
         self.length = self.row_length / mesh["seq"]
@@ -199,8 +192,7 @@ class Step:
         self.beside = [] if vision is None else [Tower(vision, self.rows * by_stream["images"], **sizes)]
         self.remat = config.execution.remat
         self.again = self.remat in ("full", "offload")  # whether products are done twice
-        rounds = config.execution.pipeline_rounds
-        stages = mesh["pipe"]
+        rounds, stages = config.execution.pipeline_rounds, mesh["pipe"]
         self.passes = self.micro if stages == 1 else (rounds * self.micro + stages - 1) / rounds
         self.bubble = 0.0 if stages == 1 else (stages - 1) / (rounds * self.micro + stages - 1)
         _, self.trained_specs = split(self.specs, config.tuning)
@@ -263,28 +255,22 @@ class Step:
         return found
 
     def _tables(self) -> list[Movement]:
-        """The embedding, once for all microbatches of a pipeline, and the logits' matrix."""
+        """The embedding, once for all microbatches of a pipeline, and the logits' matrix; gradients in float32."""
         found, times = [], 1 if self.mesh["pipe"] > 1 else self.micro
-        others = self._summed("pipe", "expert", "seq")
-        for leaf in self.leaves:
-            if leaf.layers or not leaf.is_gathered:
-                continue
-            is_looked_up = "embedding" in leaf.name
-            is_logits = leaf.name.startswith("logits") or (
-                leaf.name.startswith("token_embedding") and self.model.tie_embeddings
-            )
-            name, fsdp = leaf.name.split("/")[0], self.mesh["fsdp"]
-            if is_looked_up:  # in float32, and gathered once a step: no microbatch changes it
-                size = FLOAT32 * leaf.gathered
-                found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), size / fsdp, 1))
-                found.append(self._over(f"{name} gradient scattered", "reduce-scatter", ("fsdp",), size, times))
-                found.append(self._over(f"{name} gradient added up", "all-reduce", others, size / fsdp, times))
-            if is_logits:  # its gradient is added up over chunks first, in float32
-                size, wide = self.bytes * leaf.gathered, FLOAT32 * leaf.gathered
+        others, fsdp = self._summed("pipe", "expert", "seq"), self.mesh["fsdp"]
+        for leaf in self._gathered_tables:
+            uses = []  # name, bytes of an element and times that it is gathered, name of its gradient
+            if is_looked_up := "embedding" in leaf.name:  # gathered once a step: no microbatch changes it
+                name = leaf.name.split("/")[0]
+                uses.append((name, FLOAT32, 1, f"{name} gradient"))
+            if leaf.name.startswith(("logits", "token_embedding") if self.model.tie_embeddings else "logits"):
                 gathers = 0 if is_looked_up else math.ceil(self.chunks / 2) * times
-                found.append(self._over("logits' matrix gathered", "all-gather", ("fsdp",), size / fsdp, gathers))
-                found.append(self._over("logits' gradient scattered", "reduce-scatter", ("fsdp",), wide, times))
-                found.append(self._over("logits' gradient added up", "all-reduce", others, wide / fsdp, times))
+                uses.append(("logits' matrix", self.bytes, gathers, "logits' gradient"))
+            for name, width, gathers, gradient in uses:
+                size, wide = width * leaf.gathered, FLOAT32 * leaf.gathered
+                found.append(self._over(f"{name} gathered", "all-gather", ("fsdp",), size / fsdp, gathers))
+                found.append(self._over(f"{gradient} scattered", "reduce-scatter", ("fsdp",), wide, times))
+                found.append(self._over(f"{gradient} added up", "all-reduce", others, wide / fsdp, times))
         return found
 
     @property
@@ -297,8 +283,7 @@ class Step:
         return math.ceil(length / chunk_length(length, self.vocab_size, rows, wanted, self.most_logits))
 
     def _tensor(self) -> list[Movement]:
-        layers = self.passes * self._layers_here
-        sums = 4 + (1 if self.again else 0)
+        layers, sums = self.passes * self._layers_here, 4 + self.again
         # Looked up in float32, and the gradient of what the logits are computed from.
         outside = self.micro / self.mesh["pipe"]
         return [
@@ -318,8 +303,7 @@ class Step:
         experts, length = self.model.experts, self.row_length
         if experts is None:
             return 0.0
-        chosen = experts.experts_per_token
-        number, factor = experts.num_experts, experts.capacity_factor
+        chosen, number, factor = experts.experts_per_token, experts.num_experts, experts.capacity_factor
         if factor is None and experts.slots is None:
             return float(chosen)
         return number * capacity(factor, chosen, length, number, experts.slots) / length
@@ -382,8 +366,12 @@ class Step:
             workspace=max(block, self._logits()) + gathered,
         )
 
+    @property
+    def _gathered_tables(self) -> list[Leaf]:
+        return [leaf for leaf in self.leaves if not leaf.layers and leaf.is_gathered]
+
     def _whole_tables(self) -> float:
-        tables = [leaf for leaf in self.leaves if not leaf.layers and leaf.is_gathered]
+        tables = self._gathered_tables
         looked_up = sum((1 + leaf.trained) * leaf.gathered for leaf in tables if "embedding" in leaf.name)
         name = "token_embedding" if self.model.tie_embeddings else "logits"
         logits = sum(leaf.gathered for leaf in tables if leaf.name.startswith(name) and leaf.trained)
@@ -403,19 +391,14 @@ class Step:
         return float(sum(each.dtype.itemsize * self._leaf("optimizer", s).local for each, s in leaves if s.shape))
 
     def flops(self) -> dict[str, float]:
-        """FLOPs of a step over all devices.
-
-        Returns:
-          "model", what the gradient takes; "executed", with what is computed twice and experts' empty slots;
-          "products", those executed that weights take part in. A pipeline's bubble is in none of them.
-        """
+        """FLOPs of a step, all devices: "model", what the gradient takes; "executed", also what is computed twice and
+        experts' empty slots; "products", those executed with weights. A pipeline's bubble is in none of them."""
         c, data = self.model, self.config.data
         lengths = {**data.lengths, "targets": data.sequence_length}
-        tokens = self.config.training.batch_size * self.config.data.sequence_length
-        often = self.row_length / self.config.data.sequence_length
+        tokens = self.config.training.batch_size * data.sequence_length
+        often = self.row_length / data.sequence_length
         parts = forward_flops(c, lengths)
-        forward = sum(parts.values())
-        again = 0.0
+        forward, again = sum(parts.values()), 0.0
         if self.again:
             again = forward - parts.get("logits", 0.0)
             if c.norm_position == "pre":  # nothing needs what the last product of a dense block gives
@@ -429,11 +412,7 @@ class Step:
             empty = matrices * (self.slots - c.experts.experts_per_token)
             executed += empty * (1 + BACKWARD + (1 if self.again else 0))
         scores = parts["attention_scores"] * (1 + BACKWARD + (1 if self.again else 0))
-        return {
-            "model": tokens * model,
-            "executed": tokens * executed,
-            "products": tokens * (executed - scores),
-        }
+        return {"model": tokens * model, "executed": tokens * executed, "products": tokens * (executed - scores)}
 
     def memory_traffic(self) -> float:
         """Bytes that a device reads and writes in its memory, at least, in a step.

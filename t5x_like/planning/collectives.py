@@ -51,14 +51,10 @@ class Collective:
 
 
 def collectives(program: hlo.Module, mesh: Mapping[str, int]) -> list[Collective]:
-    """Lists the collectives of a compiled program.
+    """Lists the collectives of a compiled program, `hlo.parse(compiled.as_text())`.
 
-    Args:
-      program: `hlo.parse(compiled.as_text())`.
-      mesh: sizes of the mesh's axes, in their order: device i of the program is the i-th of the flattened mesh.
-
-    Raises:
-      ValueError: groups of devices in a form that is not known.
+    `mesh` has the sizes of the axes in their order: device i of the program is the i-th of the flattened mesh. Groups
+    of devices in a form that is not known are a `ValueError`.
     """
     found = []
     for run in program.runs():
@@ -70,7 +66,7 @@ def collectives(program: hlo.Module, mesh: Mapping[str, int]) -> list[Collective
         sent = _bytes(kind, run, groups)
         if devices > 1 and sent:
             op_name = re.search(r'op_name="([^"]*)"', run.instruction.attributes)
-            where = op_name.group(1) if op_name else ""
+            where = op_name[1] if op_name else ""
             down = kind == "collective-permute" and bool(np.median(np.sign(groups[:, 1] - groups[:, 0])) < 0)
             found.append(Collective(kind, _axes(groups, mesh), devices, sent, run.times, run.counted, where, down))
     return found
@@ -123,13 +119,8 @@ def _bytes(kind: str, run: hlo.Run, groups: np.ndarray) -> float:
 def ring_bytes(kind: str, size: float, devices: int) -> float:
     """Bytes that a device of a group sends, with `size` bytes at each before; of a permutation one that sends."""
     n = devices
-    factors = {
-        "all-gather": n - 1,
-        "reduce-scatter": (n - 1) / n,
-        "all-reduce": 2 * (n - 1) / n,
-        "all-to-all": (n - 1) / n,
-        "collective-permute": 1,
-    }
+    factors = {"all-gather": n - 1, "reduce-scatter": (n - 1) / n, "all-reduce": 2 * (n - 1) / n}
+    factors |= {"all-to-all": (n - 1) / n, "collective-permute": 1}
     return size * factors[kind]
 
 
@@ -143,17 +134,13 @@ def _axes(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
 def _groups(instruction: hlo.Instruction, devices: int) -> np.ndarray:
     """int [groups, members]: the devices of every group, or [pairs, 2] of a permutation."""
     text = instruction.attributes
-    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", text)
-    if pairs:
-        return _listed(pairs.group(1))
-    listed = re.search(r"replica_groups=\{(\{.*?\})?\}", text)
-    if listed:
-        return _listed(listed.group(1)) if listed.group(1) else np.arange(devices)[None]
-    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
-    if iota:
+    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", text):
+        return _listed(pairs[1])
+    if listed := re.search(r"replica_groups=\{(\{.*?\})?\}", text):
+        return _listed(listed[1]) if listed[1] else np.arange(devices)[None]
+    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
         return _iota(*iota.groups())
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", text)
-    if mesh:
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", text):
         return _of_mesh(*mesh.groups())
     raise ValueError(f"devices of {instruction.name} are given in a form that is not known: {text[:200]}")
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a compiled XLA program, as `jax.stages.Compiled.as_text()` gives it: its instructions, and how often each
-runs.
+"""The instructions of a compiled XLA program, as `jax.stages.Compiled.as_text()` gives it, and how often each runs.
 
-Only what counting needs is understood: names, shapes, operands, which computation calls which, and how often a loop
-goes round. XLA:CPU writes a loop's count beside it; XLA:TPU does not, so it is read off the loop's condition.
+Only what counting needs is understood. XLA:CPU writes a loop's count beside it; XLA:TPU does not, so it is read off the
+loop's condition.
 """
 
 import re
@@ -37,7 +36,7 @@ class Instruction:
     def attribute(self, name: str) -> str | None:
         """What an attribute such as `body=%name` gives: a name, or a number."""
         found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
-        return found and found.group(1)
+        return found and found[1]
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,8 @@ class Module:
 
     def trip_count(self, loop: Instruction, computation: Computation) -> int | None:
         """How often a `while` goes round; None when that is only known when the program runs."""
-        known = _KNOWN.search(loop.attributes)
-        if known:
-            return int(known.group(1))
+        if known := _KNOWN.search(loop.attributes):
+            return int(known[1])
         condition, body = (self.computations.get(loop.attribute(name) or "") for name in ("condition", "body"))
         if condition is None or body is None or condition.root.opcode != "compare":
             return None
@@ -156,6 +154,7 @@ def _increment(body: Computation, index: int) -> int | None:
 
 
 def _through_copies(computation: Computation, name: str) -> Instruction | None:
+    """The instruction of a name, or what it is a copy of."""
     found = computation.by_name.get(name)
     while found is not None and found.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
         found = computation.by_name.get(found.operands[0])
@@ -172,26 +171,19 @@ def _called(instruction: Instruction) -> list[str]:
 
 
 def parse(text: str) -> Module:
-    """Reads the text of a compiled program.
-
-    Raises:
-      ValueError: it has no entry computation.
-    """
+    """Reads the text of a compiled program. Raises ValueError: it has no entry computation."""
     computations: dict[str, Computation] = {}
-    entry = name = None
     lines: list[Instruction] = []
+    entry = name = None
     for line in text.splitlines():
-        header = _HEADER.match(line)
-        if header:
-            name, lines = header.group(2), []
-            entry = name if header.group(1) else entry
+        if header := _HEADER.match(line):
+            name, lines = header[2], []
+            entry = name if header[1] else entry
         elif line == "}" and name is not None:
             computations[name] = Computation(name, tuple(lines))
             name = None
-        elif name is not None:
-            found = _INSTRUCTION.match(line)
-            if found:
-                lines.append(_instruction(bool(found.group(1)), found.group(2), found.group(3)))
+        elif name is not None and (found := _INSTRUCTION.match(line)):
+            lines.append(_instruction(bool(found[1]), found[2], found[3]))
     if entry is None:
         raise ValueError("the text of no compiled program: it has no ENTRY")
     return Module(computations, entry)
@@ -231,9 +223,9 @@ def numbers(text: str) -> list[int]:
 def product_flops(program: Module) -> float:
     """FLOPs of one device's matrix products in one run of the program, recomputation included; see `runs` for loops.
 
-    XLA:CPU writes products as `dot`. XLA:TPU writes all of them as convolutions, whose windows stand for further
-    dimensions: one that slides over padding and meets a single element multiplies once, however large it is, so taps
-    are counted one by one. What is in kernels (attention on TPU) is not seen.
+    XLA:CPU writes products as `dot`, XLA:TPU as convolutions, whose windows stand for further dimensions: one that
+    slides over padding and meets a single element multiplies once, however large it is, so taps are counted one by one.
+    What is in kernels (attention on TPU) is not seen.
     """
     total = 0.0
     for run in program.runs():
@@ -242,7 +234,7 @@ def product_flops(program: Module) -> float:
             left, right = (_dims(run.computation.by_name[name].shape) for name in one.operands[:2])
             if one.opcode == "dot":
                 contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
-                depth = prod(left[i] for i in numbers(contracted.group(1) if contracted else ""))
+                depth = prod(left[i] for i in numbers(contracted[1] if contracted else ""))
                 total += 2.0 * run.times * prod(_dims(one.shape)) * depth
             else:
                 total += 2.0 * run.times * _convolution(one.attributes, left, right, _dims(one.shape))

@@ -56,11 +56,8 @@ def _features(config: RunConfig) -> dict[str, jax.ShapeDtypeStruct]:
 def compile_step(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> CompiledStep:
     """Compiles one training step of a resolved run for `devices` (by default this machine's).
 
-    Takes seconds on a small mesh of CPUs, minutes for a slice.
-
-    Raises:
-      UserError: a mesh or a batch that does not fit the devices or the model; or the compiler refuses the step, because
-        it does not fit the memory.
+    Takes seconds on a small mesh of CPUs, minutes for a slice. Raises UserError: a mesh or a batch that does not fit
+    the devices or the model; or the compiler refuses the step, because it does not fit the memory.
     """
     began = time.monotonic()
     program, rows = Program(program_config(one_step(config)), devices), config.training.batch_size

@@ -51,15 +51,11 @@ class NextRun:
 
 
 def next_run(fit: SavedFit, flops: float, base: Mapping[str, Any] | None = None, family: str | None = None) -> NextRun:
-    """The compute-optimal run of a budget.
+    """The compute-optimal run of a budget, 6 params tokens.
 
-    Args:
-      flops: the budget, 6 params tokens.
-      base: a run config's fields to scale, rather than the sweep that the law comes from.
-      family: another `model.kind`; its fields are those of the base as far as it has them.
-
-    Raises:
-      UserError: more than the law supports, no sweep and no base, or no shape near the size.
+    `base` has a run config's fields to scale, rather than the sweep that the law comes from; `family` is another
+    `model.kind`, with fields of the base as far as it has them. More than the law supports, no sweep and no base, or no
+    shape near the size is a `UserError`.
     """
     fit.check(flops, f"{flops:.3g} FLOPs")
     if fit.params_column == "params_compute":
@@ -101,60 +97,47 @@ def _next_cell(fit: SavedFit, design: Mapping[str, Any], params: float, tokens: 
 
     def run(width: int | None) -> RunConfig:
         content = fields.at(params, width)
-        model = convert(RunConfig, {**content, "training": {"tokens": 10**15}}).resolve().model
-        if sweep.learning_rate_width is not None:
-            scaled = rate * (sweep.learning_rate_width / model.d_model) ** sweep.learning_rate_power
-        else:
-            scaled = rate
+        model = _probe(content).model
+        scaled = rate * ((sweep.learning_rate_width or model.d_model) / model.d_model) ** sweep.learning_rate_power
         set_field(content, "optimizer.learning_rate", float(f"{scaled:.4g}"))
         set_field(content, "training.tokens", round(params * tokens / _count(model, fit)))
         return convert(RunConfig, content).resolve()
 
-    return _nearest(fit, params, run, fields.step, fields.width)
+    return _nearest(fit, params, run, fields.step, fields.value("model.d_model", params))
 
 
 class _Fields:
     """The fields that the sizes of a sweep vary, as powers of the number of parameters."""
 
     def __init__(self, fit: SavedFit, sweep: SweepConfig, family: str | None):
-        self.base = dict(sweep.base)
-        if family is not None:
-            self.base["model"] = _as_family(self.base.get("model", {}), family)
-        self.sizes = sweep.sizes
+        self.base, self.sizes = _as_family(sweep.base, family), sweep.sizes
         names = sorted({name for size in sweep.sizes for name in size})
         if not self._numeric("model.d_model"):
             raise UserError(f"--fit={fit.path}: the sizes of its sweep vary {', '.join(names)}, and no model.d_model")
-        counted = np.log([_count(self._run(size).model, fit) for size in sweep.sizes])
-        self.powers = {name: self._power(name, counted) for name in names if self._numeric(name)}
-        heads = getattr(self._run(sweep.sizes[-1]).model, "num_heads", 1)
-        self.step = 1 if "model.num_heads" in self.powers else heads
+        models = [self._model(size) for size in sweep.sizes]
+        counted = np.log([_count(model, fit) for model in models])
+        grown = {name: np.log([float(size[name]) for size in sweep.sizes]) for name in names if self._numeric(name)}
+        self.powers = {name: np.polyfit(counted, values, 1) for name, values in grown.items()}
+        self.step = 1 if "model.num_heads" in self.powers else getattr(models[-1], "num_heads", 1)
 
-    def _run(self, size: Mapping[str, Any]) -> RunConfig:
-        content: dict[str, Any] = {**_copy(self.base), "training": {"tokens": 10**15}}
+    def _model(self, size: Mapping[str, Any]) -> ModelConfig:
+        content = _copy(self.base)
         for name, value in size.items():
             set_field(content, name, value)
-        return convert(RunConfig, content).resolve()
+        return _probe(content).model
 
     def _numeric(self, name: str) -> bool:
         values = [size.get(name) for size in self.sizes]
         return all(isinstance(value, int) and not isinstance(value, bool) for value in values) and len({*values}) > 1
 
-    def _power(self, name: str, counted: np.ndarray) -> tuple[float, float]:
-        slope, start = np.polyfit(counted, np.log([float(size[name]) for size in self.sizes]), 1)
-        return float(slope), float(start)
-
-    def _value(self, name: str, params: float) -> float:
-        slope, start = self.powers[name]
-        return math.exp(start + slope * math.log(params))
-
-    def width(self, params: float) -> float:
-        return self._value("model.d_model", params)
+    def value(self, name: str, params: float) -> float:
+        return math.exp(np.polyval(self.powers[name], math.log(params)))
 
     def at(self, params: float, width: int | None) -> dict[str, Any]:
         """The base with the fields of this size; widths and heads are those that divide."""
         content = _copy(self.base)
         for name, value in self.sizes[-1].items():
-            grown = max(1, round(self._value(name, params))) if name in self.powers else value
+            grown = max(1, round(self.value(name, params))) if name in self.powers else value
             set_field(content, name, width if name == "model.d_model" and width else grown)
         heads = content["model"].get("num_heads")
         if "model.num_heads" in self.powers and width and heads and width % (2 * heads):
@@ -186,12 +169,10 @@ def _in_proportion(
     fit: SavedFit, base: Mapping[str, Any], params: float, tokens: float, family: str | None
 ) -> RunConfig:
     """Depth grows as the width does, heads keep theirs; batch and rate by the step law."""
-    base = _copy(base)
-    if family is not None:
-        base["model"] = _as_family(base.get("model", {}), family)
+    base = _as_family(base, family)
     for name in ("steps", "examples", "epochs"):
         base.get("training", {}).pop(name, None)
-    own = convert(RunConfig, {**base, "training": {**base.get("training", {}), "tokens": 10**15}}).resolve()
+    own = _probe(base, **base.get("training", {}))
     model: Any = own.model
     head = model.d_model // model.num_heads
     length = own.data.sequence_length
@@ -208,31 +189,23 @@ def _in_proportion(
         shape |= {"mlp_dim": round(model.mlp_dim * share / 8) * 8 or 8}
         shape |= {"num_kv_heads": max(n for n in range(1, heads + 1) if heads % n == 0 and n <= model.num_kv_heads)}
         content["model"] = {**content.get("model", {}), **shape, "head_dim": head}
-        probe = convert(RunConfig, {**content, "training": {"tokens": 10**15}}).resolve()
         set_field(content, "training.batch_size", batch)
         set_field(content, "training.microbatches", 1)
-        set_field(content, "training.tokens", round(params * tokens / _count(probe.model, fit)))
+        set_field(content, "training.tokens", round(params * tokens / _count(_probe(content).model, fit)))
         if own.schedule.warmup_steps is not None:  # no more than a tenth of the run
             tenth = max(1, round(0.1 * tokens / (batch * length)))
             set_field(content, "schedule.warmup_steps", min(own.schedule.warmup_steps, tenth))
         set_field(content, "optimizer.learning_rate", float(f"{rate:.4g}"))
         return convert(RunConfig, content).resolve()
 
-    def width(params: float) -> float:
-        return float(model.d_model * (params / _count(model, fit)) ** (1 / 3))
-
-    return _nearest(fit, params, run, head, width)
+    return _nearest(fit, params, run, head, model.d_model * (params / _count(model, fit)) ** (1 / 3))
 
 
 def _nearest(
-    fit: SavedFit,
-    params: float,
-    run: Callable[[int | None], RunConfig],
-    step: int,
-    width: Callable[[float], float],
+    fit: SavedFit, params: float, run: Callable[[int | None], RunConfig], step: int, width: float
 ) -> RunConfig:
-    """The run whose model comes nearest to so many parameters, of widths that are multiples of `step`."""
-    middle = max(1, round(width(params) / step))
+    """The run whose model comes nearest to so many parameters, of widths about `width`, multiples of `step`."""
+    middle = max(1, round(width / step))
     tried, why = {}, ""
     for multiple in range(max(1, int(0.7 * middle) - 2), int(1.4 * middle) + 4):
         try:
@@ -246,13 +219,22 @@ def _nearest(
     return tried[min(tried)]
 
 
-def _as_family(model: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The fields that another family has too."""
+def _probe(content: Mapping[str, Any], **training: Any) -> RunConfig:
+    """A resolved run of these fields, however long; of its own training it has what is given."""
+    return convert(RunConfig, {**content, "training": {**training, "tokens": 10**15}}).resolve()
+
+
+def _as_family(base: Mapping[str, Any], family: str | None) -> dict[str, Any]:
+    """The fields of a run whose model is of another family, with those that it has too; None: of the same."""
+    content = _copy(base)
+    if family is None:
+        return content
     kinds = {each.kind: each for each in get_args(AnyModelConfig)}
     if family not in kinds:
         raise unknown_name("--family", family, kinds)
     names = {field.name for field in dataclasses.fields(kinds[family])} - {"kind"}
-    return {"kind": family, **{name: value for name, value in model.items() if name in names}}
+    model = {name: value for name, value in content.get("model", {}).items() if name in names}
+    return {**content, "model": {"kind": family, **model}}
 
 
 def _copy(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,20 +248,19 @@ def on_slice(made: NextRun, slice_: Slice, assumed: Assumptions) -> tuple[RunCon
     """The run on the mesh of a slice that is fastest by the roofline, of those that it fits on, and its plan.
 
     Parameters are sharded over all chips but those that a tensor axis takes. What would train in f32 does so in bf16.
-
-    Raises:
-      UserError: no such mesh holds it.
+    Raises UserError: no such mesh holds it.
     """
     found: list[tuple[float, RunConfig, dict[str, Any]]] = []
-    rematerialise: Any = ("none", "products", "full")
-    for remat, tensor, microbatches in itertools.product(rematerialise, (1, 2, 4, 8), (1, 2, 4, 8)):
+    for remat, tensor, microbatches in itertools.product(("none", "products", "full"), (1, 2, 4, 8), (1, 2, 4, 8)):
         if slice_.devices % tensor or made.config.training.batch_size % (microbatches * (slice_.devices // tensor)):
             continue
         mesh = dataclasses.replace(MeshConfig(), fsdp=slice_.devices // tensor, tensor=tensor)
-        execution = dataclasses.replace(made.config.execution, remat=remat, steps_per_call=1)
-        training = dataclasses.replace(made.config.training, microbatches=microbatches)
-        precision = "bf16" if made.config.precision == "f32" else made.config.precision
-        changed: Any = {"mesh": mesh, "execution": execution, "training": training, "precision": precision}
+        changed: Any = {
+            "mesh": mesh,
+            "execution": dataclasses.replace(made.config.execution, remat=remat, steps_per_call=1),  # type: ignore[arg-type]
+            "training": dataclasses.replace(made.config.training, microbatches=microbatches),
+            "precision": "bf16" if made.config.precision == "f32" else made.config.precision,
+        }
         config = dataclasses.replace(made.config, **changed)
         try:
             plan = make_plan(config, slice_, tokens=made.tokens, assumed=assumed, without="arithmetic")
@@ -299,8 +280,7 @@ def on_slice(made: NextRun, slice_: Slice, assumed: Assumptions) -> tuple[RunCon
 def budget_of(fit: SavedFit, slice_: Slice, days: float, assumed: Assumptions, **how: Any) -> float:
     """The compute, as the law counts it, that a slice can do in some days."""
     peak = slice_.chips * slice_.chip.peaks["bf16"]
-    executed = peak * assumed.efficiency * assumed.uptime * days * 86_400
-    budget = executed
+    budget = executed = peak * assumed.efficiency * assumed.uptime * days * 86_400
     for _ in range(5):  # the law leaves out attention and logits, whose share depends on the size
         made = next_run(fit, budget, **how)
         budget *= executed / made.exact_flops

@@ -24,17 +24,13 @@ def make_plan(
     tokens: float | None = None,
     assumed: Assumptions | None = None,
 ) -> dict[str, Any]:
-    """Plans a resolved run on a slice.
+    """Plans a resolved run on a slice: everything by name, bytes and FLOPs as numbers.
 
     Args:
       compiled: what the compiler says of its step; None for a plan by arithmetic alone.
       without: why nothing was compiled.
       tokens: to train on; None takes the config's.
       assumed: what no data sheet says.
-
-    Returns:
-      Everything by name, bytes and FLOPs as numbers. "collectives" are those of the compiled program, or the expected
-      ones without one.
 
     Raises:
       UserError: a mesh that does not fit the slice or the model.
@@ -59,14 +55,8 @@ def make_plan(
     return {
         "compiled": compiled is not None,
         "without_compiler": without,
-        "slice": {
-            "name": slice_.name,
-            "chip": slice_.chip.name,
-            "chips": slice_.chips,
-            "devices": slice_.devices,
-            "hosts": slice_.hosts,
-            "source": slice_.chip.source,
-        },
+        "slice": {name: getattr(slice_, name) for name in ("name", "chips", "devices", "hosts")}
+        | {"chip": slice_.chip.name, "source": slice_.chip.source},
         "mesh": sizes,
         "model": {
             "params_total": counts.total,
@@ -114,13 +104,7 @@ def make_plan(
             "mfu_without_overlap": roof.mfu * roof.step_time / roof.step_time_without_overlap,
             "tokens_per_day": roof.tokens_per_day,
         },
-        "cost": {
-            "tokens": taken.tokens,
-            "days": taken.days,
-            "chip_hours": taken.chip_hours,
-            "energy_kwh": taken.energy,
-            "co2_tonnes": taken.co2,
-        },
+        "cost": asdict(taken),
         "assumptions": asdict(assumed)
         | {"chip_power": assumed.chip_power or slice_.chip.power}
         | {"chip_power_source": "given" if assumed.chip_power else slice_.chip.power_source},

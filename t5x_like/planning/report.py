@@ -2,42 +2,20 @@
 """A plan in words: tables for a terminal or a page."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-Units = tuple[tuple[float, str], ...]  # the largest first
+from t5x_like.reporting.wording import COUNTS, in_units
+from t5x_like.reporting.wording import in_bytes as size
 
-_BYTES: Units = ((1e12, " TB"), (1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B"))
-_COUNTS: Units = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1, ""))
-_FLOPS: Units = ((1e24, " Y"), (1e21, " Z"), (1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"))
-_SECONDS: Units = ((1, " s"), (1e-3, " ms"), (1e-6, " us"))
+_PREFIXES = zip((1e24, 1e21, 1e18, 1e15, 1e12, 1e9, 1e6), "YZEPTGM", strict=True)
 
-
-def _in_units(value: float, units: Units, digits: int) -> str:
-    unit, name = next((one for one in units if abs(value) >= one[0]), units[-1])
-    return f"{value / unit:.{digits}g}{name}"
-
-
-def size(value: float) -> str:
-    """12.3 GB."""
-    return _in_units(value, _BYTES, 3)
-
-
-def count(value: float) -> str:
-    """1.57T for 1.57e12: trillions, billions, millions."""
-    return _in_units(value, _COUNTS, 4)
-
-
-def flops(value: float) -> str:
-    """1.88 EFLOPs."""
-    return f"{_in_units(value, _FLOPS, 4)}FLOPs"
-
-
-def duration(seconds: float) -> str:
-    """8.2 s, 12 ms."""
-    return _in_units(seconds, _SECONDS, 3)
+count = partial(in_units, units=COUNTS, digits=4)  # 1.57T for 1.57e12
+flops = partial(in_units, units=tuple((unit, f" {name}FLOPs") for unit, name in _PREFIXES), digits=4)  # 1.88 EFLOPs
+duration = partial(in_units, units=((1, " s"), (1e-3, " ms"), (1e-6, " us")), digits=3)  # 8.2 s, 12 ms
 
 
 def show(plan: Mapping[str, Any], console: Console) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.accounting.energy import GRID, HOST_POWER, PUE
+from t5x_like.accounting.hardware import GRID, HOST_POWER, PUE
 from t5x_like.errors import UserError
 from t5x_like.parallel.mesh import AXES, arranged
 from t5x_like.planning.topology import Slice
@@ -30,22 +30,14 @@ _KINDS = {"TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite", "TPU v7x": "TPU7x"
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What no data sheet says. Every field is a flag of scripts/plan.py and is printed with the plan.
+    """What no data sheet says. Every field is a flag of scripts/plan.py and is printed with the plan."""
 
-    Attributes:
-      efficiency: share of the bound that a run reaches; 1 keeps the bound.
-      uptime: share of the time in which steps are taken; the rest goes to restarts, checkpoints and evaluation.
-      chip_power: watts of a chip in training; None takes the table's (accounting/hardware.py).
-      host_power, pue, grid: watts of hosts and network for every watt of the chips, of the building for every watt of
-        those, and kg CO2e for a kWh; sources in accounting/energy.py.
-    """
-
-    efficiency: float = 1.0
-    uptime: float = 1.0
-    chip_power: float | None = None
-    host_power: float = HOST_POWER
-    pue: float = PUE
-    grid: float = GRID
+    efficiency: float = 1.0  # share of the bound that a run reaches; 1 keeps the bound
+    uptime: float = 1.0  # share of the time in which steps are taken, not restarts, checkpoints and evaluation
+    chip_power: float | None = None  # watts of a chip in training; None takes the table's (accounting/hardware.py)
+    host_power: float = HOST_POWER  # watts of hosts and network for every watt of the chips (accounting/hardware.py)
+    pue: float = PUE  # watts of the building for every watt of those
+    grid: float = GRID  # kg CO2e for a kWh
 
     def __post_init__(self) -> None:
         for name in ("efficiency", "uptime"):
@@ -74,8 +66,7 @@ class Roofline:
 
     @property
     def bound_by(self) -> str:
-        times = {"compute": self.compute, "memory": self.memory, "interconnect": self.interconnect}
-        return max(times, key=lambda name: times[name])
+        return max(("compute", "memory", "interconnect"), key=lambda name: float(getattr(self, name)))
 
     @property
     def step_time(self) -> float:
@@ -103,8 +94,8 @@ class Cost:
     tokens: float
     days: float  # of wall time
     chip_hours: float  # of all chips together
-    energy: float  # kWh, the building's share included
-    co2: float  # tonnes of CO2 equivalent; making the machines is not in it
+    energy_kwh: float  # the building's share included
+    co2_tonnes: float  # of CO2 equivalent; making the machines is not in it
 
 
 def roofline(
@@ -125,10 +116,7 @@ def roofline(
       memory_bytes: that one device reads and writes.
       moved: (kind of collective, mesh axes, bytes that a device sends).
       bubble: share of the ticks of a pipeline in which a stage has nothing of its own to do.
-      dtype: of the products, "bf16" or "f32".
-
-    Raises:
-      UserError: the chip has no such products.
+      dtype: of the products, "bf16" or "f32"; a `UserError` where the chip has none.
     """
     rate = slice_.chip.peaks.get(dtype)
     if rate is None:
@@ -160,9 +148,7 @@ def cost(roof: Roofline, slice_: Slice, tokens: float, assumed: Assumptions) -> 
 
 class Links:
     """Which links of a slice a combination of mesh axes can use, from where the mesh's devices are.
-
-    `devices` is [pipe, data, fsdp, expert, seq, tensor], with `coords` where the slice is a torus.
-    """
+    `devices` is [pipe, data, fsdp, expert, seq, tensor], with `coords` where the slice is a torus."""
 
     def __init__(self, slice_: Slice, devices: np.ndarray):
         self.slice = slice_
@@ -197,11 +183,7 @@ class Links:
 
 
 def places_of(slice_: Slice, sizes: Mapping[str, int]) -> np.ndarray:
-    """Stand-ins for a slice's devices, arranged in a mesh as JAX would arrange the real ones.
-
-    Raises:
-      UserError: a mesh of another size.
-    """
+    """Stand-ins for a slice's devices, arranged as JAX would the real ones; a mesh of another size is a `UserError`."""
     shape = tuple(sizes[name] for name in AXES)
     described = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1) or "all axes 1"
     if math.prod(shape) != slice_.devices:
@@ -212,12 +194,8 @@ def places_of(slice_: Slice, sizes: Mapping[str, int]) -> np.ndarray:
     if not slice_.chip.torus:
         return np.arange(math.prod(shape)).reshape(shape)
     chip, dims = slice_.chip, slice_.dims + (1,) * (3 - len(slice_.dims))
-    shared: dict[str, Any] = {
-        "platform": "tpu",
-        "device_kind": _KINDS.get(chip.name, chip.name),
-        "process_index": 0,
-        "slice_index": 0,
-    }
+    shared: dict[str, Any] = {"platform": "tpu", "process_index": 0, "slice_index": 0}
+    shared["device_kind"] = _KINDS.get(chip.name, chip.name)
     found: list[Any] = []
     for i in range(slice_.devices):
         coords = tuple(map(int, np.unravel_index(i // chip.devices, dims, order="F")))

@@ -32,6 +32,10 @@ _NAMES = {
 }
 _ALSO = {"tpu7x": "v7x", "ironwood": "v7x", "trillium": "v6e", "v5litepod": "v5e", "v5lite": "v5e"}
 _LIBTPU = {"v7x": "tpu7x"}  # what libtpu calls it, where that differs
+# Without these libtpu asks a server that only Cloud TPU machines have, for minutes, and prints what it did not find.
+# Its lock is for the hardware, which is not touched.
+_LIBTPU_ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_MIN_LOG_LEVEL": "3"}
+_LIBTPU_ALONE |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
@@ -81,14 +85,11 @@ class Slice:
 
 def slice_of(name: str) -> Slice:
     """Reads a slice's name.
-
-    Raises:
-      UserError: an unknown kind of chip, or a shape that there is no slice of, with the nearest that there is.
-    """
+    Raises UserError: an unknown kind of chip, or a shape that there is no slice of, with the nearest that there is."""
     found = re.fullmatch(r"([a-z0-9]+)[:=]([0-9x]+)", name.lower())
     if not found:
         raise UserError(f"--topology={name}: expected KIND:SHAPE such as v5p:4x4x4, v5e:4x4 or h100:64{_type(name)}")
-    kind, shape = _ALSO.get(found.group(1), found.group(1)), found.group(2)
+    kind, shape = _ALSO.get(found[1], found[1]), found[2]
     if kind not in _NAMES:
         raise UserError(
             f"--topology={name}: chip {kind!r} is not known; accepted: {', '.join(_NAMES)}{nearest(kind, _NAMES)}"
@@ -126,10 +127,10 @@ def _count(shape: str) -> int:
 def _type(name: str) -> str:
     """What an accelerator type such as "v5p-128" or "v5litepod-16" is as a topology."""
     found = re.fullmatch(r"([a-z0-9]+)-(\d+)", name.lower())
-    kind = _ALSO.get(found.group(1), found.group(1)) if found else ""
+    kind = _ALSO.get(found[1], found[1]) if found else ""
     if not found or kind not in SLICES:
         return ""
-    chips = int(found.group(2)) / _CORES.get(kind, 1)
+    chips = int(found[2]) / _CORES.get(kind, 1)
     shapes = [shape for shape in SLICES[kind] if _count(shape) == chips]
     counted = "TensorCores, 2 a chip" if kind in _CORES else "chips"
     return f"; {name} counts {counted}: did you mean {kind}:{shapes[0]}?" if shapes else ""
@@ -146,19 +147,11 @@ def can_compile(slice_: Slice) -> str | None:
 
 def devices_of(slice_: Slice) -> list[Any]:
     """Returns the devices of a slice that is not there, for `jax.jit(...).lower(...).compile()`.
-
-    Raises:
-      UserError: libtpu is missing or refuses the slice.
-    """
-    obstacle = can_compile(slice_)
-    if obstacle:
+    Raises UserError: libtpu is missing or refuses the slice."""
+    if obstacle := can_compile(slice_):
         raise UserError(f"--topology={slice_.name}: {obstacle}")
-    # libtpu would ask a server that only Cloud TPU machines have, for minutes, and print what it did not find.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # its lock is for the hardware, which is not touched
+    for name, value in _LIBTPU_ALONE.items():
+        os.environ.setdefault(name, value)
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
@@ -175,10 +168,7 @@ def devices_of(slice_: Slice) -> list[Any]:
 
 def compile_for(config: RunConfig, slice_: Slice) -> Any:
     """`compile_step` for a slice, on another thread, so that a clock runs on a terminal and ctrl-C is heard.
-
-    Raises:
-      UserError: see `compile_step` and `devices_of`.
-    """
+    Raises UserError: see `compile_step` and `devices_of`."""
     from t5x_like.planning.lower import compile_step  # here: programs that only read flags need not wait for JAX
 
     compiling = ThreadPoolExecutor(1).submit(compile_step, config, devices_of(slice_))

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention weights as one page: tokens and patches that a token looks at, by layer and head; made of
-attention.html.jinja and attention.js beside this."""
+"""Attention weights as one page, of attention.html.jinja and attention.js: what a token looks at, by layer and head."""
 
 import io
 from base64 import b64encode
@@ -18,19 +17,12 @@ MOST = 40_000_000  # weights of a page: 53 MB of it
 
 @dataclass(frozen=True)
 class Tokens:
-    """What attends, or is attended to.
-
-    Attributes:
-      labels: of each token.
-      patches: of each token the number of its patch, row by row, where it is one of a picture; else -1.
-      picture: uint8 [height, width, channels].
-      grid: patches on each side of the picture.
-    """
+    """What attends, or is attended to."""
 
     labels: Sequence[str]
-    patches: Sequence[int] = ()
-    picture: np.ndarray | None = None
-    grid: int = 0
+    patches: Sequence[int] = ()  # of each token the number of its patch, row by row, where it is one; else -1
+    picture: np.ndarray | None = None  # uint8 [height, width, channels]
+    grid: int = 0  # patches on each side of the picture
 
 
 @dataclass(frozen=True)
@@ -44,11 +36,7 @@ class AttentionMap:
 
 
 def attention_page(title: str, maps: Sequence[AttentionMap]) -> str:
-    """A whole page that needs no other file.
-
-    Raises:
-      UserError: there are more weights than a browser would like.
-    """
+    """A whole page that needs no other file. Raises UserError: there are more weights than a browser would like."""
     if (total := sum(each.weights.size for each in maps)) > MOST:
         raise UserError(f"{total:,} weights are too many for a page; accepted: up to {MOST:,}, as of a shorter prompt")
     content = [

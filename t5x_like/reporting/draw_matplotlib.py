@@ -59,23 +59,15 @@ def draw(chart: Chart) -> Figure:
         _ends(frames[0], chart)
         if chart.scale:
             _scale(figure, frames[-1], chart.scale)
-        handles, names = _legend(frames)
-        if names:
-            frames[0].legend(
-                handles, names, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(names), borderaxespad=0.2
-            )
+        if found := _legend(frames):
+            place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.2}
+            frames[0].legend(list(found.values()), list(found), ncols=len(found), **place)
     return figure
 
 
 def save(figure: Figure, kind: str, name: str, about: str = "") -> bytes:
-    """Returns the bytes of a file.
-
-    Args:
-      figure: what `draw` returned.
-      kind: one of `painter.FORMATS`.
-      name: of the chart; it seeds the identifiers inside an SVG.
-      about: where the numbers come from, written into the file's metadata.
-    """
+    """Returns the bytes of a file of a kind, one of `painter.FORMATS`.
+    The chart's `name` seeds the identifiers inside an SVG; `about`, where the numbers come from, is in its metadata."""
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None, "Description": about},
         "svg": {"Date": None, "Creator": None, "Description": about},
@@ -107,12 +99,8 @@ def _frames(figure: Figure, chart: Chart) -> list[Frame]:
     top = 0.36 if any(getattr(layer, "name", "") for panel in chart.panels for layer in panel.layers) else 0.14
     low = 0.58 / HEIGHT
     n, gap = len(chart.panels), 0.3
-    wide = (WIDTH - left - right - gap * (n - 1)) / n
-    frames = []
-    for i in range(n):
-        box = ((left + i * (wide + gap)) / WIDTH, low, wide / WIDTH, 1 - low - top / HEIGHT)
-        frames.append(figure.add_axes(box))
-    return frames
+    wide, tall = (WIDTH - left - right - gap * (n - 1)) / n, 1 - low - top / HEIGHT
+    return [figure.add_axes(((left + i * (wide + gap)) / WIDTH, low, wide / WIDTH, tall)) for i in range(n)]
 
 
 def _draw_panel(frame: Frame, panel: Panel, first: bool) -> None:
@@ -160,42 +148,25 @@ def _marks(frame: Frame, layer: Marks, above: float) -> None:
 
 
 def _rule(frame: Frame, rule: Rule) -> None:
+    where: dict[str, Any]
     if rule.vertical:
         frame.axvline(rule.at, color=LIGHT["muted"], lw=0.9, ls=_DASHES[rule.dash], zorder=1)
-        frame.annotate(
-            rule.label,
-            (rule.at, 0.02 if rule.below else 0.98),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="bottom" if rule.below else "top",
-            color=LIGHT["muted"],
-            fontsize=8.5,
-        )
-        return
-    frame.axhline(rule.at, color=LIGHT["ink"], lw=1, ls=_DASHES[rule.dash], zorder=1)
-    frame.annotate(
-        rule.label,
-        (0.01, rule.at),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, -3 if rule.below else 3),
-        textcoords="offset points",
-        va="top" if rule.below else "bottom",
-        fontsize=8.5,
-    )
+        at, side = (rule.at, 0.02 if rule.below else 0.98), "bottom" if rule.below else "top"
+        where = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0), "color": LIGHT["muted"]}
+    else:
+        frame.axhline(rule.at, color=LIGHT["ink"], lw=1, ls=_DASHES[rule.dash], zorder=1)
+        at, side = (0.01, rule.at), "top" if rule.below else "bottom"
+        where = {"xycoords": ("axes fraction", "data"), "xytext": (0, -3 if rule.below else 3)}
+    frame.annotate(rule.label, at, textcoords="offset points", va=side, fontsize=8.5, **where)
 
 
 def _ends(frame: Frame, chart: Chart) -> None:
-    ends = chart.ends
-    for line, place in ends:
-        frame.annotate(
-            line.end, (1.01, place), xycoords="axes fraction", color=_colour(line.colour), fontsize=9, va="center"
-        )
-    if ends and chart.end_title:
-        top = max(place for _, place in ends) + 0.065
-        frame.annotate(
-            chart.end_title, (1.01, top), xycoords="axes fraction", color=LIGHT["muted"], fontsize=8.5, va="center"
-        )
+    written = [(line.end, place, _colour(line.colour), 9.0) for line, place in chart.ends]
+    if written and chart.end_title:
+        top = max(place for _, place, *_ in written) + 0.065
+        written.append((chart.end_title, top, LIGHT["muted"], 8.5))
+    for text, place, colour, size in written:
+        frame.annotate(text, (1.01, place), xycoords="axes fraction", color=colour, fontsize=size, va="center")
 
 
 def _scale(figure: Figure, last: Frame, scale: Scale) -> None:
@@ -211,12 +182,13 @@ def _scale(figure: Figure, last: Frame, scale: Scale) -> None:
     bar.spines[:].set_visible(False)
 
 
-def _legend(frames: Sequence[Frame]) -> tuple[list[Any], list[str]]:
+def _legend(frames: Sequence[Frame]) -> dict[str, Any]:
+    """What stands for each name, where it comes first."""
     found: dict[str, Any] = {}
     for frame in frames:
         for handle, name in zip(*frame.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
-    return list(found.values()), list(found)
+    return found
 
 
 def _colour(colour: Colour | Array) -> Any:

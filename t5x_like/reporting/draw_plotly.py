@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.reporting.charts import Axis, Chart, Colour, Layer, Line, Marks, Panel, Rule
-from t5x_like.reporting.ticks import label
+from t5x_like.reporting.charts import Axis, Chart, Colour, Layer, Line, Marks, Panel, Rule, label
 
 Array = np.ndarray
 
 _GAP = 0.06  # between panels, as a share of the width
-_SHAPES = {"circle": "circle", "square": "square", "diamond": "diamond"}
 # How the library writes numbers when a reader zooms: 2.1M and 1B, 10^22, 0.25.
 _EXPONENTS = {"count": "B", "power": "power", "number": "none"}
 
@@ -62,10 +60,8 @@ def figure(chart: Chart) -> dict[str, Any]:
 def library() -> str | None:
     """Returns plotly.js, compressed by gzip and in base64, or None where the package plotly is not installed."""
     found = importlib.util.find_spec("plotly")
-    if found is None or found.origin is None:
-        return None
-    path = Path(found.origin).parent / "package_data" / "plotly.min.js"
-    if not path.is_file():
+    path = Path(found.origin).parent / "package_data" / "plotly.min.js" if found and found.origin else None
+    if path is None or not path.is_file():
         return None
     return b64encode(gzip.compress(path.read_bytes(), 5, mtime=0)).decode()
 
@@ -86,15 +82,15 @@ def _axes(layout: dict[str, Any], narrow: dict[str, Any], panel: Panel, own: str
 
 def _axis(axis: Axis, window: tuple[float, float]) -> dict[str, Any]:
     change = np.log10 if axis.log else np.asarray
-    made: dict[str, Any] = {
+    return {
         "type": "log" if axis.log else "linear",
         "range": [_short(float(change(end))) for end in window],
         "title": {"text": html.escape(axis.label), "standoff": 8},
         "exponentformat": _EXPONENTS[axis.kind],
         "zeroline": False,
         "automargin": axis.marks is not None,  # names are long
+        **_ticks(axis, window, most=7),
     }
-    return made | _ticks(axis, window, most=7)
 
 
 def _ticks(axis: Axis, window: tuple[float, float], most: int) -> dict[str, Any]:
@@ -112,28 +108,18 @@ def _trace(panel: Panel, layer: Layer) -> dict[str, Any]:
         return _marks(layer)
     known = np.isfinite(layer.low) & np.isfinite(layer.high)
     x, low, high = layer.x[known], layer.low[known], layer.high[known]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": _numbers(np.concatenate([x, x[::-1]])),
-        "y": _numbers(np.concatenate([high, low[::-1]])),
-        "fill": "toself",
-        "fillcolor": f"{_colour(layer.colour)}/0.17",
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-    }
+    x, y = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
+    look: dict[str, Any] = {"fill": "toself", "fillcolor": f"{_colour(layer.colour)}/0.17", "line": {"width": 0}}
+    return _scatter("lines", x, y, hoverinfo="skip", **look)
+
+
+def _scatter(mode: str, x: Array, y: Array, **more: Any) -> dict[str, Any]:
+    return {"type": "scatter", "mode": mode, "x": _numbers(x), "y": _numbers(y), **more}
 
 
 def _line(panel: Panel, layer: Line) -> dict[str, Any]:
-    made = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": _numbers(layer.x),
-        "y": _numbers(layer.y),
-        "opacity": layer.opacity,
-        "line": {"color": _colour(layer.colour), "width": 1.2 * layer.width, "dash": layer.dash},
-        "name": html.escape(layer.name),
-    }
+    line = {"color": _colour(layer.colour), "width": 1.2 * layer.width, "dash": layer.dash}
+    made = _scatter("lines", layer.x, layer.y, opacity=layer.opacity, line=line, name=html.escape(layer.name))
     if not layer.hover:
         return made | {"hoverinfo": "skip"}
     title, kinds = html.escape(layer.hover), (panel.x.kind, panel.y.kind)
@@ -151,20 +137,13 @@ def _marks(layer: Marks) -> dict[str, Any]:
     colours = [_colour(place) for place in np.broadcast_to(np.asarray(layer.colour), n).tolist()]
     diameter = 1.35 * np.sqrt(np.broadcast_to(layer.area, n))
     marker: dict[str, Any] = {
-        "symbol": _SHAPES[layer.shape] + ("-open" if layer.hollow else ""),
+        "symbol": layer.shape + "-open" * layer.hollow,
         "size": [round(float(size), 1) for size in diameter],
         "color": colours,
         "opacity": layer.opacity,
         "line": {"color": colours, "width": 2} if layer.hollow else {"color": "@paper", "width": 0.8},
     }
-    made: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": _numbers(layer.x),
-        "y": _numbers(layer.y),
-        "name": html.escape(layer.name),
-        "marker": marker,
-    }
+    made = _scatter("markers", layer.x, layer.y, name=html.escape(layer.name), marker=marker)
     if layer.error is not None:
         below, above = np.broadcast_to(np.atleast_2d(np.nan_to_num(layer.error, posinf=0.0)), (2, n))
         bars = {"array": _numbers(above), "arrayminus": _numbers(below), "symmetric": False}
@@ -207,20 +186,16 @@ def _rule_label(panel: Panel, rule: Rule, own: str) -> dict[str, Any]:
 
 
 def _ends(layout: dict[str, Any], narrow: dict[str, Any], chart: Chart) -> None:
-    ends = chart.ends
-    if not ends:
+    written = [(line.end, place, _colour(line.colour)) for line, place in chart.ends]
+    if not written:
         return
     narrow["margin"]["r"] = 54
-    for line, place in ends:
-        layout["annotations"].append(_beside(html.escape(line.end), place, _colour(line.colour)))
     if chart.end_title:
-        top = max(place for _, place in ends) + 0.075
-        layout["annotations"].append(_beside(html.escape(chart.end_title), top, "@muted"))
-
-
-def _beside(text: str, place: float, colour: str) -> dict[str, Any]:
-    where = {"xref": "paper", "yref": "paper", "x": 1.01, "y": round(place, 4), "xanchor": "left", "yanchor": "middle"}
-    return {"text": text, "showarrow": False, "font": {"size": 12, "color": colour}, **where}
+        written.append((chart.end_title, max(place for _, place, _ in written) + 0.075, "@muted"))
+    where = {"xref": "paper", "yref": "paper", "x": 1.01, "xanchor": "left", "yanchor": "middle", "showarrow": False}
+    for text, place, colour in written:
+        own = {"text": html.escape(text), "font": {"size": 12, "color": colour}, "y": round(place, 4)}
+        layout["annotations"].append(own | where)
 
 
 def _scale_bar(chart: Chart) -> dict[str, Any]:

@@ -55,14 +55,10 @@ def template(name: str = "page.html.jinja") -> jinja2.Template:
 
 
 def document(title: str, parts: Sequence[Section], pngs: dict[str, bytes], library: str | None, **answer: Any) -> str:
-    """Returns a whole page.
+    """Returns a whole page of sections, below an `answer` that the template shows.
 
-    Args:
-      title: of the page.
-      parts: its sections.
-      pngs: pictures by the name of their chart.
-      library: plotly.js as `draw_plotly.library` returns it; None: still pictures.
-      answer: what the template shows above the sections.
+    `pngs` are pictures by the name of their chart, `library` plotly.js as `draw_plotly.library` returns it, or None for
+    still pictures.
     """
     pictures = {
         chart.name: {"png": b64encode(pngs[chart.name]).decode(), "drawing": as_script(draw_plotly.figure(chart))}

@@ -33,11 +33,7 @@ class Painter:
 
     def paint(self, charts: Iterable[Chart], about: str) -> None:
         """Draws charts, or hands them to the workers; one of a name that was given before is passed over.
-
-        Args:
-          charts: what to draw.
-          about: where the numbers come from, for the files' metadata.
-        """
+        `about` says where the numbers come from, for the files' metadata."""
         for chart in charts:
             if chart.name in self._jobs:
                 continue
@@ -48,11 +44,7 @@ class Painter:
                 _paint(chart, about, self.folder)
 
     def finish(self) -> None:
-        """Waits until everything is drawn.
-
-        Raises:
-          RuntimeError: a worker failed; the message ends with what it said.
-        """
+        """Waits until everything is drawn. Raises RuntimeError: a worker failed; the message ends with what it said."""
         for name, job in self._jobs.items():
             if job and (error := job.exception()):
                 told = f"{type(error).__name__}: {error}"

@@ -31,9 +31,8 @@ class Watched:
     @property
     def status(self) -> str:
         """That of summary.json; "training" before there is one."""
-        path = self.folder / "summary.json"
         try:
-            return str(json.loads(path.read_text())["status"])
+            return str(json.loads((self.folder / "summary.json").read_text())["status"])
         except (OSError, ValueError, KeyError):
             return "training" if self.lines else "waiting"
 
@@ -54,20 +53,13 @@ class Watched:
     def curve(self, metric: str, split: str) -> tuple[list[float], list[float]]:
         """Steps and values of a metric; lines that have it not, or not as a finite number, are passed over."""
         chosen = [line for line in self.lines if line.get("split") == split and "dataset" not in line]
-        pairs = [(line["step"], line[metric]) for line in chosen if _number(line.get(metric))]
-        return [float(step) for step, _ in pairs], [float(value) for _, value in pairs]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+        usable = [line for line in chosen if isinstance(line.get(metric), int | float) and math.isfinite(line[metric])]
+        return [float(line["step"]) for line in usable], [float(line[metric]) for line in usable]
 
 
 def watched(paths: Sequence[str]) -> list[Watched]:
     """The run folders that are named, or that a named sweep folder holds, in order.
-
-    Raises:
-      UserError: a folder that is neither.
-    """
+    Raises UserError: a folder that is neither."""
     found = []
     for path in map(Path, paths):
         if (path / "config.json").is_file():
@@ -99,15 +91,15 @@ def braille(
     curves: Sequence[tuple[Sequence[float], Sequence[float]]], width: int, height: int
 ) -> list[tuple[str, list[int]]]:
     """Curves drawn in dots, two by four a letter, and under each letter the number of the last curve there.
-
-    Returns one (text, owners) a row: owners[i] is the curve of letter i, -1 where there is none.
-    """
+    Returns one (text, owners) a row: owners[i] is the curve of letter i, -1 where there is none."""
     reach = [x for xs, _ in curves for x in xs]
-    grid = np.linspace(min(reach), max(reach), 2 * width) if reach else np.empty(0)
     points = []
     for i, (xs, ys) in enumerate(curves):
-        between = grid[(grid >= min(xs)) & (grid <= max(xs))] if xs else grid[:0]  # a line from point to point
-        points += [(x, y, i) for x, y in zip(between, np.interp(between, xs, ys) if xs else (), strict=True)]
+        if not xs:
+            continue
+        grid = np.linspace(min(reach), max(reach), 2 * width)
+        between = grid[(grid >= min(xs)) & (grid <= max(xs))]  # a line from point to point
+        points += [(x, y, i) for x, y in zip(between, np.interp(between, xs, ys), strict=True)]
         points += [(x, y, i) for x, y in zip(xs, ys, strict=True)]
     dots = [[0] * width for _ in range(height)]
     owners = [[-1] * width for _ in range(height)]

@@ -4,6 +4,10 @@
 import math
 from collections.abc import Callable, Sequence
 
+Units = tuple[tuple[float, str], ...]  # the largest first
+
+COUNTS: Units = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1, ""))
+_BYTES: Units = ((1e12, " TB"), (1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B"))
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -23,7 +27,7 @@ def count(value: float | None, trim: bool = False) -> str:
     """Returns a count for reading: 393k, 2.10M, 70.0B; trimmed, 2.1M and 70B."""
     if value is None:
         return "unbounded"
-    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for unit, name in COUNTS[:-1]:
         if value >= unit * 0.9995:
             text = figure(value / unit)
             return f"{text.rstrip('0').rstrip('.') if trim and '.' in text else text}{name}"
@@ -46,7 +50,12 @@ def power_of_ten(value: float) -> str:
     return ten if head == "1" else f"{head}×{ten}"
 
 
+def in_units(value: float, units: Units, digits: int) -> str:
+    """Returns a number in the largest of the units that it reaches, or the smallest: 1.57T for 1.57e12."""
+    unit, name = next((one for one in units if abs(value) >= one[0]), units[-1])
+    return f"{value / unit:.{digits}g}{name}"
+
+
 def in_bytes(size: float) -> str:
     """Returns a number of bytes in the unit that suits it: 1.2 MB."""
-    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0, "B")) if size >= u)
-    return f"{size / (unit or 1):.3g} {name}"
+    return in_units(size, _BYTES, 3)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from t5x_like.accounting.flops import flops_per_token
@@ -16,44 +17,40 @@ from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config import RunConfig, config_hash, distinctive
 from t5x_like.config_files import load_file, set_field, with_overrides
 from t5x_like.errors import UserError
+from t5x_like.reporting.wording import COUNTS, in_units
 from t5x_like.strict import FieldError, convert, to_dict
 from t5x_like.training.trunk import shared_steps
 
 ParamsColumn = Literal["params_total", "params_nonembedding", "params_active", "params_compute"]
 GRID = ("sizes", "tokens", "learning_rates", "seeds")
+_short = partial(in_units, units=COUNTS, digits=3)  # 1234567 as "1.23M"
 
 
 @dataclass(frozen=True)
 class SweepConfig:
     """A grid: sizes x token budgets x learning rates x seeds.
 
-    Attributes:
-      base: what all cells share, as a run config.
-      sizes: one dict of run-config fields for each size, e.g. {"model.d_model": 64, "model.num_heads": 4}.
-      tokens: training budgets D; every cell's schedule ends at its own.
-      learning_rates: peak rates. With `learning_rate_width` w they are those of a model of width w, and a model of
-        width d gets rate * (w / d)^learning_rate_power.
-      learning_rate_power: 1 is the rule for hidden matrices under Adam in the maximal update parametrisation (Yang et
-        al. 2022); measured optima of small models often fall more slowly.
-      seeds: of initial values and the order of data.
-      params_column: which count of parameters `points.csv` calls params. `params_compute` is a sixth of the FLOPs of a
-        target: 6 params tokens is then what a run computes in any family (Bi et al. 2024, who leave out the logits).
-      trunks: whether runs of one size, rate and seed share their first steps: each goes on from where the next smaller
-        budget's rate began to fall (`training/trunk.py`). What comes out is the same.
-      arms: what to compare, by name: the fields in which each differs from the base, nested as they are there, and its
-        own sizes, tokens, learning rates or seeds.
+    Peak rates are those of a model of `learning_rate_width` w, where it is given: one of width d gets
+    rate * (w / d)^learning_rate_power. A power of 1 is the rule for hidden matrices under Adam in the maximal update
+    parametrisation (Yang et al. 2022); measured optima of small models often fall more slowly.
+
+    `params_column` is which count `points.csv` calls params. `params_compute` is a sixth of the FLOPs of a target: 6
+    params tokens is then what a run computes in any family (Bi et al. 2024, who leave out the logits).
+
+    With `trunks` each run of one size, rate and seed goes on from where the next smaller budget's rate began to fall
+    (`training/trunk.py`). What comes out is the same.
     """
 
-    base: dict[str, Any]
-    tokens: tuple[int, ...]
+    base: dict[str, Any]  # what all cells share, as a run config
+    tokens: tuple[int, ...]  # training budgets D; every cell's schedule ends at its own
     learning_rates: tuple[float, ...]
-    sizes: tuple[dict[str, Any], ...] = ()
+    sizes: tuple[dict[str, Any], ...] = ()  # run-config fields of each, e.g. {"model.d_model": 64}
     learning_rate_width: int | None = None
     learning_rate_power: float = 1.0
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)  # of initial values and the order of data
     params_column: ParamsColumn = "params_nonembedding"
     trunks: bool = False
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name, fields other than the base's, or own grids
 
     def __post_init__(self) -> None:
         if wrong := [arm for arm in self.arms if not re.fullmatch(r"[\w.-]+", arm)]:
@@ -116,10 +113,7 @@ class Cell:
 
 def load_sweep(path: str, overrides: Sequence[str] = ()) -> SweepConfig:
     """Loads a sweep from a config file and overrides such as `base.training.batch_size=16` or `seeds=(0,1)`.
-
-    Raises:
-      UserError: a missing file or a field that is misspelt, ill-typed or impossible, in one line.
-    """
+    Raises UserError: a missing file or a field that is misspelt, ill-typed or impossible, in one line."""
     content = load_file(path)
     if "base" not in content:
         raise UserError(f"--config={path}: is no sweep (it has no field `base`); train.py takes single runs")
@@ -128,10 +122,7 @@ def load_sweep(path: str, overrides: Sequence[str] = ()) -> SweepConfig:
 
 def cells(sweep: SweepConfig) -> list[Cell]:
     """Returns the cells of a design: arm by arm, largest sizes last, budgets rising within a size.
-
-    Raises:
-      UserError: a cell's config is impossible, or two cells are the same run.
-    """
+    Raises UserError: a cell's config is impossible, or two cells are the same run."""
     base_identity(sweep)  # a mistake of the base's is told as one, not as an arm's
     made = [
         _cell(one, arm, *where)
@@ -156,15 +147,14 @@ def _on_trunks(design: list[Cell]) -> list[Cell]:
     made = {}
     for family in same.values():
         family.sort(key=lambda cell: cell.flops)
-        for parent, cell in zip([None, *family[:-1]], family, strict=True):
-            first = 0 if parent is None else shared_steps(parent.config)
-            if parent is not None and not first:
+        for parent, cell in itertools.pairwise(family):
+            if not (first := shared_steps(parent.config)):
                 raise UserError(
                     f"trunks: runs of {parent.config.training.tokens} and {cell.config.training.tokens} tokens have no "
                     "first step in common; accepted: base.schedule.kind='wsd' or 'constant' with warmup_steps"
                 )
-            made[cell.run] = dataclasses.replace(cell, parent=parent.run if parent else None, first_step=first)
-    return [made[cell.run] for cell in design]
+            made[cell.run] = dataclasses.replace(cell, parent=parent.run, first_step=first)
+    return [made.get(cell.run, cell) for cell in design]
 
 
 def base_identity(sweep: SweepConfig) -> dict[str, Any]:
@@ -173,9 +163,7 @@ def base_identity(sweep: SweepConfig) -> dict[str, Any]:
     sized = [name for _, one in sweep.by_arm() for size in one.sizes for name in size]
     for name in ("optimizer.learning_rate", "training.tokens", "seed", *sized):
         _drop(content, name)
-    shared = distinctive(convert(RunConfig, content, "base"))
-    del shared["model"]
-    return shared
+    return {name: value for name, value in distinctive(convert(RunConfig, content, "base")).items() if name != "model"}
 
 
 def _cell(sweep: SweepConfig, arm: str, size: dict[str, Any], tokens: int, rate: float, seed: int) -> Cell:
@@ -196,8 +184,7 @@ def _run(sweep: SweepConfig, path: str, size: dict[str, Any], tokens: int, rate:
     for name, value in size.items():
         set_field(content, name, value)
     width = convert(RunConfig, content | {"training": {"tokens": tokens}}, path).model.d_model
-    if sweep.learning_rate_width is not None:
-        rate = rate * (sweep.learning_rate_width / width) ** sweep.learning_rate_power
+    rate *= ((sweep.learning_rate_width or width) / width) ** sweep.learning_rate_power
     set_field(content, "optimizer.learning_rate", float(f"{rate:.6g}"))
     set_field(content, "training.tokens", tokens)
     set_field(content, "seed", seed)
@@ -217,11 +204,3 @@ def _drop(content: dict[str, Any], name: str) -> None:
     for parent in parents:
         content = content.get(parent, {})
     content.pop(last, None)
-
-
-def _short(number: float) -> str:
-    """1234567 as "1.23M"."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:g}"

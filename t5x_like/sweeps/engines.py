@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import queue
 import subprocess
@@ -30,14 +31,12 @@ RESOURCES = ("TPU", "GPU", "CPU")  # what Ray calls devices; of a cluster that h
 class Engine(ABC):
     """What carries cells out.
 
-    Attributes:
-      answers: (worker, answer) as they come: {"step", "loss"} on the way, {"status"} or {"error"} at a cell's end,
-        {"gone": why} when a worker has ended.
-      logs: where each worker's output is, or what is known of it.
+    Of `answers`, (worker, answer), {"step", "loss"} come on the way, {"status"} or {"error"} at a cell's end and
+    {"gone": why} when a worker has ended.
     """
 
     answers: "queue.SimpleQueue[tuple[int, dict[str, Any]]]"
-    logs: list[Path]
+    logs: list[Path]  # where each worker's output is, or what is known of it
 
     @abstractmethod
     def send(self, worker: int, job: str) -> None:
@@ -84,11 +83,10 @@ class LocalEngine(Engine):
             print(job, file=pipe, flush=True)
 
     def close(self) -> None:
-        """Closes the workers' input, upon which they save and end, and waits for them."""
         for process in self._processes:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
+                process.stdin.close()  # upon which a worker saves and ends
         for process in self._processes:
             try:
                 process.wait(timeout=60)
@@ -144,28 +142,24 @@ class RayEngine(_Places):
         there = self._ray.cluster_resources()
         self._resource = next(name for name in RESOURCES if there.get(name))
         self._devices = devices_of(cell) if self._resource != "CPU" else 1
-        places = int(there[self._resource]) // self._devices
-        if not places:
-            raise UserError(
-                f"--engine=ray: a cell takes {self._devices} {self._resource}, and the cluster has "
-                f"{int(there[self._resource])}"
-            )
+        number = int(there[self._resource])
+        if not (places := number // self._devices):
+            taken = f"{self._devices} {self._resource}"
+            raise UserError(f"--engine=ray: a cell takes {taken}, and the cluster has {number}")
         super().__init__(folder, cell, min(places, workers or places))
 
     def _run(self, worker: int, job: str, core: int | None) -> dict[str, Any]:
         from ray.util.placement_group import placement_group, remove_placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        bundle = {"CPU": 1, self._resource: self._devices}
-        group = placement_group([bundle])
+        group = placement_group([{"CPU": 1, self._resource: self._devices}])
         try:
             self._ray.get(group.ready())
-            other = {self._resource: self._devices} if self._resource not in ("CPU", "GPU") else {}
             once = self._ray.remote(max_calls=1)  # JAX does not let go of its devices before its process ends
             task = once(train_cell).options(
                 num_cpus=1,
                 num_gpus=self._devices if self._resource == "GPU" else 0,
-                resources=other,
+                resources={"TPU": self._devices} if self._resource == "TPU" else {},
                 max_retries=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group),
             )
@@ -214,9 +208,7 @@ class SlurmEngine(_Places):
 
     def _running(self, known: Path) -> Any:
         """The job that an earlier sweep gave this cell to, if it still waits or trains.
-
-        Without Slurm nobody knows: a process that still trains holds the run folder, and a new one waits for it.
-        """
+        Without Slurm nobody knows: a process that still trains holds the run folder, and a new one waits for it."""
         if not known.is_file() or self._executor.cluster != "slurm":
             return None
         from submitit import SlurmJob
@@ -235,10 +227,7 @@ class SlurmEngine(_Places):
 
 def devices_of(cell: Cell) -> int:
     """The devices of a cell's mesh; -1, which takes what there is, counts as one."""
-    number = 1
-    for size in cell.config.mesh.sizes.values():
-        number *= max(1, size)
-    return number
+    return math.prod(max(1, size) for size in cell.config.mesh.sizes.values())
 
 
 def check_engine(name: str) -> None:

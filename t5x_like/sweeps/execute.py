@@ -40,19 +40,14 @@ def run_sweep(
     engine: str = "local",
     slurm: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Runs the cells that are missing and writes sweep.json and points.csv.
+    """Runs the cells that are missing, writes sweep.json and points.csv, and returns errors of cells, a line each.
 
     A folder may be used again with a larger grid; cells that have ended are never run again. When this process is
     interrupted or dies, its workers save and stop, and the next call goes on from there.
 
     There are at most `workers` cells under way, by default one a core, or what the `engine` has room for; see
-    `engines.py`. `slurm` are submitit's parameters.
-
-    Returns:
-      Errors of cells that could not be run, a line each; empty on success.
-
-    Raises:
-      UserError: an impossible cell, a folder that holds the cells of another sweep, or one that is in use.
+    `engines.py`. `slurm` are submitit's parameters. Raises UserError: an impossible cell, a folder that holds the cells
+    of another sweep, or one that is in use.
     """
     check_engine(engine)
     folder = Path(workdir)
@@ -205,24 +200,14 @@ def _write_design(path: Path, sweep: SweepConfig, design: list[Cell]) -> None:
                 f"{path.parent}: its cells were trained on data {before.get('fingerprint')}, which has changed since: "
                 f"it is {data.fingerprint} now; choose another --workdir"
             )
-        lost = [name for name in before.get("cells", []) if name not in names]
-        lost = [name for name in lost if (path.parent / name / "summary.json").is_file()]
-        if lost:
+        gone = [name for name in before.get("cells", []) if name not in names]
+        if lost := [name for name in gone if (path.parent / name / "summary.json").is_file()]:
             raise UserError(
                 f"{path.parent}: this grid lacks {len(lost)} cells that are already there, such as {lost[0]}; a grid "
                 "may only grow: add them, or choose another --workdir"
             )
-    write_json(
-        path,
-        {
-            "params_column": sweep.params_column,
-            "exact_entropy": data.exact_entropy,
-            "fingerprint": data.fingerprint,
-            "base": base,
-            "design": to_dict(sweep),
-            "cells": names,
-        },
-    )
+    told = {"params_column": sweep.params_column, "exact_entropy": data.exact_entropy, "fingerprint": data.fingerprint}
+    write_json(path, told | {"base": base, "design": to_dict(sweep), "cells": names})
 
 
 def _occupied(folder: Path) -> bool:

@@ -11,22 +11,9 @@ from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_text
 from t5x_like.sweeps.design import Cell, SweepConfig
 
-COLUMNS = (
-    "params",
-    "tokens",
-    "loss",
-    "loss_stderr",
-    "flops",
-    "params_total",
-    "params_nonembedding",
-    "params_active",
-    "unique_tokens",
-    "family",
-    "run",
-    "seed",
-    "learning_rate",
-    "status",
-)
+COLUMNS: tuple[str, ...] = ("params", "tokens", "loss", "loss_stderr", "flops")
+COLUMNS += ("params_total", "params_nonembedding", "params_active", "unique_tokens")
+COLUMNS += ("family", "run", "seed", "learning_rate", "status")
 OF_A_TASK = ("loss", "accuracy", "error")  # of every further evaluation set, as loss_NAME and so on
 TRUNK = "trunk"  # the first run of those that share their first steps, in a sweep with trunks
 
@@ -52,8 +39,7 @@ def write_points(folder: Path, sweep: SweepConfig, design: list[Cell]) -> None:
     for cell in design:
         if cell_status(folder, cell) is None:
             continue
-        summary = read_json(folder / cell.run / "summary.json")
-        accounting = read_json(folder / cell.run / "accounting.json")
+        summary, accounting = (read_json(folder / cell.run / f"{name}.json") for name in ("summary", "accounting"))
         diverged = summary["status"] == "diverged"
         tokens = cell.config.training.tokens if diverged else summary["tokens"]  # its budget: the cell it belongs to
         writer.writerow(
@@ -91,10 +77,7 @@ def _trunk(cell: Cell, by_run: Mapping[str, Cell]) -> str:
 
 def largest_run(folder: Path) -> Path:
     """Returns the run folder of the finished cell of a sweep that took the most compute.
-
-    Raises:
-      UserError: no cell has finished.
-    """
+    Raises UserError: no cell has finished."""
     path = folder / "points.csv"
     rows = list(csv.DictReader(path.open())) if path.is_file() else []
     finished = [row for row in rows if row["status"] == "finished"]

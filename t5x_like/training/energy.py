@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from t5x_like.accounting.energy import GRID, PUE, modelled_power
+from t5x_like.accounting.hardware import GRID, PUE, modelled_power
 from t5x_like.training.one_writer import is_writer
 from t5x_like.versions import package_version
 

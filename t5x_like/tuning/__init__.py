@@ -61,10 +61,7 @@ def tuned_specs(specs: Params, tuning: TuningConfig, quantisation: QuantisationC
 
 def untuned(model: Model, params: Params, *, masters: bool = False) -> tuple[Model, Params]:
     """The base of a tuned model, or of one in few bits, with parameters that compute the same.
-
-    Raises:
-      UserError: a method whose parameters cannot be put into the base's.
-    """
+    Raises UserError: a method whose parameters cannot be put into the base's."""
     model, params = dequantised(model, params, masters=masters)
     if not isinstance(model, TunedModel):
         return model, params

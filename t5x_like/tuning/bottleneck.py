@@ -6,21 +6,16 @@ from typing import Any
 
 import jax
 
-from t5x_like.config.tuning import AdapterConfig
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Constant, Normal, Params, ParamSpec
 from t5x_like.models.layers.tuned import Followed
-from t5x_like.tuning.method import OfKernels, beside
+from t5x_like.tuning.method import Method, beside
 
 STDDEV = 0.01  # of what goes down; what comes up starts at 0, so that a model begins as its base
 
 
-class BottleneckMethod(OfKernels):
+class BottleneckMethod(Method):
     beside = "adapter"
-
-    def __init__(self, config: AdapterConfig):
-        self.config = config
-        self.patterns = {"targets": config.targets}
 
     def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
         if kernel.out_axes != ("embed",):
@@ -28,9 +23,9 @@ class BottleneckMethod(OfKernels):
             raise UserError(f"tuning.targets: {name!r} makes {made}; accepted: kernels that make the model's width")
         out, width = kernel.out_axes, self.config.width
         return {
-            "down": beside(kernel, out, ("rank",), Normal(STDDEV), width),
-            "down_bias": beside(kernel, (), ("rank",), Constant(0.0), width),
-            "up": beside(kernel, ("rank",), out, Constant(0.0), width),
+            "down": beside(kernel, out, ("rank",), Normal(STDDEV), rank=width),
+            "down_bias": beside(kernel, (), ("rank",), Constant(0.0), rank=width),
+            "up": beside(kernel, ("rank",), out, Constant(0.0), rank=width),
             "up_bias": beside(kernel, (), out, Constant(0.0)),
         }
 

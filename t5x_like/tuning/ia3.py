@@ -7,29 +7,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x_like.config.tuning import IA3Config
 from t5x_like.models.layers.parameters import Constant, Params, ParamSpec
 from t5x_like.models.layers.tuned import Scaled
-from t5x_like.tuning.method import OfKernels, beside
+from t5x_like.tuning.method import Method, beside
 
 
-class IA3Method(OfKernels):
-    beside = "ia3"
-
-    def __init__(self, config: IA3Config):
-        self.config = config
-        self.patterns = {"outputs": config.outputs, "inputs": config.inputs}
+class IA3Method(Method):
+    beside, fields = "ia3", ("outputs", "inputs")
 
     def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
         """Ones, over what enters or over what leaves."""
-        found = {}
-        for part, patterns, axes in (
-            ("into", self.config.inputs, kernel.in_axes),
-            ("out", self.config.outputs, kernel.out_axes),
-        ):
-            if any(re.fullmatch(pattern, name) for pattern in patterns):
-                found[part] = beside(kernel, (), axes, Constant(1.0))
-        return found
+        wanted = {"into": (self.config.inputs, kernel.in_axes), "out": (self.config.outputs, kernel.out_axes)}
+        return {
+            part: beside(kernel, (), axes, Constant(1.0))
+            for part, (patterns, axes) in wanted.items()
+            if any(re.fullmatch(pattern, name) for pattern in patterns)
+        }
 
     def node(self, kernel: Any, parts: Params) -> Scaled:
         return Scaled(kernel, parts.get("into"), parts.get("out"))

@@ -6,18 +6,13 @@ from typing import Any
 
 import jax
 
-from t5x_like.config.tuning import LoRAConfig
 from t5x_like.models.layers.low_rank import LowRank, merged
 from t5x_like.models.layers.parameters import Constant, Normal, Params, ParamSpec
-from t5x_like.tuning.method import OfKernels, beside
+from t5x_like.tuning.method import Method, beside
 
 
-class LowRankMethod(OfKernels):
+class LowRankMethod(Method):
     beside = "lora"
-
-    def __init__(self, config: LoRAConfig):
-        self.config = config
-        self.patterns = {"targets": config.targets}
 
     def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
         """Experts' too, but their columns have no lengths of their own."""
@@ -29,8 +24,8 @@ class LowRankMethod(OfKernels):
         sizes, rank = dict(zip(kernel.axes, kernel.shape, strict=True)), self.config.rank
         drawn = Normal(1 / math.sqrt(math.prod(sizes[axis] for axis in kernel.in_axes)))
         found = {
-            "a": beside(kernel, kernel.in_axes, ("rank",), drawn, rank),
-            "b": beside(kernel, ("rank",), kernel.out_axes, Constant(0.0), rank),
+            "a": beside(kernel, kernel.in_axes, ("rank",), drawn, rank=rank),
+            "b": beside(kernel, ("rank",), kernel.out_axes, Constant(0.0), rank=rank),
         }
         return found | ({"magnitude": beside(kernel, (), kernel.out_axes, Constant(1.0))} if self.config.dora else {})
 

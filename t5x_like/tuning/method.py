@@ -6,8 +6,9 @@ way into the layers both become one node that `project` and `Linear` know (`mode
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -18,54 +19,11 @@ from t5x_like.models.layers.quantised import Quantised, Rounded
 from t5x_like.models.model import Model
 
 
-class Method(Protocol):
-    """A tuning method with its config.
-
-    Attributes:
-      beside: the name of what lies beside a kernel.
-      config: its own.
-      patterns: regular expressions of the kernels' names, by the field of the config that has them.
-      leaf: what the parameter is called that something lies beside.
-      model: the class of a model that is tuned.
-    """
-
-    beside: str
-    leaf: str
-
-    @property
-    def model(self) -> type: ...
-
-    config: Any
-
-    @property
-    def patterns(self) -> Mapping[str, tuple[str, ...]]: ...
-
-    def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
-        """Whether anything may lie beside the parameter of a name; `first` is the first stream of the model."""
-        ...
-
-    def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
-        """The specs of what lies beside a kernel."""
-        ...
-
-    def node(self, kernel: Any, parts: Params) -> Any:
-        """What stands for the kernel."""
-        ...
-
-    def merged(self, node: Any, pattern: str, bias: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-        """A kernel and a bias that compute the same.
-
-        Raises:
-          UserError: there are none.
-        """
-        ...
-
-
 class TunedModel:
     """A model with what a method adds; `tune` makes one, of a class below its base's."""
 
     base: Model
-    method: Method
+    method: "Method"
 
     def specs(self) -> Params:
         """The base's and those of the method."""
@@ -86,14 +44,38 @@ class TunedModel:
         return self.base.for_decoding(params, *args, **more)  # type: ignore[attr-defined]
 
 
-class OfKernels:
-    """A method whose parameters lie beside kernels of linear maps inside layers; experts' are multiplied in groups, by
-    themselves."""
+class Method(ABC):
+    """A tuning method with its config; as it stands here, beside kernels of linear maps inside layers."""
 
-    leaf, model = "kernel", TunedModel
+    beside: str  # the name of what lies beside a kernel
+    leaf = "kernel"  # what the parameter is called that something lies beside
+    model: type = TunedModel  # of a model that is tuned
+    fields: tuple[str, ...] = ("targets",)  # of the config, with regular expressions of the kernels' names
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    @property
+    def patterns(self) -> Mapping[str, tuple[str, ...]]:
+        """The regular expressions by their field."""
+        return {field: getattr(self.config, field) for field in self.fields}
 
     def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
+        """Whether anything may lie beside the parameter of a name; `first` is the first stream of the model.
+        Nothing beside experts' kernels, which are multiplied in groups, by themselves."""
         return "/layers/" in f"/{name}" and name.endswith("/kernel") and spec.is_matrix and "expert" not in spec.axes
+
+    @abstractmethod
+    def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
+        """The specs of what lies beside a kernel."""
+
+    @abstractmethod
+    def node(self, kernel: Any, parts: Params) -> Any:
+        """What stands for the kernel."""
+
+    @abstractmethod
+    def merged(self, node: Any, pattern: str, bias: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """A kernel and a bias that compute the same; a `UserError` where there are none."""
 
 
 def tune(base: Model, method: Method) -> Any:
@@ -107,11 +89,7 @@ def tune(base: Model, method: Method) -> Any:
 
 
 def with_added(specs: Params, method: Method) -> Params:
-    """The specs of a model with those of a method.
-
-    Raises:
-      UserError: a pattern that matches no kernel of a layer.
-    """
+    """The specs of a model with those of a method; a pattern that matches no kernel of a layer is a `UserError`."""
     leaves = flatten_dict(specs, sep="/", is_leaf=lambda _, node: isinstance(node, ParamSpec))
     first = "encoder" if any(name.startswith("encoder/") for name in leaves) else "decoder"
     kernels = [name for name, spec in leaves.items() if method.takes(name, spec, first)]
@@ -129,9 +107,9 @@ def with_added(specs: Params, method: Method) -> Params:
     return unflatten_dict(leaves, sep="/")
 
 
-def beside(kernel: ParamSpec, into: tuple[str, ...], out: tuple[str, ...], init: Any, rank: int = 0) -> ParamSpec:
-    """A parameter beside a kernel, over some of its axes; "rank" is an axis of its own. Without `into` no matrix."""
-    sizes = {**dict(zip(kernel.axes, kernel.shape, strict=True)), "rank": rank}
+def beside(kernel: ParamSpec, into: tuple[str, ...], out: tuple[str, ...], init: Any, **own: int) -> ParamSpec:
+    """A parameter beside a kernel, over some of its axes and its `own`, with their sizes. Without `into` no matrix."""
+    sizes = {**dict(zip(kernel.axes, kernel.shape, strict=True)), **own}
     axes = (*(axis for axis in kernel.axes if axis not in kernel.in_axes + kernel.out_axes), *into, *out)
     shape = tuple(sizes[axis] for axis in axes)
     return ParamSpec(shape, axes, into, out if into else (), init, kernel.stream, kernel.met)
@@ -148,11 +126,7 @@ def joined(params: Any, method: Method) -> Any:
 
 
 def merge(params: Params, specs: Params, method: Method) -> Params:
-    """The parameters of the base, whose specs are given, that compute the same.
-
-    Raises:
-      UserError: there are none.
-    """
+    """The parameters of the base, whose specs are given, that compute the same; a `UserError` where there are none."""
     named = named_specs(specs)
 
     def walk(node: Any, path: str) -> Any:

@@ -12,16 +12,16 @@ Differs from the papers: a prompt is drawn, not taken from the vocabulary. A pre
 keys are rotated, and normalised, as others are; of an encoder-decoder only the encoder has one.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from t5x_like.config.tuning import PrefixConfig, PromptConfig
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec
 from t5x_like.models.layers.tuned import Prefixed, Prompted
-from t5x_like.tuning.method import TunedModel, joined
+from t5x_like.tuning.method import Method, TunedModel, beside, joined
 
 STDDEV = 0.02  # of a prefix
 
@@ -74,24 +74,24 @@ class PromptedModel(TunedModel):
         return {**batch, **joint}
 
 
-class PromptMethod:
+class PromptMethod(Method):
     """Beside the table of tokens."""
 
     beside, leaf, model = "prompt", "embedding", PromptedModel
 
-    def __init__(self, config: PromptConfig):
-        self.config = config
-        self.patterns = {"kind": ("token_embedding/embedding",)}
+    @property
+    def patterns(self) -> Mapping[str, tuple[str, ...]]:
+        return {"kind": ("token_embedding/embedding",)}
 
     def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
         return name == "token_embedding/embedding"
 
-    def added(self, name: str, table: ParamSpec) -> dict[str, ParamSpec]:
-        shape, axes = (self.config.length, table.shape[1]), ("positions", table.axes[1])
-        return {"embedding": ParamSpec(shape, axes, init=table.init, stream=table.stream)}
+    def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
+        shape, axes = (self.config.length, kernel.shape[1]), ("positions", kernel.axes[1])
+        return {"embedding": ParamSpec(shape, axes, init=kernel.init, stream=kernel.stream)}
 
-    def node(self, table: Any, parts: Params) -> Prompted:
-        return Prompted(table, parts["embedding"])
+    def node(self, kernel: Any, parts: Params) -> Any:
+        return Prompted(kernel, parts["embedding"])
 
     def merged(self, node: Any, pattern: str, bias: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
         raise UserError(f"tuning.kind: a {self.beside!r} is no part of kernels, and cannot be put into them")
@@ -105,24 +105,17 @@ class PromptMethod:
 class PrefixMethod(PromptMethod):
     """Beside the kernels of keys and values."""
 
-    beside, leaf = "prefix", "kernel"
-
-    def __init__(self, config: PrefixConfig):
-        self.config = config  # type: ignore[assignment]
-        self.patterns = {"targets": config.targets}  # type: ignore[dict-item]
+    beside, leaf, patterns = "prefix", "kernel", Method.patterns
 
     def takes(self, name: str, spec: ParamSpec, first: str) -> bool:
         kernels = "/attention/key/kernel", "/attention/value/kernel"
         return spec.is_matrix and name.startswith(f"{first}/layers/") and name.endswith(kernels)
 
     def added(self, name: str, kernel: ParamSpec) -> dict[str, ParamSpec]:
-        side = tuple(axis for axis in kernel.axes if axis not in kernel.in_axes + kernel.out_axes)
-        sizes = {**dict(zip(kernel.axes, kernel.shape, strict=True)), "positions": self.config.length}
-        axes = (*side, "positions", *kernel.out_axes)
-        shape = tuple(sizes[axis] for axis in axes)
-        return {"rows": ParamSpec(shape, axes, init=Normal(STDDEV), stream=kernel.stream, met=kernel.met)}
+        axes = ("positions", *kernel.out_axes)
+        return {"rows": beside(kernel, (), axes, Normal(STDDEV), positions=self.config.length)}
 
-    def node(self, kernel: Any, parts: Params) -> Prefixed:  # type: ignore[override]
+    def node(self, kernel: Any, parts: Params) -> Any:
         return Prefixed(kernel, parts["rows"])
 
     def tokens(self, vocab_size: int, first: Any) -> Any:

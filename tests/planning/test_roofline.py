@@ -66,9 +66,9 @@ def test_what_a_number_of_tokens_takes():
     taken = cost(roof, slice_of("v5p:4x4x4"), 36_000_000 * 0.4, assumed)
     assert taken.days == pytest.approx(10 / 24)
     assert taken.chip_hours == pytest.approx(640)
-    assert taken.energy == pytest.approx(64 * 0.36 * 1.25 * 1.2 * 10)
-    assert taken.co2 == pytest.approx(taken.energy * 0.5 / 1000)
-    assert cost(roof, slice_of("v5p:4x4x4"), 36e6 * 0.4, Assumptions(chip_power=720)).energy > taken.energy / 2
+    assert taken.energy_kwh == pytest.approx(64 * 0.36 * 1.25 * 1.2 * 10)
+    assert taken.co2_tonnes == pytest.approx(taken.energy_kwh * 0.5 / 1000)
+    assert cost(roof, slice_of("v5p:4x4x4"), 36e6 * 0.4, Assumptions(chip_power=720)).energy_kwh > taken.energy_kwh / 2
 
 
 @pytest.mark.parametrize("field", [{"efficiency": 0}, {"uptime": 1.1}, {"pue": 0.9}, {"grid": -1}, {"chip_power": -5}])

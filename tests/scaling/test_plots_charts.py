@@ -6,8 +6,7 @@ import pytest
 
 from t5x_like import fit_scaling_law, plot_fit
 from t5x_like.errors import UserError
-from t5x_like.reporting.charts import Axis, Band, Chart, Line, Marks, Panel, Rule, Scale, spread_apart
-from t5x_like.reporting.ticks import ticks
+from t5x_like.reporting.charts import Axis, Band, Chart, Line, Marks, Panel, Rule, Scale, spread_apart, ticks
 from t5x_like.scaling.report import plots
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from t5x_like.accounting.energy import CORE_POWER, modelled_power
+from t5x_like.accounting.hardware import CORE_POWER, modelled_power
 from t5x_like.training import energy
 from t5x_like.training.energy import EnergyMeter, energy_summary
 from t5x_like.training.loop import train

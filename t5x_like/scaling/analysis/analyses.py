@@ -26,11 +26,9 @@ def analyse(
 ) -> Fit:
     """Returns the fit with `leaderboard`, `sensitivity`, `influence`, `interval_methods` and, of budgets, `isoflop`.
 
-    Args:
-      fit: any fit; laws are ranked only where they predict a loss from params and tokens.
-      ranking: a leaderboard of these points, if there is one already.
-      progress: called with (what, done, all).
-      done: called with the fit as soon as one more analysis hangs on it.
+    Laws are ranked only where they predict a loss from params and tokens; `ranking` is a leaderboard of these points,
+    if there is one already. `progress` is called with (what, done, all), `done` with the fit as soon as one more
+    analysis hangs on it.
     """
 
     def ranked(fit: Fit) -> dict[str, Any] | None:

@@ -38,9 +38,7 @@ _NODES, _GRID, _ROUNDING = 97, 900, 1e-6
 @dataclass(frozen=True)
 class Row:
     """At one loss: compute of A and B in FLOPs, A's over B's and its 95 % interval; None where an arm never gets there.
-
-    `extrapolated` where the loss is outside what both arms' compute reaches on their frontiers.
-    """
+    `extrapolated` where the loss is outside what both arms' compute reaches on their frontiers."""
 
     loss: float
     flops_a: float | None
@@ -79,10 +77,7 @@ class Comparison:
 
 def by_family(points: Points) -> dict[str, Points]:
     """Splits points by their `family` column, in order of appearance.
-
-    Raises:
-      UserError: there is no such column, or it holds one family only.
-    """
+    Raises UserError: there is no such column, or it holds one family only."""
     families = points.columns.get("family", np.array([], str))
     names = list(dict.fromkeys(families.tolist()))
     if len(names) < 2:
@@ -94,10 +89,9 @@ def by_family(points: Points) -> dict[str, Points]:
 def compare(
     a: "Fit", b: "Fit", *, losses: Where = None, flops: Where = None, names: tuple[str, str] = ("A", "B"), seed: int = 0
 ) -> Comparison:
-    """Compares arm B with arm A by their fits.
+    """Compares arm B with arm A by their fits; the laws may differ.
 
     Args:
-      a, b: fits of the two arms; the laws may differ.
       losses: where to give the multiplier; by default evenly over what both arms reach.
       flops: or at the losses that A's frontier has at these computes.
       seed: of the shuffle of draws before they are paired. Only arms of the same cells and seeds, row by row, fitted
@@ -171,10 +165,9 @@ class _Arm:
         return cls(name, grid, log_loss, (float(compute.min()), float(compute.max())))
 
     @property
-    def reach(self) -> tuple[float, float]:
+    def reach(self) -> list[float]:
         """The lowest and the highest loss on the frontier between the smallest and the largest compute used."""
-        high, low = np.exp(np.interp(self.used, self.grid, self.log_loss[0])).tolist()
-        return low, high
+        return list(np.exp(np.interp(self.used, self.grid, self.log_loss[0])).tolist()[::-1])
 
     def flops(self, losses: Array) -> Array:
         """Returns the compute [1 + R, n] at which the frontiers have these losses [n]; 0 or inf where they never do."""
@@ -190,10 +183,7 @@ class _Arm:
 
 def _drawn_together(a: "Fit", b: "Fit") -> bool:
     """Whether draws of equal index belong together: the same cells and seeds row by row, and the same bootstrap seed.
-
-    Then a wild bootstrap flips both arms' residuals of a cell alike, and what a seed does to both arms cancels in the
-    difference as it does in the data.
-    """
+    Then a wild bootstrap flips both arms' residuals of a cell alike, and what a seed does to both arms cancels."""
     if len(a.points) != len(b.points) or len(a.draws) != len(b.draws) or a.seed != b.seed:
         return False
     seeds = [fit.points.columns.get("seed", np.array([np.nan])) for fit in (a, b)]
@@ -227,7 +217,7 @@ def _crossings(a: _Arm, b: _Arm) -> tuple[list[Crossing], str]:
     ahead = np.select([worse > 0, worse <= 0], [1, 0], -1)  # index of the better arm, -1 without a frontier
     between = f"between {figure(np.exp(low))} and {figure(np.exp(high))} FLOPs, which both used"
     changes = np.flatnonzero(np.diff(ahead[0]))
-    if not len(changes):
+    if not changes.size:
         better, held = names[ahead[0, 0]], (ahead[1:] == ahead[0, 0]).all(1)
         same = f", in {held.mean():.0%} of the replicates too" if len(held) else ""
         return [], f"There is no crossing {between}: {better} is better throughout{same}."
@@ -236,17 +226,13 @@ def _crossings(a: _Arm, b: _Arm) -> tuple[list[Crossing], str]:
         at = float(np.exp(x[i] + (x[1] - x[0]) * worse[0, i] / (worse[0, i] - worse[0, i + 1])))
         spread = _crossing_interval(x, ahead) if len(ahead) > 1 and len(changes) == 1 else None
         crossings.append(Crossing(at, spread, names[ahead[0, i]], names[ahead[0, i + 1]]))
-    told = ", ".join(
-        f"{c.better_below} is better below {figure(c.flops)} FLOPs, {c.better_above} above" for c in crossings
-    )
-    return crossings, f"{told} ({between})."
+    told = (f"{c.better_below} is better below {figure(c.flops)} FLOPs, {c.better_above} above" for c in crossings)
+    return crossings, f"{', '.join(told)} ({between})."
 
 
 def _crossing_interval(x: Array, ahead: Array) -> Pair:
     """The interval of a single crossing, from the better arm at log compute x [G], [1 + R, G].
-
-    A replicate whose better arm never changes crosses below the range, or above it.
-    """
+    A replicate whose better arm never changes crosses below the range, or above it."""
     (start, *_, end), drawn = ahead[0], ahead[1:]
     first = x[np.argmax(drawn == end, 1)]
     where = np.select([(drawn == end).all(1), (drawn == start).all(1)], [-np.inf, np.inf], first)

@@ -3,14 +3,12 @@
 
 Approach 2 of Hoffmann et al. 2022: runs of equal compute and different size trace a valley of loss over log params; its
 lowest point is N* of that budget, and a power law through the budgets' minima is N*(C). No surface is assumed, so it
-checks one (`IsoFlop.against`).
+checks one (`IsoFlop.against`). Intervals carry the noise within budgets through minima and power laws, see `valleys`.
 
 Differs from the paper: a cubic is fitted beside the parabola. The valley of E + A/N^alpha + B/D^beta is steeper on the
 side of the larger exponent, so on wide grids a parabola's minimum drifts: by 16 % in N* for sizes from 1/10 to 10 times
 the best where alpha = 2 beta, where a cubic's drifts by half a percent. A cubic is not always closer: where sizes reach
 ten times farther on one side, its own error (the quartic term) is as large. Sizes from 1/3 to 3 times need neither.
-
-Intervals: see `valleys`. They carry the noise within budgets through minima and power laws.
 """
 
 from dataclasses import asdict, dataclass
@@ -39,9 +37,7 @@ _DRAWN = ("draws", "samples", "spread")  # what results are made of, and JSON do
 @dataclass(frozen=True)
 class Budget:
     """Runs of one compute: its geometric mean in FLOPs, their rows in the points, sizes, and a curve of each form.
-
-    A form that has no more sizes than coefficients has None.
-    """
+    A form that has no more sizes than coefficients has None."""
 
     flops: float
     rows: list[int]
@@ -82,13 +78,10 @@ class IsoFlop:
         return [(b, curve) for b in self.budgets if (curve := b.curves[self.form]) and not curve.problem]
 
     def against(self, fit: "Fit") -> AgainstSurface:
-        """Compares with the compute-optimal sizes of a fitted surface.
+        """Compares with the compute-optimal sizes of a fitted surface; a law without any is a `UserError`.
 
         The surface is asked at C = 6 N* D* of each minimum, so that both divide the same product. `ratio` is the
         budget's N* over the surface's; it has no interval, as both come from the same runs.
-
-        Raises:
-          UserError: the law has no compute-optimal sizes.
         """
         if not can_share(fit.law):
             raise UserError(f"law {fit.law.name!r} does not say how to share compute between params and tokens")
@@ -150,10 +143,10 @@ def analyse(points: Any, *, tolerance: float = TOLERANCE, replicates: int = 2000
     if len(missed) == len(groups):
         raise UserError(f"{points.source}: no budget has a loss minimum between its sizes; {'; '.join(missed)}")
     laws = {name: power_laws(where, *fitted) for name, fitted in found.items()}
-    budgets = []
-    for i, rows in enumerate(groups):
-        curves = {name: fitted[0][i] for name, fitted in found.items()}
-        budgets.append(Budget(float(where[i]), rows.tolist(), sizes(points.params[rows]), curves))
+    budgets = [
+        Budget(at, rows.tolist(), sizes(points.params[rows]), {name: fitted[0][i] for name, fitted in found.items()})
+        for i, (at, rows) in enumerate(zip(where.tolist(), groups, strict=True))
+    ]
     left_out = [
         {"row": int(i), "params": float(points.params[i]), "tokens": float(points.tokens[i]), "flops": float(flops[i])}
         for i in np.delete(np.arange(len(points)), np.concatenate(groups))

@@ -14,7 +14,7 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.scaling.fitting.points import Points
-from t5x_like.scaling.fitting.solver import Minimum, find_minimum
+from t5x_like.scaling.fitting.solver import Minimum, find_minimum, rms
 from t5x_like.scaling.fitting.surface import Surface, surface_of
 from t5x_like.scaling.fitting.weights import own_delta
 from t5x_like.scaling.laws.catalogue import LAWS, OVERTRAINING, get_law
@@ -41,14 +41,10 @@ def leaderboard(
 ) -> dict[str, Any]:
     """Fits every law, `entrants` by default, and ranks them by their error on runs left out.
 
-    Args:
-      delta: the Huber threshold; "auto" takes each law's own, from its residuals.
-      progress: called with (laws done, all laws).
-
-    Returns:
-      `rows`, best first: law, formula, parameters (how many), values, residual_rms, leave_one_out_rms,
-      rolling_origin_rms (None where no origin leaves a design that determines the law), origins, score. `best`: the
-      first row's law, or None. `refused`: {law: why}.
+    `delta` is the Huber threshold; "auto" takes each law's own, from its residuals. `progress` is called with (laws
+    done, all laws). Returns `rows`, best first: law, formula, parameters (how many), values, residual_rms,
+    leave_one_out_rms, rolling_origin_rms (None where no origin leaves a design that determines the law), origins,
+    score; `best`: the first row's law, or None; `refused`: {law: why}.
     """
     chosen = [get_law(law) for law in laws] if laws is not None else entrants(points)
     rows, refused = [], {}
@@ -68,15 +64,15 @@ def _row(law: Law, points: Points, threshold: float | str) -> dict[str, Any]:
     target = surface.response(points.measured(law.target))
     delta = own_delta(surface, target) if isinstance(threshold, str) else threshold
     fit = Minimum(surface, target, find_minimum(surface, target, delta)[0], delta)
-    left_out = _rms(leave_out(surface, target, fit.theta, delta))
+    left_out = rms(leave_out(surface, target, fit.theta, delta))
     origins = list(_origins(law, points, surface, target, delta))
-    rolling = _rms(np.array([origin["rms"] for origin in origins])) if origins else None  # each counts once
+    rolling = rms(np.array([origin["rms"] for origin in origins])) if origins else None  # each counts once
     return {
         "law": law.name,
         "formula": law.formula,
         "parameters": len(law.parameters),
         "values": fit.parameters,
-        "residual_rms": _rms(fit.misses),
+        "residual_rms": rms(fit.misses),
         "leave_one_out_rms": left_out,
         "rolling_origin_rms": rolling,
         "origins": origins,
@@ -117,9 +113,5 @@ def _origins(law: Law, points: Points, surface: Surface, target: Array, delta: f
             "trained_below_flops": float(edge),
             "compute_ratio": float(compute.max() / edge),
             "points": int((~inside).sum()),
-            "rms": _rms((surface.predict(theta[None])[0] - target)[~inside]),
+            "rms": rms((surface.predict(theta[None])[0] - target)[~inside]),
         }
-
-
-def _rms(errors: Array) -> float:
-    return float(np.sqrt(np.mean(errors**2)))

@@ -21,6 +21,7 @@ from scipy.optimize import least_squares
 
 from t5x_like.errors import UserError
 from t5x_like.scaling.fitting.runs import lines_of
+from t5x_like.scaling.fitting.solver import rms
 
 Array = np.ndarray
 
@@ -34,19 +35,12 @@ _BOUNDS |= {"alpha": (0.02, 3.0), "beta": (0.02, 3.0), "gamma": (0.0, 2.0)}
 
 @dataclass(frozen=True)
 class Schedule:
-    """The rates of a run, and its losses where they were measured.
-
-    Attributes:
-      name: of the run.
-      rates: of every step, [T].
-      steps: at which losses are known, [n], from 1.
-      losses: nats per token, [n].
-    """
+    """The rates of a run, and its losses where they were measured."""
 
     name: str
-    rates: Array
-    steps: Array
-    losses: Array
+    rates: Array  # of every step, [T]
+    steps: Array  # at which losses are known, [n], from 1
+    losses: Array  # nats per token, [n]
 
     def sums(self) -> tuple[Array, Array, Array, Array]:
         """S at the measured steps [n]; falls of the rate [K], the rates after them and S before them."""
@@ -82,10 +76,7 @@ class MultiPower:
 
 def read_schedule(folder: str | Path) -> Schedule:
     """Reads a run folder's metrics.jsonl: rates between log points are interpolated, losses are the held-out ones.
-
-    Raises:
-      UserError: no such file, or fewer than four evaluations after the warm-up.
-    """
+    Raises UserError: no such file, or fewer than four evaluations after the warm-up."""
     folder = Path(folder)
     lines = lines_of(folder.parent, folder.name)
     logged = [line for line in lines if line.get("split") == "train" and line.get("learning_rate") is not None]
@@ -121,13 +112,13 @@ def fit_multi_power(curves: Sequence[Schedule], seed: int = 0) -> MultiPower:
         predicted = np.concatenate([made.predict(curve) for curve in curves])
         return np.log(np.maximum(predicted, 1e-3)) - measured
 
+    begin = {"L0": (0.5, 0.95), "A": (-3, 1), "B": (0, 6), "C": (-2, 3), "alpha": (0.2, 1), "beta": (0.2, 1)}
+    begin |= {"gamma": (0.2, 0.8)}  # uniformly between; L0 as a share of the lowest loss
+    unit = np.where([name == "L0" for name in PARAMETERS], lowest, 1.0)
     rng = np.random.default_rng(seed)
     found: list[Any] = []
     for _ in range(_STARTS):
-        start = {"L0": lowest * rng.uniform(0.5, 0.95), "A": rng.uniform(-3, 1), "B": rng.uniform(0, 6)}
-        start |= {"C": rng.uniform(-2, 3), "alpha": rng.uniform(0.2, 1), "beta": rng.uniform(0.2, 1)}
-        start |= {"gamma": rng.uniform(0.2, 0.8)}
-        x = np.clip([start[name] for name in PARAMETERS], low + 1e-6, high - 1e-6)
+        x = np.clip(unit * [rng.uniform(*begin[name]) for name in PARAMETERS], low + 1e-6, high - 1e-6)
         found.append(least_squares(misses, x, bounds=(low, high), loss="huber", f_scale=_DELTA, x_scale="jac"))
     best = min(found, key=lambda one: one.cost)
-    return dataclasses.replace(law(best.x), residual_rms=float(np.sqrt(np.mean(misses(best.x) ** 2))))
+    return dataclasses.replace(law(best.x), residual_rms=rms(misses(best.x)))

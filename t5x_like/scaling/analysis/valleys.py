@@ -16,6 +16,7 @@ from scipy import special
 
 from t5x_like.reporting.wording import percent
 from t5x_like.scaling.fitting.points import Points
+from t5x_like.scaling.fitting.solver import rms
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.uncertainty.intervals import interval
 
@@ -31,9 +32,7 @@ Curves = list["Curve | None"]  # of one form, by budget
 @dataclass(frozen=True)
 class Curve:
     """A polynomial of loss in log params over one budget's runs, and its minimum (params, tokens, loss).
-
-    `samples` [R, 3] are replicates of the minimum's logarithms; NaN where a replicate's minimum is not bracketed.
-    """
+    `samples` [R, 3] are replicates of the minimum's logarithms; NaN where a replicate's minimum is not bracketed."""
 
     center: float
     coefficients: list[float]  # loss = sum_i coefficients[i] x^i, x = log params - center
@@ -114,7 +113,7 @@ class Valley:
         """Returns the curve with its minimum, drawn anew for each standard deviation of the relative noise, [R]."""
         normal = rng.normal(size=(len(noise), len(self.coefficients))) @ self.root.T
         drawn = self.coefficients + self.mean_loss * noise[:, None] * normal
-        curve = Curve(self.center, self.coefficients.tolist(), _rms(self.left_out), self.problem)
+        curve = Curve(self.center, self.coefficients.tolist(), rms(self.left_out), self.problem)
         if curve.problem:
             return curve
         best, minima = self.minima(self.coefficients[None])[0], self.minima(drawn)
@@ -139,7 +138,7 @@ def choose(valleys: dict[str, list[Valley | None]]) -> tuple[str, str]:
     both = [(p, c) for p, c in zip(valleys["parabola"], valleys["cubic"], strict=True) if p and c]
     if not both:
         return "parabola", "No budget has the sizes to judge a cubic by."
-    parabola, cubic = (_rms(np.concatenate([valley.left_out for valley in form])) for form in zip(*both, strict=True))
+    parabola, cubic = (rms(np.concatenate([valley.left_out for valley in form])) for form in zip(*both, strict=True))
     minima = {form: sum(1 for v in valleys[form] if v and not v.problem) for form in FORMS}
     said = f"Leaving out one run at a time, the parabola misses by {percent(parabola)}, the cubic by {percent(cubic)}"
     if cubic >= parabola:
@@ -218,7 +217,3 @@ def _lines(x: Array, y: Array, weights: Array) -> Array:
         slope = (w * (u - mean_u) * y).sum(0) / (w * (u - mean_u) ** 2).sum(0)
         lines = np.stack([mean_y - slope * (mean_u + middle), slope], -1)
     return np.where((known.sum(0) >= FEWEST_BUDGETS)[:, None], lines, np.nan)
-
-
-def _rms(values: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))

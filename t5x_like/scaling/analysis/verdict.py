@@ -40,10 +40,7 @@ class Verdict:
 
 def verdict(fit: SavedFit, run: str | Path, bootstrap: int = BOOTSTRAP) -> Verdict:
     """Holds a finished run against a law.
-
-    Raises:
-      UserError: no run folder, a run that has not finished, or points that are not where they were.
-    """
+    Raises UserError: no run folder, a run that has not finished, or points that are not where they were."""
     folder = Path(run)
     for name in ("summary.json", "accounting.json"):
         if not (folder / name).is_file():
@@ -53,9 +50,8 @@ def verdict(fit: SavedFit, run: str | Path, bootstrap: int = BOOTSTRAP) -> Verdi
         raise UserError(f"--run={folder}: its status is {summary['status']!r}; accepted: a run that has finished")
     counted = fit.params_column if fit.params_column in PARAMETERS else "params_nonembedding"
     if fit.params_column == "params_compute":
-        raise UserError(
-            f"--fit={fit.path}: its law counts a sixth of a target's FLOPs; accepted: a count of parameters"
-        )
+        told = "its law counts a sixth of a target's FLOPs; accepted: a count of parameters"
+        raise UserError(f"--fit={fit.path}: {told}")
     params, tokens, loss = float(accounting[counted]), float(summary["tokens"]), float(summary["loss"])
     points = fit.points()
     if folder.name in points.columns.get("run", ()):
@@ -69,18 +65,10 @@ def verdict(fit: SavedFit, run: str | Path, bootstrap: int = BOOTSTRAP) -> Verdi
 def _with(points: Points, name: str, params: float, tokens: float, loss: float) -> Points:
     """The points and one more; of other columns it has what a run by itself has."""
     known: dict[str, Any] = {"run": name, "trunk": name, "status": "finished", "unique_tokens": tokens}
-
-    def longer(values: np.ndarray, last: Any) -> np.ndarray:
-        return np.concatenate([values, [last]])
-
     columns = {
-        column: longer(values, known.get(column, "" if values.dtype.kind == "U" else np.nan))
+        column: np.concatenate([values, [known.get(column, "" if values.dtype.kind == "U" else np.nan)]])
         for column, values in points.columns.items()
     }
-    return dataclasses.replace(
-        points,
-        params=longer(points.params, params),
-        tokens=longer(points.tokens, tokens),
-        loss=longer(points.loss, loss),
-        columns=columns,
-    )
+    own = {"params": params, "tokens": tokens, "loss": loss}
+    longer: Any = {column: np.append(getattr(points, column), value) for column, value in own.items()}
+    return dataclasses.replace(points, columns=columns, **longer)

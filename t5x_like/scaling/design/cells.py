@@ -92,11 +92,7 @@ def plain_grid(k: int, params: Array, tokens: Array, cost: float, most: int) -> 
 
 
 def number(flag: str, text: str) -> float:
-    """Reads 2e5, 200000 or 200k.
-
-    Raises:
-      UserError: it is not a positive number.
-    """
+    """Reads 2e5, 200000 or 200k. Raises UserError: it is not a positive number."""
     try:
         value = tables.number(text.strip().upper())
     except ValueError:
@@ -108,10 +104,7 @@ def number(flag: str, text: str) -> float:
 
 def levels(flag: str, text: str) -> Array:
     """Reads `low:high`, divided evenly in logarithms and rounded to three digits, or a list `a,b,c`, as is.
-
-    Raises:
-      UserError: fewer than three values.
-    """
+    Raises UserError: fewer than three values."""
     example = TOKENS if flag == "tokens" else PARAMS
     if ":" not in text:
         values = np.unique([number(flag, part) for part in text.split(",") if part.strip()])
@@ -148,12 +141,8 @@ def place(text: str) -> At:
 def read_cells(text: str, params: Array, tokens: Array) -> Cells:
     """Reads `--check`: a CSV with params and tokens, a design.json, a folder with either, cells, or a grid.
 
-    Args:
-      text: a path, `1e4:2e5,1e4:4e5,...`, or `4x5`: sizes and token counts over the ranges of the next two.
-      params, tokens: only their ends matter.
-
-    Raises:
-      UserError: it is none of these.
+    Cells are `1e4:2e5,1e4:4e5,...`; a grid is `4x5`, sizes and token counts between the ends of params and tokens.
+    Raises UserError: it is none of these.
     """
     if re.fullmatch(r"[1-9]\d?x[1-9]\d?", text):
         axes = (np.geomspace(v.min(), v.max(), int(k)) for v, k in zip((params, tokens), text.split("x"), strict=True))

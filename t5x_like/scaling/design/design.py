@@ -22,8 +22,7 @@ from t5x_like.scaling.design.prior import Prior, Question, names, question
 from t5x_like.scaling.design.search import SPARE, Candidates, Limits, enough, search
 from t5x_like.scaling.fitting.points import Points
 from t5x_like.scaling.fitting.surface import Surface, surface_of
-from t5x_like.scaling.laws.frontier import BEYOND
-from t5x_like.scaling.laws.quantities import Quantities
+from t5x_like.scaling.laws.frontier import BEYOND, Quantities
 from t5x_like.scaling.pairs import pair
 from t5x_like.scaling.uncertainty import coverage
 from t5x_like.scaling.uncertainty.intervals import LEVEL, Delta
@@ -99,10 +98,7 @@ def expect(prior: Prior, asked: Question, cells: Cells, which: int = 0) -> Expec
 
 def candidates(prior: Prior, asked: Question, params: Array, tokens: Array) -> Candidates:
     """Returns every pair of the sizes and token counts, with what a run of it tells about the quantity.
-
-    Raises:
-      UserError: the quantity does not exist under this law, or does not depend on the losses.
-    """
+    Raises UserError: the quantity does not exist under this law, or does not depend on the losses."""
     cells = Cells.product(params, tokens)
     slopes, wanted = [], []
     for vector in prior.vectors:
@@ -124,12 +120,10 @@ def candidates(prior: Prior, asked: Question, params: Array, tokens: Array) -> C
 def choose(
     prior: Prior, asked: Question, params: Array, tokens: Array, limits: Limits, seed: int = 0, progress: Ticker = None
 ) -> Cells:
-    """Returns the design that narrows the quantity most within its limits.
+    """Returns the design that narrows the quantity most, of these sizes and token counts, or says why there is none.
 
-    `params` and `tokens` are the sizes and token counts to choose from, the seed is of the search's random starts.
-
-    Raises:
-      UserError: no design that could check the law keeps within the limits.
+    The seed is of the search's random starts. Raises UserError: no design that could check the law keeps within the
+    limits.
     """
     found = candidates(prior, asked, params, tokens)
     least = enough(len(prior.law.parameters))
@@ -243,12 +237,8 @@ def judge(
 ) -> Plan:
     """Returns what a design is expected to say, about the quantity and about others.
 
-    Args:
-      ranges: sizes and token counts over which plain grids are laid, to compare; those of the cells without them.
-      budget: FLOPs that the cells should not cost more than.
-
-    Raises:
-      UserError: the cells cannot determine the law.
+    `ranges` are sizes and token counts over which plain grids are laid, to compare; those of the cells without them.
+    `budget` is in FLOPs. Raises UserError: the cells cannot determine the law.
     """
     law = prior.law
     params, tokens = cells.runs
@@ -267,11 +257,7 @@ def judge(
 
 def simulate(plan: Plan, simulations: int, seed: int = 0, progress: Ticker = None) -> dict[str, Any]:
     """Draws noisy losses on the design and fits them: `coverage.simulate` for the plan's quantity.
-
-    Returns:
-      What `coverage.simulate` returns for that one quantity (the logarithm of a factor), with `expected_middle`: how
-      wide the middle 95 % of the estimates should be.
-    """
+    That is the logarithm of a factor. `expected_middle` says how wide the middle 95 % of the estimates should be."""
     prior, name = plan.prior, plan.asked.name
     linear = _linear(prior, prior.vectors[0], plan.cells)
     of = (lambda vectors: np.log(plan.asked.of(vectors))) if plan.expected.factor else plan.asked.of

@@ -21,7 +21,7 @@ from t5x_like.scaling.fitting.fit import HUBER_DELTA
 from t5x_like.scaling.fitting.solver import find_minimum
 from t5x_like.scaling.fitting.surface import Surface
 from t5x_like.scaling.fitting.weights import EFFICIENT
-from t5x_like.scaling.laws import frontier, quantities
+from t5x_like.scaling.laws import frontier
 from t5x_like.scaling.laws.catalogue import CHINCHILLA, LAWS
 from t5x_like.scaling.laws.laws import Law
 from t5x_like.scaling.uncertainty.bootstrap import LEAST_SQUARES
@@ -99,11 +99,7 @@ def names(law: Law) -> list[str]:
 
 
 def question(law: Law, name: str, at: At) -> Question:
-    """Returns what `--narrow=name` asks.
-
-    Raises:
-      UserError: there is no such quantity.
-    """
+    """Returns what `--narrow=name` asks. Raises UserError: there is no such quantity."""
     known = names(law)
     spelt = name.strip().replace(" ", "_").replace("-", "_")
     spelt = _SPELT.get(spelt.lower(), spelt)
@@ -116,21 +112,18 @@ def question(law: Law, name: str, at: At) -> Question:
         factor = spelt != "E" and spelt not in law.nonlinear
         return Question(spelt, lambda vectors: vectors[..., place : place + 1], factor)
     if spelt == "prediction" and at.params is not None:
-        of = quantities.prediction(law, {"params": np.array([at.params]), "tokens": np.array([at.tokens])}).of
+        of = frontier.prediction(law, {"params": np.array([at.params]), "tokens": np.array([at.tokens])}).of
         return Question(spelt, of, False, at)
     if not frontier.can_share(law):
         raise UserError(f"--narrow={name}: law {law.name!r} has no compute-optimal sizes; give --at=params:tokens")
-    optimum, place = quantities.optimum(law, np.array([at.flops])).of, _PLACES[spelt]
+    optimum, place = frontier.optimum(law, np.array([at.flops])).of, _PLACES[spelt]
     factor, where = spelt not in ("a", "prediction"), None if spelt == "a" else at
     return Question(spelt, lambda vectors: optimum(vectors)[..., place : place + 1], factor, where)
 
 
 def law_for_design(name: str | None) -> Law:
     """Returns a law that losses of params and tokens alone determine.
-
-    Raises:
-      UserError: there is none of that name, or it reads something else.
-    """
+    Raises UserError: there is none of that name, or it reads something else."""
     fitting = [law.name for law in LAWS.values() if set(law.variables) == {"params", "tokens"} and law.target == "loss"]
     name = CHINCHILLA.name if name is None else name
     if name in LAWS and name not in fitting:
@@ -145,10 +138,7 @@ def law_for_design(name: str | None) -> Law:
 
 def belief_from(text: str | os.PathLike[str] | None) -> Belief:
     """Reads `E=1.8,alpha=.35`, or a fit.json (or its folder); None is all defaults.
-
-    Raises:
-      UserError: not a number, or not a fit.
-    """
+    Raises UserError: not a number, or not a fit."""
     if text is None:
         return Belief()
     if "=" not in str(text) or Path(text).exists():
@@ -189,10 +179,7 @@ def _fitted(path: Path) -> Belief:
 
 def prior_over(belief: Belief, cells: Cells) -> Prior:
     """Returns the belief as a prior over the cells that may be chosen, or that were.
-
-    Raises:
-      UserError: an unknown parameter, or a value that the law cannot have.
-    """
+    Raises UserError: an unknown parameter, or a value that the law cannot have."""
     law = law_for_design(belief.law)
     for name in belief.parameters:
         if name not in law.parameters:

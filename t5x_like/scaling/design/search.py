@@ -143,11 +143,8 @@ def search(
 ) -> Array:
     """Returns the best design found, [C]: greedy starts, given ones and random ones, each improved by exchanges.
 
-    Args:
-      limits: the cheapest allowed design must keep within them.
-      starts: further designs to improve, each [C].
-      seed: of the random starts.
-      progress: called with (starts done, all starts).
+    The cheapest allowed design must keep within the limits. `starts` are further designs to improve, each [C]; the seed
+    is of the random ones. `progress` is called with (starts done, all starts).
     """
     begun = list(_starts(candidates, limits, starts, np.random.default_rng(seed)))
     found = []

@@ -69,11 +69,8 @@ def prior_in_words(plan: Plan) -> str:
 
 def cell_rows(plan: Plan) -> Rows:
     """Params, tokens, tokens per parameter, FLOPs of a run, runs."""
-    cells = plan.cells
-    return [
-        (count(n), count(d), figure(d / n), figure(6 * n * d), str(times))
-        for n, d, times in zip(cells.params, cells.tokens, cells.counts, strict=True)
-    ]
+    columns = zip(plan.cells.params, plan.cells.tokens, plan.cells.counts, strict=True)
+    return [(count(n), count(d), figure(d / n), figure(6 * n * d), str(times)) for n, d, times in columns]
 
 
 def other_rows(plan: Plan) -> Rows:
@@ -103,9 +100,7 @@ def simulated_in_words(plan: Plan, found: dict[str, Any]) -> list[str]:
 
 def write(plan: Plan, path: Path, ranges: tuple[Array, Array] | None, command: str, **more: Any) -> list[Path]:
     """Writes design.json and, beside it, design.png and, for a design that was chosen rather than checked, cells.csv.
-
-    `ranges` are the sizes and token counts it was chosen from, or None; `more` are further results for design.json.
-    """
+    `ranges` are the sizes and token counts it was chosen from, or None; `more` are further results for design.json."""
     from t5x_like.reporting.draw_matplotlib import draw, save  # matplotlib takes longer to load than a search
 
     write_json(path, {**plan.to_json(), **more, "command": command})
@@ -123,9 +118,7 @@ def write(plan: Plan, path: Path, ranges: tuple[Array, Array] | None, command: s
 
 def design_chart(plan: Plan, ranges: tuple[Array, Array] | None = None) -> Chart:
     """Returns the picture: cells over params and tokens, lines of equal compute, and what is to be predicted.
-
-    Cells of the sizes and token counts that it was chosen from (`ranges`) are marked faintly.
-    """
+    Cells of the sizes and token counts that it was chosen from (`ranges`) are marked faintly."""
     cells, at, best = plan.cells, plan.asked.at, partial(frontier, plan.prior.law, plan.prior.vectors[0])
     shown = [(cells.params, cells.tokens), *([ranges] if ranges else [])]
     if at is not None:
@@ -148,12 +141,9 @@ def design_chart(plan: Plan, ranges: tuple[Array, Array] | None = None) -> Chart
         hover = (f"{plan.asked.name}, {figure(plan.extrapolation)} times the largest run",)
         layers.append(Marks(*shown[-1], "accent", hover, name=plan.asked.name, area=90.0, shape="diamond"))
     panel = Panel(Axis("params", True, "count", x), Axis("training tokens", True, "count", y), tuple(layers))
-    return Chart(
-        "design",
-        f"{len(cells)} runs, {figure(cells.cost)} FLOPs: {plan.asked.name} to within {plan.expected.within}",
-        "The cells of the design among those it was chosen from; faint lines are of equal compute.",
-        (panel,),
-    )
+    title = f"{len(cells)} runs, {figure(cells.cost)} FLOPs: {plan.asked.name} to within {plan.expected.within}"
+    caption = "The cells of the design among those it was chosen from; faint lines are of equal compute."
+    return Chart("design", title, caption, (panel,))
 
 
 def _equal_compute(x: Window, y: Window) -> list[Line]:

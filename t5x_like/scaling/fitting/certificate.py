@@ -18,8 +18,7 @@ FLAT = 500.0  # condition number from which a direction is barely determined; a 
 def certify(minimum: Minimum, values: Array, second: float) -> dict[str, Any]:
     """Returns what speaks for a minimum being the global one.
 
-    Args:
-      values, second: the objectives that descents reached, [S], and the lowest that `second_opinion` found.
+    `values` are the objectives that descents reached, [S], `second` the lowest that `second_opinion` found.
 
     Returns:
       `gradient_norm`: of the objective by theta over the free parameters, divided by its size if no residuals
@@ -98,10 +97,8 @@ def second_opinion(
 
 
 def _flatness(surface: Surface, theta: Array) -> tuple[float, list[float]]:
-    """Returns the condition number of the log losses' derivatives, and the unit vector of parameters they see least.
-
-    Coefficients count by their logarithm; parameters at a bound are left out.
-    """
+    """The condition number of the log losses' derivatives, and the unit vector of parameters that they see least;
+    coefficients count by their logarithm, and parameters at a bound are left out."""
     _, jacobian = surface.jacobian(theta[None])
     k = len(surface.law.linear)
     scale = np.concatenate([theta[:k], np.ones(len(theta) - k)])

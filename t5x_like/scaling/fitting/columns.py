@@ -40,10 +40,7 @@ class Table:
 
 def read_csv(path: Path) -> Table:
     """Reads a file of rows, separated by commas, semicolons or tabs; lines that begin with # are comments.
-
-    Raises:
-      UserError: no header, a name twice, or a row of another length.
-    """
+    Raises UserError: no header, a name twice, or a row of another length."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     numbered = [(i, line) for i, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
     if not numbered or not numbered[0][1].strip(" ,;\t"):
@@ -51,8 +48,7 @@ def read_csv(path: Path) -> Table:
     separator = max(",;\t", key=numbered[0][1].count)
     rows = list(csv.reader((line for _, line in numbered), delimiter=separator))
     header = [name.strip() for name in rows[0]]
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
         raise UserError(f"{path}: column {repeated[0]!r} is named twice in the header")
     places = [f"{path} line {number}" for number, _ in numbered[1:]]
     for row, place in zip(rows[1:], places, strict=True):
@@ -72,11 +68,7 @@ def _plain(cell: str, decimal: str) -> str:
 
 
 def number(cell: Any) -> float:
-    """A cell's number, with or without a unit such as 6.8B.
-
-    Raises:
-      ValueError: it is none.
-    """
+    """A cell's number, with or without a unit such as 6.8B. Raises ValueError: it is none."""
     found = _WITH_UNIT.fullmatch(cell) if isinstance(cell, str) else None
     return float(found[1]) * UNITS[found[2]] if found else float(cell)
 
@@ -94,13 +86,8 @@ def rows_were(n: int) -> str:
 def recognise(table: Table, name: str, wanted: Sequence[str], given: Mapping[str, str]) -> None:
     """Names the columns as the fit does: as `given` says, else by what they are often called; derives what is missing.
 
-    Args:
-      table, name: changed in place, and what errors call it.
-      wanted: what has to be there in the end: the parameter count's column, tokens, loss.
-      given: {name: the table's name of that column}.
-
-    Raises:
-      UserError: a name that is given and not there.
+    Changes the table, which errors call `name`, in place. `wanted` are the parameter count's column, tokens and loss;
+    `given` is {name: the table's name of that column}. Raises UserError: a name that is given and not there.
     """
     columns = table.columns
     for target, source in given.items():
@@ -127,11 +114,7 @@ def recognise(table: Table, name: str, wanted: Sequence[str], given: Mapping[str
 
 
 def scaled(table: Table, counts: Sequence[str], units: str | None) -> None:
-    """Multiplies counts by a unit; warns where they look like they want one.
-
-    Raises:
-      UserError: an unknown unit.
-    """
+    """Multiplies counts by a unit; warns where they look like they want one. Raises UserError: an unknown unit."""
     if units is not None:
         if units not in UNITS:
             raise UserError(f"--units={units}: accepted: {', '.join(UNITS)}")
@@ -155,10 +138,7 @@ def scaled(table: Table, counts: Sequence[str], units: str | None) -> None:
 
 def without_holes(table: Table, names: Sequence[str], strict: bool, unfinished: Sequence[str]) -> None:
     """Leaves out rows that lack a number they need; runs whose status is one of `unfinished` may lack a loss.
-
-    Raises:
-      UserError: `strict`, and there is one.
-    """
+    Raises UserError: `strict`, and there is one."""
     status = table.columns.get("status", [""] * len(table.labels))
     holes = {
         i: name

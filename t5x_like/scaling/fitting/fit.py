@@ -23,12 +23,11 @@ from t5x_like.errors import UserError, unknown_name
 from t5x_like.scaling.analysis.diagnosis import concerns
 from t5x_like.scaling.fitting.certificate import certify, second_opinion
 from t5x_like.scaling.fitting.points import Points, read_points
-from t5x_like.scaling.fitting.solver import Minimum, find_minimum, minimise
+from t5x_like.scaling.fitting.solver import Minimum, find_minimum, minimise, rms
 from t5x_like.scaling.fitting.surface import Surface, surface_of
 from t5x_like.scaling.fitting.weights import WEIGHTS, emphasis, leaning, own_delta
-from t5x_like.scaling.laws import quantities
 from t5x_like.scaling.laws.catalogue import get_law
-from t5x_like.scaling.laws.frontier import BEYOND, compute_optimal
+from t5x_like.scaling.laws.frontier import BEYOND, compute_optimal, prediction
 from t5x_like.scaling.laws.laws import Law, complete
 from t5x_like.scaling.pairs import Pair, pair
 from t5x_like.scaling.uncertainty.holdout import held_out, predict_largest
@@ -113,16 +112,13 @@ class Fit(Minimum):
     @property
     def joint_intervals(self) -> dict[str, Pair]:
         """Percentile intervals, wider than one parameter's own, that hold all at once in 95 % of the replicates.
-
-        Empty without replicates, whatever the method of `intervals`.
-        """
+        Empty without replicates, whatever the method of `intervals`."""
         if not len(self.draws):
             return {}
         ranks = self.draws.argsort(0).argsort(0)  # how deep a replicate lies in the tails decides, not how far out
         depth = np.minimum(ranks, len(ranks) - 1 - ranks).min(1)
         inside = self.draws[depth >= np.quantile(depth, 1 - LEVEL, method="lower")]
-        ends = zip(inside.min(0), inside.max(0), strict=True)
-        return {name: pair(low, high) for name, (low, high) in zip(self.law.parameters, ends, strict=True)}
+        return dict(zip(self.law.parameters, map(pair, inside.min(0), inside.max(0)), strict=True))
 
     @property
     def covariance(self) -> Array | None:
@@ -132,7 +128,7 @@ class Fit(Minimum):
     @property
     def residual_rms(self) -> float:
         """Root mean square of the log-loss residuals: .01 is 1 % of the loss."""
-        return float(np.sqrt(np.mean(self.residuals**2)))
+        return rms(self.residuals)
 
     @property
     def held_out(self) -> Array:
@@ -155,7 +151,7 @@ class Fit(Minimum):
         variables = self._variables(params, tokens, others)
         shape = np.broadcast_shapes(*(np.shape(value) for value in variables.values()))
         flat = {name: np.broadcast_to(value, shape).ravel() for name, value in variables.items()}
-        low, high = self.spread.of(quantities.prediction(self.law, flat).of)
+        low, high = self.spread.of(prediction(self.law, flat).of)
         return low.reshape(shape), high.reshape(shape)
 
     def _variables(self, params: Any, tokens: Any, others: Mapping[str, Any]) -> dict[str, Array]:
@@ -181,10 +177,7 @@ class Fit(Minimum):
 
     def frontier(self, flops: Any) -> list[dict[str, Any]]:
         """Returns the compute-optimal params, tokens and loss at budgets in FLOPs, with intervals, one row each.
-
-        Raises:
-          UserError: the law cannot share compute between params and tokens.
-        """
+        Raises UserError: the law cannot share compute between params and tokens."""
         budgets = np.atleast_1d(np.asarray(flops, float))
         if not (np.isfinite(budgets) & (budgets > 0)).all():
             raise UserError(f"flops: {flops!r}; budgets must be positive numbers")
@@ -197,9 +190,7 @@ class Fit(Minimum):
 
     def compare(self, other: "Fit", **options: Any) -> "Comparison":
         """Compares this arm with another: the compute multiplier at equal loss, with intervals.
-
-        See `compare.compare`, which takes the options `losses` or `flops`, `names` and `seed`.
-        """
+        See `compare.compare`, which takes the options `losses` or `flops`, `names` and `seed`."""
         from t5x_like.scaling.analysis.compare import compare
 
         return compare(self, other, **options)
@@ -351,10 +342,8 @@ def _what_leaning_changed(even: Surface, measured: Array, delta: float, residual
 
 
 def _minimum(surface: Surface, target: Array, delta: float) -> tuple[Minimum, Array, float]:
-    """Returns the minimum, the objectives that descents reached, and the lowest that a second method found.
-
-    Where the second method found a lower one, it is polished and taken.
-    """
+    """Returns the minimum, the objectives that descents reached, and the lowest that a second method found; where that
+    is lower, it is polished and taken."""
     theta, starts, values = find_minimum(surface, target, delta)
     second, place = second_opinion(surface, target, delta, starts[:3], good_enough=float(values.min()))
     if second < values.min():
@@ -373,11 +362,7 @@ def check_options(
     residual: str = "log",
     overestimate_penalty: float = 1.0,
 ) -> None:
-    """Refuses values that `fit_scaling_law` does not take.
-
-    Raises:
-      UserError: in one line.
-    """
+    """Refuses values that `fit_scaling_law` does not take. Raises UserError: in one line."""
     number = isinstance(huber_delta, int | float) and np.isfinite(huber_delta) and huber_delta > 0
     for name, value, fine, wanted in (
         ("huber_delta", huber_delta, number or huber_delta == "auto", "a positive number, as 1e-3, or auto"),

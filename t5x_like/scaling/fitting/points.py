@@ -21,25 +21,16 @@ REQUIRED = ("params", "tokens", "loss")
 NUMBERS = {"loss_stderr", "flops", "params_total", "params_nonembedding", "params_active", "unique_tokens", "seed"}
 NUMBERS |= {"learning_rate"}  # columns that must hold numbers; of the others, those that do are numbers
 TEXTS = ("family", "run", "status", "trunk")
-MEASURED = (
-    "loss_stderr",
-    "flops",
-    "learning_rate",
-    "run",
-    "status",
-    "trunk",
-    "accuracy",
-)  # may differ between rates of a cell
-OF_A_TASK = ("loss_", "accuracy_", "error_")  # columns of a task are measured too
+# Columns that may differ between rates of a cell, and how those of a task, which may too, begin.
+MEASURED = ("loss_stderr", "flops", "learning_rate", "run", "status", "trunk", "accuracy")
+OF_A_TASK = ("loss_", "accuracy_", "error_")
 UNUSABLE = ("diverged", "interrupted")
 
 
 @dataclass(frozen=True)
 class Points:
     """Columns of n runs, and where they came from.
-
-    `columns` are the others that were given, each [n]: float with NaN for an empty cell, or str.
-    """
+    `columns` are the others that were given, each [n]: float with NaN for an empty cell, or str."""
 
     params: Array  # float [n]
     tokens: Array  # of training, float [n]
@@ -87,14 +78,9 @@ class Points:
 
     def take(self, rows: Array, *warnings: str) -> "Points":
         """Returns the given rows (a mask or indices), with further warnings."""
-        return dataclasses.replace(
-            self,
-            params=self.params[rows],
-            tokens=self.tokens[rows],
-            loss=self.loss[rows],
-            columns={name: column[rows] for name, column in self.columns.items()},
-            warnings=self.warnings + warnings,
-        )
+        own = {name: getattr(self, name)[rows] for name in REQUIRED}
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return dataclasses.replace(self, **own, columns=columns, warnings=self.warnings + warnings)
 
 
 def read_points(
@@ -107,11 +93,10 @@ def read_points(
 ) -> Points:
     """Reads points and leaves out all but the best learning rate, and unusable rows, which `warnings` names.
 
-    Tables as people have them are understood (see `columns`): other separators, `6.8B`, `N` and `D`, perplexities.
-
     Args:
       source: a points.csv; a sweep folder (its points.csv, with sweep.json and one run folder per cell beside it); a
         mapping of columns; a sequence of row mappings; an array [n, 3] of params, tokens, loss; or `Points`, as is.
+        Tables as people have them are understood (see `columns`): separators, `6.8B`, `N` and `D`, perplexities.
       params_column: read the parameter count from this column instead of `params`.
       columns: what the table calls its columns, such as {"loss": "val_loss"}.
       units: of params and tokens: "M" for millions, "B" for billions; None: they are counts.
@@ -222,25 +207,19 @@ def _from_table(
 
 def _column(table: Table, name: str, full: bool) -> Array:
     """A column's numbers, NaN for an empty cell unless it must be full; text where not all cells of it are numbers.
-
-    Raises:
-      UserError: text in a column that must hold numbers.
-    """
+    Raises UserError: text in a column that must hold numbers."""
     cells, values = table.columns[name], []
+    texts = np.array(["" if cell is None or cell != cell else str(cell) for cell in cells], str)
     if name in TEXTS:
-        return np.array([_text(cell) for cell in cells], str)
+        return texts
     for cell, label in zip(cells, table.labels, strict=True):
         try:
             values.append(np.nan if not full and tables.is_missing(cell) else tables.number(cell))
         except (TypeError, ValueError):
             if name in NUMBERS or name in REQUIRED or full:
                 raise UserError(f"{label}: column {name!r} is {cell!r}; it must be a number") from None
-            return np.array([_text(cell) for cell in cells], str)
+            return texts
     return np.array(values, float)
-
-
-def _text(cell: Any) -> str:
-    return "" if cell is None or cell != cell else str(cell)
 
 
 def _usable(points: Points) -> Points:
@@ -270,9 +249,7 @@ def _alike(columns: Sequence[Array]) -> tuple[Array, Array]:
 
 def _best_learning_rates(points: Points, usable: Array) -> tuple[Array, list[str]]:
     """Returns the rows to keep: per (params, tokens, seed, ...), the lowest loss over learning rates.
-
-    A learning rate whose run diverged still counts as tried: the best one beside it is not at the edge of the grid.
-    """
+    A learning rate whose run diverged still counts as tried: the best one beside it is not at the edge of the grid."""
     rates = points.columns.get("learning_rate")
     if rates is None:
         return usable, []
@@ -287,9 +264,5 @@ def _best_learning_rates(points: Points, usable: Array) -> tuple[Array, list[str
         keep[rows] = rows == best
         tuned += 1
         edge += bool(rates[best] in (np.nanmin(tried), np.nanmax(tried)))
-    if not edge:
-        return keep, []
-    return keep, [
-        f"The best learning rate is the lowest or the highest one tried in {edge} of {tuned} cells: "
-        "a wider grid there could lower the loss."
-    ]
+    note = f"The best learning rate is the lowest or the highest one tried in {edge} of {tuned} cells: "
+    return keep, [f"{note}a wider grid there could lower the loss."] if edge else []

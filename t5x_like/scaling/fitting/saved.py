@@ -29,21 +29,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class SavedFit:
-    """What a fit.json says.
-
-    Attributes:
-      rows: of its compute-optimal table, with intervals.
-      noise: root mean square of its residuals, as a share of the loss.
-      params_column: which count the law calls params.
-    """
+    """What a fit.json says."""
 
     path: Path
     law: Law
     parameters: dict[str, float]
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]]  # of its compute-optimal table, with intervals
     largest: float  # compute of the points, FLOPs as 6 params tokens
-    noise: float
-    params_column: str
+    noise: float  # root mean square of its residuals, as a share of the loss
+    params_column: str  # which count the law calls params
     source: str  # of the points, as it was given
 
     @property
@@ -72,15 +66,12 @@ class SavedFit:
 
     def predict(self, params: float, tokens: float) -> Prediction:
         """The loss of a run, of its own noise and the law's uncertainty.
-
-        The law's is that of the compute-optimal run of the same compute, between the rows of the fit's table.
-        """
+        The law's is that of the compute-optimal run of the same compute, between the rows of the fit's table."""
         sizes = {**FRESH, "params": params, "tokens": tokens, "compute": 6 * params * tokens}
         variables = {name: np.asarray(sizes[name]) for name in self.law.variables}
         loss = float(self.law.predict(self.parameters, variables))
         at = np.log(6 * params * tokens)
-        ends = [self._end(at, i) for i in (0, 1)]
-        below, above = (np.hypot(abs(np.log(end)), _NORMAL * self.noise) for end in ends)
+        below, above = (np.hypot(abs(np.log(self._end(at, which))), _NORMAL * self.noise) for which in (0, 1))
         return Prediction(loss, loss * float(np.exp(-below)), loss * float(np.exp(above)))
 
     def _end(self, at: float, which: int) -> float:
@@ -90,11 +81,7 @@ class SavedFit:
         return float(np.exp(np.interp(at, [np.log(row["flops"]) for row in known], shares)))
 
     def flops_for(self, loss: float) -> float:
-        """The least compute for which the law promises a loss.
-
-        Raises:
-          UserError: more than the law supports.
-        """
+        """The least compute for which the law promises a loss. Raises UserError: more than the law supports."""
         grid = np.geomspace(self.rows[0]["flops"] / BEYOND, self.limit, 2000)
         losses = frontier(self.law, self.vector, grid).loss
         if loss < losses[-1]:
@@ -123,10 +110,7 @@ class SavedFit:
 
 def read_fit(path: str | Path) -> SavedFit:
     """Reads a fit.json, or the one of a folder.
-
-    Raises:
-      UserError: no such file, a law that does not share compute, or a fit without intervals.
-    """
+    Raises UserError: no such file, a law that does not share compute, or a fit without intervals."""
     path = Path(path) / "fit.json" if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise UserError(f"--fit={path}: no such file; accepted: what scripts/fit.py has written")
@@ -137,13 +121,6 @@ def read_fit(path: str | Path) -> SavedFit:
         raise UserError(f"--fit={path}: its law, {law.name}, does not say how to share compute; accepted: --law=best")
     if not all("intervals" in row for row in best["rows"]):
         raise UserError(f"--fit={path}: has no intervals; accepted: a fit with --bootstrap=100 or more")
-    return SavedFit(
-        path,
-        law,
-        content["parameters"],
-        best["rows"],
-        content["largest_flops"],
-        content["residual_rms"],
-        content["params_column"],
-        content["provenance"]["points"],
-    )
+    largest, noise, counted = (content[name] for name in ("largest_flops", "residual_rms", "params_column"))
+    source = content["provenance"]["points"]
+    return SavedFit(path, law, content["parameters"], best["rows"], largest, noise, counted, source)

@@ -78,16 +78,18 @@ def huber(residuals: Array, delta: float | Array) -> Array:
     return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
 
 
+def rms(values: Array) -> float:
+    """Returns the root of the mean square."""
+    return float(np.sqrt(np.mean(values**2)))
+
+
 def exponent_grid(law: Law, cells: int = 400) -> Array:
     """Returns exponents [about `cells`, Q]: a product grid inside the bounds, even in logarithms of positive ones.
-
-    Of more exponents than `MOST_AXES`, Sobol's points, as many as a grid of that many would have.
-    """
+    Of more exponents than `MOST_AXES`, Sobol's points, as many as a grid of that many would have."""
     if (number := len(law.nonlinear)) > MOST_AXES:
         shares = qmc.Sobol(number, scramble=False).random_base2(round(np.log2(FEWEST_PER_AXIS**MOST_AXES)))
-        return np.stack(
-            [_between(*ends, share) for ends, share in zip(law.nonlinear.values(), shares.T, strict=True)], 1
-        )
+        columns = zip(law.nonlinear.values(), shares.T, strict=True)
+        return np.stack([_between(*ends, share) for ends, share in columns], 1)
     per_axis = min(MOST_PER_AXIS, max(FEWEST_PER_AXIS, round(cells ** (1 / len(law.nonlinear)))))
     axes = [
         (np.geomspace if low > 0 else np.linspace)(low, high, per_axis + 2)[1:-1]
@@ -112,15 +114,8 @@ def _places(law: Law, exponents: Array) -> Array:
 
 
 def nonnegative_least_squares(gram: Array, moment: Array) -> Array:
-    """Minimises c'Gc/2 - m'c over c >= 0 for a stack of small problems, trying every set of positive coefficients.
-
-    Args:
-      gram: G [R, K, K], positive semi-definite.
-      moment: m [R, K].
-
-    Returns:
-      c [R, K]. With K coefficients there are 2^K - 1 candidate sets, so the answer is exact, and cheap for K <= 5.
-    """
+    """Minimises c'Gc/2 - m'c over c >= 0 [R, K] for a stack of G [R, K, K], positive semi-definite, and m [R, K].
+    Every one of the 2^K - 1 sets of positive coefficients is tried, so the answer is exact, and cheap for K <= 5."""
     k = gram.shape[-1]
     best, best_value = np.zeros_like(moment), np.zeros(len(moment))
     ridge = 1e-13 * np.trace(gram, axis1=1, axis2=2)[:, None, None]
@@ -185,8 +180,7 @@ def minimise(
       weights: of the points, [R, n] or [n], each >= 0; equal without them.
       tolerance: a start is finished when a step promises less than this share of its objective.
 
-    Returns:
-      theta [R, P] and the objectives [R], never above those of the starts.
+    Returns theta [R, P] and the objectives [R], never above those of the starts.
     """
     theta = np.clip(start, surface.lower, surface.upper)
     target = np.broadcast_to(target, (len(theta), target.shape[-1]))
@@ -257,18 +251,13 @@ def find_minimum(
 ) -> tuple[Array, Array, Array]:
     """Searches the exponents globally, then descends from the best few cells of the grid that are not neighbours.
 
-    Args:
-      target, weights: responses and weights of the points, [n].
-      starts: how many descents, S; by default more, the more exponents there are.
-
-    Returns:
-      The minimum theta [P]; where the descents began, [S, P]; the objectives they reached, [S].
+    For responses and weights [n]; S = `starts` descents, by default more, the more exponents there are. Returns the
+    minimum theta [P]; where the descents began, [S, P]; the objectives they reached, [S].
     """
     grid = exponent_grid(surface.law)
     per_batch = max(1, 400_000 // len(target))
     parts = [profile(surface, target, grid[i : i + per_batch], delta, weights) for i in range(0, len(grid), per_batch)]
-    theta = np.concatenate([cells for cells, _ in parts])
-    values = np.concatenate([objectives for _, objectives in parts])
+    theta, values = map(np.concatenate, zip(*parts, strict=True))
     starts = starts or STARTS[min(len(surface.law.nonlinear), len(STARTS)) - 1]
     begun = theta[_apart(_places(surface.law, grid), values, starts)]
     reached, objectives = anneal(surface, target, begun, delta, weights)

@@ -70,9 +70,7 @@ class Surface:
 
     def columns(self, exponents: Array) -> tuple[Array, Array]:
         """Returns columns [R, K, n] of geometric mean 1, and the logarithms [R, K] of what they were divided by.
-
-        Columns of a law with coordinates of its own are of order one already, and stay.
-        """
+        Columns of a law with coordinates of its own are of order one already, and stay."""
         shape = (len(exponents), len(next(iter(self.variables.values()))))
         raw = np.stack([np.broadcast_to(column, shape) for column in self._raw(exponents)], 1)
         if self.law.coordinates:
@@ -150,10 +148,9 @@ class Surface:
 def surface_of(law: Law, points: Points, emphasis: Array | None = None) -> Surface:
     """Returns the law on the points, or refuses points that cannot determine it.
 
-    Raises:
-      UserError: a variable of the law is missing or not positive; too few points; losses all the same; fewer than
-        three values of a variable; all points on one line of log params and log tokens, where exchanging the exponents
-        leaves every prediction as it was.
+    Raises UserError: a variable of the law is missing or not positive; too few points; losses all the same; fewer than
+    three values of a variable; all points on one line of log params and log tokens, where exchanging the exponents
+    leaves every prediction as it was.
     """
     variables = {name: _column(law, points, name) for name in law.variables}
     target = _column(law, points, law.target)

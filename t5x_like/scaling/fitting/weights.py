@@ -40,10 +40,7 @@ def emphasis(surface: Surface, points: Points) -> Array:
 
     s is a point's standard error, relative where logarithms are compared, tau what the law misses by beyond those
     errors, from the least-squares residuals of equal weights: without it, one very precise run would decide alone
-    what the others are for.
-
-    Raises:
-      UserError: `loss_stderr` is missing somewhere, or not positive.
+    what the others are for. Raises UserError: `loss_stderr` is missing somewhere, or not positive.
     """
     stderr = points.columns.get("loss_stderr")
     if stderr is None or not (np.isfinite(stderr) & (stderr > 0)).all():

@@ -1,26 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The laws this package knows. See `laws.Law` for what a declaration says, and add yours to `LAWS`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from t5x_like.errors import unknown_name
-from t5x_like.scaling.laws.fine_tuning import TRANSFER, TRANSFERRED, tuned
-from t5x_like.scaling.laws.laws import Coordinates, Law, Values
-from t5x_like.scaling.laws.other_columns import (
-    BEST_OF_N,
-    DISTILLATION,
-    MIXING,
-    OVER_OPTIMISATION,
-    PRECISION,
-    STEP_BATCH,
-    STEP_RATE,
-    TASK_ACCURACY,
-    VOCABULARY,
-)
-from t5x_like.scaling.laws.powers import BALANCE, EXPONENT, balanced, sum_to_power
+from t5x_like.scaling.laws.laws import BALANCE, EXPONENT, Coordinates, Law, Values, balanced, sum_to_power
+from t5x_like.scaling.laws.other_columns import OF_COLUMNS, OF_TARGETS, OF_TUNING
 
 LN10 = float(np.log(10.0))
 
@@ -108,31 +97,29 @@ def _kaplan_allocation(p: Values) -> tuple[Any, Any]:
     return scale, 1 / (alpha + 1)
 
 
-_KAPLAN_SEARCH = {"alpha_N": (0.01, 1.5), "alpha_D": (0.02, 1.5), "balance": BALANCE}
-
 KAPLAN = Law(
     name="kaplan",
     formula="((Nc / params)^(alpha_N / alpha_D) + Dc / tokens)^alpha_D",
     variables=("params", "tokens"),
     linear=("S",),
-    nonlinear=_KAPLAN_SEARCH,
+    nonlinear={"alpha_N": (0.01, 1.5), "alpha_D": (0.02, 1.5), "balance": BALANCE},
     columns=lambda v, x: (sum_to_power(v, x["balance"], *_kaplan_exponents(x)),),
     allocation=_kaplan_allocation,
     coordinates=balanced(("Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
     source="Kaplan et al. 2020, equation 1.5",
 )
 
-KAPLAN_E = Law(
-    name="kaplan_e",
-    formula="E + ((Nc / params)^(alpha_N / alpha_D) + Dc / tokens)^alpha_D",
-    variables=("params", "tokens"),
-    linear=("E", "S"),
-    nonlinear=_KAPLAN_SEARCH,
-    columns=lambda v, x: (1.0, sum_to_power(v, x["balance"], *_kaplan_exponents(x))),
-    allocation=_kaplan_allocation,
-    coordinates=balanced(("E", "Nc", "Dc", "alpha_N", "alpha_D"), _kaplan_exponents, ("Nc", "Dc"), root=True),
-    source="Kaplan et al. 2020, equation 1.5, with an irreducible loss",
-)
+
+def with_floor(law: Law, name: str, source: str) -> Law:
+    """Returns the law with an irreducible loss E before its other terms."""
+    made = dataclasses.replace(law, name=name, formula=f"E + {law.formula}", source=source)
+    moved = law.coordinates and dataclasses.replace(law.coordinates, parameters=("E", *law.coordinates.parameters))
+    return dataclasses.replace(
+        made, linear=("E", *law.linear), columns=lambda v, x: (1.0, *law.columns(v, x)), coordinates=moved
+    )
+
+
+KAPLAN_E = with_floor(KAPLAN, "kaplan_e", f"{KAPLAN.source}, with an irreducible loss")
 
 
 # --- Repeated data --------------------------------------------------------------------------------------------------
@@ -234,18 +221,19 @@ GRANULARITY = Law(
 # --- One variable ---------------------------------------------------------------------------------------------------
 
 
-def single(variable: str, symbol: str, irreducible: bool) -> Law:
-    """Returns L = E + A / variable^alpha, or the same without E."""
-    return Law(
-        name=f"{variable}_only" if irreducible else f"{variable}_only_pure",
-        formula=f"{'E + ' if irreducible else ''}A / {variable}^alpha",
+def single(variable: str, symbol: str) -> tuple[Law, Law]:
+    """Returns L = E + A / variable^alpha, and the same without E."""
+    found = f"L({symbol}): Hestness et al. 2017"
+    pure = Law(
+        name=f"{variable}_only_pure",
+        formula=f"A / {variable}^alpha",
         variables=(variable,),
-        linear=("E", "A") if irreducible else ("A",),
+        linear=("A",),
         nonlinear={"alpha": EXPONENT},
-        columns=lambda v, x: (1.0, v[variable] ** -x["alpha"]) if irreducible else (v[variable] ** -x["alpha"],),
-        source=f"L({symbol}): Hestness et al. 2017"
-        + (", Henighan et al. 2020" if irreducible else ", Kaplan et al. 2020"),
+        columns=lambda v, x: (v[variable] ** -x["alpha"],),
+        source=f"{found}, Kaplan et al. 2020",
     )
+    return with_floor(pure, f"{variable}_only", f"{found}, Henighan et al. 2020"), pure
 
 
 SHIFTED = Law(
@@ -281,48 +269,14 @@ EMERGENCE = Law(
     source="a sigmoid in log compute, as in the Llama 3 report (Dubey et al. 2024) and Ruan et al. 2024",
 )
 
-LAWS = {
-    law.name: law
-    for law in (
-        CHINCHILLA,
-        TIED,
-        POWER,
-        KAPLAN,
-        KAPLAN_E,
-        MULTIPLICATIVE,
-        OVERTRAINING,
-        DATA_CONSTRAINED,
-        EXPERTS,
-        GRANULARITY,
-        PRECISION,
-        VOCABULARY,
-        MIXING,
-        DISTILLATION,
-        STEP_RATE,
-        STEP_BATCH,
-        TASK_ACCURACY,
-        OVER_OPTIMISATION,
-        BEST_OF_N,
-        TRANSFERRED,
-        TRANSFER,
-        *(tuned(variable) for variable in ("params", "pretraining_tokens", "rank")),
-        *(
-            single(variable, symbol, irreducible)
-            for variable, symbol in (("params", "N"), ("tokens", "D"), ("compute", "C"))
-            for irreducible in (True, False)
-        ),
-        SHIFTED,
-        EMERGENCE,
-    )
-}
+_OF_SIZE = (CHINCHILLA, TIED, POWER, KAPLAN, KAPLAN_E, MULTIPLICATIVE, OVERTRAINING)
+_OF_MORE = (DATA_CONSTRAINED, EXPERTS, GRANULARITY, *OF_COLUMNS, *OF_TARGETS, *OF_TUNING)
+_SINGLE = (*single("params", "N"), *single("tokens", "D"), *single("compute", "C"))
+LAWS = {law.name: law for law in (*_OF_SIZE, *_OF_MORE, *_SINGLE, SHIFTED, EMERGENCE)}
 
 
 def get_law(law: str | Law) -> Law:
-    """Returns a law by name, or the law itself.
-
-    Raises:
-      UserError: no law has that name.
-    """
+    """Returns a law by name, or the law itself. Raises UserError: no law has that name."""
     if isinstance(law, Law):
         return law
     if law not in LAWS:

@@ -8,12 +8,13 @@ For L = E + A/N^alpha + B/D^beta the minimum is a power law (Hoffmann et al. 202
 A law without such a closed form is searched along each budget, and `a` is its slope d ln N* / d ln C there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from t5x_like.scaling.laws.laws import Law
+from t5x_like.scaling.laws.laws import Law, complete
 from t5x_like.scaling.pairs import Function, Intervals, Pair, pair
 
 Array = np.ndarray
@@ -43,9 +44,7 @@ def can_share(law: Law) -> bool:
 
 def frontier(law: Law, parameters: Array, flops: Array) -> Frontier:
     """Returns the compute-optimal params, tokens and loss; NaN or infinite where a replicate has no optimum.
-
-    For parameters [..., P] in the order of `law.parameters`, of a law that `can_share`, at budgets [c].
-    """
+    For parameters [..., P] in the order of `law.parameters`, of a law that `can_share`, at budgets [c]."""
     assert can_share(law)
     named = {name: value[..., None] for name, value in law.named(parameters).items()}
     with np.errstate(all="ignore"):
@@ -90,16 +89,10 @@ def budgets(compute: Array, rows: int = 13) -> Array:
 def compute_optimal(
     law: Law, estimate: Array, spread: Intervals | None, compute: Array, largest: float | None = None
 ) -> dict[str, Any] | None:
-    """Returns fit.json's `compute_optimal`: a, b, and rows of flops, params, tokens, loss, with intervals.
+    """Returns fit.json's `compute_optimal`: a, b, and rows of flops, params, tokens, loss, with intervals by `spread`.
 
-    Args:
-      estimate: parameters [P].
-      spread: 95 % intervals of functions of parameters, of which there are none without it.
-      compute: the FLOPs of the points, [n].
-      largest: the largest compute of the points, if `compute` is budgets to give rows for, rather than the points'.
-
-    Returns:
-      None for a law that does not share compute, or a fit whose optimum does not exist (A or B at zero).
+    None for a law that does not share compute, or parameters [P] whose optimum does not exist (A or B at zero).
+    `compute` are the FLOPs of the points, [n], or budgets to give rows for, with the largest of the points beside them.
     """
     if not can_share(law):
         return None
@@ -108,7 +101,7 @@ def compute_optimal(
     best = frontier(law, estimate, flops)
     if not (np.isfinite(best.params).all() and np.isfinite(best.loss).all() and (best.params > 0).all()):
         return None
-    low, high = spread.of(optimum(law, flops)) if spread else (None, None)
+    low, high = spread.of(optimum(law, flops).of) if spread else (None, None)
     rows = []
     for i, budget in enumerate(flops):
         row: dict[str, Any] = {"flops": float(budget), "times_largest": float(budget / most)}
@@ -124,8 +117,19 @@ def compute_optimal(
     return {"a": float(best.a), "b": float(best.b), "intervals": intervals, "rows": rows}
 
 
-def optimum(law: Law, flops: Array) -> Function:
-    """A function, parameters [..., P] -> [..., 1 + 4c]: the exponent a, then each of `OUTPUTS` at each budget [c]."""
+# --- What a fit is asked for besides its parameters ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Quantities:
+    """m named functions of a law's parameters."""
+
+    names: tuple[str, ...]  # m of them
+    of: Function  # printed parameters [..., P] -> values [..., m]
+
+
+def optimum(law: Law, flops: Array) -> Quantities:
+    """The exponent a, then each of `OUTPUTS` at the optimum of each budget [c]."""
 
     def of(vectors: Array) -> Array:
         best = frontier(law, vectors, flops)
@@ -133,4 +137,31 @@ def optimum(law: Law, flops: Array) -> Function:
             columns = [best.params, best.tokens, best.loss, best.tokens / best.params]
         return np.concatenate([best.a[..., None], *columns], -1)
 
-    return of
+    return Quantities(("a", *(f"{name} at {budget:.3g} FLOPs" for name in OUTPUTS for budget in flops)), of)
+
+
+def prediction(law: Law, variables: Mapping[str, Any]) -> Quantities:
+    """The law's loss at variables that broadcast to [m]."""
+    known = {name: np.asarray(value, float) for name, value in complete(variables).items()}
+    m = len(np.broadcast_arrays(*(np.atleast_1d(known[name]) for name in law.variables if name in known))[0])
+
+    def of(vectors: Array) -> Array:
+        named = {name: value[..., None] for name, value in law.named(vectors).items()}
+        return np.broadcast_to(law.predict(named, known), (*vectors.shape[:-1], m))
+
+    return Quantities(tuple(f"loss {i}" for i in range(m)), of)
+
+
+def standard(law: Law, variables: Mapping[str, Array]) -> Quantities:
+    """What is usually asked, by the points' variables [n]: the parameters; the optimum at 10 times the largest compute;
+    the loss at the largest cell."""
+    parts = [Quantities(law.parameters, lambda vectors: vectors)]
+    known = complete(variables)
+    if can_share(law):
+        parts.append(optimum(law, np.array([10 * known["compute"].max()])))
+    last = prediction(law, {name: np.array([known[name].max()]) for name in law.variables})
+    parts.append(Quantities(("loss at the largest " + " and ".join(law.variables),), last.of))
+    return Quantities(
+        tuple(name for part in parts for name in part.names),
+        lambda vectors: np.concatenate([part.of(vectors) for part in parts], -1),
+    )

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.reporting.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale, Shape
+from t5x_like.reporting.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale, Shape, Tick, ticks
 from t5x_like.reporting.palette import SERIES
-from t5x_like.reporting.ticks import Tick, ticks
 from t5x_like.reporting.wording import count, figure, percent, span
 from t5x_like.scaling.report.plots import LABELS, LOSS, PARAMS, TOKENS, lines_of, size_scale
 
@@ -126,16 +125,15 @@ def isoflop_valleys(found: Found, params: Array, loss: Array) -> Chart:
 def _budget_scale(found: Found) -> Scale:
     flops = [budget["flops"] for budget in found["budgets"]]
     low, high = min(flops), max(flops)
-    if high < low * 1.2:
-        return Scale("FLOPs", low, high, ((low, figure(low, 2)),))
-    return Scale("FLOPs", low, high, tuple(ticks(low, high, log=True, kind="power", most=6)))
+    marks = [(low, figure(low, 2))] if high < low * 1.2 else ticks(low, high, log=True, kind="power", most=6)
+    return Scale("FLOPs", low, high, tuple(marks))
 
 
 def isoflop_sizes(found: Found) -> Chart:
     """The best size of each budget, the power law through them, and the fitted surface's optimum."""
     form = found["form"]
-    good = [(b["flops"], b["curves"][form]) for b in found["budgets"] if b["curves"][form]]
-    good = [(flops, curve) for flops, curve in good if not curve["problem"]]
+    fitted = [(budget["flops"], budget["curves"][form]) for budget in found["budgets"]]
+    good = [(flops, curve) for flops, curve in fitted if curve and not curve["problem"]]
     flops, best = np.array([f for f, _ in good]), np.array([curve["params"] for _, curve in good])
     error = np.abs(_ends([curve["intervals"]["params"] for _, curve in good]) - best)
     told = tuple(
@@ -166,13 +164,12 @@ def comparison(found: Found) -> Chart:
     a, b = found["names"]
     rows = [row for row in found["rows"] if row["multiplier"] is not None]
     loss, worth = (np.array([row[key] for row in rows], float) for key in ("loss", "multiplier"))
-    told = np.array(
-        [
-            f"loss {figure(row['loss'], 4)}\n{b} is worth {figure(row['multiplier'])} times its compute\n"
-            f"95 %: {span(row['interval'])}{', extrapolated' if row['extrapolated'] else ''}"
-            for row in rows
-        ]
-    )
+    texts = [
+        f"loss {figure(row['loss'], 4)}\n{b} is worth {figure(row['multiplier'])} times its compute\n"
+        f"95 %: {span(row['interval'])}{', extrapolated' if row['extrapolated'] else ''}"
+        for row in rows
+    ]
+    told = np.array(texts)
     beyond = np.array([row["extrapolated"] for row in rows], bool)
     low, high = _ends([row["interval"] or [None, None] for row in rows])
     band = Band(loss, low, high, "accent")
@@ -181,9 +178,8 @@ def comparison(found: Found) -> Chart:
         if chosen.any():
             at = (loss[chosen], worth[chosen])
             layers.append(Marks(*at, "accent", hover=tuple(told[chosen]), hollow=hollow, name=name))
-    caption = (
-        f"Compute that {a} needs for a loss over what {b} needs for it, with its 95 % band; above 1, {b} is better."
-    )
+    ratio = f"Compute that {a} needs for a loss over what {b} needs for it"
+    caption = f"{ratio}, with its 95 % band; above 1, {b} is better."
     panel = Panel(Axis(LOSS, log=True), Axis("compute multiplier", log=True), tuple(layers))
     return Chart("comparison", f"{b} against {a}", caption, (panel,))
 
@@ -206,9 +202,8 @@ def intervals(found: dict[str, dict[str, Any]], estimates: dict[str, float]) -> 
             shown = ""  # once is enough in the legend
     y = Axis("", limits=(0.4 - len(names), 0.6), marks=marks)
     caption = "95 % intervals of each parameter by method, as multiples of the estimate, where they have two ends."
-    return Chart(
-        "intervals", "Intervals by method", caption, (Panel(Axis("interval over estimate"), y, tuple(layers)),)
-    )
+    panel = Panel(Axis("interval over estimate"), y, tuple(layers))
+    return Chart("intervals", "Intervals by method", caption, (panel,))
 
 
 def _ends(pairs: Sequence[Sequence[float | None]]) -> Array:

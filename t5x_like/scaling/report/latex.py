@@ -21,27 +21,20 @@ _ESCAPES = {
     "^": r"\textasciicircum{}",
     **{letter: f"\\{letter}" for letter in "&%$#_"},
 }
-_SYMBOLS = {
-    name: f"\\{name}" for name in ("alpha", "beta", "gamma", "delta", "lambda", "eta", "kappa", "rho", "sigma", "tau")
-}
+_GREEK = ("alpha", "beta", "gamma", "delta", "lambda", "eta", "kappa", "rho", "sigma", "tau")
+_SYMBOLS = {name: f"\\{name}" for name in _GREEK}
 _SYMBOLS |= {"params": "N", "tokens": "D", "compute": "C", "flops": "C", "unique_tokens": "U"}
 
 
 def parameters_table(fit: Fit, provenance: dict[str, Any]) -> str:
-    """Returns a LaTeX table of estimates and intervals; it needs the package booktabs.
-
-    Args:
-      fit: the fit.
-      provenance: of fit.json.
-    """
+    """Returns a LaTeX table of estimates and intervals, with fit.json's provenance; it needs the package booktabs."""
     rows = [(symbol(name), value, fit.intervals.get(name)) for name, value in fit.parameters.items()]
     optimal = fit.compute_optimal
     derived = [(name, optimal[name], optimal["intervals"].get(name)) for name in ("a", "b")] if optimal else []
     target = "L" if fit.law.target == "loss" else rf"\mathrm{{{fit.law.target}}}"
+    filled = {"fit": fit, "rows": rows, "derived": derived, "target": target, "provenance": provenance}
     written = {"number": number, "escape": escape, "formula": formula, "interval": _interval}
-    return _template().render(
-        fit=fit, rows=rows, derived=derived, target=target, provenance=provenance, source=stamp(provenance), **written
-    )
+    return _template().render(source=stamp(provenance), **filled, **written)
 
 
 @functools.cache

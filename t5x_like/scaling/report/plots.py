@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like.errors import UserError
-from t5x_like.reporting.charts import Axis, Band, Chart, Layer, Line, Marks, Panel, Rule, Scale
-from t5x_like.reporting.ticks import Kind
+from t5x_like.reporting.charts import Axis, Band, Chart, Kind, Layer, Line, Marks, Panel, Rule, Scale
 from t5x_like.reporting.wording import count, figure, percent
 from t5x_like.scaling.fitting import runs
 from t5x_like.scaling.fitting.fit import Fit
@@ -61,10 +60,7 @@ def main_chart(fit: Fit) -> Chart:
 
 def plot_fit(fit: Fit, path: str | Path | None = None) -> Any:
     """Draws the response against the points, as a matplotlib figure; into a .png, .svg or .pdf file if named.
-
-    Raises:
-      UserError: the path has another ending.
-    """
+    Raises UserError: the path has another ending."""
     from t5x_like.reporting import draw_matplotlib
     from t5x_like.reporting.painter import FORMATS
 
@@ -97,22 +93,22 @@ def relative(fit: Fit) -> Array:
 
 def in_words(fit: Fit) -> list[dict[str, str]]:
     """Returns what there is to say about each point: run, params, tokens, measured, law, residual."""
-    points, law = fit.points, predicted(fit)
-    names, stderr = points.columns.get("run", np.full(len(points), "")), _stderr(fit)
-    words = []
-    for i, value in enumerate(measured(fit)):
-        error = "" if stderr is None or not np.isfinite(stderr[i]) else f" ± {figure(float(stderr[i]), 2)}"
-        words.append(
-            {
-                "run": str(names[i]),
-                "params": count(float(points.params[i])),
-                "tokens": count(float(points.tokens[i])),
-                "measured": f"{figure(float(value), 4)}{error}",
-                "law": figure(float(law[i]), 4),
-                "residual": percent(float(relative(fit)[i]), signed=True),
-            }
+    points, n, stderr = fit.points, len(fit.points), _stderr(fit)
+    errors = np.full(n, np.nan) if stderr is None else stderr
+    columns = (points.columns.get("run", np.full(n, "")), points.params, points.tokens, measured(fit), errors)
+    return [
+        {
+            "run": str(run),
+            "params": count(float(params)),
+            "tokens": count(float(tokens)),
+            "measured": figure(float(value), 4) + (f" ± {figure(float(error), 2)}" if np.isfinite(error) else ""),
+            "law": figure(float(law), 4),
+            "residual": percent(float(residual), signed=True),
+        }
+        for run, params, tokens, value, error, law, residual in zip(
+            *columns, predicted(fit), relative(fit), strict=True
         )
-    return words
+    ]
 
 
 def hover(fit: Fit) -> tuple[str, ...]:
@@ -165,10 +161,8 @@ def _loss_by_compute(fit: Fit, best: Frontier, draws: Frontier | None) -> Chart:
     layers += _runs(fit, points.compute, points.loss, scale, _stderr(fit))
     band = draws.loss if draws else None
     layers += _line_and_band(fit, best.flops, best.loss, band, "accent", "compute-optimal loss")
-    caption = (
-        "The lowest loss the law allows at each compute, with its 95 % band, "
-        f"to {BEYOND:g} times the largest compute used; thin curves are single model sizes{_fresh(fit)}"
-    )
+    reach = f"to {BEYOND:g} times the largest compute used; thin curves are single model sizes{_fresh(fit)}"
+    caption = f"The lowest loss the law allows at each compute, with its 95 % band, {reach}"
     panel = Panel(COMPUTE, Axis(LOSS, log=True), tuple(layers))
     return Chart("loss_by_compute", "Loss by training compute", caption, (panel,), scale)
 
@@ -194,9 +188,8 @@ def _residuals(fit: Fit) -> Chart:
     y = Axis("measured minus law, %", limits=(-reach, reach))
     panels = []
     for name in ("params", "tokens") if can_share(fit.law) else fit.law.variables[:2]:
-        x = _column(fit, name)
-        axis = _axis(name, x, short=True)
-        panels.append(Panel(axis, y, (Rule(0.0, dash="solid"), *_runs(fit, x, share, scale, errors))))
+        x, zero = _column(fit, name), Rule(0.0, dash="solid")
+        panels.append(Panel(_axis(name, x, short=True), y, (zero, *_runs(fit, x, share, scale, errors))))
     caption = "Trends here, rather than scatter, mean that the law bends where the runs do not, or the other way round."
     return Chart("residuals", "Residuals", caption, tuple(panels), scale)
 
@@ -208,8 +201,8 @@ def _curves(fit: Fit, curves: list[runs.Curve]) -> Chart:
         for curve in curves
     ]
     dots = Marks(points.tokens, points.loss, scale.place(points.params), hover=hover(fit), area=16.0)
-    x = Axis("tokens seen", log=True, kind="count")
-    panel = Panel(x, Axis("loss, nats per token", log=True), (*_floor(fit), *lines, dots))
+    axes = Axis("tokens seen", log=True, kind="count"), Axis("loss, nats per token", log=True)
+    panel = Panel(*axes, (*_floor(fit), *lines, dots))
     caption = "Loss as each run trained; dots are the held-out losses that were fitted."
     return Chart("training_curves", "Training curves", caption, (panel,), scale)
 

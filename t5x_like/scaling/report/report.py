@@ -6,6 +6,7 @@ Without JavaScript, and in print, the charts are the PNGs. A new section is a fu
 in `of_fit` or, for an analysis that hangs on the fit, named in `analysis_sections.BUILDERS`.
 """
 
+import dataclasses
 import html
 import os
 import re
@@ -25,9 +26,9 @@ from t5x_like.reporting.wording import count, figure, percent, span
 from t5x_like.scaling.fitting import runs
 from t5x_like.scaling.fitting.fit import Fit
 from t5x_like.scaling.report import analysis_sections, latex, plots, provenance
-from t5x_like.scaling.report.beside import PARAMETER_HEAD
 from t5x_like.scaling.report.summary import equation, findings, parameter_rows
 
+PARAMETER_HEAD = ("parameter", "estimate", "95 % interval")
 _UNSCREENED = 40  # rows from which a table starts folded
 
 
@@ -47,12 +48,8 @@ def write_report(
 ) -> Path:
     """Writes fit.json, the charts, parameters.tex and report.html into `out`, each file whole or not at all.
 
-    Returns the path of report.html.
-
-    Args:
-      command: the command line that made the fit, for the record.
-      painter: what draws the charts; by default, this process. It must write into `out`.
-      extra: sections of your own.
+    Returns the path of report.html. `command` is the command line that made the fit, for the record; `painter`, which
+    must write into `out`, draws the charts rather than this process; `extra` are sections of your own.
     """
     folder = make_folder(out, "--out")
     content = fit.to_json()
@@ -77,17 +74,9 @@ def write_report(
 
 def render(fit: Fit, parts: Sequence[Section], pngs: dict[str, bytes], library: str | None) -> str:
     """Returns the report as one HTML document: the answer first, then the sections."""
-    return page.document(
-        f"Scaling law of {len(fit.points)} runs",
-        parts,
-        pngs,
-        library,
-        source=fit.law.source,
-        law=_law(fit),
-        tiles=list(_tiles(fit)),
-        findings=findings(fit),
-        warnings=fit.warnings,
-    )
+    answer: dict[str, Any] = {"source": fit.law.source, "law": _law(fit), "tiles": list(_tiles(fit))}
+    answer |= {"findings": findings(fit), "warnings": fit.warnings}
+    return page.document(f"Scaling law of {len(fit.points)} runs", parts, pngs, library, **answer)
 
 
 def _law(fit: Fit) -> str:
@@ -120,6 +109,7 @@ def of_fit(fit: Fit, content: dict[str, Any], extra: Sequence[Section] = ()) -> 
     drawn = {chart.name: chart for chart in plots.charts(fit)}
     last = [drawn.pop(name) for name in ("residuals", "training_curves") if name in drawn]
     optimum = [drawn.pop("optimal_sizes")] if "optimal_sizes" in drawn else []
+    written = runs.read_sample(fit.points.folder)
     sections = [
         parameters(fit, content),
         optimal_sizes(fit, optimum),
@@ -128,7 +118,7 @@ def of_fit(fit: Fit, content: dict[str, Any], extra: Sequence[Section] = ()) -> 
         *analysis_sections.of_analyses(fit),
         *extra,
         points(fit),
-        sample(runs.read_sample(fit.points.folder)),
+        Section("A sample from the largest model", text=written) if written else None,
         where_from(fit, content),
     ]
     return [section for section in sections if section]
@@ -175,9 +165,8 @@ def optimal_sizes(fit: Fit, charts: Sequence[Chart]) -> Section | None:
         f"{'With 95 % intervals. ' if fit.intervals else ''}FLOPs are 6 × params × tokens; params are counted as in "
         f"the points ({fit.points.params_column}). Rows in italics lie beyond the largest run."
     )
-    return Section(
-        "Compute-optimal sizes", charts=tuple(charts), tables=(Table(head, rows, marked=beyond),), notes=(note,)
-    )
+    table = Table(head, rows, marked=beyond)
+    return Section("Compute-optimal sizes", charts=tuple(charts), tables=(table,), notes=(note,))
 
 
 def points(fit: Fit) -> Section:
@@ -197,11 +186,6 @@ def points(fit: Fit) -> Section:
     head = ("run", "params", "tokens", "tokens per param", "FLOPs", fit.law.target, "law", "residual")
     table = Table(head, rows, folded=f"{len(rows)} points, largest first", shut=len(rows) > _UNSCREENED)
     return Section("Points", tables=(table,))
-
-
-def sample(text: str | None) -> Section | None:
-    """What the largest model writes, where the sweep kept it."""
-    return Section("A sample from the largest model", text=text) if text else None
 
 
 def where_from(fit: Fit, content: dict[str, Any]) -> Section:
@@ -240,13 +224,62 @@ def where_from(fit: Fit, content: dict[str, Any]) -> Section:
         )
         for each in found
     ]
+    differ = f"{len(rows)} runs, and the {len(own)} config fields in which they differ"
     tables = (
-        Table(
-            ("run", *own, "data fingerprint", "config sha256"),
-            rows,
-            folded=f"{len(rows)} runs, and the {len(own)} config fields in which they differ",
-            shut=True,
-        ),
+        Table(("run", *own, "data fingerprint", "config sha256"), rows, folded=differ, shut=True),
         Table(("field", "value"), fields, folded=f"{len(fields)} config fields that all runs share", shut=True),
     )
     return Section("Provenance", facts=tuple(facts), tables=tables)
+
+
+# --- Other fits, shown beside the one that a report is about ---------------------------------------------------------
+
+
+def other_arm(fit: Fit, name: str, first: str) -> Section:
+    """The law of the arm `name`, where the page is about `first` and a comparison of both."""
+    return _section(fit, f"The law of {name}", f"All but this and the comparison is about {first}. For {name}, ")
+
+
+def same_points(fit: Fit, best: Fit) -> Section:
+    """A law that everyone knows, on the points of the fit that describes them best."""
+    words = (
+        f"Runs left out are predicted better by the law above ({best.law.name}), so what it says counts. Literature "
+        f"speaks of this one, whose residuals are {percent(fit.residual_rms)} against {percent(best.residual_rms)}: "
+    )
+    return _section(fit, f"Beside it: {fit.law.source}", words)
+
+
+def known_source(fit: Fit) -> Section:
+    """A fit to runs on a process of known entropy: whether this machinery finds an E that can be checked."""
+    exact = fit.points.exact_entropy
+    assert exact is not None
+    if "E" not in fit.parameters:
+        verdict = f"The law that describes its runs best, {fit.law.name}, has no E to compare."
+    else:
+        low, high = fit.intervals.get("E", (None, None))
+        inside = (low or 0) <= exact <= (high or exact)
+        verdict = f"The truth, {figure(exact, 4)}, is {'inside' if inside else 'outside'} the interval of its E."
+    words = (
+        "The entropy of a text is not known, so an E fitted to it cannot be checked. That of a process can be "
+        f"computed: the same programs trained models of a few sizes on it and fitted them. {verdict} There "
+    )
+    chart = plots.main_chart(fit)
+    chart = dataclasses.replace(chart, name=f"known_source_{chart.name}")
+    return dataclasses.replace(_section(fit, "The same where the answer is known", words), charts=(chart,))
+
+
+def in_short(fit: Fit) -> dict[str, Any]:
+    """What fit.json says of such a fit."""
+    return {
+        "law": fit.law.name,
+        "parameters": fit.parameters,
+        "intervals": fit.intervals,
+        "residual_rms": fit.residual_rms,
+        "exact_entropy": fit.points.exact_entropy,
+        "points": fit.points.source,
+    }
+
+
+def _section(fit: Fit, title: str, words: str) -> Section:
+    sentences = [f"{words}{fit.law.target} = {equation(fit)}.", *findings(fit), *fit.warnings]
+    return Section(title, sentences, tables=(Table(PARAMETER_HEAD, parameter_rows(fit)),))

@@ -24,8 +24,7 @@ def equation(fit: Fit) -> str:
 def parameter_rows(fit: Fit) -> list[tuple[str, str, str]]:
     """Returns (name, estimate, interval) per parameter, then the compute-optimal exponents a and b."""
     rows = [(name, figure(v, 4), span(fit.intervals.get(name))) for name, v in fit.parameters.items()]
-    optimal = fit.compute_optimal
-    if optimal:
+    if optimal := fit.compute_optimal:
         rows += [(name, figure(optimal[name]), span(optimal["intervals"].get(name))) for name in ("a", "b")]
     return rows
 
@@ -70,11 +69,9 @@ def _end(fit: Fit, name: str, which: int) -> float:
 
 
 def _allocation(fit: Fit) -> list[str]:
-    optimal = fit.compute_optimal
-    if not optimal:
+    if not (optimal := fit.compute_optimal):
         return []
-    a, b = figure(optimal["a"]), figure(optimal["b"])
-    a += _brackets(optimal["intervals"].get("a"))
+    a, b = figure(optimal["a"]) + _brackets(optimal["intervals"].get("a")), figure(optimal["b"])
     rows = optimal["rows"]
     largest, furthest = next(row for row in rows if row["times_largest"] >= 0.999), rows[-1]
     return [
@@ -95,8 +92,7 @@ def _brackets(pair: Pair | None, digits: int = 3) -> str:
 
 
 def _holdout(fit: Fit) -> list[str]:
-    held = fit.holdout
-    if not held:
+    if not (held := fit.holdout):
         return []
     rms, mean, worst = (held[f"{name}_relative_error"] for name in ("rms", "mean", "worst"))
     return [
@@ -119,12 +115,10 @@ def _entropy(fit: Fit) -> list[str]:
 
 
 def _overestimates(fit: Fit) -> list[str]:
-    found = fit.analyses.get("overestimates")
-    if not found:
+    if not (found := fit.analyses.get("overestimates")):
         return []
-    moved = ", ".join(
-        f"{name} {figure(was)} to {figure(fit.parameters[name])}" for name, was in found["parameters_evenly"].items()
-    )
+    before = found["parameters_evenly"].items()
+    moved = ", ".join(f"{name} {figure(was)} to {figure(fit.parameters[name])}" for name, was in before)
     return [
         f"The penalty on overestimates leaves {found['points_above']} of {len(fit.points)} points above the law "
         f"(even weights: {found['points_above_evenly']}) and moves {moved}."

@@ -27,7 +27,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from t5x_like.scaling.fitting.solver import minimise
+from t5x_like.scaling.fitting.solver import minimise, rms
 from t5x_like.scaling.fitting.surface import Surface
 
 Array = np.ndarray
@@ -41,10 +41,8 @@ _BATCH = 60_000  # replicates times points refitted at once: some 30 MB of deriv
 def rescaled_residuals(
     surface: Surface, target: Array, estimate: Array, groups: Array | None = None
 ) -> tuple[Array, Array]:
-    """Returns least-squares residuals over 1 - leverage, and over its square root.
-
-    For responses [S, n], theta [S, P] to start from and a group's number for each point, [n]; each is [S, n].
-    """
+    """Returns least-squares residuals [S, n] over 1 - leverage, and over its square root, for responses [S, n], theta
+    [S, P] to start from and a group's number for each point, [n]."""
     theta, _ = minimise(surface, target, estimate, LEAST_SQUARES)
     predicted, jacobian = surface.jacobian(theta)
     gram = jacobian @ jacobian.transpose(0, 2, 1)
@@ -75,17 +73,10 @@ def wild_bootstrap(
     progress: Progress | None = None,
     groups: Array | None = None,
 ) -> Array:
-    """Refits random-sign replicates of S data sets over the same points.
+    """Refits R = `replicates` random-sign replicates of S data sets over the same points; returns theta [R, S, P].
 
-    Args:
-      target: targets [S, n]; S is 1 for a fit, hundreds in a simulation of coverage.
-      estimate: the fits theta [S, P].
-      replicates: how many, R, per data set.
-      progress: called with (replicates done, all replicates).
-      groups: numbers of the groups whose points share their noise, [n]; None: every point is by itself.
-
-    Returns:
-      theta [R, S, P].
+    For targets [S, n], S being 1 for a fit, their fits theta [S, P], and numbers of the groups whose points share their
+    noise, [n] (None: every point is by itself). `progress` is called with (replicates done, all replicates).
     """
     own, alike = rescaled_residuals(surface, target, estimate, groups)
     fitted = surface.predict(estimate)
@@ -136,7 +127,7 @@ def _in_batches(draw: Callable[[int], Array], replicates: int, size: int, progre
 
 def refit(surface: Surface, target: Array, start: Array, delta: float, weights: Array | None = None) -> Array:
     """Fits [R, n] targets from starts nearby, far more finely than they scatter; a wider threshold goes first."""
-    scatter = float(np.sqrt(np.mean((surface.predict(start) - target) ** 2)))
+    scatter = rms(surface.predict(start) - target)
     if scatter > delta:
         start, _ = minimise(surface, target, start, 10 * delta, weights, steps=20, tolerance=1e-3)
     return minimise(surface, target, start, delta, weights, steps=60, tolerance=1e-6)[0]

@@ -12,7 +12,7 @@ import numpy as np
 
 from t5x_like.scaling.fitting.solver import Minimum
 from t5x_like.scaling.fitting.surface import Surface
-from t5x_like.scaling.laws import quantities
+from t5x_like.scaling.laws import frontier
 from t5x_like.scaling.uncertainty.bootstrap import refit
 from t5x_like.scaling.uncertainty.intervals import BOOTSTRAPS, METHODS, replicate, spread_by
 
@@ -36,7 +36,7 @@ def simulate(
     simulations: int = 200,
     replicates: int = 200,
     seed: int = 0,
-    asked: quantities.Quantities | None = None,
+    asked: frontier.Quantities | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Returns the coverage of nominal 95 % intervals when the law at theta is true.
@@ -44,19 +44,16 @@ def simulate(
     Args:
       surface, theta: the law on the design's points, and the truth [P].
       noise, shape: standard deviation of the responses about it, and its distribution, of `NOISES`.
-      delta: the Huber threshold of every fit.
-      methods: of `intervals.METHODS`.
+      methods: of `intervals.METHODS`, after fits with the Huber threshold `delta`.
       simulations, replicates: data sets, and bootstrap fits for each of them.
-      asked: what is to be covered; `quantities.standard` without it.
+      asked: what is to be covered; `frontier.standard` without it.
       progress: called with (data sets done, all data sets).
 
-    Returns:
-      `quantities`: names; `middle`: how wide the middle 95 % of the estimates are, [m]; `methods`: {method: {
-      "coverage": [m], "mean", "lowest", "highest", "width": [m], the median width over `middle`}}; and what was
-      simulated.
+    Returns `quantities`: names; `middle`: how wide the middle 95 % of the estimates are, [m]; `methods`: {method: {
+    "coverage": [m], "mean", "lowest", "highest", "width": [m], the median width over `middle`}}; what was simulated.
     """
     design = {name: surface.variables[name] * surface.units[name] for name in surface.law.variables}
-    asked = asked or quantities.standard(surface.law, design)
+    asked = asked or frontier.standard(surface.law, design)
     rng = np.random.default_rng(seed)
     exact = surface.predict(theta[None])[0]
     targets = exact + noise * NOISES[shape](rng, (simulations, len(exact)))

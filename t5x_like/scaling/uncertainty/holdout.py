@@ -7,7 +7,7 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.scaling.fitting.points import Points
-from t5x_like.scaling.fitting.solver import find_minimum
+from t5x_like.scaling.fitting.solver import find_minimum, rms
 from t5x_like.scaling.fitting.surface import surface_of
 from t5x_like.scaling.laws.laws import Law, complete
 
@@ -16,20 +16,17 @@ Array = np.ndarray
 
 def held_out(points: Points) -> Array:
     """Returns the mask [n] of the cells to hold out: the fifth of the points of highest compute, at least 2.
-
-    Points of equal compute (other seeds, or other shapes of the same budget) are held out together.
-    """
+    Points of equal compute (other seeds, or other shapes of the same budget) are held out together."""
     compute = points.compute
     edge = np.sort(compute)[-max(2, len(points) // 5)]
     return compute >= edge * (1 - 1e-9)
 
 
 def predict_largest(law: Law, points: Points, delta: float) -> tuple[dict[str, Any] | None, str | None]:
-    """Fits the law without the held-out cells and predicts them.
+    """Fits the law without the held-out cells and predicts them: fit.json's `holdout`, or None and a sentence why.
 
-    Returns:
-      fit.json's `holdout`: errors are (predicted - measured) / measured; `mean_relative_error` has the sign of a
-      systematic miss, `worst_relative_error` is the largest in size. Or None, and a sentence saying why.
+    Errors are (predicted - measured) / measured; `mean_relative_error` has the sign of a systematic miss,
+    `worst_relative_error` is the largest in size.
     """
     out = held_out(points)
     rest = points.take(~out)
@@ -50,7 +47,7 @@ def predict_largest(law: Law, points: Points, delta: float) -> tuple[dict[str, A
         + ("(predicted - measured) / measured" if law.relative else "predicted - measured"),
         "points": int(out.sum()),
         "compute_ratio": float(points.compute.max() / rest.compute.max()),
-        "rms_relative_error": float(np.sqrt(np.mean(errors**2))),
+        "rms_relative_error": rms(errors),
         "mean_relative_error": float(errors.mean()),
         "worst_relative_error": float(errors[np.argmax(np.abs(errors))]),
         "cells": [dict(zip(names, map(float, cell), strict=True)) for cell in cells],

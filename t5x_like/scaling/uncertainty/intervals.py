@@ -162,9 +162,7 @@ class Profile:
         self, forced: "_Forced", j: Array, moves: Array, value: Array, slopes: Array, logarithmic: Array
     ) -> tuple[Array, Array]:
         """Holds output j of each row at its estimate plus each of moves [rows, k].
-
-        Returns how far it got, and the root of the rise of the objective, [rows, k] each.
-        """
+        Returns how far it got, and the root of the rise of the objective, [rows, k] each."""
         start, shape = self.start, moves.shape
         j, moves = np.repeat(j, shape[1]), moves.ravel()
         direction = start.covariance @ slopes
@@ -247,10 +245,7 @@ def replicate(
     progress: Progress | None = None,
     groups: Array | None = None,
 ) -> Array:
-    """Returns bootstrap fits as printed parameters, [replicates, P]; wild ones but for the method "pairs".
-
-    `groups` are those of `wild_bootstrap`.
-    """
+    """Returns bootstrap fits as printed parameters, [replicates, P]; wild ones, in `groups`, but for "pairs"."""
     if not replicates:
         return np.empty((0, len(fit.surface.law.parameters)))
     if method == "pairs":

@@ -7,10 +7,10 @@ import numpy as np
 
 from t5x_like.errors import UserError
 from t5x_like.scaling.fitting.fit import Fit
-from t5x_like.scaling.fitting.solver import Minimum, find_minimum
+from t5x_like.scaling.fitting.solver import Minimum, find_minimum, rms
 from t5x_like.scaling.fitting.surface import surface_of
 from t5x_like.scaling.fitting.weights import own_delta
-from t5x_like.scaling.laws import quantities
+from t5x_like.scaling.laws import frontier
 from t5x_like.scaling.uncertainty.bootstrap import LEAST_SQUARES, refit
 from t5x_like.scaling.uncertainty.holdout import held_out
 
@@ -23,9 +23,8 @@ WINDOWS = (0.1, 0.2, 0.3, 0.4, 0.5)  # shares of the points, the smallest in com
 def by_threshold(fit: Fit) -> list[dict[str, Any]]:
     """Fits again with other Huber thresholds, down to close to least absolute deviations and up to least squares.
 
-    Returns:
-      Rows of setting, huber_delta (None for least squares), points, residual_rms and parameters, in the order of the
-      threshold; `used` marks the fit's own.
+    Returns rows of setting, huber_delta (None for least squares), points, residual_rms and parameters, in the order of
+    the threshold; `used` marks the fit's own.
     """
     own = own_delta(fit.surface, fit.target)
     deltas = sorted({*THRESHOLDS, own, fit.huber_delta, LEAST_SQUARES})
@@ -41,10 +40,7 @@ def by_threshold(fit: Fit) -> list[dict[str, Any]]:
 
 def by_window(fit: Fit) -> list[dict[str, Any]]:
     """Fits again without the smallest runs, a tenth of the points at a time, and without those held out as largest.
-
-    Returns:
-      Rows of setting, points, residual_rms and parameters (None where the rest cannot determine the law).
-    """
+    Returns rows of setting, points, residual_rms and parameters (None where the rest cannot determine the law)."""
     compute = fit.points.compute
     windows = [("all points", np.ones(len(compute), bool)), ("without the largest", ~held_out(fit.points))]
     for share in WINDOWS:
@@ -63,11 +59,10 @@ def by_window(fit: Fit) -> list[dict[str, Any]]:
 
 
 def _row(fit: Fit, name: str, theta: Array, inside: Array) -> dict[str, Any]:
-    misses = fit.surface.misses(theta, fit.target)[inside]
     return {
         "setting": name,
         "points": int(inside.sum()),
-        "residual_rms": float(np.sqrt(np.mean(misses**2))),
+        "residual_rms": rms(fit.surface.misses(theta, fit.target)[inside]),
         "parameters": Minimum(fit.surface, fit.target, theta, fit.huber_delta).parameters,
     }
 
@@ -75,12 +70,11 @@ def _row(fit: Fit, name: str, theta: Array, inside: Array) -> dict[str, Any]:
 def influence(fit: Fit) -> dict[str, Any]:
     """Leaves each point out in turn, and says how far that moves what is usually asked of a fit.
 
-    Returns:
-      `quantities`: names. `rows`, a point each, in the order of the points: params, tokens, loss, run, residual, and
-      `shifts`: {quantity: estimate without the point minus estimate, over the standard deviation of all such shifts
-      times sqrt(n), the jackknife's standard error}; `largest`: the greatest of them in size, and `moves`: of what.
+    Returns `quantities`: names; `rows`, a point each, in the order of the points: params, tokens, loss, run, residual,
+    and `shifts`: {quantity: estimate without the point minus estimate, over the standard deviation of all such shifts
+    times sqrt(n), the jackknife's standard error}; `largest`: the greatest of them in size, and `moves`: of what.
     """
-    asked = quantities.standard(fit.law, fit.points.variables)
+    asked = frontier.standard(fit.law, fit.points.variables)
     n = len(fit.points)
     weights = 1.0 - np.eye(n)
     theta = refit(fit.surface, np.tile(fit.target, (n, 1)), np.tile(fit.theta, (n, 1)), fit.huber_delta, weights)
