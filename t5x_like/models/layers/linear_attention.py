@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from t5x_like.config.attention import AttentionConfig, LinearAttentionConfig
 from t5x_like.models.context import Context, MaskSpec
-from t5x_like.models.layers.attention import Attention
+from t5x_like.models.layers.attention import Attended, Attention
 from t5x_like.models.layers.cached_attention import Cache, CacheSizes
 from t5x_like.models.layers.parts import NOBODY
 
@@ -45,9 +45,7 @@ class LinearAttention(Attention):
         del features
         return jnp.zeros((*x.shape[:-1], 1), x.dtype), jax.nn.elu(x) + 1
 
-    def _to_self(
-        self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
+    def _to_self(self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None) -> Attended:
         q, k, v = self._made(x, mask, ctx)
         wide, features = ctx.policy.softmax, self._features(ctx)
         (_, q_f), (k_log, k_f) = (self._mapped(y.astype(wide), features) for y in (self._scaled(q), k))
@@ -147,9 +145,3 @@ def _edge(segments: jax.Array, first: bool, otherwise: jax.Array) -> jax.Array:
     real = segments > 0
     at = jnp.argmax(real, axis=1) if first else jnp.argmax(jnp.where(real, places, -1), axis=1)
     return jnp.where(real.any(axis=1), jnp.take_along_axis(segments, at[:, None], axis=1)[:, 0], otherwise)
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return LinearAttention

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from t5x_like.config.attention import AttentionConfig, SparseTransformerAttentionConfig
+from t5x_like.config.attention import SparseTransformerAttentionConfig
 from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.attention import Attention
 from t5x_like.models.layers.blockwise import NO_KEYS
@@ -29,7 +29,7 @@ class SparseTransformerAttention(Attention):
     by_position: ClassVar[bool] = True
 
     def _mix(self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
-        rules = self._rules()
+        rules = self.kind
         q, dtype = self._scaled(q), v.dtype
         if rules.combine == "merged":
             return merged([self._first(q, k, v, mask, ctx), self._second(q, k, v, mask, ctx, apart=True)], dtype)
@@ -44,7 +44,7 @@ class SparseTransformerAttention(Attention):
         return self.kind
 
     def _first(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> Part:
-        rules = self._rules()
+        rules = self.kind
         if rules.pattern == "strided":
             return part(q, k, v, mask.replace(window=rules.stride), ctx, soft_cap=self.soft_cap)
         length = q.shape[1]
@@ -65,7 +65,7 @@ class SparseTransformerAttention(Attention):
         self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context, apart: bool = False
     ) -> Part:
         """`apart` leaves out what the first half has."""
-        rules = self._rules()
+        rules = self.kind
         if rules.pattern == "strided":
 
             def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec) -> Part:
@@ -88,7 +88,7 @@ class SparseTransformerAttention(Attention):
     def _near(self, mask: MaskSpec, queries: jax.Array | None, keys: jax.Array | None) -> jax.Array | None:
         del mask
         assert queries is not None and keys is not None
-        rules, i, j = self._rules(), queries[:, :, None], keys[:, None, :]
+        rules, i, j = self.kind, queries[:, :, None], keys[:, None, :]
         if rules.pattern == "strided":
             first, second = i - j < rules.stride, (i - j) % rules.stride == 0
         else:
@@ -100,9 +100,3 @@ class SparseTransformerAttention(Attention):
             return first if rules.half == "first" else second
         half: Any = self.num_heads // 2
         return jnp.stack([first] * half + [second] * half, axis=1)
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return SparseTransformerAttention

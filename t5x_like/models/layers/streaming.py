@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from t5x_like.config.attention import AttentionConfig, StreamingAttentionConfig
 from t5x_like.models.context import Context, MaskSpec
-from t5x_like.models.layers.attention import Attention, Logits
+from t5x_like.models.layers.attention import Attended, Attention, Logits
 from t5x_like.models.layers.cached_attention import Cache, CacheSizes
 from t5x_like.models.layers.masks import MASKED, from_the_start
 from t5x_like.models.layers.parts import Part, merged, part
@@ -45,14 +45,14 @@ class StreamingAttention(Attention):
 
     def _own(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> list[Part]:
         """The tokens of one call with one another."""
-        rules = self._rules()
+        rules = self.kind
         near_mask = mask.replace(window=rules.window, kv=mask.q, offset=0)
         near = part(q, k, v, near_mask, ctx, ctx.bias, self.soft_cap)
         return [near, self._sinks(q, k, v, mask, ctx)] if rules.sinks and q.shape[1] > rules.window else [near]
 
     def _sinks(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> Part:
         """Each query with the sinks of its document that its window has left behind."""
-        rules, positions = self._rules(), ctx.positions
+        rules, positions = self.kind, ctx.positions
         assert positions is not None
         sinks = jnp.arange(rules.sinks)
         if mask.q.segments is None and from_the_start(mask) and not mask.reordered:  # all queries have the same ones
@@ -74,7 +74,7 @@ class StreamingAttention(Attention):
 
     def _within_cache(self, positions: jax.Array) -> jax.Array:
         """Positions of queries as a full cache counts them."""
-        return jnp.minimum(positions, self._rules().sinks + self._rules().window - 1)
+        return jnp.minimum(positions, self.kind.sinks + self.kind.window - 1)
 
     def _as_in_cache(self, q: jax.Array, positions: jax.Array) -> jax.Array:
         if self.rotary is None:
@@ -105,9 +105,7 @@ class StreamingAttention(Attention):
         log = jnp.log(norm) + largest[..., 0].transpose(0, 3, 1, 2).reshape(total_BTH.shape)
         return Part(out / norm[..., None], jnp.where(some, log, MASKED))
 
-    def _to_self(
-        self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
+    def _to_self(self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None) -> Attended:
         q, k, v = self._made(x, mask, ctx)
         if cache is None:
             return self._mix(x, q, k, v, mask, ctx), None
@@ -120,7 +118,7 @@ class StreamingAttention(Attention):
 
     def _held(self, q: jax.Array, ctx: Context, cache: Cache) -> list[Part]:
         """New tokens with what the cache holds."""
-        rules, now = self._rules(), ctx.positions
+        rules, now = self.kind, ctx.positions
         assert now is not None
         n, parts = rules.sinks, []
         for slots, queries, counted in (
@@ -136,7 +134,7 @@ class StreamingAttention(Attention):
 
     def _kept(self, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache) -> Cache:
         """The cache after new tokens, whose real ones stand side by side in each row."""
-        rules, positions = self._rules(), ctx.positions
+        rules, positions = self.kind, ctx.positions
         assert positions is not None
         n, window = rules.sinks, rules.window
         real = jnp.ones_like(positions) if mask.q.segments is None else mask.q.segments
@@ -160,9 +158,3 @@ class StreamingAttention(Attention):
             "value": ctx.constrain(write(cache["value"], v), axes),
             "position": jnp.where(new, wanted, cache["position"]),
         }
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return StreamingAttention
