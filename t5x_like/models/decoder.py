@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from t5x_like.config import TransformerConfig
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.streams import running
 from t5x_like.models.tower import Tower
 from t5x_like.models.vocabulary import Vocabulary
@@ -76,7 +76,7 @@ class Decoder(Applies):
 
     def decode(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str], aux: Aux
-    ) -> dict[str, Any]:
+    ) -> Outputs:
         """The decoder's half of `apply`; `aux` is what an encoder had to say."""
         tokens = batch["decoder_input_tokens"]
         ctx, cache = running(ctx, batch, "decoder", causal=True, cache=cache)
@@ -84,7 +84,7 @@ class Decoder(Applies):
         x = self.decoder.enter(x, ctx, self.entry(params))
         layers = None if cache is None else cache["layers"]
         x, layers, own, kept = self.decoder.apply(params["decoder"], x, ctx, layers, want)
-        outputs: dict[str, Any] = {"hidden": x, **kept}
+        outputs: Outputs = {"hidden": x, **kept}
         outputs["aux"] = {name: value + aux.get(name, 0.0) for name, value in own.items()}
         if "logits" in want:
             outputs["logits"] = self.logits(params, x, batch, ctx)

@@ -9,7 +9,6 @@ head "scalar": every token's state after the norm - a number: a reward, or the v
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from t5x_like.models.decoder import Decoder
 from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
-from t5x_like.models.model import Batch
+from t5x_like.models.model import Batch, Outputs
 
 
 class DecoderOnly(Decoder):
@@ -64,9 +63,7 @@ class DecoderOnly(Decoder):
         x = dropout(x, c.dropout_rate, ctx.folded(c.num_layers + 1), ctx.train)
         return call(self.labels, params["labels"], x, ctx).astype(ctx.policy.softmax)
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """Reads `decoder_input_tokens` int [B, T], and `decoder_segment_ids`, `decoder_positions` and
         `decoder_causal_attention` where they are given, see `streams.running`.
 

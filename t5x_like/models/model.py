@@ -15,6 +15,7 @@ from t5x_like.models.context import Context, Memory
 from t5x_like.models.layers.parameters import Params, initialise
 
 Batch = dict[str, jax.Array]
+Outputs = dict[str, Any]
 
 
 @runtime_checkable
@@ -30,11 +31,8 @@ class Model(Protocol):
     def config(self) -> Any: ...
     @property
     def aux_losses(self) -> Mapping[str, float]: ...
-
     def specs(self) -> Params: ...
-
     def init(self, key: jax.Array) -> Params: ...
-
     def apply(
         self,
         params: Params,
@@ -45,7 +43,7 @@ class Model(Protocol):
         cache: Params | None = None,
         want: Sequence[str] = ("logits",),
         ctx: Context | None = None,
-    ) -> dict[str, Any]: ...
+    ) -> Outputs: ...
 
 
 class Applies:
@@ -72,7 +70,7 @@ class Applies:
         cache: Params | None = None,
         want: Sequence[str] | None = None,
         ctx: Context | None = None,
-    ) -> dict[str, Any]:
+    ) -> Outputs:
         """Computes what `want` names.
 
         Args:
@@ -91,9 +89,7 @@ class Applies:
         wanted = self.outputs if want is None else want
         return self.run(params, batch, (ctx or Context()).replace(train=train, key=key), cache, wanted)
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """The same, its context complete."""
         raise NotImplementedError
 
@@ -108,9 +104,7 @@ class LanguageModel(Model, Protocol):
 
     @property
     def vocab_size(self) -> int: ...
-
     def unembedding(self, params: Params) -> Params: ...
-
     def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array: ...
 
 
@@ -127,9 +121,7 @@ class Decodes(LanguageModel, Protocol):
     def max_length(self) -> int | None: ...
     @property
     def shares_cache(self) -> bool: ...
-
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params: ...
-
     def for_decoding(self, params: Params, ctx: Context) -> Params: ...
 
 
@@ -143,7 +135,6 @@ class Encodes(Model, Protocol):
 
     @property
     def start_token(self) -> int: ...
-
     def encode(self, params: Params, batch: Batch, ctx: Context | None = None) -> Memory: ...
 
 

@@ -25,7 +25,7 @@ from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
 from t5x_like.models.layers.recurrent import Recurrent, empty_state
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.streams import running
 from t5x_like.models.vocabulary import Vocabulary
 
@@ -116,9 +116,7 @@ class RecurrentModel(Applies):
             x = self._dropped(jnp.concatenate(outs, axis=-1), number, ctx)
         return Memory(x, Marks(segments))
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """As `EncoderDecoder.run`; "hidden" is what the logits are computed from. There are no "hidden_states".
 
         Raises:
@@ -149,7 +147,7 @@ class RecurrentModel(Applies):
         seen, attended = call(self.attention, p["attention"], x, ctx, None if cache is None else cache["attention"])
         hidden = jnp.tanh(call(self.joint, p["joint"], jnp.concatenate([seen, x], axis=-1), ctx))
         hidden = ctx.constrain(hidden, "batch length embed")
-        outputs: dict[str, Any] = {"hidden": hidden, "aux": {}}
+        outputs: Outputs = {"hidden": hidden, "aux": {}}
         if "logits" in want:
             outputs["logits"] = self.unembed(params, hidden, ctx)
         if cache is not None:

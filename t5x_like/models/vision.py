@@ -22,7 +22,7 @@ from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, parameter, record_specs
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.tower import Tower
 
 TOKENS = ("class_token", "distillation_token")  # those before the patches, in order
@@ -143,11 +143,7 @@ class AttentionPooling(nn.Module):
 
 
 class ViT(Applies):
-    """An encoder of images with a head.
-
-    Attributes:
-      config: resolved.
-    """
+    """An encoder of images with a head; `config` is resolved."""
 
     def __init__(self, config: ViTConfig):
         c = self.config = config
@@ -163,9 +159,7 @@ class ViT(Applies):
             specs |= {"labels": once} | ({"distillation_labels": once} if c.distillation_token else {})
         return specs
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """Reads `images` float [B, height, width, channels].
 
         `want` may name "logits" float32 [B, labels], "hidden" [B, N, D], "pooled" [B, D], "hidden_states" [L + 1, B, N,
@@ -174,7 +168,7 @@ class ViT(Applies):
         """
         assert cache is None
         x, aux, kept = self.encoder.encode(params["vision"], batch["images"], ctx, want)
-        outputs: dict[str, Any] = {"hidden": x, "aux": aux, **kept}
+        outputs: Outputs = {"hidden": x, "aux": aux, **kept}
         outputs["pooled"] = self.encoder.pooled(params["vision"], x, ctx)
         if "labels" in params:
             outputs["logits"] = self._labels(params["labels"], outputs["pooled"], ctx)
