@@ -72,17 +72,14 @@ def _factor(log: jax.Array, largest: jax.Array) -> jax.Array:
 def attended(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, causal: bool, start: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums over the keys of a query's own segment of (q k) v, and the sum of k v^T over those of the last segment.
+    """Sums over the keys of a query's own segment of (q k) v, [B, T, H, C], and the sum of k v^T over those of the last
+    segment, [B, K, F, C].
 
     Args:
-      q: [B, T, H, F].
-      k, v: [B, T, K, F] and [B, T, K, C].
+      q, k, v: [B, T, H, F], [B, T, K, F] and [B, T, K, C].
       segments: int [B, T], those of a segment side by side; 0 is nobody's key.
       causal: whether keys after a query are left out.
       start: [B, K, F, C], of earlier keys, which are of the first segment.
-
-    Returns:
-      [B, T, H, C] and [B, K, F, C].
     """
     batch, length, heads, features = q.shape
     kv_heads = k.shape[2]
@@ -96,9 +93,8 @@ def attended(
 
     q = q.reshape(batch, length, kv_heads, heads // kv_heads, features)
     state = jnp.zeros((batch, kv_heads, features, v.shape[-1]), q.dtype) if start is None else start
-    past = jnp.full((batch,), NOBODY, jnp.int32)
-    if start is not None:  # of whatever segment the first real token is
-        past = jnp.max(segments, axis=1)
+    nobody = jnp.full((batch,), NOBODY, jnp.int32)
+    past = nobody if start is None else jnp.max(segments, axis=1)  # of whatever segment the first real token is
     xs = chunks(q), chunks(k), chunks(v), chunks(segments)
 
     def forward(carry: Any, chunk: Any) -> tuple[Any, jax.Array]:
@@ -110,8 +106,7 @@ def attended(
 
     (past, state), out = jax.lax.scan(forward, (past, state), xs)
     if not causal:
-        nothing = jnp.full((batch,), NOBODY, jnp.int32), jnp.zeros_like(state)
-        out += jax.lax.scan(backward, nothing, xs, reverse=True)[1]
+        out += jax.lax.scan(backward, (nobody, jnp.zeros_like(state)), xs, reverse=True)[1]
     out = jnp.moveaxis(out, 0, 1).reshape(batch, -1, heads, v.shape[-1])
     return out[:, :length], state
 

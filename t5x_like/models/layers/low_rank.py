@@ -26,21 +26,15 @@ RANK = "r"  # its letter in a pattern
 class LowRank:
     """Stands for a kernel in `project`, whose pattern goes on naming the dimensions of the kernel alone.
 
-    Attributes:
-      kernel: W, with the dimensions that the pattern names: those contracted before those produced.
-      a, b: A and B: the contracted dimensions and the rank, the rank and the produced ones; those that both the input
-        and the output have, of experts say, come first in either.
-      magnitude: m / |W|, the produced dimensions; None: no DoRA.
-      scale: s.
-      dropout_rate: of what A is multiplied by.
+    In A and B those come first that both the input and the output have, of experts say.
     """
 
-    kernel: Any
-    a: jax.Array
-    b: jax.Array
-    magnitude: jax.Array | None
-    scale: float = field(metadata={"static": True})
-    dropout_rate: float = field(metadata={"static": True}, default=0.0)
+    kernel: Any  # W, the dimensions contracted before those produced
+    a: jax.Array  # A: the contracted dimensions and the rank
+    b: jax.Array  # B: the rank and the produced ones
+    magnitude: jax.Array | None  # m / |W|, the produced dimensions; None: no DoRA
+    scale: float = field(metadata={"static": True})  # s
+    dropout_rate: float = field(metadata={"static": True}, default=0.0)  # of what A is multiplied by
 
 
 def patterns(pattern: str) -> tuple[str, str, str]:
