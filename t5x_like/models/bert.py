@@ -31,12 +31,7 @@ from t5x_like.models.vocabulary import Vocabulary
 
 
 class Bert(Applies):
-    """An encoder, and heads on what it makes of its input.
-
-    Attributes:
-      config: resolved.
-      vocab_size: rows of the table of tokens.
-    """
+    """An encoder, and heads on what it makes of its input; `config` is resolved."""
 
     def __init__(self, config: BertConfig):
         c = self.config = config
@@ -84,7 +79,7 @@ class Bert(Applies):
         }
 
     def unembedding(self, params: Params) -> Params:
-        """The part of the parameters that `unembed` reads."""
+        """What `unembed` reads."""
         if not self.config.lm_head:
             raise UserError("model.lm_head=false: there are no logits over the vocabulary")
         return {**self.vocabulary.unembedding(params), "head": params["head"]}

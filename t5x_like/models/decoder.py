@@ -9,25 +9,16 @@ import jax.numpy as jnp
 
 from t5x_like.config import TransformerConfig
 from t5x_like.models.context import Context
+from t5x_like.models.layers.experts import Aux
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.streams import running
 from t5x_like.models.tower import Tower
 from t5x_like.models.vocabulary import Vocabulary
 
-Aux = dict[str, jax.Array]
-
 
 class Decoder(Applies):
-    """Token embeddings, a tower, logits. A family says with `apply` what comes before.
-
-    Attributes:
-      config: resolved.
-      vocab_size: rows of the table of logits.
-      max_length: positions that the model knows; None when it knows any number.
-      aux_losses: {name in outputs["aux"]: its factor in what training minimises}.
-      shares_cache: beams can share a cache, for each slot holds one token.
-    """
+    """Token embeddings, a tower, logits, as `Decodes` asks; a family says with `apply` what comes before."""
 
     def __init__(self, config: TransformerConfig, memory: str | None = None):
         """`memory` names the stream that cross-attention looks at; None: there is no cross-attention."""
@@ -36,15 +27,14 @@ class Decoder(Applies):
         self.vocabulary = Vocabulary(c)
         self.vocab_size = self.vocabulary.size
         self.max_length = c.max_length if c.positions == "learned" else None
-        self.shares_cache = memory is not None or c.attention is None or c.attention.keeps_keys
+        self.shares_cache = memory is not None or c.attention is None or c.attention.keeps_keys  # a slot is a token
         self.aux_losses = _router_losses(c)
 
     def specs(self) -> Params:
         return {**self.vocabulary.specs(), "decoder": {**self.decoder.entry_specs(), **self.decoder.specs()}}
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params:
-        """Returns an empty cache of `length` slots, and room for a memory of `encoder_length` tokens where one is
-        looked at; see `Tower.init_cache`."""
+        """An empty cache of `length` slots, and of `encoder_length` for a memory, if any; see `Tower.init_cache`."""
         return self.decoder.init_cache(batch_size, length, dtype, encoder_length)
 
     def for_decoding(self, params: Params, ctx: Context) -> Params:

@@ -81,12 +81,7 @@ class Mae(Applies):
 
 
 def _drawn(seeds: jax.Array, patches: int) -> jax.Array:
-    """An order of the patches for each row."""
-
-    def one(seed: jax.Array) -> jax.Array:
-        return jax.random.permutation(jax.random.wrap_key_data(seed), patches)
-
-    return jax.vmap(one)(seeds)
+    return jax.vmap(lambda seed: jax.random.permutation(jax.random.wrap_key_data(seed), patches))(seeds)
 
 
 build = Mae

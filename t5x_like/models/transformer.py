@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from t5x_like.config.models.transformer import EncoderDecoderConfig
 from t5x_like.models.context import Context, Marks, Memory
-from t5x_like.models.decoder import Aux, Decoder
+from t5x_like.models.decoder import Decoder
+from t5x_like.models.layers.experts import Aux
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Batch, Outputs
 from t5x_like.models.streams import running

@@ -29,18 +29,13 @@ TOKENS = ("class_token", "distillation_token")  # those before the patches, in o
 
 
 class ImageEncoder:
-    """Images to the states of their patches, and of the tokens before them.
-
-    Attributes:
-      tokens: N, of one image.
-    """
+    """Images to the states of their patches, and of the tokens before them."""
 
     def __init__(self, config: VisionConfig, stream: str = "images"):
         """`stream` is what accounting calls the tokens."""
-        c, self.stream = config, stream
-        self.config = c
+        c = self.config = config
         assert c.channels
-        self.tokens = c.patches + c.more_tokens
+        self.stream, self.tokens = stream, c.patches + c.more_tokens  # N, of one image
         self.tower = Tower(c, c.num_layers, stream, causal=False)
         pixels = ((c.channels * c.patch_size**2,), ("pixels",)), ((c.d_model,), ("embed",))
         self.patch = Linear("BPI,ID->BPD", *pixels[0], *pixels[1], c.patch_bias)
@@ -71,10 +66,7 @@ class ImageEncoder:
         return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, -1, channels * size * size)
 
     def enter(self, params: Params, images: jax.Array, ctx: Context, kept: jax.Array | None = None) -> Any:
-        """What enters the first block, [B, N, D], and the context of the stack.
-
-        `kept`: int [B, K], which patches go in; None: all.
-        """
+        """What enters the first block, [B, N, D], and its context; `kept`, int [B, K], says which patches go in."""
         assert self.config.image_size is not None
         assert images.shape[1:3] == (self.config.image_size,) * 2, images.shape
         patches = self.patches(images.astype(ctx.policy.compute))
@@ -113,11 +105,8 @@ POSITIONS = "vision/position_embedding/embedding"
 
 
 def resized_positions(table: jax.Array, patches: int, before: int) -> jax.Array:
-    """A table of positions [before + P, D] for another number of patches: of a square grid, as that of the table.
-
-    The grid is interpolated linearly in both directions, with `before` tokens' rows as they are (Dosovitskiy et al.
-    2021, section 3.2).
-    """
+    """A table of positions [before + P, D] for another number of patches: its square grid is interpolated linearly in
+    both directions, the first rows stay as they are (Dosovitskiy et al. 2021, section 3.2)."""
     old, new = math.isqrt(len(table) - before), math.isqrt(patches)
     grid = table[before:].reshape(old, old, -1)
     grid = jax.image.resize(grid, (new, new, grid.shape[-1]), "linear", antialias=False)

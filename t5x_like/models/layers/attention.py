@@ -149,10 +149,8 @@ class Logits(NamedTuple):
     policy: Policy
 
     def of(self, products: jax.Array, distance: Callable[[], jax.Array]) -> jax.Array:
-        """Products of queries and keys, scaled, [B, K, X, S], to logits; X runs over T within G.
-
-        `distance` gives the index or position of a key minus that of the query, [N, T, S].
-        """
+        """Products of queries and keys, scaled, [B, K, X, S], to logits; X runs over T within G. `distance` gives the
+        index or position of a key minus that of the query, [N, T, S]."""
         logits = products if self.soft_cap is None else self.soft_cap * jnp.tanh(products / self.soft_cap)
         if self.bias is None:
             return logits

@@ -53,10 +53,8 @@ class RelativeBias(Bias):
 
 
 class LinearBias(Bias):
-    """ALiBi (Press et al. 2022): a head's logits fall off linearly with the distance, by a slope of its own.
-
-    `weights` are the slopes, [H], the paper's by `slopes`, and not trained.
-    """
+    """ALiBi (Press et al. 2022): a head's logits fall off linearly with the distance, by a slope of its own. `weights`
+    are the slopes, [H], the paper's by `slopes`, and not trained."""
 
     def of(self, distance: jax.Array) -> jax.Array:
         return -jax.lax.stop_gradient(self.weights)[:, None, None] * jnp.abs(distance)[:, None]

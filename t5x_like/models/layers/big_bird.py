@@ -24,10 +24,8 @@ NONE = -1  # in a table, no block
 
 
 def table(kind: BigBirdAttentionConfig, blocks: int, heads: int, drawn: bool = True) -> np.ndarray:
-    """Which blocks of keys each block of queries but the first and the last looks at, int [H, T/b - 2, 5 + r].
-
-    Not `drawn`: the first block stands in the place of the random ones, once more for each.
-    """
+    """Which blocks of keys each block of queries but the first and the last looks at, int [H, T/b - 2, 5 + r]. Not
+    `drawn`: the first block stands in the place of the random ones, once more for each."""
     rng = np.random.default_rng((kind.random_seed, kind.layer_number))
     rows = np.full((heads, blocks - 2, 5 + kind.random_blocks), NONE, np.int32)
     for i in range(1, blocks - 1):

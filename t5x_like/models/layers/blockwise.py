@@ -10,9 +10,8 @@ sum exp(s - m) v. The backward pass computes the weights anew from the saved L =
 Blocks that the mask rules out as a whole, the future of a causal mask and what lies before a window, are never
 visited, forward or backward: half of the work of causal attention.
 
-`forward_part` and `backward_part` do the same for some of a query's keys, for `parallel/ring.py`, where the other keys
-lie on other devices: a part's output and L are merged with those of other parts, and the weights of the backward pass
-follow from the L of all keys.
+`forward_part` and `backward_part` do so for some of a query's keys, for `parallel/ring.py`, where others lie on other
+devices: parts' outputs and L are merged, and the weights of the backward pass follow from the L of all keys.
 """
 
 import dataclasses

@@ -114,10 +114,8 @@ class Experts(nn.Module):
         return product(h, "out")
 
     def _in_slots(self, x: jax.Array, params: Params, ctx: Context) -> jax.Array:
-        """What the experts make of their slots: [B, E C, D] to the same shape, by two all-to-alls on a mesh.
-
-        Devices that share a length share its slots, filled up so that they divide.
-        """
+        """What the experts make of their slots: [B, E C, D] to the same shape, by two all-to-alls on a mesh. Devices
+        that share a length share its slots, filled up so that they divide."""
         batch, number = x.shape[0], self.config.num_experts
         x = ctx.constrain(x.reshape(batch, number, -1, x.shape[-1]), "batch router kv_length embed")
         size, parts = x.shape[2], ctx.length_parts
@@ -218,7 +216,6 @@ def _axes(name: str) -> str:
 
 
 def _count(real: jax.Array | None, x: jax.Array) -> jax.Array | float:
-    """Tokens that are not padding."""
     return float(x.shape[0] * x.shape[1]) if real is None else real.sum(dtype=jnp.float32)
 
 

@@ -48,10 +48,8 @@ class Operands(NamedTuple):
 
 
 def flash(x: Operands, how: How) -> jax.Array:
-    """softmax(cap(q k^T) - slope |distance|, over the keys that are allowed) v, [B, H, T, C]; 0 where none is.
-
-    T and S are multiples of `SMALLEST`; C may be anything, and is filled with zeros to a power of two.
-    """
+    """softmax(cap(q k^T) - slope |distance|, over the keys that are allowed) v, [B, H, T, C]; 0 where none is. T and S
+    are multiples of `SMALLEST`; C may be anything, and is filled with zeros to a power of two."""
     width = x.q.shape[-1]
     power = max(16, 1 << (width - 1).bit_length())
     if power != width:
@@ -106,10 +104,8 @@ _flash.defvjp(_forward, _backward)
 
 
 def ranges(x: Operands, how: How, rows: int, keys: int, of_keys: bool = False) -> tuple[jax.Array, jax.Array]:
-    """The first block of keys that each block of `rows` queries visits, and the one after the last: [B, T / rows].
-
-    With `of_keys` the blocks of queries that each block of keys visits, [B, S / keys].
-    """
+    """The first block of keys that each block of `rows` queries visits, and the one after the last: [B, T / rows]. With
+    `of_keys` the blocks of queries that each block of keys visits, [B, S / keys]."""
     first_q = jnp.arange(0, x.q.shape[2], rows)[:, None]
     first_k = jnp.arange(0, x.k.shape[2], keys)[None, :]
     visit = jnp.ones((1, first_q.shape[0], first_k.shape[1]), bool)

@@ -3,11 +3,12 @@
 
 import math
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -23,13 +24,10 @@ from t5x_like.models.layers.watched import Watched, watched
 from t5x_like.models.remat import product
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Turned:
     """A kernel whose produced dimensions lead: what makes up one output lies side by side, as `layers/cpu.py` wants it.
-
-    It may stand for the kernel of any `Linear`, whose pattern goes on naming the dimensions in their usual order.
-    """
+    It may stand for the kernel of any `Linear`, whose pattern goes on naming the dimensions in their usual order."""
 
     kernel: jax.Array
 

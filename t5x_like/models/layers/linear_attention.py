@@ -19,7 +19,7 @@ from t5x_like.config.attention import AttentionConfig, LinearAttentionConfig
 from t5x_like.models.context import Context, MaskSpec
 from t5x_like.models.layers.attention import Attended, Attention
 from t5x_like.models.layers.cached_attention import Cache, CacheSizes
-from t5x_like.models.layers.parts import NOBODY
+from t5x_like.models.layers.parts import NOBODY, in_blocks
 
 CHUNK = 128  # tokens; the matrix of a chunk costs as much as its sums where a head has so many features
 
@@ -84,18 +84,11 @@ def attended(
     batch, length, heads, features = q.shape
     kv_heads = k.shape[2]
     size = min(CHUNK, length)
-    missing = -length % size
-
-    def chunks(x: jax.Array, fill: int = 0) -> jax.Array:
-        """[B, T, ...] to [N, B, chunk, ...]."""
-        x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
-        return jnp.moveaxis(x.reshape(batch, -1, size, *x.shape[2:]), 1, 0)
-
     q = q.reshape(batch, length, kv_heads, heads // kv_heads, features)
     state = jnp.zeros((batch, kv_heads, features, v.shape[-1]), q.dtype) if start is None else start
     nobody = jnp.full((batch,), NOBODY, jnp.int32)
     past = nobody if start is None else jnp.max(segments, axis=1)  # of whatever segment the first real token is
-    xs = chunks(q), chunks(k), chunks(v), chunks(segments)
+    xs = tuple(jnp.moveaxis(in_blocks(x, size), 1, 0) for x in (q, k, v, segments))  # [N, B, chunk, ...]
 
     def forward(carry: Any, chunk: Any) -> tuple[Any, jax.Array]:
         return _chunk(carry, chunk, jnp.tril(jnp.ones((size, size), bool)) if causal else None)
@@ -114,10 +107,8 @@ def attended(
 def _chunk(
     carry: tuple[jax.Array, jax.Array], chunk: Any, allowed: jax.Array | None, own: bool = True, first: bool = False
 ) -> tuple[Any, jax.Array]:
-    """One chunk with the sum of what went before it, which is of the segment `past`, and with itself if `own`.
-
-    The sum goes on with the chunk's last segment, or, the other way round, with its `first`.
-    """
+    """One chunk with the sum of what went before it, which is of the segment `past`, and with itself if `own`. The sum
+    goes on with the chunk's last segment, or, the other way round, with its `first`."""
     past, state = carry
     q, k, v, segments = chunk
     seen = (segments == past[:, None]).astype(q.dtype)

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5x_like.config.attention import LongformerAttentionConfig
 from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.attention import Attention
-from t5x_like.models.layers.parts import NOBODY, Part, at_stride, merged, part, with_segments
+from t5x_like.models.layers.parts import NOBODY, Part, apart, merged, part, with_segments
 
 
 class Far(NamedTuple):
@@ -53,10 +52,6 @@ class LongformerAttention(Attention):
         of_far = self._of_global(x, x[of_row, far.at], everything, ctx)
         return y.at[of_row, jnp.where(far.there, far.at, x.shape[1])].set(of_far.astype(dtype), mode="drop")
 
-    def _rules(self) -> LongformerAttentionConfig:
-        assert isinstance(self.kind, LongformerAttentionConfig)
-        return self.kind
-
     def _far(self, x: jax.Array, mask: MaskSpec, ctx: Context) -> Far | None:
         rules, marks = self.kind, mask.q
         everywhere = marks.everywhere
@@ -84,7 +79,7 @@ class LongformerAttention(Attention):
         plain = q.shape[2] - rules.dilated_heads
         (q, q_2), (k, k_2), (v, v_2) = (jnp.split(y, [plain], axis=2) for y in (q, k, v))
         parts = [near(q, k, v, mask)] if plain else []
-        parts.append(at_stride(dilation, near, q_2, k_2, v_2, mask))
+        parts.append(apart(dilation, near, q_2, k_2, v_2, mask, stride=True))
         return Part(*(jnp.concatenate(both, axis=2) for both in zip(*parts, strict=True)))
 
     def _of_global(self, x: jax.Array, far: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
@@ -102,9 +97,9 @@ class LongformerAttention(Attention):
         plain = behind < rules.reach
         if dilation == 1:
             return plain
-        apart = (behind < rules.reach * dilation) & (behind % dilation == 0)
+        dilated = (behind < rules.reach * dilation) & (behind % dilation == 0)
         number = self.num_heads - rules.dilated_heads
-        return jnp.stack([plain] * number + [apart] * rules.dilated_heads, axis=1)
+        return jnp.stack([plain] * number + [dilated] * rules.dilated_heads, axis=1)
 
 
 def _without_far(mask: MaskSpec) -> MaskSpec:

@@ -14,10 +14,10 @@ eight bits themselves, in blocks of 256 (the same): 4.127 bits a parameter in al
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,8 +40,7 @@ SMALLEST_BLOCK = 16
 FEATURE = "f"  # its letter in a pattern
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Quantised:
     """Stands for a kernel whose dimensions are those beside a product, those contracted, those produced."""
 
@@ -49,18 +48,17 @@ class Quantised:
     scales: jax.Array  # [side..., groups, produced...], float32, or uint8 where the next two, float32, code them
     second: jax.Array | None = None  # [side..., blocks]
     offset: jax.Array | None = None  # [side...]
-    how: QuantisationConfig = field(metadata={"static": True}, default=NF4Config())
-    into: tuple[int, ...] = field(metadata={"static": True}, default=())  # sizes of the contracted dimensions
-    produced: int = field(metadata={"static": True}, default=1)  # how many dimensions are
+    how: QuantisationConfig = flax.struct.field(pytree_node=False, default=NF4Config())
+    into: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())  # sizes of the contracted dimensions
+    produced: int = flax.struct.field(pytree_node=False, default=1)  # how many dimensions are
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Rounded:
     """Stands for a kernel that is trained through what the format makes of it."""
 
     kernel: Any
-    how: QuantisationConfig = field(metadata={"static": True})
+    how: QuantisationConfig = flax.struct.field(pytree_node=False)
 
 
 def group_of(how: QuantisationConfig, inputs: int) -> int | None:
@@ -264,7 +262,6 @@ def _sides(pattern: str) -> tuple[str, str, str]:
 
 
 def _inputs(flat: jax.Array, produced: int) -> int:
-    """Which dimension the inputs are."""
     return flat.ndim - produced - 1
 
 

@@ -36,15 +36,10 @@ class StreamingAttention(Attention):
         held = jnp.zeros((sizes.batch_size, slots, sizes.kv_heads, sizes.head_dim), sizes.dtype)
         return {"key": held, "value": held, "position": jnp.full((sizes.batch_size, slots), EMPTY, jnp.int32)}
 
-    def _rules(self) -> StreamingAttentionConfig:
-        assert isinstance(self.kind, StreamingAttentionConfig)
-        return self.kind
-
     def _mix(self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
         return merged(self._own(self._scaled(q), k, v, mask, ctx), v.dtype)
 
     def _own(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> list[Part]:
-        """The tokens of one call with one another."""
         rules = self.kind
         near_mask = mask.replace(window=rules.window, kv=mask.q, offset=0)
         near = part(q, k, v, near_mask, ctx, ctx.bias, self.soft_cap)
@@ -55,11 +50,10 @@ class StreamingAttention(Attention):
         rules, positions = self.kind, ctx.positions
         assert positions is not None
         sinks = jnp.arange(rules.sinks)
+        turned, counted = self._as_in_cache(q, positions), self._within_cache(positions)[..., None]
         if mask.q.segments is None and from_the_start(mask) and not mask.reordered:  # all queries have the same ones
             k, v, sinks = k[:, : rules.sinks], v[:, : rules.sinks], sinks[: k.shape[1]]
-            seen = positions[..., None] - sinks >= rules.window
-            distance = sinks - self._within_cache(positions)[..., None]
-            return self._dense(self._as_in_cache(q, positions), k, v, seen, distance, ctx)
+            return self._dense(turned, k, v, positions[..., None] - sinks >= rules.window, sinks - counted, ctx)
         first = jnp.arange(q.shape[1]) - positions  # index of the document's first token
         place = first[..., None] + sinks  # [B, T, n]; below 0 in an earlier call
         at = jnp.clip(place, 0, q.shape[1] - 1)
@@ -69,8 +63,7 @@ class StreamingAttention(Attention):
             return found.reshape(*at.shape, *y.shape[2:])
 
         seen = (positions[..., None] - sinks >= rules.window) & (place >= 0)
-        distance = sinks - self._within_cache(positions)[..., None]
-        return self._dense(self._as_in_cache(q, positions), of_sinks(k), of_sinks(v), seen, distance, ctx)
+        return self._dense(turned, of_sinks(k), of_sinks(v), seen, sinks - counted, ctx)
 
     def _within_cache(self, positions: jax.Array) -> jax.Array:
         """Positions of queries as a full cache counts them."""
@@ -84,10 +77,8 @@ class StreamingAttention(Attention):
     def _dense(
         self, q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array, distance: jax.Array, ctx: Context
     ) -> Part:
-        """Each query [B, T, H, C] with keys of its own, [B, T, S, K, C], or with those of all, [B, S, K, C].
-
-        `seen` is bool [B, T, S], `distance` int [B, T, S].
-        """
+        """Each query [B, T, H, C] with keys of its own, [B, T, S, K, C], or with those of all, [B, S, K, C]. `seen` is
+        bool [B, T, S], `distance` int [B, T, S]."""
         wide, (batch, length, heads, width), kv_heads = ctx.policy.softmax, q.shape, k.shape[-2]
         keys = "BTSKC" if k.ndim == 5 else "BSKC"
         q_BTKGC = q.reshape(batch, length, kv_heads, -1, width).astype(wide)
