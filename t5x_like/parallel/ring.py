@@ -135,7 +135,6 @@ class Ring:
         return jnp.concatenate([jnp.where(here, even, odd), jnp.where(here, odd, even)], axis)
 
     def from_halves(self, x: jax.Array, axis: int) -> jax.Array:
-        """Undoes `to_halves`."""
         if self.pieces == 1:
             return x
         low, high = jnp.split(x, 2, axis)
