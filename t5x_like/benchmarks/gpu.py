@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,27 +81,24 @@ def main() -> None:
     configure_jax()
     kept = [{"device": jax.devices()[0].device_kind, "platform": jax.default_backend(), "jax": jax.__version__}]
     print(json.dumps(kept[0]), flush=True)
+    sections: dict[str, Callable[[str], Iterator[Line]]] = {
+        "training": partial(steps, ways=WAYS, segments=1),
+        "packed": partial(steps, ways=PACKED, segments=SEGMENTS),
+        "attention": attention,
+        "decoding": decoding,
+    }
     for name in names:
-        for line in {"training": training, "packed": packed, "attention": attention, "decoding": decoding}[name](
-            flags.size
-        ):
+        for line in sections[name](flags.size):
             kept.append({"section": name, **line})
             print(json.dumps(kept[-1]), flush=True)
             write_text(folder / "gpu.jsonl", "".join(json.dumps(each) + "\n" for each in kept))
 
 
-def training(size: str) -> Iterator[Line]:
-    """Whole steps on rows of one segment."""
+def steps(size: str, ways: dict[str, dict[str, Any]], segments: int) -> Iterator[Line]:
+    """Whole steps on rows of so many documents, which attention keeps apart."""
     for shape, (model, length, rows) in SHAPES[size].items():
-        for way, changes in WAYS.items():
-            yield from _step(shape, way, model, length, rows, changes, segments=1)
-
-
-def packed(size: str) -> Iterator[Line]:
-    """The same on rows of several documents, which attention keeps apart."""
-    for shape, (model, length, rows) in SHAPES[size].items():
-        for way, changes in PACKED.items():
-            yield from _step(shape, way, model, length, rows, changes, segments=SEGMENTS)
+        for way, changes in ways.items():
+            yield from _step(shape, way, model, length, rows, changes, segments)
 
 
 def _step(
@@ -163,12 +161,11 @@ def attention(size: str) -> Iterator[Line]:
     for length in LENGTHS[size]:
         rows = max(1, TOKENS[size] // length)
         ids = jnp.asarray(packed_rows(rows, length, SEGMENTS)["decoder_segment_ids"])
-        plain, segments = MaskSpec(), MaskSpec(q=Marks(ids), kv=Marks(ids))
-        segments = segments.replace(kv=segments.q)
+        plain, marks = MaskSpec(), Marks(ids)
         for subject, mask, kv_heads in (
             ("causal", plain, heads),
             ("causal, grouped", plain, heads // 4 or 1),
-            ("segments", segments, heads),
+            ("segments", MaskSpec(q=marks, kv=marks), heads),
             ("window 512", MaskSpec(window=512), heads),
         ):
             for impl in ("reference", "blockwise", "cudnn", "triton"):

@@ -12,7 +12,6 @@ fine-tuned (sections 4.1 to 4.3 and 5.3): pooled - logits of classes; hidden - l
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,19 +24,14 @@ from t5x_like.models.layers.feed_forward import ACTIVATIONS
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, call, map_specs, record_specs
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.streams import running
 from t5x_like.models.tower import Tower
 from t5x_like.models.vocabulary import Vocabulary
 
 
 class Bert(Applies):
-    """An encoder, and heads on what it makes of its input.
-
-    Attributes:
-      config: resolved.
-      vocab_size: rows of the table of tokens.
-    """
+    """An encoder, and heads on what it makes of its input; `config` is resolved."""
 
     def __init__(self, config: BertConfig):
         c = self.config = config
@@ -85,7 +79,7 @@ class Bert(Applies):
         }
 
     def unembedding(self, params: Params) -> Params:
-        """The part of the parameters that `unembed` reads."""
+        """What `unembed` reads."""
         if not self.config.lm_head:
             raise UserError("model.lm_head=false: there are no logits over the vocabulary")
         return {**self.vocabulary.unembedding(params), "head": params["head"]}
@@ -97,9 +91,7 @@ class Bert(Applies):
         logits = self.vocabulary.unembed(params, call(self.norm, head["norm"], x), ctx)
         return logits + head["logits"]["bias"].astype(logits.dtype)
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """Reads `encoder_input_tokens` int [B, T], and `encoder_segment_ids`, `encoder_positions` and
         `encoder_token_types`, 0 everywhere where absent.
 
@@ -120,7 +112,7 @@ class Bert(Applies):
         if c.embedding_width:
             x = ctx.constrain(call(self.map, params["embedding_map"], x, ctx), "batch length embed")
         x, _, aux, kept = self.encoder.apply(params["encoder"], x, ctx, None, want)
-        outputs: dict[str, Any] = {"hidden": x, "aux": aux, **kept}
+        outputs: Outputs = {"hidden": x, "aux": aux, **kept}
         if "logits" in want:
             outputs["logits"] = (self.unembed if c.head is None else self._labels)(params, x, ctx)
         if c.replaced_tokens and "replaced_tokens" in want:

@@ -8,7 +8,6 @@ text - Transformer - norm - its end - linear   - of length 1
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from t5x_like.config.models.clip import ClipConfig
 from t5x_like.models.context import Context
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.parameters import Constant, Params, ParamSpec, call, map_specs, record_specs
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.streams import real, running
 from t5x_like.models.tower import Tower
 from t5x_like.models.vision import ImageEncoder
@@ -27,11 +26,7 @@ _TEXT = 2**20  # what the key is folded with for texts; layers of both encoders 
 
 
 class Clip(Applies):
-    """Two encoders, whose vectors are near where an image and a text belong together.
-
-    Attributes:
-      config: resolved.
-    """
+    """Two encoders, whose vectors are near where an image and a text belong together; `config` is resolved."""
 
     outputs = ("image_embeddings", "text_embeddings", "logits_per_image")
 
@@ -56,9 +51,7 @@ class Clip(Applies):
         of_logits = {name: ParamSpec((), (), init=Constant(value), stream="targets") for name, value in numbers.items()}
         return {**specs, "logit_scale": of_logits}
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """Reads `images` float [B, height, width, channels], `text_tokens` int [B, T] and `text_segment_ids`, or one of
         both where nothing else is wanted.
 
@@ -67,7 +60,7 @@ class Clip(Applies):
         images the same after "image_".
         """
         assert cache is None
-        outputs: dict[str, Any] = {"aux": {}}
+        outputs: Outputs = {"aux": {}}
         wanted = {*want, *self.outputs} if "logits_per_image" in want else {*want}
         if of_images := [name.removeprefix("image_") for name in wanted if name.startswith("image_")]:
             x, _, kept = self.vision.encode(params["vision"], batch["images"], ctx, of_images)

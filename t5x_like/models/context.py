@@ -2,6 +2,7 @@
 """What a block is told beside its input and its parameters."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import flax.struct
@@ -15,49 +16,27 @@ class Layout(Protocol):
 
     @property
     def batch_parts(self) -> int: ...
-
     @property
     def length_parts(self) -> int: ...
-
-    @property
-    def platform(self) -> str: ...
-
-    @property
-    def in_stage(self) -> "Layout": ...
-
-    @property
-    def in_part(self) -> "Layout": ...
-
-    @property
-    def in_group(self) -> "Layout": ...
-
     @property
     def groups(self) -> int: ...
-
+    @property
+    def platform(self) -> str: ...
+    @property
+    def in_stage(self) -> "Layout": ...
+    @property
+    def in_part(self) -> "Layout": ...
+    @property
+    def in_group(self) -> "Layout": ...
+    @property
+    def ring(self) -> Callable[..., jax.Array]: ...
     def pin_groups(self, x: jax.Array, spec: Any = None) -> jax.Array: ...
-
-    def mesh_axes(self, name: str) -> tuple[str, ...]: ...
-
     def pin_parts(self, x: jax.Array) -> jax.Array: ...
-
+    def mesh_axes(self, name: str) -> tuple[str, ...]: ...
     def constrain(self, x: jax.Array, axes: str) -> jax.Array: ...
-
     def on_every_device(
         self, function: Callable[..., jax.Array], in_axes: Sequence[str], out_axes: str
     ) -> Callable[..., jax.Array]: ...
-
-    def ring(
-        self,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        *,
-        mask: "MaskSpec",
-        bias: Any,
-        soft_cap: float | None,
-        wide: Any,
-        blocks: Any,
-    ) -> jax.Array: ...
 
 
 class Schedule(Protocol):
@@ -65,12 +44,8 @@ class Schedule(Protocol):
 
     @property
     def microbatches(self) -> int: ...
-
     def on(self, layout: Any) -> "Schedule": ...
-
-    def run(
-        self, stage: Callable[..., tuple[jax.Array, dict[str, jax.Array]]], layers: Any, x: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]: ...
+    def run(self, stage: Any, layers: Any, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
 
 def platform_of(layout: Layout | None, one_cpu: bool) -> str:
@@ -80,24 +55,19 @@ def platform_of(layout: Layout | None, one_cpu: bool) -> str:
     return jax.default_backend() if layout is None else layout.platform
 
 
+_static = partial(flax.struct.field, pytree_node=False)
+
+
 class Marks(flax.struct.PyTreeNode):
-    """What a mask reads of every token of a sequence, [B, length] each; None where there is nothing to read.
+    """What a mask reads of every token of a sequence, [B, length] each; None where there is nothing to read."""
 
-    Attributes:
-      segments: int, a number for each packed document; a query sees keys of its own segment. 0 is padding. None: one
-        segment.
-      prefix: bool, tokens that their whole segment may look at, those before them too: a prefix language model's
-        inputs (Raffel et al. 2020, section 3.2.1).
-      everywhere: bool, global tokens (Beltagy et al. 2020): whatever the window, they see and are seen.
-      shared: bool, tokens that every segment sees, as those of a trained prompt.
-      index: int, where a token stands, for causality, windows and biases, if that is not its place in the array.
-    """
-
-    segments: jax.Array | None = None
+    segments: jax.Array | None = None  # int, of packed documents; a query sees keys of its own. 0: padding; None: one
+    # bool, tokens that their whole segment may look at, those before them too: a prefix language model's inputs (Raffel
+    # et al. 2020, section 3.2.1).
     prefix: jax.Array | None = None
-    everywhere: jax.Array | None = None
-    index: jax.Array | None = None
-    shared: jax.Array | None = None
+    everywhere: jax.Array | None = None  # bool, see and are seen whatever the window (Beltagy et al. 2020)
+    index: jax.Array | None = None  # int, places for causality, windows and biases, if not those in the array
+    shared: jax.Array | None = None  # bool, tokens that every segment sees, as those of a trained prompt
 
 
 class MaskSpec(flax.struct.PyTreeNode):
@@ -106,23 +76,15 @@ class MaskSpec(flax.struct.PyTreeNode):
     A query attends to a key when all conditions hold: the key's index is not above the query's (`causal`; a key of the
     prefix may be), it is one of `window` keys on each side that are `dilation` apart (a token that is `everywhere`, on
     either end, needs no window), and their segments agree.
-
-    Attributes:
-      causal: whether causality holds; it goes by index, not by position. Bidirectional without.
-      window: number of keys, the query's own among them, that a query may look back on; as many ahead without
-        causality. None: all.
-      dilation: indices from one key of the window to the next.
-      q, kv: of the queries and of the keys. Of one sequence with itself they hold the same arrays.
-      offset: index of the first query among the keys (a scalar; not 0 when decoding through a cache).
-      allowed: bool [B, T, S], a further condition, spelt out: when beams share a cache, which slots hold a hypothesis.
     """
 
-    causal: bool = flax.struct.field(pytree_node=False, default=True)
-    window: int | None = flax.struct.field(pytree_node=False, default=None)
-    dilation: int = flax.struct.field(pytree_node=False, default=1)
-    q: Marks = Marks()
+    causal: bool = _static(default=True)  # by index, not by position; bidirectional without
+    window: int | None = _static(default=None)  # keys, the query's own among them, back and, unless causal, ahead
+    dilation: int = _static(default=1)  # indices from one key of the window to the next
+    q: Marks = Marks()  # of the queries; of one sequence with itself the same arrays as of the keys
     kv: Marks = Marks()
-    offset: jax.Array | int = 0
+    offset: jax.Array | int = 0  # scalar index of the first query among the keys; not 0 when decoding through a cache
+    # bool [B, T, S], a further condition, spelt out: when beams share a cache, which slots hold a hypothesis.
     allowed: jax.Array | None = None
 
     @property
@@ -145,62 +107,35 @@ class MaskSpec(flax.struct.PyTreeNode):
 
 
 class Memory(flax.struct.PyTreeNode):
-    """What cross-attention looks at: the output of another stream's stack.
+    """What cross-attention looks at: the output of another stream's stack."""
 
-    Attributes:
-      values: [B, S, D]; None once keys and values made of it are in a cache.
-      marks: of its tokens.
-      seen: int [B, T], the segment of it that each query sees; None: that of the query's own number.
-    """
-
-    values: jax.Array | None
+    values: jax.Array | None  # [B, S, D]; None once keys and values made of it are in a cache
     marks: Marks = Marks()
-    seen: jax.Array | None = None
+    seen: jax.Array | None = None  # int [B, T], the segment of it that each query sees; None: that of its own number
 
 
 class Context(flax.struct.PyTreeNode):
-    """Execution (static), and of the stream that a stack is running, the arrays that all its blocks share.
+    """Execution (static), and of the stream that a stack is running, the arrays that all its blocks share."""
 
-    Attributes:
-      policy: dtypes.
-      layout: placement of activations on a mesh; None leaves it to the compiler.
-      pipeline: of a mesh with stages: then a batch is several microbatches, one after the other.
-      train: whether dropout acts and blocks are rematerialised.
-      scan_layers: scan over stacked layers, or unroll them; the same numbers either way.
-      remat: what blocks keep for the backward pass, by a name of `remat.POLICIES`.
-      attention: which implementation `attend` takes; "auto" chooses by length and device.
-      layers_per_scan: how many repeats of a pattern a scan unrolls at a time.
-      device_memory: bytes, where they decide what is computed at once: of a GPU.
-      one_cpu: whether the program is for a single CPU device (or, when it generates, for the cores of one), for which
-        `layers/cpu.py` writes some things differently.
-      weights: whether attention returns its weights, too.
-      positions: int [B, T].
-      mask: see `MaskSpec`.
-      memory: what cross-attention looks at; None in a stack without.
-      bias: added to the logits of self-attention in every layer, see `layers/biases.py`; None adds nothing.
-      shared: parameters that all layers have in common, for kinds of attention with such.
-      kv_positions: int [B, S], positions of the slots of a cache; None where there is none, or nothing asks for them.
-      key: randomness of this call, folded per layer, or a key [B] for each row; None when nothing is random.
-    """
-
-    policy: Policy = flax.struct.field(pytree_node=False, default=Policy())
-    layout: Layout | None = flax.struct.field(pytree_node=False, default=None)
-    pipeline: Schedule | None = flax.struct.field(pytree_node=False, default=None)
-    train: bool = flax.struct.field(pytree_node=False, default=False)
-    scan_layers: bool = flax.struct.field(pytree_node=False, default=True)
-    layers_per_scan: int = flax.struct.field(pytree_node=False, default=1)
-    device_memory: float | None = flax.struct.field(pytree_node=False, default=None)
-    remat: str = flax.struct.field(pytree_node=False, default="none")
-    attention: str = flax.struct.field(pytree_node=False, default="auto")
-    one_cpu: bool = flax.struct.field(pytree_node=False, default=False)
-    weights: bool = flax.struct.field(pytree_node=False, default=False)
-    positions: jax.Array | None = None
+    policy: Policy = _static(default=Policy())
+    layout: Layout | None = _static(default=None)  # of activations on a mesh; None leaves it to the compiler
+    pipeline: Schedule | None = _static(default=None)  # a batch is then several microbatches, one after the other
+    train: bool = _static(default=False)  # whether dropout acts and blocks are rematerialised
+    scan_layers: bool = _static(default=True)  # or unroll them; the same numbers either way
+    layers_per_scan: int = _static(default=1)  # repeats of a pattern that a scan unrolls at a time
+    device_memory: float | None = _static(default=None)  # bytes, where they decide what is computed at once: of a GPU
+    remat: str = _static(default="none")  # what blocks keep for the backward pass, of `remat.POLICIES`
+    attention: str = _static(default="auto")  # the implementation that `attend` takes
+    # Whether the program is for a single CPU device (or, when it generates, for the cores of one); see `layers/cpu.py`.
+    one_cpu: bool = _static(default=False)
+    weights: bool = _static(default=False)  # whether attention returns its weights, too
+    positions: jax.Array | None = None  # int [B, T]
     mask: MaskSpec = MaskSpec()
-    memory: Memory | None = None
-    bias: Any = None
-    shared: Any = None
-    kv_positions: jax.Array | None = None
-    key: jax.Array | None = None
+    memory: Memory | None = None  # what cross-attention looks at
+    bias: Any = None  # of self-attention's logits in every layer, see `layers/biases.py`
+    shared: Any = None  # parameters that all layers have in common, for kinds of attention with such
+    kv_positions: jax.Array | None = None  # int [B, S], of a cache's slots, where something asks for them
+    key: jax.Array | None = None  # randomness, folded per layer, or a key [B] for each row; None: nothing is random
 
     @property
     def platform(self) -> str:

@@ -9,25 +9,16 @@ import jax.numpy as jnp
 
 from t5x_like.config import TransformerConfig
 from t5x_like.models.context import Context
+from t5x_like.models.layers.experts import Aux
 from t5x_like.models.layers.parameters import Params
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.streams import running
 from t5x_like.models.tower import Tower
 from t5x_like.models.vocabulary import Vocabulary
 
-Aux = dict[str, jax.Array]
-
 
 class Decoder(Applies):
-    """Token embeddings, a tower, logits. A family says with `apply` what comes before.
-
-    Attributes:
-      config: resolved.
-      vocab_size: rows of the table of logits.
-      max_length: positions that the model knows; None when it knows any number.
-      aux_losses: {name in outputs["aux"]: its factor in what training minimises}.
-      shares_cache: beams can share a cache, for each slot holds one token.
-    """
+    """Token embeddings, a tower, logits, as `Decodes` asks; a family says with `apply` what comes before."""
 
     def __init__(self, config: TransformerConfig, memory: str | None = None):
         """`memory` names the stream that cross-attention looks at; None: there is no cross-attention."""
@@ -36,15 +27,14 @@ class Decoder(Applies):
         self.vocabulary = Vocabulary(c)
         self.vocab_size = self.vocabulary.size
         self.max_length = c.max_length if c.positions == "learned" else None
-        self.shares_cache = memory is not None or c.attention is None or c.attention.keeps_keys
+        self.shares_cache = memory is not None or c.attention is None or c.attention.keeps_keys  # a slot is a token
         self.aux_losses = _router_losses(c)
 
     def specs(self) -> Params:
         return {**self.vocabulary.specs(), "decoder": {**self.decoder.entry_specs(), **self.decoder.specs()}}
 
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params:
-        """Returns an empty cache of `length` slots, and room for a memory of `encoder_length` tokens where one is
-        looked at; see `Tower.init_cache`."""
+        """An empty cache of `length` slots, and of `encoder_length` for a memory, if any; see `Tower.init_cache`."""
         return self.decoder.init_cache(batch_size, length, dtype, encoder_length)
 
     def for_decoding(self, params: Params, ctx: Context) -> Params:
@@ -76,7 +66,7 @@ class Decoder(Applies):
 
     def decode(
         self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str], aux: Aux
-    ) -> dict[str, Any]:
+    ) -> Outputs:
         """The decoder's half of `apply`; `aux` is what an encoder had to say."""
         tokens = batch["decoder_input_tokens"]
         ctx, cache = running(ctx, batch, "decoder", causal=True, cache=cache)
@@ -84,7 +74,7 @@ class Decoder(Applies):
         x = self.decoder.enter(x, ctx, self.entry(params))
         layers = None if cache is None else cache["layers"]
         x, layers, own, kept = self.decoder.apply(params["decoder"], x, ctx, layers, want)
-        outputs: dict[str, Any] = {"hidden": x, **kept}
+        outputs: Outputs = {"hidden": x, **kept}
         outputs["aux"] = {name: value + aux.get(name, 0.0) for name, value in own.items()}
         if "logits" in want:
             outputs["logits"] = self.logits(params, x, batch, ctx)

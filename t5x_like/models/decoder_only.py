@@ -10,7 +10,6 @@ with `critic` the state is that of a second network beside the first, whose para
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from t5x_like.models.decoder import Decoder
 from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
-from t5x_like.models.model import Batch
+from t5x_like.models.model import Batch, Outputs
 
 
 class DecoderOnly(Decoder):
@@ -70,9 +69,7 @@ class DecoderOnly(Decoder):
         x = dropout(x, c.dropout_rate, ctx.folded(c.num_layers + 1), ctx.train)
         return call(self.labels, params["labels"], x, ctx).astype(ctx.policy.softmax)
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """Reads `decoder_input_tokens` int [B, T], and `decoder_segment_ids`, `decoder_positions` and
         `decoder_causal_attention` where they are given, see `streams.running`.
 

@@ -17,17 +17,13 @@ from t5x_like.config.models.detr import DetrConfig
 from t5x_like.models.context import Context, MaskSpec, Memory
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, record_specs
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.tower import Tower
 from t5x_like.models.vision import ImageEncoder
 
 
 class Detr(Applies):
-    """An encoder of images, and a decoder of queries.
-
-    Attributes:
-      config: resolved.
-    """
+    """An encoder of images, and a decoder of queries; `config` is resolved."""
 
     def __init__(self, config: DetrConfig):
         c = self.config = config
@@ -49,9 +45,7 @@ class Detr(Applies):
         own = map_specs(lambda spec: spec.on_streams("queries"), own)
         return {"vision": self.encoder.specs(), "decoder": self.decoder.specs(), **own}
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """Reads `images` float [B, height, width, channels].
 
         `want` may name "logits" float32 [B, Q, 1 + labels], first of no object, "boxes" float32 [B, Q, 4], centre and
@@ -64,7 +58,7 @@ class Detr(Applies):
         x = jnp.broadcast_to(queries, (len(memory), *queries.shape))
         ctx = ctx.replace(mask=MaskSpec(causal=False), memory=Memory(memory), key=ctx.folded(2**20))
         x, _, aux, kept = self.decoder.apply(params["decoder"], ctx.constrain(x, "batch length embed"), ctx, None, want)
-        outputs: dict[str, Any] = {"hidden": x, "aux": aux, **kept}
+        outputs: Outputs = {"hidden": x, "aux": aux, **kept}
         outputs["logits"] = self._head("labels", params, x, ctx).astype(ctx.policy.softmax)
         for name in ("box_first", "box_second"):
             x = jax.nn.relu(self._head(name, params, x, ctx))

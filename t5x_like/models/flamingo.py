@@ -25,7 +25,7 @@ from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, record_specs
 from t5x_like.models.llava import encoded
-from t5x_like.models.model import Batch
+from t5x_like.models.model import Batch, Outputs
 from t5x_like.models.stack import Stack
 from t5x_like.models.vision import ImageEncoder
 
@@ -86,9 +86,7 @@ class Flamingo(Decoder):
         numbers = jnp.zeros((batch_size, images), jnp.int32)
         return {**cache, "memory_segments": numbers, "image_index": numbers[:, :1]}
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """As `DecoderOnly.run`, with `images` float [B, I, height, width, channels] (or of one each, without I),
         `images_segment_ids` int [B, I], 0 where there is none, and `decoder_image_index` int [B, T], the number, 1 to
         I, of the image that a token sees, 0 for none; absent: that of the last image token up to it. What is read

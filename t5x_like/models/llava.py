@@ -42,10 +42,7 @@ class Projector(nn.Module):
 
 
 class Llava(DecoderOnly):
-    """A decoder, an encoder of images, and the map from one to the other.
-
-    `run` reads `images`, too, float [B, (I,) height, width, channels].
-    """
+    """A decoder, an encoder of `images` float [B, (I,) height, width, channels], and the map between them."""
 
     config: LlavaConfig
 

@@ -5,7 +5,6 @@ image - a quarter of its patches - encoder - linear - with a mask token in each 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +13,13 @@ from t5x_like.config.models.mae import MaeConfig
 from t5x_like.models.context import Context
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, record_specs
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.tower import Tower
 from t5x_like.models.vision import ImageEncoder
 
 
 class Mae(Applies):
-    """An encoder of images under the name that ViT's has, and a decoder.
-
-    Attributes:
-      config: resolved.
-    """
+    """An encoder of images under the name that ViT's has, and a decoder; `config` is resolved."""
 
     def __init__(self, config: MaeConfig):
         c = self.config = config
@@ -48,9 +43,7 @@ class Mae(Applies):
             "decoder": {**own, **self.decoder.entry_specs(), **self.decoder.specs()},
         }
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """Reads `images` float [B, height, width, channels] and, for which patches are hidden, `images_seed` uint32
         [B, 2] of each, or `images_order` int [B, P], whose first are seen.
 
@@ -63,7 +56,7 @@ class Mae(Applies):
         places = jnp.argsort(order, axis=1)  # of each patch among those in order
         x, ctx_v = self.encoder.enter(params["vision"], batch["images"], ctx, order[:, : c.visible])
         x, aux, _ = self.encoder.run(params["vision"], x, ctx_v)
-        outputs: dict[str, Any] = {"hidden": x, "aux": aux}
+        outputs: Outputs = {"hidden": x, "aux": aux}
         y, before = call(self.embed, p["embedding_map"], x, ctx), c.more_tokens
         mask = p["mask_token"]["embedding"].astype(y.dtype)
         masks = jnp.broadcast_to(mask, (len(y), c.patches - c.visible, c.decoder_width))
@@ -88,12 +81,7 @@ class Mae(Applies):
 
 
 def _drawn(seeds: jax.Array, patches: int) -> jax.Array:
-    """An order of the patches for each row."""
-
-    def one(seed: jax.Array) -> jax.Array:
-        return jax.random.permutation(jax.random.wrap_key_data(seed), patches)
-
-    return jax.vmap(one)(seeds)
+    return jax.vmap(lambda seed: jax.random.permutation(jax.random.wrap_key_data(seed), patches))(seeds)
 
 
 build = Mae

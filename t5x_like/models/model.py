@@ -15,26 +15,19 @@ from t5x_like.models.context import Context, Memory
 from t5x_like.models.layers.parameters import Params, initialise
 
 Batch = dict[str, jax.Array]
+Outputs = dict[str, Any]
 
 
 @runtime_checkable
 class Model(Protocol):
-    """Any model; see `Applies` for what the arguments mean.
-
-    Attributes:
-      config: resolved.
-      aux_losses: {name in outputs["aux"]: its factor in what training minimises}.
-    """
+    """Any model; see `Applies` for what the arguments mean."""
 
     @property
-    def config(self) -> Any: ...
+    def config(self) -> Any: ...  # resolved
     @property
-    def aux_losses(self) -> Mapping[str, float]: ...
-
+    def aux_losses(self) -> Mapping[str, float]: ...  # {name in outputs["aux"]: factor in what training minimises}
     def specs(self) -> Params: ...
-
     def init(self, key: jax.Array) -> Params: ...
-
     def apply(
         self,
         params: Params,
@@ -45,7 +38,7 @@ class Model(Protocol):
         cache: Params | None = None,
         want: Sequence[str] = ("logits",),
         ctx: Context | None = None,
-    ) -> dict[str, Any]: ...
+    ) -> Outputs: ...
 
 
 class Applies:
@@ -72,16 +65,14 @@ class Applies:
         cache: Params | None = None,
         want: Sequence[str] | None = None,
         ctx: Context | None = None,
-    ) -> dict[str, Any]:
+    ) -> Outputs:
         """Computes what `want` names.
 
         Args:
           params: as `init` or `for_decoding` returns them.
-          batch: see `run`.
-          key: randomness, for dropout.
-          train: whether dropout acts.
+          key: randomness, for dropout, which acts if `train`.
           cache: from `init_cache` or an earlier call's outputs["cache"]; this call's tokens are appended to it.
-          want: names of outputs, see `run`; None: `outputs`.
+          want: names of outputs, see `run`, as for `batch`; None: `outputs`.
           ctx: execution; by default float32, on whatever device the parameters are.
 
         Returns:
@@ -91,68 +82,44 @@ class Applies:
         wanted = self.outputs if want is None else want
         return self.run(params, batch, (ctx or Context()).replace(train=train, key=key), cache, wanted)
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """The same, its context complete."""
         raise NotImplementedError
 
 
 @runtime_checkable
 class LanguageModel(Model, Protocol):
-    """Hidden states of tokens, and logits over a vocabulary that are computed from them.
-
-    Attributes:
-      vocab_size: rows of the table of logits.
-    """
+    """Hidden states of tokens, and logits over a vocabulary that are computed from them."""
 
     @property
-    def vocab_size(self) -> int: ...
-
+    def vocab_size(self) -> int: ...  # rows of the table of logits
     def unembedding(self, params: Params) -> Params: ...
-
     def unembed(self, params: Params, hidden: jax.Array, ctx: Context | None = None) -> jax.Array: ...
 
 
 @runtime_checkable
 class Decodes(LanguageModel, Protocol):
-    """Generates a token at a time through a cache.
-
-    Attributes:
-      max_length: positions that the model knows; None when it knows any number.
-      shares_cache: whether the beams of a prompt can share its cache, told apart by `MaskSpec.allowed`.
-    """
+    """Generates a token at a time through a cache."""
 
     @property
-    def max_length(self) -> int | None: ...
+    def max_length(self) -> int | None: ...  # positions that the model knows; None when it knows any number
     @property
-    def shares_cache(self) -> bool: ...
-
+    def shares_cache(self) -> bool: ...  # whether a prompt's beams can share one, told apart by `MaskSpec.allowed`
     def init_cache(self, batch_size: int, length: int, dtype: Any = jnp.float32, encoder_length: int = 0) -> Params: ...
-
     def for_decoding(self, params: Params, ctx: Context) -> Params: ...
 
 
 @runtime_checkable
 class Encodes(Model, Protocol):
-    """Has an encoder, whose output a decoder looks at.
-
-    Attributes:
-      start_token: what a generated text begins after.
-    """
+    """Has an encoder, whose output a decoder looks at."""
 
     @property
-    def start_token(self) -> int: ...
-
+    def start_token(self) -> int: ...  # what a generated text begins after
     def encode(self, params: Params, batch: Batch, ctx: Context | None = None) -> Memory: ...
 
 
 def able(model: Model, ability: Any, what: str) -> Any:
-    """The same model, known to have an ability.
-
-    Raises:
-      UserError: it has not; `what` says what needs it.
-    """
+    """The same model, known to have an ability, which `what` needs; UserError where it has not."""
     if not isinstance(model, ability):
         raise UserError(f"model.kind: {model.config.kind!r} {_LACKS[ability.__name__]}, which {what} needs")
     return model

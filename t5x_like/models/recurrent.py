@@ -25,7 +25,7 @@ from t5x_like.models.layers.embeddings import dropout
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.parameters import Params, call, map_specs, record_specs
 from t5x_like.models.layers.recurrent import Recurrent, empty_state
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.streams import running
 from t5x_like.models.vocabulary import Vocabulary
 
@@ -33,17 +33,11 @@ _ENCODER = 2**20  # what the key is folded with for the encoder
 
 
 class RecurrentModel(Applies):
-    """Encoder, decoder, attention.
-
-    Attributes:
-      config: resolved.
-      shares_cache: beams cannot share a cache: each has a state of its own.
-      start_token: what a generated text begins after, as what is trained on does.
-    """
+    """Encoder, decoder, attention; `config` is resolved."""
 
     max_length = None
-    shares_cache = False
-    start_token = 0
+    shares_cache = False  # each beam has a state of its own
+    start_token = 0  # what a generated text begins after, as what is trained on does
 
     def __init__(self, config: RecurrentConfig):
         c = self.config = config
@@ -116,14 +110,8 @@ class RecurrentModel(Applies):
             x = self._dropped(jnp.concatenate(outs, axis=-1), number, ctx)
         return Memory(x, Marks(segments))
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
-        """As `EncoderDecoder.run`; "hidden" is what the logits are computed from. There are no "hidden_states".
-
-        Raises:
-          UserError: a pipeline, which a recurrent model has no use for.
-        """
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
+        """As `EncoderDecoder.run`, without a pipeline and "hidden_states"; logits are computed from "hidden"."""
         if ctx.pipeline is not None:
             raise UserError("mesh.pipe: a recurrent model has no stages; accepted: 1")
         tokens, p = batch["decoder_input_tokens"], params["decoder"]
@@ -141,15 +129,15 @@ class RecurrentModel(Applies):
         ctx = ctx.replace(memory=memory, mask=mask)
         x, states = self._enter(params, tokens, ctx), []
         for number, (i, module) in enumerate(self.decoder.items()):
-            start = empty_state(self.config.cell, tokens.shape[0], module.width)
-            start = start if cache is None else cache["layers"][number]
+            empty = empty_state(self.config.cell, tokens.shape[0], module.width)
+            start = empty if cache is None else cache["layers"][number]
             x, state = call(module, p["layers"][i], x, ctx, start, fresh, segments > 0, first)
             x = self._dropped(x, number, ctx)
             states.append(state)
         seen, attended = call(self.attention, p["attention"], x, ctx, None if cache is None else cache["attention"])
         hidden = jnp.tanh(call(self.joint, p["joint"], jnp.concatenate([seen, x], axis=-1), ctx))
         hidden = ctx.constrain(hidden, "batch length embed")
-        outputs: dict[str, Any] = {"hidden": hidden, "aux": {}}
+        outputs: Outputs = {"hidden": hidden, "aux": {}}
         if "logits" in want:
             outputs["logits"] = self.unembed(params, hidden, ctx)
         if cache is not None:
@@ -178,8 +166,7 @@ class RecurrentModel(Applies):
 
 def _begins(segments: jax.Array) -> jax.Array:
     """Tokens that are the first of their segment, bool [B, T]."""
-    before = jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
-    return segments != before
+    return segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
 
 
 build = RecurrentModel

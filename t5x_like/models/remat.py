@@ -7,8 +7,7 @@
     full              the block's input: every block is computed twice
     offload           the same, in the host's memory
 
-From top to bottom a step keeps less on the device and takes longer; how `offload_products` and `full` compare depends
-on the link to the host. The numbers are the same.
+From top to bottom a step keeps less on the device and takes longer, by the link to the host; the numbers are the same.
 """
 
 from collections.abc import Callable
@@ -23,12 +22,8 @@ _INPUT, _PRODUCT = "block_input", "product"
 
 
 def _on_host(name: str) -> Any:
-    return jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=[name],
-        offload_src="device",
-        offload_dst="pinned_host",
-    )
+    how: Any = {"names_which_can_be_saved": [], "offload_src": "device", "offload_dst": "pinned_host"}
+    return jax.checkpoint_policies.save_and_offload_only_these_names(names_which_can_be_offloaded=[name], **how)
 
 
 # By names, which a vmap over stages and a derivative written out leave alone; rules about products see neither.
@@ -47,11 +42,8 @@ def product(y: jax.Array) -> jax.Array:
 
 
 def from_inputs(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """The same function, of whose inner results none is kept for its backward pass where its first argument is narrow.
-
-    Elementwise work is done again there for nothing, beside what it would take to read float32 results back. For
-    float32 inputs they would be as large as what is kept, and a CPU is short of time before it is of memory.
-    """
+    """The same function, of whose inner results none is kept for its backward pass where its first argument is narrow:
+    elementwise work costs nothing beside reading float32 results back. For float32 inputs nothing would be saved."""
 
     def call(x: jax.Array, *rest: Any) -> jax.Array:
         narrow = x.dtype in (jnp.bfloat16, jnp.float16)
@@ -62,14 +54,8 @@ def from_inputs(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def rematerialised(block: Callable[..., Any], policy: str, *, in_scan: bool) -> Callable[..., Any]:
-    """Wraps `block(x, ...)` so that its backward pass finds only what `policy` keeps.
-
-    Args:
-      block: a function whose first argument is what enters it, [B, T, D].
-      policy: a name of `POLICIES`.
-      in_scan: whether a scan calls it. There nothing can be shared with the forward pass, and the barriers that forbid
-        that would only stop fusions.
-    """
+    """Wraps `block(x, ...)`, x [B, T, D], so that its backward pass finds only what `policy`, of `POLICIES`, keeps. In
+    a scan nothing can be shared with the forward pass, and the barriers that forbid that would only stop fusions."""
     if POLICIES[policy] is None:
         return block
 

@@ -31,21 +31,13 @@ WEIGHTS = {"attentions": "attention", "cross_attentions": "cross_attention"}  # 
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks over a repeating pattern.
+    """Blocks over a repeating pattern."""
 
-    Attributes:
-      pattern: the p blocks of one repeat.
-      repeats: how often the pattern is repeated.
-      causal: whether its stream is; a description for `specs`, for what is computed the context says it.
-      memory_width: of the memory that blocks look at; None: there is none.
-      shared: whether all repeats have the same parameters, as in ALBERT (Lan et al. 2020).
-    """
-
-    pattern: tuple[nn.Module, ...]
+    pattern: tuple[nn.Module, ...]  # the p blocks of one repeat
     repeats: int
-    causal: bool = True
-    memory_width: int | None = None
-    shared: bool = False
+    causal: bool = True  # whether its stream is, for `specs`; for what is computed the context says it
+    memory_width: int | None = None  # of the memory that blocks look at; None: there is none
+    shared: bool = False  # whether all repeats have the same parameters, as in ALBERT (Lan et al. 2020)
 
     def specs(self, width: int) -> Params:
         """Returns {"0": specs, ..., "p-1": specs}, each parameter with a leading `layers` dimension."""
@@ -72,8 +64,8 @@ class Stack:
     def for_decoding(self, params: Params | tuple[Params, ...], width: int, ctx: Context) -> tuple[Params, ...]:
         """Parameters as a loop over `apply` through a cache wants them; what has been prepared before stays as it is.
 
-        Every layer's are apart: slicing stacked layers inside of a loop copies all weights for every token. For float32
-        on a CPU, kernels are turned, and those of queries, keys and values joined.
+        Layers are apart: slicing them in a loop copies all weights for every token. For float32 on a CPU, kernels are
+        turned, and those of queries, keys and values joined.
         """
         if isinstance(params, tuple):
             return params
@@ -95,13 +87,12 @@ class Stack:
         keep: Sequence[str] = (),
         first: jax.Array | int = 0,
     ) -> tuple[jax.Array, tuple[Params, ...] | None, dict[str, jax.Array], dict[str, jax.Array]]:
-        """Runs x through all layers.
+        """Runs x [B, T, D] through all layers.
 
         Args:
           params: as `specs` describes, or as `unstacked` returns them.
-          x: [B, T, D].
-          ctx: shared by all layers; its key is folded with the number of the layer. With `ctx.pipeline` the layers
-            are those of its stages, in its order, and x is the rows of its microbatches.
+          ctx: shared by all layers; its key is folded with a layer's number. With `ctx.pipeline` layers are those of
+            its stages, in its order, and x is the rows of its microbatches.
           cache: one {"0": what `empty_cache` describes, ...} for each repeat, or None. With a cache, layers are
             unrolled: a scan would copy the whole cache for every token.
           keep: what to return of every block, other names are ignored: "hidden_states", what enters it, [L, B, T, D],

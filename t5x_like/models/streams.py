@@ -34,23 +34,19 @@ def running(
     """The context of a stack that runs a stream: its positions and its mask.
 
     Absent segment ids mean 1 everywhere, absent positions 0 to T - 1, continued from the cache. `*_causal_attention` is
-    1 on a prefix that its whole segment may look at, `*_global_tokens` on what sees and is seen whatever the window,
-    `*_prompt_tokens` on what every segment sees.
-    Of a cache the slots of this call are marked as filled; a call that is known to be the first attends to its own keys
-    alone.
+    1 on `Marks.prefix`, `*_global_tokens` on `Marks.everywhere`, `*_prompt_tokens` on `Marks.shared`. Of a cache the
+    slots of this call are marked as filled; a call that is known to be the first attends to its own keys alone.
     """
     tokens = batch[tokens_of(stream)]
-    segments, prefix = batch.get(f"{stream}_segment_ids"), batch.get(f"{stream}_causal_attention")
-    positions = batch.get(f"{stream}_positions")
+    segments, positions = batch.get(f"{stream}_segment_ids"), batch.get(f"{stream}_positions")
     start: jax.Array | int = 0 if cache is None else cache["index"]
     if positions is None:
         positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1]), tokens.shape)
     if cache is not None and segments is None:
         segments = jnp.ones_like(tokens)
-    far = batch.get(f"{stream}_global_tokens")
-    shared = batch.get(f"{stream}_prompt_tokens")
-    prefix, far, shared = (None if given is None else given > 0 for given in (prefix, far, shared))
-    q = kv = Marks(segments, prefix, far, shared=shared)
+    named = {"prefix": "causal_attention", "everywhere": "global_tokens", "shared": "prompt_tokens"}
+    given = {mark: batch[f"{stream}_{name}"] > 0 for mark, name in named.items() if f"{stream}_{name}" in batch}
+    q = kv = Marks(segments, **given)
     kv_positions = None
     if cache is not None:
         assert segments is not None and positions is not None

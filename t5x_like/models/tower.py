@@ -22,13 +22,7 @@ from t5x_like.models.stack import Stack
 
 
 class Tower:
-    """Layers over one stream.
-
-    Attributes:
-      stack: its blocks; every other layer of Switch-Base has experts, every layer of Mixtral; every other of GPT-3 has
-        a window.
-      stream: what it runs.
-    """
+    """Layers over one stream."""
 
     def __init__(
         self,
@@ -41,8 +35,8 @@ class Tower:
         shared: bool = False,
         entry_width: int | None = None,
     ):
-        """`memory` names the stream whose output cross-attention looks at; None: there is no cross-attention. `shared`
-        is as `Stack` has it. `entry_width` is that of what `enter` makes; None: D."""
+        """`memory` names the stream that cross-attention, if any, looks at; `shared` is as `Stack` has it;
+        `entry_width` is that of what `enter` makes, by default D."""
         c = self.config = config
         assert c.max_length
         self.layers, self.stream, self.memory, self.causal = layers, stream, memory, causal
@@ -139,10 +133,8 @@ class Tower:
 
     def init_cache(self, batch_size: int, length: int, dtype: Any, memory_length: int = 0) -> Params:
         """An empty cache of `length` slots: keys and values by layer (see `empty_cache` for their shapes), segment ids
-        [B, length] (and positions, where a bias or a window asks for them), and the next free slot.
-
-        The latter is the number 0, not an array, so that the first call is seen to be the first while it is traced.
-        """
+        [B, length] (and positions, where a bias or a window asks for them), and the next free slot: the number 0, no
+        array, so that the first call is seen to be the first while it is traced."""
         c = self.config
         if c.experts is not None and c.experts.routing == "expert_choice":
             raise UserError(

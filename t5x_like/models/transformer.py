@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from t5x_like.config.models.transformer import EncoderDecoderConfig
 from t5x_like.models.context import Context, Marks, Memory
-from t5x_like.models.decoder import Aux, Decoder
+from t5x_like.models.decoder import Decoder
+from t5x_like.models.layers.experts import Aux
 from t5x_like.models.layers.parameters import Params
-from t5x_like.models.model import Batch
+from t5x_like.models.model import Batch, Outputs
 from t5x_like.models.streams import running
 from t5x_like.models.tower import Tower
 
@@ -52,9 +53,7 @@ class EncoderDecoder(Decoder):
         x, _, aux, kept = self.encoder.apply(params["encoder"], x, ctx, None, keep)
         return Memory(x, Marks(ctx.mask.q.segments)), aux, {f"encoder_{name}": value for name, value in kept.items()}
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """As `DecoderOnly.run`, with `encoder_input_tokens` int [B, S], `encoder_segment_ids`, `encoder_positions`.
 
         A row may hold several pairs: a decoder token sees the encoder tokens of its own segment. "hidden_states" and

@@ -22,25 +22,20 @@ from t5x_like.models.layers.feed_forward import FeedForward
 from t5x_like.models.layers.linear import Linear
 from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.parameters import Normal, Params, ParamSpec, call, map_specs, parameter, record_specs
-from t5x_like.models.model import Applies, Batch
+from t5x_like.models.model import Applies, Batch, Outputs
 from t5x_like.models.tower import Tower
 
 TOKENS = ("class_token", "distillation_token")  # those before the patches, in order
 
 
 class ImageEncoder:
-    """Images to the states of their patches, and of the tokens before them.
-
-    Attributes:
-      tokens: N, of one image.
-    """
+    """Images to the states of their patches, and of the tokens before them."""
 
     def __init__(self, config: VisionConfig, stream: str = "images"):
         """`stream` is what accounting calls the tokens."""
-        c, self.stream = config, stream
-        self.config = c
+        c = self.config = config
         assert c.channels
-        self.tokens = c.patches + c.more_tokens
+        self.stream, self.tokens = stream, c.patches + c.more_tokens  # N, of one image
         self.tower = Tower(c, c.num_layers, stream, causal=False)
         pixels = ((c.channels * c.patch_size**2,), ("pixels",)), ((c.d_model,), ("embed",))
         self.patch = Linear("BPI,ID->BPD", *pixels[0], *pixels[1], c.patch_bias)
@@ -71,10 +66,7 @@ class ImageEncoder:
         return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, -1, channels * size * size)
 
     def enter(self, params: Params, images: jax.Array, ctx: Context, kept: jax.Array | None = None) -> Any:
-        """What enters the first block, [B, N, D], and the context of the stack.
-
-        `kept`: int [B, K], which patches go in; None: all.
-        """
+        """What enters the first block, [B, N, D], and its context; `kept`, int [B, K], says which patches go in."""
         assert self.config.image_size is not None
         assert images.shape[1:3] == (self.config.image_size,) * 2, images.shape
         patches = self.patches(images.astype(ctx.policy.compute))
@@ -113,11 +105,8 @@ POSITIONS = "vision/position_embedding/embedding"
 
 
 def resized_positions(table: jax.Array, patches: int, before: int) -> jax.Array:
-    """A table of positions [before + P, D] for another number of patches: of a square grid, as that of the table.
-
-    The grid is interpolated linearly in both directions, with `before` tokens' rows as they are (Dosovitskiy et al.
-    2021, section 3.2).
-    """
+    """A table of positions [before + P, D] for another number of patches: its square grid is interpolated linearly in
+    both directions, the first rows stay as they are (Dosovitskiy et al. 2021, section 3.2)."""
     old, new = math.isqrt(len(table) - before), math.isqrt(patches)
     grid = table[before:].reshape(old, old, -1)
     grid = jax.image.resize(grid, (new, new, grid.shape[-1]), "linear", antialias=False)
@@ -143,11 +132,7 @@ class AttentionPooling(nn.Module):
 
 
 class ViT(Applies):
-    """An encoder of images with a head.
-
-    Attributes:
-      config: resolved.
-    """
+    """An encoder of images with a head; `config` is resolved."""
 
     def __init__(self, config: ViTConfig):
         c = self.config = config
@@ -163,9 +148,7 @@ class ViT(Applies):
             specs |= {"labels": once} | ({"distillation_labels": once} if c.distillation_token else {})
         return specs
 
-    def run(
-        self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]
-    ) -> dict[str, Any]:
+    def run(self, params: Params, batch: Batch, ctx: Context, cache: Params | None, want: Sequence[str]) -> Outputs:
         """Reads `images` float [B, height, width, channels].
 
         `want` may name "logits" float32 [B, labels], "hidden" [B, N, D], "pooled" [B, D], "hidden_states" [L + 1, B, N,
@@ -174,7 +157,7 @@ class ViT(Applies):
         """
         assert cache is None
         x, aux, kept = self.encoder.encode(params["vision"], batch["images"], ctx, want)
-        outputs: dict[str, Any] = {"hidden": x, "aux": aux, **kept}
+        outputs: Outputs = {"hidden": x, "aux": aux, **kept}
         outputs["pooled"] = self.encoder.pooled(params["vision"], x, ctx)
         if "labels" in params:
             outputs["logits"] = self._labels(params["labels"], outputs["pooled"], ctx)

@@ -16,11 +16,7 @@ from t5x_like.models.layers.parameters import Params, ParamSpec, map_specs, reco
 
 
 class Vocabulary:
-    """The table of a model's tokens, and the product with it, or with a matrix of its own, that gives logits.
-
-    Attributes:
-      size: V.
-    """
+    """The table of a model's V tokens, and the product with it, or with a matrix of its own, that gives logits."""
 
     def __init__(self, config: ModelConfig, width: int | None = None):
         """`width` is that of the hidden states, D unless it says otherwise."""
@@ -63,8 +59,7 @@ class Vocabulary:
             kernel, pattern = params["token_embedding"]["embedding"], "BTD,VD->BTV"
         else:
             kernel, pattern = params["logits"]["kernel"], self.logits.pattern
-        logits = project(hidden, kernel, pattern, wide, one_cpu=ctx.one_cpu)
-        logits = logits.astype(wide)
+        logits = project(hidden, kernel, pattern, wide, one_cpu=ctx.one_cpu).astype(wide)
         if self.logits.use_bias:
             logits = logits + params["logits"]["bias"].astype(wide)
         logits = ctx.constrain(logits, "batch length vocab")

@@ -2,9 +2,8 @@
 """The processes of a run come together, and leave together.
 
 Process 0 listens, the others keep a connection to it for the whole run. A process that is killed loses its connection
-at once, a machine that goes dark within half a minute (TCP keepalive); process 0 tells the others, and every process
-leaves with one line that says who went and why. JAX's own service notices as well, but takes longer, ends the process
-with a page of C++, and lets one that failed wait for the others, which wait for it.
+at once, a machine that goes dark within half a minute (TCP keepalive); process 0 tells the others, and all leave with
+one line that says who went and why. JAX's own service takes longer, and lets one that failed wait for the others.
 
 What goes over the connections, a JSON object a line:
 
@@ -44,8 +43,8 @@ def together(hosts: Hosts | None, patience: float = PATIENCE) -> Iterator[None]:
     """Runs its body in every process of a run, or in none: whoever fails makes all leave.
 
     Starts `jax.distributed`, so it must come before anything that starts JAX's backend. A single process (None) pays
-    nothing. In several an exception ends the process here, with the line and the exit code that `errors.exit_with`
-    would give it: an ordinary exit would wait for processes that wait for this one.
+    nothing. In several an exception ends the process here, as `errors.exit_with` would: an ordinary exit would wait for
+    processes that wait for this one.
 
     Raises:
       UserError: the processes have not come together.
@@ -107,11 +106,9 @@ class Companions:
     """This process's connections to the others of its run; `jax_port` was free on process 0's machine a moment ago."""
 
     def __init__(self, hosts: Hosts, patience: float = PATIENCE):
-        self.hosts = hosts
+        self.hosts, self._patience = hosts, patience
         self._until = time.monotonic() + patience
-        self._patience = patience
-        self._lock = threading.Lock()
-        self._parting = False
+        self._lock, self._parting = threading.Lock(), False
         self._names = {hosts.process: socket.gethostname()}
         self._lines: dict[int, _Lines] = {}
         self.jax_port = self._receive_all() if hosts.process == 0 else self._arrive()
@@ -129,11 +126,8 @@ class Companions:
         self._end(line, code, {"leave": f"{who}: {line}", "code": code})
 
     def _end(self, line: str, code: int, told: dict[str, Any], but: int | None = None) -> NoReturn:
-        """Tells the others, all `but` one, and ends this process.
-
-        The first thread that comes here does both, so there is one reason: a process that leaves because it was told
-        to must not be taken for one that is gone without a word, while the next is yet to be told.
-        """
+        """Tells the others, all `but` one, and ends this process: the first thread that comes here, for one reason. Who
+        leaves as told must not be taken for one that is gone without a word, while the next is yet to be told."""
         with self._lock:
             self._tell(told, but)
             with suppress(Exception):

@@ -126,10 +126,6 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def _port_of_job(number: int) -> int:
-    return PORTS[number % len(PORTS)]
-
-
 def _open_mpi(environ: Mapping[str, str]) -> _Found | None:
     """mpirun's variables. Version 4 says where mpirun runs, which is where rank 0 is; version 5 does not."""
     size = _number(environ, "OMPI_COMM_WORLD_SIZE")
@@ -141,11 +137,11 @@ def _open_mpi(environ: Mapping[str, str]) -> _Found | None:
         host = host.partition(":")[0]
     coordinator = None
     if uri and host:
-        port = _port_of_job(int(uri["job"]) >> 12)  # the lower bits are the same for every job
+        port = PORTS[(int(uri["job"]) >> 12) % len(PORTS)]  # the lower bits are the same for every job
         coordinator = _address(host, port)
     elif _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE") == size:  # all of them are on this machine
         job = sum(environ.get("PMIX_NAMESPACE", environ.get("OMPI_MCA_ess_base_jobid", "")).encode())
-        coordinator = f"localhost:{_port_of_job(job)}"
+        coordinator = f"localhost:{PORTS[job % len(PORTS)]}"
     return _Found(
         "Open MPI",
         coordinator,
@@ -174,7 +170,7 @@ def _slurm(environ: Mapping[str, str], has_flags: bool) -> _Found | None:
     step = _number(environ, "SLURM_STEP_ID") or 0
     return _Found(
         "Slurm",
-        None if first is None else f"{first}:{_port_of_job(job + step)}",
+        None if first is None else f"{first}:{PORTS[(job + step) % len(PORTS)]}",
         tasks,
         _number(environ, "SLURM_PROCID"),
         {

@@ -27,10 +27,8 @@ class Share:
 
 @lru_cache
 def share_of(batch: NamedSharding, devices: frozenset[Any] | None = None) -> Share:
-    """Returns the smallest share of a batch that has all the rows that a process's devices hold, by default this one's.
-
-    `batch` is the sharding of a batch array whose first dimension is its rows.
-    """
+    """The smallest share of a batch, by the sharding of an array whose first dimension is its rows, that has all the
+    rows of a process's devices, by default this one's."""
     devices = frozenset(jax.local_devices()) if devices is None else devices
     rows = batch.spec[0] if len(batch.spec) else None
     names = (rows,) if isinstance(rows, str) else rows or ()
@@ -55,9 +53,8 @@ def put_rows(
 ) -> dict[str, jax.Array]:
     """Puts this process's share of a batch on its devices, as its part of arrays over all processes' devices.
 
-    Args:
-      batch: features whose dimension `leading` is the rows of `share`; other dimensions are whole.
-      where: shardings of the whole batch's features; other dimensions than the rows may be cut as well.
+    Dimension `leading` of each feature is the rows of `share`, other dimensions are whole; `where` are the shardings of
+    the whole batch's, which may cut these as well.
     """
 
     def put(name: str, local: np.ndarray) -> jax.Array:

@@ -22,8 +22,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     of several slices `pipe`, then `data`, go across.
 
     Raises:
-      UserError: a mesh larger than the machine, one that does not divide its devices, one that leaves some of several
-        processes' devices out, or one whose `pipe` and `data` several slices do not divide.
+      UserError: a mesh larger than the machine, that does not divide its devices, that leaves out some of several
+        processes' devices, or whose `pipe` and `data` several slices do not divide.
     """
     processes = jax.process_count() if devices is None else 1  # a slice that is planned for has none yet
     if devices is None:

@@ -16,10 +16,10 @@ the bubble: S - 1 of R M + S - 1 ticks. A slot of the bubble computes on some re
 takes: no gradient flows into it, and nothing in it can turn into a NaN, as zeros do in a norm.
 
 The program is one scan over ticks. All stages compute at once, as one `vmap` whose dimension lies on `pipe`; then every
-result moves one stage on, and what comes out of the last stage lands on the belt beside stage 0, in the slot where its
-microbatch lay at first. The belt so feeds every round, and at the end holds the results. For the backward pass only
-what enters a stage is kept, tick by tick; the stage is computed anew there. Embeddings, logits and the loss are
-outside: there the devices of `pipe` share the batch. The microbatches are those of gradient accumulation.
+result moves one stage on, and what leaves the last one lands on the belt beside stage 0, in the slot where its
+microbatch lay at first. So the belt feeds every round, and at the end holds the results. For the backward pass only
+what enters a stage is kept; the stage is computed anew. Embeddings, logits and the loss are outside: there the devices
+of `pipe` share the batch. The microbatches are those of gradient accumulation.
 
 What moves, in bytes sent by a device forward, for activations of A bytes a microbatch, the other axes' share taken:
 (R M + S - 1) A from stage to stage; (S - 1)/S M A onto the belt, and as much off it. Backward the same again. With
@@ -68,7 +68,6 @@ class Pipeline:
 
     @property
     def ticks(self) -> int:
-        """How many group times a pass takes."""
         return self.rounds * self.microbatches + self.stages - 1
 
     @property
@@ -77,11 +76,7 @@ class Pipeline:
         return (self.stages - 1) / self.ticks
 
     def check(self, layers: int) -> None:
-        """Refuses what cannot be cut: `layers` repeats of the stack's pattern, M microbatches.
-
-        Raises:
-          UserError: sizes that do not divide.
-        """
+        """Raises UserError for what cannot be cut: `layers` repeats of the stack's pattern, M microbatches."""
         groups = self.stages * self.rounds
         if layers % groups:
             rounds = f" x execution.pipeline_rounds={self.rounds}" if self.rounds > 1 else ""
@@ -96,10 +91,7 @@ class Pipeline:
             )
 
     def order(self, layers: int) -> np.ndarray:
-        """Which layer stands where in memory, int [layers]: those of one stage side by side.
-
-        With one round that is 0, 1, 2, ...; on disk it always is.
-        """
+        """Which layer stands where in memory, int [layers]: those of a stage side by side; on disk they count up."""
         by_group = np.arange(layers).reshape(self.rounds, self.stages, -1)
         return by_group.swapaxes(0, 1).reshape(-1)
 

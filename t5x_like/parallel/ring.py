@@ -6,9 +6,8 @@ by a device computes a part of its queries' output, blockwise, and merges it by 
 
     L = log(e^L1 + e^L2)        o = e^(L1 - L) o1 + e^(L2 - L) o2
 
-Backward, keys and values go round again, and the gradients of a device's keys follow them, collecting what every device
-adds, and return. So no device ever holds more than T/n of anything, there is no [T, S] array, and nothing is
-gathered. What moves next is under way while a device computes.
+Backward, keys and values go round again; the gradients of a device's keys follow, collect what every device adds, and
+return. No device holds more than T/n of anything, and what moves next is under way while a device computes.
 
 n = 4, no condition. Whose keys each device sees:      hop 0  1  2  3
                                              device 0      0  3  2  1
@@ -20,12 +19,10 @@ n = 4, no condition. Whose keys each device sees:      hop 0  1  2  3
 
 **Causality** empties the upper right of that table. If device i held the i-th part of the length, the last one would
 compute at every hop and the first one once: n - 1/2 units of time (a unit: T/n queries with S/n keys) where n/2 would
-do, 2 - 1/n times as much. So causal attention without a short window goes by halves: cut the length in 2n, and give
-device i the halves i and 2n - 1 - i. Then every device has two of four pairs of halves to compute at every hop, and all
-are done after n/2 units. (Striped attention, Brandon et al. 2023, balances too, token by token.) The rest of the model
-keeps its order: queries, keys and values change places on entering, and the output on leaving.
-
-n = 4, each device's halves: 0 7, 1 6, 2 5, 3 4.
+do. So causal attention without a short window cuts the length in 2n and gives device i the halves i and 2n - 1 - i, for
+n = 4 these: 0 7, 1 6, 2 5, 3 4. Then every device has two of four pairs of halves to compute at every hop. (Striped
+attention, Brandon et al. 2023, balances too, token by token.) The rest of the model keeps its order: queries, keys and
+values change places on entering, the output on leaving.
 
 **Bytes** sent by one device, with h hops (n - 1 without a short window), Q bytes of its queries, P of its keys (its
 values have as many), W of its keys in float32, I of its segment ids, where there are any:
@@ -118,6 +115,11 @@ class Ring:
                 seen &= offset + length - 1 + self.sizes.reach > 0
         return seen
 
+    def on_every_device(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+        """`function(self, ...)` of every device's part of its arguments."""
+        how: Any = {"mesh": self.mesh, "in_specs": in_specs, "out_specs": out_specs, "check_vma": False}
+        return jax.shard_map(partial(function, self), **how)
+
     def on(self, x: Any, by: int) -> Any:
         """Every device's arrays to the device `by` places on."""
         ring = [(i, (i + by) % self.size) for i in range(self.size)]
@@ -133,7 +135,6 @@ class Ring:
         return jnp.concatenate([jnp.where(here, even, odd), jnp.where(here, odd, even)], axis)
 
     def from_halves(self, x: jax.Array, axis: int) -> jax.Array:
-        """Undoes `to_halves`."""
         if self.pieces == 1:
             return x
         low, high = jnp.split(x, 2, axis)
@@ -164,7 +165,7 @@ def ring_attention(
 
     Args:
       q, k, v: n divides T and S.
-      mask: starts at key 0; `mask.allowed` is not supported.
+      mask: starts at key 0, without `mask.allowed`.
       wide: dtype of logits, weights and sums.
       blocks: how a device cuts its work.
       mesh: with an axis `seq`; every other axis may cut batch and heads.
@@ -179,12 +180,12 @@ def ring_attention(
     assert mask.allowed is None
     length, kv_length, dtype = q.shape[1], k.shape[1], q.dtype
     pieces, hops = schedule(mask, length, kv_length, mesh.shape[AXIS])
-    blocks = blocks.fitted(*(n // (pieces * mesh.shape[AXIS]) for n in (length, kv_length)))
+    own, own_keys = (n // (pieces * mesh.shape[AXIS]) for n in (length, kv_length))
+    blocks = blocks.fitted(own, own_keys)
     if blocks.widen:
         q, k, v = (x.astype(wide) for x in (q, k, v))
     arrays = heads_first(q, k, v, mask, bias)
-    own = kv_length // (pieces * mesh.shape[AXIS])
-    sizes = Sizes.of(blocks, mask, own, q.shape[3], wide, soft_cap=soft_cap, partial=True)
+    sizes = Sizes.of(blocks, mask, own_keys, q.shape[3], wide, soft_cap=soft_cap, partial=True)
     ring = Ring(mesh, _specs(arrays, place), sizes, pieces, hops)
     return heads_last(_attention(ring, arrays)).astype(dtype)
 
@@ -208,8 +209,7 @@ def _specs(arrays: Arrays, place: Callable[[str, tuple[int, ...]], PartitionSpec
     of_marks: Any = PartitionSpec(rows, along)
     q_marks, kv_marks = jax.tree.map(lambda _: of_marks, (arrays.q_marks, arrays.kv_marks))
     of_queries: Any = PartitionSpec(rows, heads, None, along, None)
-    of_weights: Any = None if bias is None else PartitionSpec(*[None] * (bias.weights.ndim - 1), heads)
-    of_bias: Any = None if bias is None else bias.replace(weights=of_weights)
+    of_bias: Any = bias and bias.replace(weights=PartitionSpec(*[None] * (bias.weights.ndim - 1), heads))
     whole: Any = PartitionSpec()
     return Arrays(of_queries, of_keys, of_keys, of_bias, q_marks, kv_marks, whole)
 
@@ -221,19 +221,13 @@ def _attention(ring: Ring, arrays: Arrays) -> jax.Array:
 
 def _forward(ring: Ring, arrays: Arrays) -> tuple[jax.Array, tuple[Any, ...]]:
     out_specs = ring.specs.q, ring.saved_specs
-    here = partial(_forward_here, ring)
-    return jax.shard_map(here, mesh=ring.mesh, in_specs=(ring.specs,), out_specs=out_specs, check_vma=False)(arrays)
+    return ring.on_every_device(_forward_here, (ring.specs,), out_specs)(arrays)
 
 
 def _backward(ring: Ring, saved: tuple[Any, ...], d_out: jax.Array) -> tuple[Arrays]:
     q, k, v, bias, *_ = ring.specs
-    gradients = jax.shard_map(
-        partial(_backward_here, ring),
-        mesh=ring.mesh,
-        in_specs=(ring.saved_specs, q),
-        out_specs=(q, k, v, None if bias is None else bias.weights),
-        check_vma=False,
-    )(saved, d_out)
+    out_specs = q, k, v, None if bias is None else bias.weights
+    gradients = ring.on_every_device(_backward_here, (ring.saved_specs, q), out_specs)(saved, d_out)
     return (cotangents(saved[0], *gradients),)
 
 

@@ -79,13 +79,8 @@ STAGE_RULES: Rules = {**ACTIVATION_RULES, "batch": _ROWS, "expert_batch": ("data
 
 
 def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh: Mesh, what: str) -> PartitionSpec:
-    """Resolves the named dimensions of one array.
-
-    Mesh axes of size 1 are left out, so that a PartitionSpec says what is really cut.
-
-    Raises:
-      UserError: a name that the rules lack, or a size that its mesh axes do not divide; `what` names the array.
-    """
+    """Resolves the named dimensions of one array, called `what`, by mesh axes above size 1: what is really cut. Raises
+    UserError: a name that the rules lack, or a size that its mesh axes do not divide."""
     entries: list[tuple[str, ...] | str | None] = []
     for name, size in zip(axes, shape, strict=True):
         if name not in rules:
@@ -102,7 +97,6 @@ def partition(axes: tuple[str, ...], shape: tuple[int, ...], rules: Rules, mesh:
 
 
 def _cutting(mesh: Mesh, axes: Sequence[str]) -> tuple[str, ...]:
-    """Those mesh axes that cut anything."""
     return tuple(axis for axis in axes if mesh.shape[axis] > 1)
 
 
@@ -141,11 +135,8 @@ class MeshLayout:
         return dataclasses.replace(self, rules={**self.rules, **rows})
 
     def activation(self, axes: str, shape: tuple[int, ...]) -> PartitionSpec:
-        """Resolves an activation's named dimensions, e.g. "batch length embed".
-
-        A length that the mesh does not divide stays whole: that of a prompt, or the one token of a decoding step. What
-        is trained on is checked at the start, see `check_length`.
-        """
+        """Resolves an activation's named dimensions, e.g. "batch length embed". A length that the mesh does not divide,
+        of a prompt or a decoding step, stays whole; what is trained on is checked by `check_length`."""
         names = tuple(axes.split())
         sizes = zip(names, shape, strict=True)
         names = tuple("kv_length" if n == "length" and size % self.length_parts else n for n, size in sizes)
@@ -177,11 +168,8 @@ class MeshLayout:
     def on_every_device(
         self, function: Callable[..., jax.Array], in_axes: Sequence[str], out_axes: str
     ) -> Callable[..., jax.Array]:
-        """Runs a function of activations on every device's part of them: what the compiler cannot partition itself.
-
-        `in_axes` and `out_axes` are the logical names of each argument's and of the result's dimensions; a name has one
-        size.
-        """
+        """Runs a function of activations on every device's part of them: what the compiler cannot partition itself. By
+        the logical names of each argument's and of the result's dimensions; a name has one size."""
         if self.mesh.size == 1:
             return function
 
@@ -230,11 +218,8 @@ class MeshLayout:
         return partial(ring_attention, mesh=self.mesh, place=self.activation)
 
     def features(self, batch: Mapping[str, Any], leading: int = 0) -> dict[str, NamedSharding]:
-        """Returns the shardings of a batch's features, anything with a shape.
-
-        Each begins with `leading` other dimensions, then its rows. Those of tokens, named after who reads them, go on
-        with their length; labels and images do not.
-        """
+        """Returns the shardings of a batch's features, anything with a shape: `leading` other dimensions, then rows; of
+        tokens, named after who reads them, then their length."""
 
         def place(name: str, shape: tuple[int, ...]) -> NamedSharding:
             rows = self.batch(leading)
@@ -284,13 +269,8 @@ def placement(layout: MeshLayout, specs: Params) -> str:
 
 
 def check_cut(layout: MeshLayout, specs: Params, most: float) -> None:
-    """Refuses a mesh with fsdp or tensor that leaves more than a share `most` of the parameters' elements uncut.
-
-    Every device would hold those whole, with their moments, which is what such a mesh is taken to avoid.
-
-    Raises:
-      UserError: the share, and the largest such parameter.
-    """
+    """Refuses a mesh with fsdp or tensor that leaves more than a share `most` of the parameters' elements uncut: every
+    device would hold those whole, with their moments. Raises UserError: the share, and the largest such parameter."""
     if all(layout.mesh.shape[axis] == 1 for axis in CUTTING):
         return
     sizes = {name: (math.prod(spec.shape), any(places)) for name, spec, places in _placed(layout, specs)}

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adafactor (Shazeer and Stern 2018) on stacked parameters.
 
-Written after the paper and not taken from Optax, whose version factors the two largest dimensions of whatever shape
-it sees: of a stack of query kernels [L, D, H, C] those may be the layers and the heads. Here the rows are what a
-product contracts, the columns what it produces, and every layer of a stack is a matrix of its own. The moments keep
-the parameter's dimensions, [L, D] and [L, H, C], so they are cut over a mesh as it is.
+Not taken from Optax, which factors the two largest dimensions of whatever shape it sees: of a stack of query kernels
+[L, D, H, C] maybe the layers and the heads. Here the rows are what a product contracts, the columns what it produces,
+and every layer is a matrix of its own. Moments keep their dimensions, [L, D] and [L, H, C], and are cut over a mesh so.
 """
 
 from functools import partial

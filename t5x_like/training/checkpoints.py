@@ -30,35 +30,27 @@ from t5x_like.training.run_folder import load_config
 from t5x_like.training.seals import damage
 from t5x_like.training.state import State, merge
 
+MeshFor = Callable[[ModelConfig], MeshConfig]
+
 
 def tell(text: str) -> None:
-    """Says it on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Checkpoints:
-    """The checkpoints of one run folder.
-
-    Of several processes all make the same calls.
-    """
+    """The checkpoints of one run folder; of several processes all make the same calls."""
 
     def __init__(self, folder: Path, keep: int = 2, note: Callable[[str], None] = tell):
         """`note` is told which checkpoint is passed over."""
         self._on_disk = isinstance(folder, Path)
-        handlers: dict[str, Any] = {
-            name: ocp.StandardCheckpointHandler() for name in ("params", "average", "optimizer")
-        }
+        handlers: dict[str, Any] = {n: ocp.StandardCheckpointHandler() for n in ("params", "average", "optimizer")}
         self._manager = open_manager(folder, keep, handlers | {"tally": ocp.JsonCheckpointHandler()})
         self._folder, self._note = folder, note
         self._damage: dict[tuple[int, tuple[str, ...]], str | None] = {}  # of those looked at, and of those saved here
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest one that is not damaged.
-
-        Raises:
-          UserError: all of them are.
-        """
+        """The step of the newest one that is not damaged; UserError: all of them are."""
         return self.newest()
 
     def newest(self, only: tuple[str, ...] = ()) -> int | None:
@@ -96,10 +88,7 @@ class Checkpoints:
 
     def save(self, state: State, step: int, tally: dict[str, Any]) -> None:
         """Copies the state off the devices and writes it in the background; a step already saved is left alone.
-
-        Raises:
-          UserError: this one, or the one before, which was being written, finds no room or no permission.
-        """
+        UserError: this one, or the one before, which was being written, finds no room or no permission."""
         if step == self.latest:
             return
         if state.frozen:
@@ -111,11 +100,8 @@ class Checkpoints:
         self._damage[step, ()] = None
 
     def restore(self, abstract: State) -> tuple[State, dict[str, Any]]:
-        """Restores the newest checkpoint onto the shardings of `abstract`.
-
-        Raises:
-          UserError: the checkpoint's parameters are not the model's (names, shapes or dtypes).
-        """
+        """Restores the newest checkpoint onto the shardings of `abstract`; UserError: its parameters have other names,
+        shapes or dtypes."""
         step = self.latest
         assert step is not None
         wanted = _items(abstract)
@@ -162,7 +148,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and frees the manager's threads."""
         self.wait()
         self._manager.close()
 
@@ -184,22 +169,17 @@ def as_trained(config: RunConfig, mesh: MeshConfig) -> RunConfig:
 
 
 def load_trained(
-    folder: str | Path,
-    *,
-    average: bool = True,
-    mesh_for: Callable[[ModelConfig], MeshConfig] = lambda model: MeshConfig(),
+    folder: str | Path, *, average: bool = True, mesh_for: MeshFor = lambda model: MeshConfig()
 ) -> tuple[RunConfig, Program, Params]:
     """Reads the model of a run folder, whatever mesh and attention kernel trained it.
 
-    Args:
-      average: whether a run that averages its parameters gives the average, or those of its last step.
-      mesh_for: the mesh to read a model of this config onto; by default this machine's first device.
+    A run that averages its parameters gives the `average` or those of its last step. `mesh_for` says, by a model's
+    config, onto which mesh it is read: by default this machine's first device.
 
     Raises:
       UserError: the folder is no run folder, or holds no checkpoint.
     """
-    folder = Path(folder)
-    config = load_config(folder)
+    config = load_config(folder := Path(folder))
     config = as_trained(config, mesh_for(config.model))
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: holds no checkpoint yet")

@@ -19,10 +19,8 @@ MOST = 2  # cores that were measured; with more, waiting may cost more than is w
 
 
 def cores_as_devices() -> None:
-    """Has JAX take each core for a device, unless it may find an accelerator or was told otherwise by XLA_FLAGS.
-
-    Call it before JAX starts.
-    """
+    """Has JAX take each core for a device, unless it may find an accelerator or was told otherwise by XLA_FLAGS. Call
+    it before JAX starts."""
     if only_cpus() and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", max(1, min(MOST, int(usable_cores()))))
 

@@ -6,13 +6,11 @@ Every 256 elements share a scale, the largest of their absolute values; an eleme
 does in float32, and puts them back: what is rounded is what is remembered, not the step.
 
 Parameters of fewer than 4096 elements stay in float32, as in the paper's own code, and so do tables that tokens are
-looked up in, as in the paper: of a row that was seen once, a first moment can outlive the second in eight bits, and
-their ratio is then a step without a bound.
+looked up in, as in the paper: of a row that was seen once, a first moment can outlive the second, a step without bound.
 
 Differs from that code in where blocks begin. There a parameter is one long row; here its last dimensions are, as few
 of them as fill a block, and the others, layers among them, number such rows. So a layer's bytes do not depend on how
-many are stacked, and bytes and scales are cut over a mesh along the same dimensions. Blocks of rows whose length is a
-multiple of 256 are that code's.
+many are stacked, and bytes and scales are cut over a mesh alike. Of rows of multiples of 256 blocks are that code's.
 """
 
 import math
@@ -68,11 +66,8 @@ def is_eight_bit(spec: ParamSpec) -> bool:
 
 
 def scale_by_eight_bit_adam(config: AdamWConfig, specs: Params) -> optax.GradientTransformation:
-    """Returns `optax.scale_by_adam` with its moments in eight bits between steps.
-
-    Raises:
-      UserError: no parameter is large enough.
-    """
+    """Returns `optax.scale_by_adam` with its moments in eight bits between steps. Raises UserError: no parameter is
+    large enough."""
     if not any(map(is_eight_bit, named_specs(specs).values())):
         raise UserError(
             f"optimizer.eight_bit: True, but no parameter that is trained, tables aside, has {LEAST} elements in a "

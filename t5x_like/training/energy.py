@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The energy of a session: measured by codecarbon where the machine has meters, else modelled.
 
-codecarbon (extra `[carbon]`) measures an NVIDIA GPU through NVML and a processor through RAPL. Where neither can be
-read it would take a processor's thermal design power, as our own model does, which also knows TPUs.
+codecarbon (extra `[carbon]`) measures an NVIDIA GPU through NVML and a processor through RAPL. Else it would take a
+processor's thermal design power, as our own model does, which also knows TPUs.
 """
 
 import importlib.util
@@ -80,7 +80,6 @@ def energy_summary(kwh: float | None, method: str) -> dict[str, Any]:
 
 
 def _meters() -> list[str]:
-    """The meters that this process may read."""
     meters = []
     if any(os.access(path, os.R_OK) for path in RAPL.glob("intel-rapl*/energy_uj")):
         meters.append("RAPL")

@@ -22,11 +22,8 @@ TOKENS_PER_CALL = 8192
 
 
 def build_sets(config: RunConfig, tokenizer: Tokenizer | None) -> dict[str, Dataset]:
-    """Returns the further evaluation sets of a run by name; text is encoded with the run's own tokenizer.
-
-    Raises:
-      UserError: a source is missing, unreadable or too small.
-    """
+    """Returns the further evaluation sets of a run by name; text is encoded with the run's own tokenizer. Raises
+    UserError: a source is missing, unreadable or too small."""
     sets = {}
     for name, each in config.evaluation.items():
         try:
@@ -44,16 +41,15 @@ def evaluate(
     progress: Callable[[float], None] = lambda share: None,
     others: Params | None = None,
 ) -> dict[str, float]:
-    """Scores the model on the held-out tokens that the config names; the same ones for every run of a dataset.
+    """Scores the model on a dataset's first held-out tokens, `training.eval_tokens` of them.
 
-    `config` says how many (`training.eval_tokens`), and a batch that fits the devices. `progress` is told the share
-    done after every call. `others` are the parameters of the models that the objective asks.
+    `progress` is told the share done after every call. `others` are the parameters of the models that the objective
+    asks.
 
     Returns:
       loss (nats a token), loss_stderr, eval_tokens (the weight of all targets), bits_per_byte for text, and the mean of
       whatever else the objective scores. On a process of known entropy the loss is that entropy plus the divergence of
-      the model's predictions from the truth. The standard error takes the windows as independent, which windows of one
-      document are not quite.
+      predictions from the truth. The standard error takes windows as independent, which those of one document are not.
     """
     # What is known to fit the devices: a pipeline takes all microbatches at once.
     batch_size = config.training.batch_size // (config.training.parts if program.pipeline is None else 1)

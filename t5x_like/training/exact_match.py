@@ -14,17 +14,11 @@ _PAIRS_PER_CALL = 64
 
 
 def exact_match(
-    program: Program,
-    params: Params,
-    dataset: Any,
-    pairs: int,
-    progress: Callable[[float], None] = lambda share: None,
+    program: Program, params: Params, dataset: Any, pairs: int, progress: Callable[[float], None] = lambda share: None
 ) -> dict[str, float]:
-    """Of up to `pairs` of a dataset's `held_out_pairs`: "exact_match", the share whose greedy text is the target, but
-    for white space around them; of captions "cider_d", too.
-
-    So Raffel et al. 2020, section 2.3, score labels: any other text is wrong. A target that is cut is compared as cut.
-    """
+    """Of up to `pairs` of a dataset's `held_out_pairs`: "exact_match", the share whose greedy text is the target but
+    for white space around them, as Raffel et al. 2020, section 2.3, score labels; of captions "cider_d", too. A target
+    that is cut is compared as cut."""
     asked = dataset.held_out_pairs(pairs)
     ctx, texts = generation_context(program.ctx), []
     most = min(1 + max((len(target) for _, target in asked), default=0), dataset.sequence_length - 1)

@@ -30,11 +30,7 @@ class Frozen:
                 self._manager.wait_until_finished()
 
     def restore(self, abstract: Params) -> Params:
-        """Reads them onto the shardings of `abstract`.
-
-        Raises:
-          UserError: they are missing, damaged, or not this model's.
-        """
+        """Reads them onto the shardings of `abstract`; UserError: missing, damaged, or not this model's."""
         what: Any = "is missing"
         if self._manager.latest_step() is not None:
             on_disk = isinstance(self._folder, Path) and is_writer()
@@ -48,5 +44,4 @@ class Frozen:
         return dict(restored["params"])
 
     def close(self) -> None:
-        """Frees the manager's threads."""
         self._manager.close()

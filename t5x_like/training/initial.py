@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_like.accounting.flops import accounting
-from t5x_like.config import MeshConfig, ModelConfig, RunConfig
+from t5x_like.config import MeshConfig, RunConfig
 from t5x_like.config.data import TextTaskConfig, kinds
 from t5x_like.config.data.tokenizers import FileTokenizerConfig
 from t5x_like.config.models.llava import SeesImagesConfig
@@ -30,9 +30,9 @@ from t5x_like.models.layers.parameters import Params, ParamSpec, named_specs
 from t5x_like.models.vision import POSITIONS, resized_positions
 from t5x_like.quantisation import PARTS, filled, stored_specs, whole_specs
 from t5x_like.strict import convert, to_dict
-from t5x_like.training.checkpoints import Checkpoints, as_trained, load_trained
+from t5x_like.training.checkpoints import Checkpoints, MeshFor, as_trained, load_trained
 from t5x_like.training.metrics import Tally
-from t5x_like.training.parameter_rules import layer_numbers
+from t5x_like.training.parameter_rules import depths_of, layer_numbers
 from t5x_like.training.program import Program, program_for
 from t5x_like.training.run_folder import load_config, model_of, open_folder
 from t5x_like.training.state import State, split
@@ -44,11 +44,7 @@ _TEXTS = {name for name, kind in kinds().items() if issubclass(kind, TextTaskCon
 
 def completed(content: Mapping[str, Any]) -> dict[str, Any]:
     """A run's fields with what `init_from` says of the model and the tokenizer, where they say nothing, or what a
-    `teacher` says of the tokenizer.
-
-    Raises:
-      UserError: a folder is none that a run can begin with, or learn from.
-    """
+    `teacher` says of the tokenizer. Raises UserError: a folder is none that a run can begin with, or learn from."""
     given = {part: (content.get(part) or {}).get("path") for part in ("init_from", "teacher")}
     folders = {part: Path(path) for part, path in given.items() if isinstance(path, str)}
     for part, folder in folders.items():
@@ -106,7 +102,7 @@ def _form(folder: Path, data: dict[str, Any], objective: str) -> RunConfig:
 
 
 def load_any(
-    folder: Path, *, average: bool = True, mesh_for: Callable[[ModelConfig], MeshConfig] = lambda model: MeshConfig()
+    folder: Path, *, average: bool = True, mesh_for: MeshFor = lambda model: MeshConfig()
 ) -> tuple[RunConfig, Program, Params]:
     """As `load_trained`, of a run folder or of Hugging Face's."""
     if not is_hf(folder):
@@ -118,11 +114,8 @@ def load_any(
 
 
 def with_adapter(folder: Path, model: Any, params: Params) -> tuple[Any, Params]:
-    """A model with what a run has trained beside it, or with an adapter of `peft`; the base's arrays are shared.
-
-    Raises:
-      UserError: the folder is neither, trained the base itself, or belongs to another model.
-    """
+    """A model with what a run has trained beside it, or with an adapter of `peft`; the base's arrays are shared. Raises
+    UserError: the folder is neither, trained the base itself, or belongs to another model."""
     if not (folder / "checkpoints").is_dir():
         if not (folder / "adapter_config.json").is_file():
             raise UserError(f"--adapter={folder}: is no run folder with a checkpoint, nor one that peft has written")
@@ -168,9 +161,7 @@ def write_state(folder: Path, config: RunConfig, state: State, vocabulary: Path 
 def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
     """Whether a run's folder has what its parameters need; nothing is read of it but names and shapes.
 
-    Returns:
-      Names of parameters: those that are "found" there, "drawn" for the folder lacks them, and "left out" for the run
-      has no place for them.
+    Returns names of parameters: those that are "found" there, "drawn", which it lacks, and "left out", without a place.
 
     Raises:
       UserError: a parameter that the folder lacks and `init_from.new` does not name, or one of another shape.
@@ -217,16 +208,13 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
 
 def repeats_taken(config: RunConfig, specs: Params) -> dict[str, list[int]]:
     """Which repeats of the folder's each parameter takes, by name; of stacks that are as deep there, none is named.
-
-    Raises:
-      UserError: `init_from.layers` are not as many as a stack has, or not of those that the folder's has.
-    """
+    Raises UserError: `init_from.layers` are not as many as a stack has, or not of those that the folder's has."""
     assert config.init_from is not None
     layers, path = config.init_from.layers, config.init_from.path
     if layers is None:
         return {}
     there, here = layer_numbers(_specs_of(path)), layer_numbers(specs)
-    depths, own_depths = _depths(there), _depths(here)
+    depths, own_depths = depths_of(there), depths_of(here)
     taken: dict[str, list[int]] = {}
     for name in [name for name in here if name in there]:
         stack, own = here[name]
@@ -247,21 +235,11 @@ def repeats_taken(config: RunConfig, specs: Params) -> dict[str, list[int]]:
     return taken
 
 
-def _depths(numbers: Mapping[str, tuple[str, np.ndarray]]) -> dict[str, int]:
-    """Layers of each stack, of what `layer_numbers` gives."""
-    depths: dict[str, int] = {}
-    for stack, layers in numbers.values():
-        depths[stack] = max(depths.get(stack, 0), int(layers.max()) + 1)
-    return depths
-
-
 def _specs_of(folder: str) -> Params:
-    """Those of the folder's model."""
     return build_model(model_of(Path(folder))).specs()
 
 
 def _with_repeats(spec: ParamSpec, number: int) -> ParamSpec:
-    """The same parameter of a stack of another depth."""
     sizes = zip(spec.axes, spec.shape, strict=True)
     return dataclasses.replace(spec, shape=tuple(number if axis == "layers" else size for axis, size in sizes))
 
@@ -274,19 +252,15 @@ def _parts_taken(parts: Parts, repeats: list[int]) -> Parts:
 
 def begun(program: Program, state: State, config: RunConfig, note: Callable[[str], None]) -> State:
     """The state before the first step with the folders' parameters in it, one after the other, each where it belongs.
-
-    `state` is used up; it is in the order of the model's layers. Raises as `check_initial` does.
-    """
+    `state` is used up; it is in the order of the model's layers. Raises as `check_initial` does."""
     whole = named_specs(whole_specs(program.model))
     names = check_initial(config, whole_specs(program.model))
     assert config.init_from is not None
     leaves: dict[str, jax.Array] = flatten_dict(program.params(state, average=False), sep="/")
 
     def replace(name: str, parts: Parts, on: Callable[[Any], jax.Array]) -> None:
-        """By what `on` makes, given where it is to lie; the old one goes first, so that there are never both.
-
-        Kernels in few bits are encoded part by part.
-        """
+        """By what `on` makes, given where it is to lie; the old one goes first, so that there are never both. Kernels
+        in few bits are encoded part by part."""
         if name in leaves:
             old = leaves[name]
             old.delete()

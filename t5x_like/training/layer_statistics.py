@@ -17,12 +17,8 @@ Norms = Callable[[Params], dict[str, jax.Array]]
 
 
 def norms_by_layer(specs: Params, order: Callable[[int], np.ndarray] = np.arange) -> Norms:
-    """Returns norms(tree like `specs`) -> {"decoder/layers/03": norm, "token_embedding": norm, ...}.
-
-    Args:
-      specs: of the parameters, layers stacked as `models/stack.py` says.
-      order: which layers of so many lie where: of a circular pipeline not one after the other.
-    """
+    """Returns norms(tree like `specs`) -> {"decoder/layers/03": norm, "token_embedding": norm, ...}; layers are stacked
+    as `models/stack.py` says, in an `order` that `layer_numbers` describes."""
     named, numbers = named_specs(specs), layer_numbers(specs, order)
 
     def groups(name: str) -> list[str]:
@@ -49,10 +45,8 @@ def norms_by_layer(specs: Params, order: Callable[[int], np.ndarray] = np.arange
 
 
 def activation_sizes(model: Model, params: Params, batch: Batch, ctx: Context) -> dict[str, jax.Array]:
-    """Root mean square and largest magnitude of what enters every layer and leaves the last, [L + 1] each.
-
-    Of the model's last stream; nothing of a model whose layers do not tell, nor of a pipeline.
-    """
+    """Root mean square and largest magnitude of what enters every layer and leaves the last, [L + 1] each. Of the
+    model's last stream; nothing of a model whose layers do not tell, nor of a pipeline."""
     if ctx.pipeline is not None:
         return {}
     states = model.apply(params, batch, want=("hidden_states",), ctx=ctx).get("hidden_states")

@@ -73,14 +73,14 @@ def train(
     """Trains a run to its end, or goes on with it where its folder says it stopped.
 
     Args:
-      config: resolved; durations in epochs may be left, they are resolved here.
+      config: resolved, but for durations in epochs.
       workdir: the run folder, on a disk or gs://; made when missing.
       dataset: as `build_dataset(config.data, config.seed)` gives it, when the caller has it already.
-      started: when the program was, on the clock of time.monotonic(), to tell how long the first step took to come.
+      started: when the program was, on the clock of time.monotonic().
       trunk: the steps that it shares with runs of other lengths.
 
     Returns:
-      What summary.json holds. Its `status` is "finished", "diverged" (a loss that is not finite) or "interrupted"
+      What summary.json holds, whose `status` is "finished", "diverged" (a loss that is not finite) or "interrupted"
       (SIGTERM or ctrl-C: state saved, the next call goes on).
 
     Raises:
@@ -273,7 +273,6 @@ class _Loop:
         return "finished"
 
     def _steps(self, stop: StopRequest) -> None:
-        """Steps to the end or a stop, with what is due on the way."""
         while self.step < self.total and not self._stops(stop):
             if self.profile.due(self.step):
                 self._collect_all()
@@ -315,11 +314,8 @@ class _Loop:
         return bool(stop) if self.any_process is None else self.told
 
     def _dispatch(self, stop: StopRequest) -> None:
-        """Sends the next steps to the device: a whole call, or fewer up to the next evaluation or checkpoint.
-
-        Of several processes each sends along whether it was told to stop; all of them read the answer with the call's
-        metrics, so all stop at the same step.
-        """
+        """Sends the next steps to the device: a whole call, or fewer up to the next evaluation or checkpoint. Each of
+        several processes sends along whether it was told to stop; all read that with the metrics, and stop together."""
         count = min(self.program.steps_per_call, self.total - self.step)
         for every in (self.evaluate_every, self.checkpoint_every):
             if every is not None:
@@ -359,9 +355,7 @@ class _Loop:
         steps = range(self.tally.step + 1, self.tally.step + count + 1)
         logs = [_due(step, self.log_every) or step == self.total for step in steps]
         tokens_per_second = self.stopwatch.take_rate() if any(logs) else None
-        columns = {
-            name: list(zip(value.tolist(), weight.tolist(), strict=True)) for name, (value, weight) in sums.items()
-        }
+        columns = {name: list(zip(*(each.tolist() for each in pair), strict=True)) for name, pair in sums.items()}
         for i, (step, log, rate) in enumerate(zip(steps, logs, call.rates.tolist(), strict=True)):
             self.tally.add({name: pairs[i] for name, pairs in columns.items()}, int(tokens[i]))
             if (why := self._diverged({name: pairs[i][0] for name, pairs in columns.items()})) is not None:
@@ -408,14 +402,12 @@ class _Loop:
                 self.reporter.note(f"step {self.step}: {name} loss {result['loss']:.4f}")
 
     def _activations(self) -> dict[str, float]:
-        """Of the first held-out rows, where they are wanted."""
         if not self.config.execution.layer_statistics:
             return {}
-        share = {"host_index": self.program.share.part, "host_count": self.program.share.parts}
-        batch = next(iter(self.dataset.eval_batches(self.config.training.batch_size, 1, **share)))
-        return named_by_layer(
-            self.program.activation_sizes(self.program.params(self.state), self.program.on_devices(batch))
-        )
+        program, share = self.program, self.program.share
+        hosts = {"host_index": share.part, "host_count": share.parts}
+        batch = next(iter(self.dataset.eval_batches(self.config.training.batch_size, 1, **hosts)))
+        return named_by_layer(program.activation_sizes(program.params(self.state), program.on_devices(batch)))
 
     def _scored(self, dataset: Dataset) -> dict[str, float]:
         others = self.state.teacher if self.program.others else {}
@@ -470,11 +462,11 @@ class _Loop:
 
 
 class _Call(NamedTuple):
-    """A call on its way: the rates of its steps, per step the objective's sums and target tokens, and who stops."""
+    """A call on its way, by step but for who stops."""
 
     rates: np.ndarray
-    sums: Any
-    tokens: Any
+    sums: Any  # of the objective
+    tokens: Any  # that are targets
     stop: Any
 
 

@@ -47,12 +47,9 @@ def settle(
     memory: float,
     note: Callable[[str], None] = lambda line: None,
 ) -> RunConfig:
-    """Replaces every "auto" of `execution.remat` and `training.microbatches` of a resolved run.
+    """Replaces every "auto" of `execution.remat` and `training.microbatches` of a resolved run, noting what is taken.
 
-    Args:
-      features: of one training row, without the dimension of rows.
-      memory: bytes of a device, such as `device_memory` gives.
-      note: told what is taken, and how much memory that takes.
+    `features` are of one training row, without that dimension; `memory` is a device's bytes, as of `device_memory`.
 
     Raises:
       UserError: nothing fits.
@@ -89,10 +86,8 @@ def one_step(config: RunConfig) -> RunConfig:
 
 
 def step_bytes(config: RunConfig, features: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[float, float]:
-    """Bytes of a device's memory that a training step takes: for the state and a batch, and for temporaries.
-
-    As the compiler lays them out; the latter are infinite where it finds that the step cannot be laid out.
-    """
+    """Bytes of a device's memory that a training step takes: for the state and a batch, and for temporaries. As the
+    compiler lays them out; the latter are infinite where it finds that the step cannot be laid out."""
     program = Program(program_config(one_step(config)))
     arguments = program.abstract_arguments(features, config.training.batch_size)
     try:
@@ -107,11 +102,8 @@ def step_bytes(config: RunConfig, features: Mapping[str, jax.ShapeDtypeStruct]) 
 
 
 def device_memory() -> float:
-    """Bytes of one device: what it says, else what its kind has, else its share of this machine's.
-
-    Raises:
-      UserError: none of them is known.
-    """
+    """Bytes of one device: what it says, else what its kind has, else its share of this machine's. Raises UserError:
+    none of them is known."""
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if found := limit or memory_of(device.device_kind):

@@ -32,7 +32,6 @@ class Tally:
     lineage: dict[str, Any] | None = None  # the run whose first steps these are, and how many; see `trunk.py`
 
     def add(self, sums: Mapping[str, tuple[float, float]], tokens: int) -> None:
-        """Counts one step and the tokens it took."""
         self.step += 1
         self.tokens += tokens
         if "skipped" in sums:

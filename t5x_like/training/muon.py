@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Muon (Jordan et al. 2024): momentum, orthogonalised matrix by matrix.
 
-Written after the published equations: Optax corrects the two terms of Nesterov's sum for their start by different
-factors, which turns the direction of the first steps, and keeps its coefficients in the state.
+Not Optax's, which corrects the two terms of Nesterov's sum for their start by different factors: that turns the first
+steps' direction.
 """
 
 import math
@@ -67,10 +67,8 @@ def _scale(config: MuonConfig, spec: ParamSpec) -> float:
 
 
 def newton_schulz(matrices: jax.Array, steps: int) -> jax.Array:
-    """Brings the singular values of each matrix [..., rows, columns] near 1, its singular vectors unchanged.
-
-    X = X / |X|, then `steps` times X = a X + (b A + c A^2) X with A = X X^T.
-    """
+    """Brings the singular values of each matrix [..., rows, columns] near 1, its singular vectors unchanged. X = X /
+    |X|, then `steps` times X = a X + (b A + c A^2) X with A = X X^T."""
     a, b, c = COEFFICIENTS
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT  # the smaller of the two products

@@ -40,11 +40,8 @@ class Factors(NamedTuple):
 
 
 def factors(model: ModelConfig, parametrisation: MupConfig) -> Params:
-    """Returns the tree of Factors of a model's parameters.
-
-    Raises:
-      UserError: a base with other parameters, or a model for whose tied logits nothing can be multiplied.
-    """
+    """Returns the tree of Factors of a model's parameters. Raises UserError: a base with other parameters, or a model
+    for whose tied logits nothing can be multiplied."""
     base = parametrisation.base
     assert base is not None
     specs, of_base = (build_model(each).specs() for each in (model, base))
@@ -62,17 +59,14 @@ def factors(model: ModelConfig, parametrisation: MupConfig) -> Params:
 def _factors(name: str, specs: dict[str, ParamSpec], base: dict[str, ParamSpec], depth: float) -> Factors:
     spec = specs[name]
     kernel = f"{name.removesuffix('bias')}kernel"  # a bias makes the same activations as the kernel beside it
-    made = _activations(specs.get(kernel, spec), base.get(kernel, base[name]), depth) if _is_map(name) else 1.0
+    is_map = name.endswith(("kernel", "bias"))
+    made = _activations(specs.get(kernel, spec), base.get(kernel, base[name]), depth) if is_map else 1.0
     into, out = (_ratio(axes, spec, base[name]) for axes in (spec.in_axes, spec.out_axes))
     values, rate = 1.0, 1.0
     if spec.is_matrix and not spec.lookup and into != 1:
         values, rate = (into**-0.5 if out != 1 else 1 / into), 1 / into
     values *= _spread(base[name]) / _spread(spec)
     return Factors(values * made, rate * made, 1 / (rate * made))
-
-
-def _is_map(name: str) -> bool:
-    return name.endswith(("kernel", "bias"))
 
 
 def _activations(spec: ParamSpec, base: ParamSpec, depth: float) -> float:
@@ -84,8 +78,7 @@ def _activations(spec: ParamSpec, base: ParamSpec, depth: float) -> float:
 
 
 def _ratio(axes: tuple[str, ...], spec: ParamSpec, base: ParamSpec) -> float:
-    sizes = (math.prod(each.shape[each.axes.index(axis)] for axis in axes) for each in (spec, base))
-    own, others = sizes
+    own, others = (math.prod(each.shape[each.axes.index(axis)] for axis in axes) for each in (spec, base))
     return own / others
 
 

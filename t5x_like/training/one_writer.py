@@ -31,11 +31,7 @@ def as_the_first(value: Any) -> Any:
 
 
 def check_same(texts: Mapping[str, str]) -> None:
-    """Makes sure that what all processes must have in common is the same everywhere: texts by what they are.
-
-    Raises:
-      UserError: this process has another one than the first.
-    """
+    """Raises UserError where this process has another text than the first, of texts by what they are."""
     if jax.process_count() == 1:
         return
     digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts.values()]
@@ -48,10 +44,7 @@ def check_same(texts: Mapping[str, str]) -> None:
 
 def wait_for(path: Path, refresh: Callable[[], None] = lambda: None, patience: float = FILE_PATIENCE) -> None:
     """Waits until this process, too, sees a file that the first one has written; `refresh` is called before every look.
-
-    Raises:
-      UserError: it does not come within `patience` seconds.
-    """
+    UserError: it does not come within `patience` seconds."""
     until = time.monotonic() + patience
     while not path.is_file():
         refresh()

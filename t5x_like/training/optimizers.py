@@ -23,7 +23,7 @@ from t5x_like.training.adafactor import scale_by_adafactor
 from t5x_like.training.eight_bit import scale_by_eight_bit_adam, scales_spec
 from t5x_like.training.matrices import dimensions
 from t5x_like.training.muon import is_hidden, scale_by_muon
-from t5x_like.training.parameter_rules import layer_numbers, multipliers, path_name
+from t5x_like.training.parameter_rules import depths_of, layer_numbers, multipliers, path_name
 
 
 def build_optimizer(
@@ -34,10 +34,8 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer without its learning rate: clipping, the optimizer's own scaling, decay, rules by name.
 
-    Its `update` takes `step`, how many have been taken, beside gradients, state and parameters, where it thaws layers.
-
-    `specs` is the tree of ParamSpec of the parameters that are trained, `factors` that of their `mup.Factors`, `order`
-    as `layer_numbers` takes it.
+    Its `update` takes `step` beside gradients, state and parameters, where it thaws layers. `specs` are of what is
+    trained, `factors` their `mup.Factors`, `order` as `layer_numbers` takes it.
 
     Raises:
       UserError: rules that leave a parameter out, or that no parameter needs.
@@ -71,7 +69,6 @@ def _weight_decays(config: OptimizerConfig, specs: Params) -> Params:
 
 
 def _learning_rates(config: OptimizerConfig, specs: Params) -> Params:
-    """What every parameter's learning rate is, as a multiple of the schedule's."""
     rates = map_specs(lambda _: 1.0, specs)
     if config.learning_rate_rules:
         rates = multipliers(config.learning_rate_rules, specs, "optimizer.learning_rate_rules")
@@ -85,9 +82,7 @@ def _below_the_top(specs: Params, order: Callable[[int], np.ndarray]) -> Params:
     """How far below the top a parameter lies: L - l of layer l of L from 0, L + 1 of tables that tokens are looked up
     in, 0 of what is above the layers. A stack's is int [layers, 1, ...]."""
     numbers = layer_numbers(specs, order)
-    depths: dict[str, int] = {}
-    for stack, layers in numbers.values():
-        depths[stack] = max(depths.get(stack, 0), int(layers.max()) + 1)
+    depths = depths_of(numbers)
     most = max(depths.values(), default=0)
     below: dict[str, Any] = {}
     for name, spec in named_specs(specs).items():

@@ -3,7 +3,7 @@
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,9 +21,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 def layer_numbers(specs: Params, order: Callable[[int], np.ndarray] = np.arange) -> dict[str, tuple[str, np.ndarray]]:
     """Of every parameter inside a stack, by its name: the stack's name, and which layers of it it holds, [repeats].
-
-    `order` says which repeats lie where: in a circular pipeline not one after the other.
-    """
+    `order` says which repeats lie where: in a circular pipeline not one after the other."""
     named = named_specs(specs)
     inside = {name: name.partition("layers/") for name in named if "layers" in named[name].axes}
     widths: dict[str, int] = {}  # blocks of a stack's pattern
@@ -36,12 +34,17 @@ def layer_numbers(specs: Params, order: Callable[[int], np.ndarray] = np.arange)
     return numbers
 
 
-def multipliers(rules: Rules, specs: Params, field: str) -> Params:
-    """Returns the tree of numbers that the rules give to the parameters; `field` is the config's, for errors.
+def depths_of(numbers: Mapping[str, tuple[str, np.ndarray]]) -> dict[str, int]:
+    """Layers of each stack, of what `layer_numbers` gives."""
+    depths: dict[str, int] = {}
+    for stack, layers in numbers.values():
+        depths[stack] = max(depths.get(stack, 0), int(layers.max()) + 1)
+    return depths
 
-    Raises:
-      UserError: a parameter that no rule matches, or a rule that is the first to match none.
-    """
+
+def multipliers(rules: Rules, specs: Params, field: str) -> Params:
+    """Returns the tree of numbers that the rules give to the parameters; `field` is the config's, for errors. Raises
+    UserError: a parameter that no rule matches, or a rule that is the first to match none."""
     patterns = [re.compile(pattern) for pattern, _ in rules]
     leaves, structure = jax.tree_util.tree_flatten_with_path(specs, is_leaf=lambda node: isinstance(node, ParamSpec))
     names = [path_name(path) for path, _ in leaves]
@@ -64,9 +67,8 @@ def multipliers(rules: Rules, specs: Params, field: str) -> Params:
 def _why_unused(i: int, patterns: list[re.Pattern[str]], names: list[str], text: str) -> str:
     taken = next((name for name in names if patterns[i].fullmatch(name)), None)
     if taken is None:
-        return (
-            f"pattern {text!r} matches the whole name of no parameter; accepted: e.g. {', '.join(_like(text, names))}"
-        )
+        like = ", ".join(_like(text, names))
+        return f"pattern {text!r} matches the whole name of no parameter; accepted: e.g. {like}"
     earlier = next(pattern.pattern for pattern in patterns if pattern.fullmatch(taken))
     return (
         f"pattern {text!r} is never reached: earlier rules match all its parameters, such as {taken!r} by {earlier!r}; "
@@ -75,6 +77,5 @@ def _why_unused(i: int, patterns: list[re.Pattern[str]], names: list[str], text:
 
 
 def _like(text: str, names: list[str]) -> list[str]:
-    """Up to three names like a pattern."""
     found = [name for name in names if re.search(text, name)]  # a pattern for a part of a name, the usual slip
     return [repr(name) for name in (found or difflib.get_close_matches(text, names, n=3, cutoff=0.0))[:3]]

@@ -36,7 +36,6 @@ class Profile:
         self._running = True
 
     def close(self) -> None:
-        """Ends and writes a trace that runs."""
         if self._running:
             self._running, self._steps = False, None
             jax.profiler.stop_trace()

@@ -101,11 +101,8 @@ def program_config(config: RunConfig) -> ProgramConfig:
 
 
 def _model_in(folder: str, field: str, config: RunConfig) -> ModelConfig:
-    """Of a folder that a field names.
-
-    Raises:
-      UserError: there is none, or it does not know the data's tokens or as many positions.
-    """
+    """Of a folder that a field names. Raises UserError: there is none, or it does not know the data's tokens or as many
+    positions."""
     try:
         return model_of(Path(folder)).resolve(config.data)
     except FieldError as error:
@@ -133,11 +130,9 @@ class Program:
     The mesh is of this machine's devices or of others: those of a slice that is not there can be compiled for.
 
     Attributes:
-      trained_specs: those of the parameters that are trained.
       pipeline: of a mesh with stages, else None.
-      teacher_specs: those of the parameters of a teacher, which `State.teacher` has in what `step` takes and gives; or
-        by name those of the models that the objective asks.
-      others: those models.
+      teacher_specs: of the parameters that `State.teacher` has in what `step` takes and gives: a teacher's, or by name
+        those of the models that the objective asks, the `others`.
       steps_per_call: the leading dimension of the batches that `step` takes.
     """
 
@@ -156,10 +151,8 @@ class Program:
         trained = self.factors and part_of(self.factors, self.trained_specs)
         self.layout = MeshLayout(make_mesh(config.mesh, devices))
         self.tuning, self.begins = config.tuning, config.begins
-        self.steps_per_call = config.execution.steps_per_call
-        self.microbatches = config.microbatches
-        self.ema_decay = config.ema_decay
-        self.skip_nonfinite = config.skip_nonfinite
+        self.steps_per_call, self.microbatches = config.execution.steps_per_call, config.microbatches
+        self.ema_decay, self.skip_nonfinite = config.ema_decay, config.skip_nonfinite
         check_cut(self.layout, self.specs, config.mesh.max_uncut)
         self.pipeline = self._pipeline(config)
         order = np.arange if self.pipeline is None else self.pipeline.order
@@ -214,13 +207,8 @@ class Program:
         return self._state_of(stored(self.model, params))
 
     def _state_of(self, params: Params) -> State:
-        return init_state(
-            params,
-            self.optimizer,
-            tuning=self.tuning,
-            loss_scaling=self.ctx.policy.loss_scaling,
-            average=self.ema_decay is not None,
-        )
+        how: Any = {"loss_scaling": self.ctx.policy.loss_scaling, "average": self.ema_decay is not None}
+        return init_state(params, self.optimizer, tuning=self.tuning, **how)
 
     @cached_property
     def state_specs(self) -> Any:
@@ -266,8 +254,7 @@ class Program:
             dim = spec.axes.index("layers")
             return jnp.take(leaf, change(order(spec.shape[dim])), axis=dim)
 
-        specs = self.state_specs
-        here = self.state_shardings
+        specs, here = self.state_specs, self.state_shardings
         return jax.jit(lambda state: map_specs(one, specs, state.replace(teacher={})), out_shardings=here, **how)
 
     @cached_property
@@ -287,10 +274,9 @@ class Program:
     @cached_property
     def step(self) -> Any:
         """step(state, batches_K, knobs_K) -> (state, sums); the state passed in is used up. See `make_step`."""
-        what = (self.model, self.objective, self.optimizer)
-        where = self.state_shardings.trainable
-        how = (self.ema_decay, where, self.skip_nonfinite)
-        function = make_step(*what, self.ctx, self.microbatches, *how, by_layer=self.by_layer)
+        what = self.model, self.objective, self.optimizer, self.ctx, self.microbatches
+        how = self.ema_decay, self.state_shardings.trainable, self.skip_nonfinite, self.by_layer
+        function = make_step(*what, *how)
         everywhere, state = self.layout.replicated, self.state_shardings.replace(teacher=self.teacher_shardings)
         return jax.jit(
             function,
@@ -335,10 +321,8 @@ class Program:
         return jax.device_put(batch, where) if jax.process_count() == 1 else put_rows(batch, self.share, where, leading)
 
     def abstract_arguments(self, features: Mapping[str, jax.ShapeDtypeStruct], rows: int) -> tuple[Any, ...]:
-        """The arguments of `step` as jax.ShapeDtypeStruct, to lower it for.
-
-        `features` are those of one row, without the dimension of rows; `rows` is a batch's number, over all hosts.
-        """
+        """The arguments of `step` as jax.ShapeDtypeStruct, to lower it for, by the `features` of one row, without that
+        dimension, and a batch's number of rows, over all hosts."""
         batches = {
             name: jax.ShapeDtypeStruct((self.steps_per_call, rows, *one.shape), one.dtype)
             for name, one in features.items()

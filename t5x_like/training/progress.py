@@ -64,9 +64,7 @@ class Lines(Silent):
     """Plain lines, at most one every few seconds, and always the first and the last."""
 
     def __init__(self, seconds: float = 5.0):
-        self._seconds = seconds
-        self._told = -float("inf")
-        self._total = 0
+        self._seconds, self._told, self._total = seconds, -float("inf"), 0
 
     def start(self, step: int, total: int) -> None:
         self._total = total

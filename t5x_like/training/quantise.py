@@ -39,21 +39,16 @@ class Trained:
         """That of a run folder or of a Hugging Face folder, on one device."""
         config, program, params = load_any(folder)
         _, params = untuned(program.model, params, masters=True)
-        config = dataclasses.replace(
-            config, tuning=PartialTuningConfig(train=(OTHERS,)), quantisation=None, init_from=None, mesh=MeshConfig()
-        )
+        how: dict[str, Any] = {"tuning": PartialTuningConfig(train=(OTHERS,)), "mesh": MeshConfig()}
+        config = dataclasses.replace(config, **how, quantisation=None, init_from=None)
         return cls(config, program_for(config), params)
 
 
 def in_few_bits(
     trained: Trained, how: QuantisationConfig, method: str = "nearest", tokens: int = 0
 ) -> tuple[RunConfig, Program, Params]:
-    """The same model in a format: its config, its program, and what is kept of its parameters.
-
-    Args:
-      method: "nearest" or "gptq".
-      tokens: of training data that GPTQ looks at.
-    """
+    """The same model in a format: its config, its program, and what is kept of its parameters; by "nearest", or "gptq",
+    which looks at so many `tokens` of training data."""
     config = dataclasses.replace(trained.config, quantisation=how)
     program = program_for(config)
     if method == "nearest" or how.kind == "bf16":
@@ -69,7 +64,6 @@ def in_few_bits(
 
 
 def _batches(trained: Trained, tokens: int) -> Iterator[Any]:
-    """The first batches of the training data."""
     config = trained.config
     dataset = build_dataset(config.data, config.seed)
     size = config.training.batch_size

@@ -31,11 +31,7 @@ LOCK_POLL = 0.2
 
 
 def load_config(folder: Path) -> RunConfig:
-    """Reads the config of an existing run folder.
-
-    Raises:
-      UserError: the folder is missing or is no run folder.
-    """
+    """Reads the config of an existing run folder; UserError where there is none."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: is not a run folder (it has no config.json)")
@@ -48,11 +44,8 @@ def model_of(folder: Path) -> ModelConfig:
 
 
 def check_folder(folder: Path, config: RunConfig) -> None:
-    """Accepts a folder that belongs to the same run, or to none.
-
-    Raises:
-      UserError: the folder belongs to another run, or is no run folder and not empty; nothing in it is touched.
-    """
+    """Accepts a folder that belongs to the same run, or to none. Raises UserError: the folder belongs to another run,
+    or is no run folder and not empty; nothing in it is touched."""
     path = folder / "config.json"
     if path.is_file():
         theirs, ours = (flatten_dict(identity(each), sep=".") for each in (load_config(folder), config))
@@ -106,22 +99,15 @@ def _lock(file: int) -> bool:
 
 
 def open_folder(folder: Path, config: RunConfig) -> None:
-    """Writes the config into a folder that is new; else checks that it belongs to the same run.
-
-    Raises:
-      UserError: as `check_folder`.
-    """
+    """Writes the config into a folder that is new; else checks it as `check_folder`."""
     check_folder(folder, config)
     if not (folder / "config.json").is_file():
         write_json(folder / "config.json", to_dict(config))
 
 
 def check_unchanged(folder: Path, what: str, fingerprint: str) -> None:
-    """Makes sure that a run goes on with the "data", or the "teacher", that it began with.
-
-    Raises:
-      UserError: environment.json names another one; nothing is touched.
-    """
+    """Makes sure that a run goes on with the "data", or the "teacher", that it began with; UserError: environment.json
+    names another one."""
     path = folder / "environment.json"
     began_with = read_json(path)[what]["fingerprint"] if path.is_file() else fingerprint
     if began_with != fingerprint:
@@ -147,15 +133,11 @@ def write_environment(
             "peak_flops_per_second": peak,
             "mesh": dict(mesh.shape),
             "git_commit": _git_commit(),
-            "data": _described(data),
-            "evaluation": {name: _described(each) for name, each in sets.items()},
+            "data": data.description | {"fingerprint": data.fingerprint},
+            "evaluation": {name: each.description | {"fingerprint": each.fingerprint} for name, each in sets.items()},
             **({} if teacher is None else {"teacher": {"fingerprint": teacher}}),
         },
     )
-
-
-def _described(data: Dataset) -> dict[str, Any]:
-    return data.description | {"fingerprint": data.fingerprint}
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,16 +178,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _git_commit() -> str | None:
-    """The commit that this package runs from, "-dirty" after it where tracked files differ; None outside a checkout.
-
-    A package installed beneath some other project's checkout (in its virtual environment, say) is outside.
-    """
+    """The commit that this package runs from, "-dirty" after it where tracked files differ; None outside a checkout, or
+    installed beneath some other project's (in its virtual environment, say)."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout.strip()
+        how: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 10}
+        return str(subprocess.run(["git", *words], **how, check=True).stdout).strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)

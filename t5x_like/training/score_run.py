@@ -48,12 +48,11 @@ def score_run(
       tokens: held-out tokens of each set; None: as many as the run took.
       pairs: so many of each set of pairs are written, too, and compared: see `exact_match`.
       average: whether a run that averages its parameters is scored with the average.
-      vectors: `classes`, `templates`, `within`: what sets of captions are scored for, too: see `zero_shot.score`.
+      vectors: `classes`, `templates`, `within` of sets of captions, see `zero_shot.score`.
       progress: told a set's name and the share of it that is done.
 
-    Returns:
-      What evaluation.json holds: the checkpoint's `step`, whose `parameters` ("average" or "last") and `evaluations`,
-      {name: {"loss", "loss_stderr", ..., "fingerprint"}}.
+    Returns what evaluation.json holds: the checkpoint's `step`, whose `parameters` ("average" or "last") and
+    `evaluations`, {name: {"loss", "loss_stderr", ..., "fingerprint"}}.
 
     Raises:
       UserError: the folder holds no checkpoint; a set is unknown, missing, or does not fit the run; its data changed.

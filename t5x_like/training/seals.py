@@ -29,11 +29,8 @@ def seal(checkpoints: Path) -> None:
 
 
 def damage(folder: Path, *, only: tuple[str, ...] = ()) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None: all is as it was written, or it was never sealed.
-
-    Args:
-      only: the items that are wanted of it, such as "params"; empty: all.
-    """
+    """What is wrong with a checkpoint, or with `only` some items of it, such as "params", in a few words; None: all is
+    as it was written, or it was never sealed."""
     if not (folder / SEAL).is_file():
         return None
     try:

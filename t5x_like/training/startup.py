@@ -49,10 +49,8 @@ def configure_jax() -> None:
 
 
 def quiet_orbax() -> None:
-    """What Orbax's threads log when a disk is full, in hundreds of lines, it also raises: one line is for the user.
-
-    Nor need he know that it removes what a killed process had half written.
-    """
+    """What Orbax's threads log when a disk is full, in hundreds of lines, it also raises: one line is for the user. Nor
+    need he know that it removes what a killed process had half written."""
 
     def is_news(record: logging.LogRecord) -> bool:
         is_known = record.levelno == logging.ERROR or "it is not finalized" in record.getMessage()
@@ -73,10 +71,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory for the next step; returns whether it could be told.
 
     XLA:CPU allocates its temporaries anew in every call and glibc gives large ones back to the kernel, which then
-    clears every page of them again. Accelerators manage their own memory, and nothing here concerns them.
-
-    Call it before JAX starts its threads: one that has allocated keeps the arena it got then, and what is freed there
-    goes back to the kernel. What the user has set through MALLOC_ variables of the environment stays.
+    clears every page of them again. Call it before JAX starts its threads: one that has allocated keeps the arena it
+    got then, and gives back what is freed there. What MALLOC_ variables of the environment have set stays.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -30,14 +30,11 @@ class LossScale(flax.struct.PyTreeNode):
 
     @classmethod
     def start(cls, rule: LossScaling) -> "LossScale":
-        """Returns the scale of the first step."""
         return cls(jnp.asarray(rule.initial, jnp.float32), jnp.zeros((), jnp.int32))
 
     def after(self, finite: jax.Array, rule: LossScaling) -> "LossScale":
-        """Returns the next step's scale: halved unless this step's gradients were finite, doubled after a quiet time.
-
-        The scale stays between `rule.lowest` and `rule.highest`; a doubling or a halving starts the count anew.
-        """
+        """The next step's scale, within `rule.lowest` and `rule.highest`: halved unless this step's gradients were
+        finite, doubled after a quiet time; either starts the count anew."""
         quiet = self.quiet_steps + 1
         grows = quiet >= rule.growth_interval
         larger = jnp.where(grows, jnp.minimum(2 * self.value, rule.highest), self.value)
@@ -73,13 +70,8 @@ def part_of(tree: Params, like: Params) -> Params:
 
 
 def split(tree: Params, tuning: TuningConfig) -> tuple[Params, Params]:
-    """Divides a nested dict by the names of its leaves: (frozen, trainable), which `merge` joins again.
-
-    A kernel in few bits, a dict where others are arrays, is frozen.
-
-    Raises:
-      UserError: a pattern that matches no name.
-    """
+    """Divides a nested dict by the names of its leaves: (frozen, trainable), which `merge` joins again. A kernel in few
+    bits, a dict where others are arrays, is frozen. UserError: a pattern that matches no name."""
     leaves = flatten_dict(tree, sep="/")
     if isinstance(tuning, PartialTuningConfig):
         for number, pattern in enumerate(tuning.train):
@@ -89,14 +81,10 @@ def split(tree: Params, tuning: TuningConfig) -> tuple[Params, Params]:
                     f"tuning.train[{number}]: pattern {pattern!r} matches the whole name of no parameter; accepted: "
                     f"e.g. {close}"
                 )
-    frozen, trainable = (
-        unflatten_dict(
-            {name: leaf for name, leaf in leaves.items() if (tuning.trains(name) and "/kernel/" not in name) == trains},
-            sep="/",
-        )
-        for trains in (False, True)
-    )
-    return frozen, trainable
+    parts: tuple[Params, Params] = {}, {}
+    for name, leaf in leaves.items():
+        parts[tuning.trains(name) and "/kernel/" not in name][name] = leaf
+    return unflatten_dict(parts[False], sep="/"), unflatten_dict(parts[True], sep="/")
 
 
 def init_state(
@@ -120,11 +108,8 @@ def init_state(
 
 
 def state_bytes(config: RunConfig) -> dict[str, int]:
-    """Bytes that training keeps from step to step, over all devices; activations are not among them.
-
-    They are of "parameters", "gradients" (one step's), the "optimizer"'s state and the parameters' "average", from
-    shapes alone, those of what is trained; counters of a few bytes are left out.
-    """
+    """Bytes that training keeps from step to step, over all devices, without activations and counters, by shapes alone:
+    of "parameters", "gradients" (one step's), the "optimizer"'s state and the parameters' "average"."""
     specs = tuned_specs(build_model(config.model).specs(), config.tuning, config.quantisation)
     _, trained = split(specs, config.tuning)
     optimizer = build_optimizer(config.optimizer, trained)

@@ -116,11 +116,9 @@ def _gradient(
     """Returns gradient(state, batch, key) -> (the gradient of the batch's mean objective, sums).
 
     Sums and gradients of sums are accumulated over microbatches in float32 and divided once: exact for ragged weights.
-    A pipeline takes all microbatches in one call.
-
-    Every group of devices along `data` accumulates the gradient of its own rows, and groups are added up once, at the
-    end: left to itself the compiler would do so in every layer of every microbatch. Not so where rows share a
-    statistic, as those that experts take do.
+    A pipeline takes all microbatches in one call. Groups of devices along `data` accumulate gradients of their own rows
+    and are added up once, at the end (the compiler would do so in every layer of every microbatch), but where rows
+    share a statistic, as those that experts take do.
     """
     if microbatches > 1 and not objective.separable:
         raise UserError(
@@ -197,10 +195,9 @@ def _gradient(
 def _update_average(average: Params, params: Params, decay: float, step: jax.Array) -> Params:
     """The exponential moving average of the parameters (Polyak and Juditsky 1992, with exponential weights).
 
-    That is d * average + (1 - d) * params, leaf by leaf, in float32, with d = min(decay, (1 + step) / (10 + step));
-    `step` counts the steps taken before this one. The average starts at the initial parameters. The smaller decay of
-    the first steps lets it forget them: a short run's average would be mostly its initialisation otherwise. It is
-    `decay` from step (10 decay - 1) / (1 - decay) on: step 890 for .99.
+    d * average + (1 - d) * params, leaf by leaf, in float32, with d = min(decay, (1 + step) / (10 + step)) after `step`
+    steps: the first ones forget the initial parameters, or a short run's average would be mostly these. It is `decay`
+    from step (10 decay - 1) / (1 - decay) on: step 890 for .99.
     """
     t = step.astype(jnp.float32)
     rest = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
@@ -208,10 +205,7 @@ def _update_average(average: Params, params: Params, decay: float, step: jax.Arr
 
 
 def _all_finite(tree: Any) -> jax.Array:
-    """Whether no number of a tree is infinite or NaN.
-
-    By `isfinite` of every number: a maximum across the emulated devices of a CPU drops NaN.
-    """
+    """Whether no number of a tree is infinite or NaN; a maximum across the emulated devices of a CPU drops NaN."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
@@ -233,8 +227,5 @@ def _or_one(weight: jax.Array) -> jax.Array:
 
 
 def _split_batch(x: jax.Array, parts: int) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...], each part taking every parts-th row.
-
-    Strided, so that the rows of one device stay on that device.
-    """
+    """[B, ...] -> [parts, B / parts, ...], each part taking every parts-th row: those of a device stay there."""
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

@@ -9,22 +9,18 @@ PARTS = ("start", "input", "step", "evaluation", "checkpoint", "rollout")
 
 
 class Stopwatch:
-    """Where the time of a session goes.
+    """Where the time of a session goes, in seconds.
 
     Calls are timed from one's return to the next one's. The first is left out (it is compiled), and so is what lies
     in an `aside`. Lines of metrics that came back in one call share a rate: its steps end together.
-
-    Attributes:
-      calling: seconds of the calls timed.
-      waiting: how much of that the loop waited for the compiled step; the rest it was busy itself.
-      stalled: how much of that it was busy and, before it sent the next call, found the device with nothing to do.
-      startup: seconds from the start of the program until the first call came back; None before.
     """
 
     def __init__(self, started: float | None = None) -> None:
         """`started`: when the program was, on the clock of `now`."""
-        self.calling = self.waiting = self.stalled = 0.0
-        self.startup: float | None = None
+        self.calling = 0.0  # in the calls timed
+        self.waiting = 0.0  # of that, for the compiled step; for the rest the loop was busy itself
+        self.stalled = 0.0  # of that, busy while the device, before it was sent the next call, had nothing to do
+        self.startup: float | None = None  # from the start of the program until the first call came back
         self._started = self.now() if started is None else started
         self._last: float | None = None
         self._tokens, self._seconds = 0, 0.0

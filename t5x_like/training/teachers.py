@@ -19,18 +19,12 @@ from t5x_like.tuning import untuned
 
 def load_others(config: RunConfig, program: Program) -> Params:
     """What `State.teacher` has, on the mesh of a run's program: a teacher's parameters, or by name those of the models
-    that the objective asks; where the run has stages, they have none.
-
-    Raises:
-      UserError: a folder holds no parameters, or a tuning method that cannot be merged into them.
-    """
+    that the objective asks; where the run has stages, they have none. Raises UserError: a folder holds no parameters,
+    or a tuning method that cannot be merged into them."""
     if config.teacher is not None:
         return _loaded(Path(config.teacher.path), program.teacher_shardings, config, program)
-    shardings = program.teacher_shardings
-    return {
-        name: _loaded(Path(folder), shardings[name], config, program)
-        for name, folder in config.objective.folders.items()
-    }
+    where, folders = program.teacher_shardings, config.objective.folders
+    return {name: _loaded(Path(folder), where[name], config, program) for name, folder in folders.items()}
 
 
 def _loaded(folder: Path, shardings: Params, config: RunConfig, program: Program) -> Params:

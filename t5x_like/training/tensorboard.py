@@ -19,10 +19,8 @@ _SESSION_START = 1
 
 
 class EventFile:
-    """One event file in `folder`, which is made when missing.
-
-    TensorBoard drops what earlier files of the folder say about `first_step` and later ones.
-    """
+    """One event file in `folder`, which is made when missing. TensorBoard drops what earlier files of the folder say
+    about `first_step` and later ones."""
 
     def __init__(self, folder: Path, first_step: int):
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +49,6 @@ class EventFile:
 
 
 def _field(number: int, kind: int, value: float | bytes) -> bytes:
-    """One field of a protocol buffer message."""
     key = _varint(number << 3 | kind)
     if isinstance(value, bytes):
         return key + _varint(len(value)) + value

@@ -43,11 +43,7 @@ def check_trackers(config: RunConfig) -> None:
 
 
 def open_trackers(config: RunConfig, folder: Path, name: str, step: int) -> list[Tracker]:
-    """The trackers of a run that is called `name` and has taken so many steps.
-
-    Raises:
-      UserError: a service cannot be reached.
-    """
+    """The trackers of a run called `name` that has taken so many steps; UserError: a service cannot be reached."""
     opened: list[Tracker] = [EventFile(folder / "tensorboard", step + 1)] if config.training.tensorboard else []
     for each in config.execution.trackers:
         try:

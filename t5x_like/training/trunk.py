@@ -22,15 +22,10 @@ from t5x_like.training.state import State
 
 @dataclass(frozen=True)
 class Trunk:
-    """What a run shares with others.
+    """What a run shares with others."""
 
-    Attributes:
-      keep_at: the step whose state it keeps for longer runs.
-      parent: the folder of the run that it goes on from, if that kept its state; None: it begins by itself.
-    """
-
-    keep_at: int
-    parent: Path | None = None
+    keep_at: int  # the step whose state it keeps for longer runs
+    parent: Path | None = None  # the folder of the run that it goes on from, if that kept its state; None: by itself
 
     def begin(self, abstract: State) -> tuple[State, dict[str, Any]] | None:
         """The parent's state and tally, in which it is named; None where there is nothing to go on from."""

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run folder on a disk, or in a bucket: gs://BUCKET/RUN.
 
-An object store has no appending, no renaming and no locks, and the files of a run folder want all three. So a run with
-a folder there writes its files into a local copy, which is sent after them: changed files every half minute, before
-every checkpoint, and at the end, summary.json last. Checkpoints go there directly, by Orbax, from every host. What the
-bucket has of the run is fetched at the start, so a run goes on from any machine.
+An object store has no appending, no renaming and no locks, and the files of a run folder want all three. So a run there
+writes into a local copy under $T5X_LIKE_CACHE/run_folders, a new one at every start: the bucket is the truth. Changed
+files are sent every half minute, before every checkpoint, and at the end, summary.json last. Checkpoints go there
+directly, by Orbax, from every host. What the bucket has is fetched at the start, so a run goes on from any machine.
 
-The local copy lies under $T5X_LIKE_CACHE/run_folders, a new one at every start: the bucket is the truth. Nothing locks
-a bucket, so two programs that train into one folder of it are not told apart. file:///FOLDER is treated as a bucket
-too, to try the same on a disk.
+Two programs that train into one folder of a bucket are not told apart. file:///FOLDER is treated as a bucket, too.
 """
 
 import shutil
@@ -34,10 +32,7 @@ _LAST = "summary.json"  # says how the run ended, so it comes after all else
 
 
 class WorkFolder:
-    """A run folder, on a disk of this machine or in a bucket.
-
-    This process reads and writes the folder's files in `local`, Orbax in `checkpoints`.
-    """
+    """A run folder, on a disk or in a bucket, whose files lie in `local`, Orbax's in `checkpoints`."""
 
     def __init__(self, place: str | Path):
         self.remote: Any = None
@@ -55,11 +50,8 @@ class WorkFolder:
             self.pull()
 
     def pull(self) -> None:
-        """Fetches the files that the bucket has and the local copy has not; folders stay there.
-
-        Raises:
-          UserError: the bucket cannot be read.
-        """
+        """Fetches the files that the bucket has and the local copy has not; folders stay there. Raises UserError: the
+        bucket cannot be read."""
         if self.remote is None:
             return
         with self._in_the_bucket():
@@ -72,11 +64,8 @@ class WorkFolder:
                     self._sent[copy] = _stamp(copy)
 
     def push(self) -> None:
-        """Sends what changed in the local copy.
-
-        Raises:
-          UserError: the bucket cannot be written, nor a few seconds later.
-        """
+        """Sends what changed in the local copy. Raises UserError: the bucket cannot be written, nor a few seconds
+        later."""
         if self.remote is None or not is_writer():
             return
         for wait in PATIENCE:
@@ -111,11 +100,8 @@ class WorkFolder:
 
 @contextmanager
 def work_folder(place: str | Path, seconds: float = PUSH_SECONDS) -> Iterator[WorkFolder]:
-    """Opens a run folder; one in a bucket is kept up to date every so many seconds, and at the end.
-
-    Raises:
-      UserError: the bucket cannot be read or written.
-    """
+    """Opens a run folder; one in a bucket is kept up to date every so many seconds, and at the end. Raises UserError:
+    the bucket cannot be read or written."""
     folder = WorkFolder(place)
     if folder.remote is None:
         yield folder

@@ -62,15 +62,13 @@ def attend(
       mask: who attends to whom.
       bias: added to the logits, by the distance from query to key; the indices of both are taken for positions.
       soft_cap: c of cap(x) = c tanh(x / c), which keeps logits within c (Gemma 2, Gemma Team 2024); None caps nothing.
-      impl: "reference", the equation itself; "blockwise", without a [T, S] matrix; "splash", a kernel for TPU (on CPU
-        interpreted, slowly); "cudnn", one for GPU; "triton", our own, with segments (on CPU interpreted); "auto", what
-        suits the device and the length. A call through a cache, whose queries do not start at key 0, takes what "auto"
-        takes; one with `mask.allowed` the reference.
+      impl: "reference", the equation itself; "blockwise", without a [T, S] matrix; kernels (on CPU interpreted, slowly)
+        "splash" for TPU, "cudnn" for GPU, "triton", our own with segments; "auto", what suits device and length. A call
+        through a cache, whose queries do not start at key 0, takes what "auto" does; with `mask.allowed` the reference.
       policy: the softmax is taken in `policy.softmax`.
       layout: where batch, length and heads lie; None for one device. Where it cuts the length, "blockwise" and "auto"
-        go round a ring of devices (`parallel/ring.py`), each by blocks, and "reference" leaves it to the compiler,
-        which gathers keys. So does every call that the ring does not take: through a cache, with `mask.allowed`, or of
-        a length that the mesh does not divide.
+        go round a ring of devices (`parallel/ring.py`), each by blocks; "reference", and what the ring does not take (a
+        cache, `mask.allowed`, a length that the mesh does not divide), leave it to the compiler, which gathers keys.
       one_cpu: whether the program is for a single CPU device.
 
     Returns:
@@ -110,10 +108,8 @@ def choose(
     one_cpu: bool = False,
     length_parts: int = 1,
 ) -> str:
-    """Returns which implementation a call of `attend` takes; raises as `attend` does.
-
-    Beside the public names that may be "ring", where the mesh cuts a sequence in `length_parts`.
-    """
+    """Which implementation a call of `attend` takes, "ring" where the mesh cuts a sequence in `length_parts`; raises as
+    `attend` does."""
     if impl not in IMPLEMENTATIONS:
         raise unknown_name("execution.attention", impl, IMPLEMENTATIONS)
     kernels = {
@@ -153,10 +149,8 @@ class Logits(NamedTuple):
     policy: Policy
 
     def of(self, products: jax.Array, distance: Callable[[], jax.Array]) -> jax.Array:
-        """Products of queries and keys, scaled, [B, K, X, S], to logits; X runs over T within G.
-
-        `distance` gives the index or position of a key minus that of the query, [N, T, S].
-        """
+        """Products of queries and keys, scaled, [B, K, X, S], to logits; X runs over T within G. `distance` gives the
+        index or position of a key minus that of the query, [N, T, S]."""
         logits = products if self.soft_cap is None else self.soft_cap * jnp.tanh(products / self.soft_cap)
         if self.bias is None:
             return logits
@@ -202,10 +196,7 @@ def _causal_part(
 
 
 def _equation(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, how: Logits, alone: bool) -> jax.Array:
-    """q [B, K, G, T, C], k and v [B, K, S, C] to [B, K, G, T, C], in v's dtype.
-
-    `alone` says whether there may be queries without a key.
-    """
+    """q [B, K, G, T, C], k and v [B, K, S, C] to [B, K, G, T, C], in v's dtype; `alone`: a query may have no key."""
     weights, allowed = _weights(q, k, mask, how)
     out = jnp.einsum("BKXS,BKSC->BKXC", weights.astype(v.dtype), v)
     if alone:
@@ -240,12 +231,12 @@ def _weights(q: jax.Array, k: jax.Array, mask: MaskSpec, how: Logits) -> tuple[j
 
 
 def _distance(queries: jax.Array | None, keys: jax.Array | None) -> jax.Array:
-    """[..., T] and [..., S] to [..., T, S]."""
     assert queries is not None and keys is not None
     return keys[..., None, :] - queries[..., :, None]
 
 
 JOINED = "query_key_value"
+Attended = tuple[jax.Array, Cache | None]  # values, and the cache, if there is one, or weights
 
 
 def joined(params: Params) -> Params:
@@ -268,15 +259,12 @@ def joined(params: Params) -> Params:
 class Attention(nn.Module):
     """Queries from x; keys and values from x too, or from the memory of another stream; back to the model's width.
 
-    Through a cache, the keys and values of a call of self-attention are written at slot `ctx.mask.offset` and the
-    queries attend to the whole cache; the mask's segment ids keep the slots out that hold nothing yet. A call that is
-    known to be the first has nothing to look back on: it attends to its own keys alone. Cross-attention computes keys
-    and values of the memory in that first call and keeps them.
+    Through a cache, keys and values of self-attention are written at slot `ctx.mask.offset` and queries attend to the
+    whole cache; the mask's segment ids keep empty slots out. A call that is known to be the first attends to its own
+    keys alone. Cross-attention computes keys and values of the memory in that first call and keeps them.
 
-    With `ctx.weights`, and without a cache, what is returned in the cache's place are the weights: see
-    `attention_weights`.
-
-    The three first maps of self-attention may have been joined to one (`joined`).
+    With `ctx.weights`, and without a cache, the weights are returned in its place: see `attention_weights`. The three
+    first maps of self-attention may have been joined to one (`joined`).
     """
 
     width: int
@@ -292,13 +280,11 @@ class Attention(nn.Module):
     norm_epsilon: float | None = None  # of an RMSNorm of every head's query and key (Henry et al. 2020); None: none
     norm_around_one: bool = False  # see `Norm`
     soft_cap: float | None = None  # see `attend`
-    kind: AttentionConfig | None = None  # how keys are chosen, of layers that are more than this one
+    kind: Any = None  # the AttentionConfig of layers that choose their keys another way
     max_length: int | None = None  # the longest sequence, for layers that ask
     memory_width: int | None = None  # of `ctx.memory`; None: width
 
-    by_position: ClassVar[bool] = (
-        False  # whether keys go by positions in a document, so that a padded prompt shifts them
-    )
+    by_position: ClassVar[bool] = False  # whether keys go by positions in a document, which a padded prompt shifts
 
     @staticmethod
     def empty_cache(sizes: CacheSizes, kind: AttentionConfig | None) -> Cache:
@@ -307,7 +293,7 @@ class Attention(nn.Module):
         return empty_cache(*sizes)
 
     @nn.compact
-    def __call__(self, x: jax.Array, ctx: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+    def __call__(self, x: jax.Array, ctx: Context, cache: Cache | None) -> Attended:
         mask = self._mask(x, ctx)
         if self.cross:
             y, cache = self._to_memory(x, mask, ctx, cache)
@@ -329,9 +315,7 @@ class Attention(nn.Module):
             return MaskSpec(causal=False, q=Marks(q), kv=Marks(kv))
         return ctx.mask if self.window is None else ctx.mask.replace(window=self.window)
 
-    def _to_self(
-        self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
+    def _to_self(self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None) -> Attended:
         q, k, v = self._made(x, mask, ctx)
         if cache is not None:
             cache = append(cache, k, v, ctx)
@@ -366,9 +350,7 @@ class Attention(nn.Module):
         del x
         return self._attend(q, k, v, mask, ctx.bias, ctx)
 
-    def _to_memory(
-        self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
+    def _to_memory(self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None) -> Attended:
         assert ctx.memory is not None
         q = ctx.constrain(self._normed("query_norm", self._query(x, mask, ctx)), "batch length heads head_dim")
         if ctx.memory.values is None:

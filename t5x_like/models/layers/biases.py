@@ -13,13 +13,9 @@ import jax.numpy as jnp
 
 
 class Bias(flax.struct.PyTreeNode):
-    """What all kinds are.
+    """What all kinds are."""
 
-    Attributes:
-      weights: their last dimension counts query heads.
-    """
-
-    weights: jax.Array
+    weights: jax.Array  # the last dimension counts query heads
 
     def of(self, distance: jax.Array) -> jax.Array:
         """[N, T, S], index or position of a key minus that of the query, to the bias [N, H, T, S]."""
@@ -31,10 +27,7 @@ class RelativeBias(Bias):
 
     Half of the buckets hold one distance each, the others distances in a geometric progression up to `max_distance`,
     and the last all that are greater. Where keys ahead may be seen, half of all buckets are theirs. The formula is that
-    of the T5 code, which the paper only outlines.
-
-    Attributes:
-      weights: [buckets, H].
+    of the T5 code, which the paper only outlines. `weights` are [buckets, H].
     """
 
     bidirectional: bool = flax.struct.field(pytree_node=False, default=True)
@@ -60,11 +53,8 @@ class RelativeBias(Bias):
 
 
 class LinearBias(Bias):
-    """ALiBi (Press et al. 2022): a head's logits fall off linearly with the distance, by a slope of its own.
-
-    Attributes:
-      weights: the slopes, [H]; `slopes` gives the paper's. They are not trained.
-    """
+    """ALiBi (Press et al. 2022): a head's logits fall off linearly with the distance, by a slope of its own. `weights`
+    are the slopes, [H], the paper's by `slopes`, and not trained."""
 
     def of(self, distance: jax.Array) -> jax.Array:
         return -jax.lax.stop_gradient(self.weights)[:, None, None] * jnp.abs(distance)[:, None]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_like.config.attention import AttentionConfig, BigBirdAttentionConfig
+from t5x_like.config.attention import BigBirdAttentionConfig
 from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.attention import Attention, attend
 from t5x_like.models.layers.parts import NOBODY, in_blocks, merged, part, with_segments
@@ -24,10 +24,8 @@ NONE = -1  # in a table, no block
 
 
 def table(kind: BigBirdAttentionConfig, blocks: int, heads: int, drawn: bool = True) -> np.ndarray:
-    """Which blocks of keys each block of queries but the first and the last looks at, int [H, T/b - 2, 5 + r].
-
-    Not `drawn`: the first block stands in the place of the random ones, once more for each.
-    """
+    """Which blocks of keys each block of queries but the first and the last looks at, int [H, T/b - 2, 5 + r]. Not
+    `drawn`: the first block stands in the place of the random ones, once more for each."""
     rng = np.random.default_rng((kind.random_seed, kind.layer_number))
     rows = np.full((heads, blocks - 2, 5 + kind.random_blocks), NONE, np.int32)
     for i in range(1, blocks - 1):
@@ -44,7 +42,6 @@ class BigBirdAttention(Attention):
     """Self-attention of that kind."""
 
     def _mix(self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
-        assert isinstance(self.kind, BigBirdAttentionConfig)
         kind, (batch, length, heads, width), size = self.kind, q.shape, self.kind.block_size
         if kind.sees_all(length):
             return self._attend(q, k, v, mask, None, ctx)
@@ -67,13 +64,7 @@ class BigBirdAttention(Attention):
         return y.reshape(batch, -1, heads, width)[:, :length]
 
     def _of_blocks(
-        self,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        segments: jax.Array | None,
-        chosen: jax.Array,
-        ctx: Context,
+        self, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, chosen: jax.Array, ctx: Context
     ) -> jax.Array:
         """Each block of queries [B, N, b, H, C] with the blocks of keys [B, T/b, b, K, C] of its row of a table
         [K, N, n]. Gathered keys are not kept for the backward pass; on one CPU those of one head are there at once."""
@@ -88,24 +79,14 @@ class BigBirdAttention(Attention):
             if segments is not None:
                 of_keys = segments[:, rows].reshape(batch, number, 1, -1)
                 there = there & (of_keys == segments[:, 1:-1, :, None])
-            shape = (batch * number, -1)
-            rows_of = keys.reshape(*shape, 1, width), values.reshape(*shape, 1, width)
-            allowed = jnp.broadcast_to(there, (batch, number, size, keys.shape[2])).reshape(-1, size, keys.shape[2])
+            keys, values = (y.reshape(batch * number, -1, 1, width) for y in (keys, values))
+            allowed = jnp.broadcast_to(there, (batch, number, size, keys.shape[1])).reshape(-1, size, keys.shape[1])
             mask = MaskSpec(causal=False, allowed=allowed)
-            y = self._attend_plainly(q.reshape(-1, size, q.shape[3], width), *rows_of, mask, ctx)
-            return y.reshape(q.shape)
+            how: dict[str, Any] = {"policy": ctx.policy, "layout": ctx.layout, "one_cpu": ctx.one_cpu}
+            of_group = q.reshape(-1, size, q.shape[3], width), keys, values
+            return attend(*of_group, mask=mask, soft_cap=self.soft_cap, impl="reference", **how).reshape(q.shape)
 
         by_head = of_head, *(jnp.moveaxis(y, 3, 0) for y in (k, v)), chosen
         each = jax.checkpoint(one)
         y = jax.lax.map(each, by_head) if ctx.one_cpu else jax.vmap(each)(by_head)
         return jnp.moveaxis(y, 0, 3).reshape(batch, number, size, heads, width)
-
-    def _attend_plainly(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
-        how: dict[str, Any] = {"impl": "reference", "policy": ctx.policy, "layout": ctx.layout, "one_cpu": ctx.one_cpu}
-        return attend(q, k, v, mask=mask, soft_cap=self.soft_cap, **how)
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return BigBirdAttention

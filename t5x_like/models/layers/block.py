@@ -22,6 +22,7 @@ from t5x_like.models.layers.norms import Norm
 from t5x_like.models.layers.parameters import ParamSpec, parameter
 from t5x_like.models.layers.positions import Rotary
 
+Branch = Callable[[jax.Array], jax.Array]
 Caches = dict[str, Cache]  # of every attention, or its weights
 # What each branch's randomness is folded with; 2 is a router's.
 KEYS = {"attention": 0, "mlp": 1, "cross_attention": 3, "cross_mlp": 4}
@@ -56,7 +57,7 @@ class Block(nn.Module):
         caches: Caches = {}
         aux: Aux = {}
 
-        def attention(name: str, **more: Any) -> Callable[[jax.Array], jax.Array]:
+        def attention(name: str, **more: Any) -> Branch:
             layer = self._attention(name, **more)
 
             def call(y: jax.Array) -> jax.Array:
@@ -91,12 +92,7 @@ class Block(nn.Module):
         return x, caches or None, aux
 
     def _branch(
-        self,
-        name: str,
-        function: Callable[[jax.Array], jax.Array],
-        x: jax.Array,
-        ctx: Context,
-        normed: jax.Array | None = None,
+        self, name: str, function: Branch, x: jax.Array, ctx: Context, normed: jax.Array | None = None
     ) -> jax.Array:
         c = self.config
         if normed is None:
@@ -106,7 +102,7 @@ class Block(nn.Module):
             y = self._norm(f"{name}_out")(y)
         return ctx.constrain(dropout(y, c.dropout_rate, ctx.folded(KEYS[name]), ctx.train), "batch length embed")
 
-    def _gated(self, name: str, function: Callable[[jax.Array], jax.Array], x: jax.Array, ctx: Context) -> jax.Array:
+    def _gated(self, name: str, function: Branch, x: jax.Array, ctx: Context) -> jax.Array:
         gate = parameter(self, f"{name}_gate", ParamSpec((1,), ("types",)))
         return x + jnp.tanh(gate).astype(x.dtype) * self._branch(name, function, x, ctx)
 

@@ -10,9 +10,8 @@ sum exp(s - m) v. The backward pass computes the weights anew from the saved L =
 Blocks that the mask rules out as a whole, the future of a causal mask and what lies before a window, are never
 visited, forward or backward: half of the work of causal attention.
 
-`forward_part` and `backward_part` do the same for some of a query's keys, for `parallel/ring.py`, where the other keys
-lie on other devices: a part's output and L are merged with those of other parts, and the weights of the backward pass
-follow from the L of all keys.
+`forward_part` and `backward_part` do so for some of a query's keys, for `parallel/ring.py`, where others lie on other
+devices: parts' outputs and L are merged, and the weights of the backward pass follow from the L of all keys.
 """
 
 import dataclasses
@@ -34,24 +33,17 @@ NO_KEYS = -1e20
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How the work is cut.
-
-    Attributes:
-      queries, keys: the greatest lengths of a block. Lengths are cut into as few blocks as that allows, as equal as
-        can be, and what is missing from the last one is padded.
-      one_head: whether key/value heads are worked off one after the other, for a working set that stays in the cache
-        of a CPU. A mesh that cuts batch or heads must not: it would have to pass every head to every device.
-      widen: whether operands are cast to the softmax's dtype. XLA:CPU has no batched bfloat16 product with a float32
-        result.
-    """
+    """How the work is cut: into as few blocks as their greatest lengths allow, as equal as can be, the last padded."""
 
     queries: int
     keys: int
+    # Whether key/value heads are worked off one after the other, for a working set that stays in a CPU's cache. A mesh
+    # that cuts batch or heads must not: it would have to pass every head to every device.
     one_head: bool = False
-    widen: bool = False
+    widen: bool = False  # casts operands: XLA:CPU has no batched bfloat16 product with a float32 result
 
     def fitted(self, length: int, kv_length: int) -> "Blocks":
-        """Returns the blocks that are taken for T queries and S keys."""
+        """The blocks that are taken for T queries and S keys."""
 
         def even(length: int, most: int) -> int:
             return -(-length // -(-length // most))
@@ -81,7 +73,6 @@ class Sizes(NamedTuple):
 
     @classmethod
     def of(cls, blocks: Blocks, mask: MaskSpec, kv_length: int, width: int, wide: DTypeLike, **more: Any) -> "Sizes":
-        """Of heads of a width."""
         rule = MaskSpec(mask.causal, mask.window, mask.dilation)
         return cls(blocks, rule, mask.looks_ahead, mask.reach, kv_length, width**-0.5, jnp.dtype(wide), **more)
 
@@ -118,10 +109,10 @@ def _range(
 
 
 class Arrays(NamedTuple):
-    """Operands, heads leading, so that products are plain batched ones: q [B, K, G, T, C], k and v [B, K, S, C]."""
+    """Operands, heads leading, so that products are plain batched ones."""
 
-    q: jax.Array
-    k: jax.Array
+    q: jax.Array  # [B, K, G, T, C]
+    k: jax.Array  # [B, K, S, C], as v
     v: jax.Array
     bias: Bias | None
     q_marks: Marks
@@ -129,23 +120,13 @@ class Arrays(NamedTuple):
     offset: jax.Array  # of the first query among the keys; below 0 where all of them are before the first key
 
 
-def blockwise(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    mask: MaskSpec,
-    bias: Bias | None = None,
-    soft_cap: float | None = None,
-    wide: DTypeLike = jnp.float32,
-    blocks: Blocks,
-) -> jax.Array:
-    """`attend` in O(T + S) memory, without `mask.allowed`; `wide` is the dtype of logits, weights and sums.
+def blockwise(q: jax.Array, k: jax.Array, v: jax.Array, **how: Any) -> jax.Array:
+    """`attend` in O(T + S) memory; `how` is as `blockwise_part` has it.
 
     Returns:
       [B, T, H, C], in q's dtype. A query that may look at no key gets 0.
     """
-    return heads_last(_of_all(q, k, v, mask, bias, soft_cap, wide, blocks)[0]).astype(q.dtype)
+    return blockwise_part(q, k, v, **how, partial=False)[0].astype(q.dtype)
 
 
 def blockwise_part(
@@ -158,35 +139,23 @@ def blockwise_part(
     soft_cap: float | None = None,
     wide: DTypeLike = jnp.float32,
     blocks: Blocks,
+    partial: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
-    """`blockwise` over some of a query's keys, and the log sum exp of their logits, in the wide dtype.
+    """`blockwise` over some of a query's keys, and the log sum exp of their logits, without `mask.allowed`.
+
+    `wide` is the dtype of logits, weights and sums, and of the result where it is `partial`: added to other parts'.
 
     Returns:
       [B, T, H, C] and [B, T, H], both to be differentiated; for a query that may look at none of the keys 0 and a
       number that changes no other part.
     """
-    out, logsumexp = _of_all(q, k, v, mask, bias, soft_cap, wide, blocks, partial=True)
-    return heads_last(out), heads_last(logsumexp[..., None])[..., 0]
-
-
-def _of_all(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: MaskSpec,
-    bias: Bias | None,
-    soft_cap: float | None,
-    wide: DTypeLike,
-    blocks: Blocks,
-    **more: Any,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns [B, K, G, T, C] and [B, K, G, T]."""
     assert mask.allowed is None
     blocks = blocks.fitted(q.shape[1], k.shape[1])
     if blocks.widen:
         q, k, v = (x.astype(wide) for x in (q, k, v))
-    arrays = heads_first(q, k, v, mask, bias)
-    return _attention(Sizes.of(blocks, mask, k.shape[1], q.shape[3], wide, soft_cap=soft_cap, **more), arrays)
+    sizes = Sizes.of(blocks, mask, k.shape[1], q.shape[3], wide, soft_cap=soft_cap, partial=partial)
+    out, logsumexp = _attention(sizes, heads_first(q, k, v, mask, bias))
+    return heads_last(out), heads_last(logsumexp[..., None])[..., 0]
 
 
 def heads_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, bias: Bias | None) -> Arrays:
@@ -217,7 +186,6 @@ def _pad(x: jax.Array, axis: int, block: int) -> jax.Array:
 
 
 def _padded(arrays: Arrays, blocks: Blocks) -> Arrays:
-    """Operands of whole blocks."""
     return arrays._replace(
         q=_pad(arrays.q, 3, blocks.queries),
         k=_pad(arrays.k, 2, blocks.keys),
@@ -228,10 +196,8 @@ def _padded(arrays: Arrays, blocks: Blocks) -> Arrays:
 
 
 def forward_part(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
-    """Returns the output [B, K, G, T, C] over the keys given and the log sum exp of their logits [B, K, G, T].
-
-    Of a query that may look at none of them these are 0 and a number so low that no other part is changed by it.
-    """
+    """The output [B, K, G, T, C] over the keys given and the log sum exp of their logits [B, K, G, T]: 0 and a number
+    that changes no other part for a query that may look at none of them."""
     length = arrays.q.shape[3]
     out, logsumexp = _by_head(sizes, _forward_heads, _padded(arrays, sizes.blocks))
     return out[:, :, :, :length], logsumexp[:, :, :, :length]
@@ -240,11 +206,8 @@ def forward_part(sizes: Sizes, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
 def backward_part(
     sizes: Sizes, arrays: Arrays, d_out: jax.Array, logsumexp: jax.Array, delta: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Returns the gradients of q, k, v and the bias's weights through the keys given.
-
-    `d_out` [B, K, G, T, C] is the gradient of the output over all keys, `logsumexp` that of the logits of all keys and
-    `delta` rowsum(o * do), [B, K, G, T] each.
-    """
+    """The gradients of q, k, v and the bias's weights through the keys given, by that of the output over all keys
+    [B, K, G, T, C], and of all keys the logits' log sum exp and `delta`, rowsum(o * do), [B, K, G, T] each."""
     length, kv_length = arrays.q.shape[3], arrays.k.shape[2]
     rows = (_pad(x, 3, sizes.blocks.queries) for x in (d_out, logsumexp, delta))
     d_q, d_k, d_v, d_bias = _by_head(sizes, _backward_heads, _padded(arrays, sizes.blocks), *rows)

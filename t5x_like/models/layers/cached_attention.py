@@ -27,12 +27,11 @@ class CacheSizes(NamedTuple):
 
 
 def empty_cache(batch_size: int, kv_heads: int, slots: int, head_dim: int, dtype: DTypeLike) -> Cache:
-    """Returns one layer's cache: key [B, K, C, S] and value [B, K, S, C]; B and K are left out where they are 1.
+    """One layer's cache: key [B, K, C, S] and value [B, K, S, C]; B and K are left out where they are 1.
 
-    So a step's products with the cache, [X, C] times [C, S] and [X, S] times [S, C], are plain batched matrix products
-    as it lies in memory; [B, S, K, C] would be transposed, that is copied, for every token. XLA:CPU copies, too, what
-    a loop carries with a dimension of 1 that its product does not have (still so where a mesh leaves a device one
-    head).
+    So a step's products with it are plain batched matrix products as it lies in memory; [B, S, K, C] would be copied
+    for every token. XLA:CPU also copies what a loop carries with a dimension of 1 that its product does not have (still
+    so where a mesh leaves a device one head).
     """
     lead = [size for size in (batch_size, kv_heads) if size > 1]
     key = jnp.zeros((*lead, head_dim, slots), dtype)

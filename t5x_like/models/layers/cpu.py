@@ -72,10 +72,8 @@ _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _backward)
 
 @jax.custom_vjp
 def _few_rows_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[N, K] times the transpose of [M, K]: [N, M]. Without the barrier, the compiler would exchange the operands.
-
-    Where it is differentiated it is `_product`, gradients and all.
-    """
+    """[N, K] times the transpose of [M, K]: [N, M]; differentiated it is `_product`. Without the barrier, the compiler
+    would exchange the operands."""
     return jax.lax.optimization_barrier(jnp.matmul(kernel, x.T)).T
 
 

@@ -44,8 +44,5 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> ja
 def draw(
     sample: Callable[[jax.Array, tuple[int, ...]], jax.Array], key: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
-    """Returns sample(key, shape); with a key for each row, of its first dimension, every row by its own.
-
-    What a row draws then depends neither on how a batch is cut into microbatches nor on the mesh.
-    """
+    """sample(key, shape); with a key for each row, every row by its own, whatever the microbatches and the mesh."""
     return jax.vmap(lambda key: sample(key, shape[1:]))(key) if key.ndim else sample(key, shape)

@@ -8,8 +8,8 @@ dropped: it adds nothing, and the token passes by on the residual branch. Which 
 
 On a mesh the experts lie on `expert`. Between two expert layers that axis carries batch, so tokens go to their experts
 and come back by two all-to-alls over it, each of which moves E C D elements a row. Without a bound on what an expert
-takes, the shapes of such an exchange would depend on the data. There all tokens of the axis come to all its devices,
-each computes what its own experts are asked for, and the sums are scattered back.
+takes such shapes would depend on the data: all tokens of the axis come to all its devices, each computes what its own
+experts are asked for, and the sums are scattered back.
 """
 
 import math
@@ -44,24 +44,20 @@ class Experts(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, ctx: Context) -> tuple[jax.Array, Aux]:
-        """Maps [B, T, D] to the same shape, and returns what the router is judged by, float32 scalars.
+        """Maps [B, T, D] to the same shape; padding, tokens of segment 0, gets 0, takes no slot and counts in nothing.
 
-        Padding, tokens of segment 0, gets 0, takes no slot and counts in nothing.
-
-        Returns:
-          y, and "load_balance_loss" and "router_z_loss" without their coefficients, "busiest_expert" (its share of the
-          choices, 1 for an even share) and "dropped" (the share of choices dropped; with expert choice, of tokens that
-          no expert takes).
+        Returns also what the router is judged by, float32 scalars: "load_balance_loss" and "router_z_loss" without
+        their coefficients, "busiest_expert" (its share of the choices, 1 for an even share) and "dropped" (the share of
+        choices dropped; with expert choice, of tokens that no expert takes).
         """
         c = self.config
         params = self._parameters()
         segments = ctx.mask.q.segments
         real = None if segments is None else ctx.constrain(segments, "batch kv_length") > 0
         logits = self._router(x, ctx)
-        probabilities = jax.nn.softmax(logits, axis=-1)
         if c.routing == "expert_choice":
-            return self._chosen_by_experts(x, logits, probabilities, real, params, ctx)
-
+            return self._chosen_by_experts(x, logits, real, params, ctx)
+        probabilities = jax.nn.softmax(logits, axis=-1)
         experts, weights = routing.choose(probabilities, c.experts_per_token, c.normalise_weights)
         if real is not None:
             experts = jnp.where(real[..., None], experts, c.num_experts)
@@ -118,10 +114,8 @@ class Experts(nn.Module):
         return product(h, "out")
 
     def _in_slots(self, x: jax.Array, params: Params, ctx: Context) -> jax.Array:
-        """What the experts make of their slots: [B, E C, D] to the same shape, by two all-to-alls on a mesh.
-
-        Devices that share a length share its slots, filled up so that they divide.
-        """
+        """What the experts make of their slots: [B, E C, D] to the same shape, by two all-to-alls on a mesh. Devices
+        that share a length share its slots, filled up so that they divide."""
         batch, number = x.shape[0], self.config.num_experts
         x = ctx.constrain(x.reshape(batch, number, -1, x.shape[-1]), "batch router kv_length embed")
         size, parts = x.shape[2], ctx.length_parts
@@ -141,14 +135,9 @@ class Experts(nn.Module):
         return y.reshape(batch, number * size, -1)
 
     def _chosen_by_experts(
-        self,
-        x: jax.Array,
-        logits: jax.Array,
-        probabilities: jax.Array,
-        real: jax.Array | None,
-        params: Params,
-        ctx: Context,
+        self, x: jax.Array, logits: jax.Array, real: jax.Array | None, params: Params, ctx: Context
     ) -> tuple[jax.Array, Aux]:
+        probabilities = jax.nn.softmax(logits, axis=-1)
         c, (batch, length) = self.config, x.shape[:2]
         size = routing.capacity(1.0, c.experts_per_token, length, c.num_experts)
         tokens, weights = routing.expert_choice(probabilities, real, size)
@@ -227,7 +216,6 @@ def _axes(name: str) -> str:
 
 
 def _count(real: jax.Array | None, x: jax.Array) -> jax.Array | float:
-    """Tokens that are not padding."""
     return float(x.shape[0] * x.shape[1]) if real is None else real.sum(dtype=jnp.float32)
 
 

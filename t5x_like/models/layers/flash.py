@@ -48,10 +48,8 @@ class Operands(NamedTuple):
 
 
 def flash(x: Operands, how: How) -> jax.Array:
-    """softmax(cap(q k^T) - slope |distance|, over the keys that are allowed) v, [B, H, T, C]; 0 where none is.
-
-    T and S are multiples of `SMALLEST`; C may be anything, and is filled with zeros to a power of two.
-    """
+    """softmax(cap(q k^T) - slope |distance|, over the keys that are allowed) v, [B, H, T, C]; 0 where none is. T and S
+    are multiples of `SMALLEST`; C may be anything, and is filled with zeros to a power of two."""
     width = x.q.shape[-1]
     power = max(16, 1 << (width - 1).bit_length())
     if power != width:
@@ -67,7 +65,7 @@ def _flash(x: Operands, how: How) -> jax.Array:
 
 def _forward(x: Operands, how: How) -> tuple[jax.Array, tuple[Operands, jax.Array, jax.Array]]:
     batch, heads, length, _ = x.q.shape
-    rows, keys = _block(length), SMALLEST
+    rows, keys = SMALLEST if length % (2 * SMALLEST) else 2 * SMALLEST, SMALLEST
     grid = (length // rows, heads, batch)
     of_queries = _Specs(x, rows, queries_in_blocks=True)
     out, lse = _call(
@@ -88,46 +86,26 @@ def _backward(how: How, kept: tuple[Operands, jax.Array, jax.Array], d_out: jax.
     kv_heads, kv_length = x.k.shape[1:3]
     delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)  # [B, H, T]
     block = SMALLEST
-    of_queries, of_keys = _Specs(x, block, queries_in_blocks=True), _Specs(x, block, queries_in_blocks=False)
-    d_q = _call(
-        _d_q_kernel,
-        (*ranges(x, how, block, block), x, d_out, lse, delta),
-        how,
-        (length // block, heads, batch),
-        in_specs=(
-            *(of_queries.bound, of_queries.bound, of_queries.operands()),
-            *(of_queries.queries, of_queries.statistic, of_queries.statistic),
-        ),
-        out_specs=of_queries.queries,
-        out_shape=x.q,
-    )
-    d_k, d_v = _call(
-        _d_kv_kernel,
-        (*ranges(x, how, block, block, of_keys=True), x, d_out, lse, delta),
-        how,
-        (kv_length // block, kv_heads, batch),
-        in_specs=(
-            *(of_keys.bound, of_keys.bound, of_keys.operands()),
-            *(of_keys.queries, of_keys.statistic, of_keys.statistic),
-        ),
-        out_specs=(of_keys.keys, of_keys.keys),
-        out_shape=(x.k, x.v),
-    )
-    return (Operands(d_q, d_k, d_v),)
+
+    def call(kernel: Any, specs: _Specs, of_keys: bool, grid: tuple[int, ...], **outs: Any) -> Any:
+        in_specs = specs.bound, specs.bound, specs.operands(), specs.queries, specs.statistic, specs.statistic
+        operands = *ranges(x, how, block, block, of_keys=of_keys), x, d_out, lse, delta
+        return _call(kernel, operands, how, grid, in_specs=in_specs, **outs)
+
+    of_queries, of_keys = (_Specs(x, block, queries_in_blocks=of_queries) for of_queries in (True, False))
+    grid = length // block, heads, batch
+    d_q = call(_d_q_kernel, of_queries, False, grid, out_specs=of_queries.queries, out_shape=x.q)
+    grid = kv_length // block, kv_heads, batch
+    d_kv = call(_d_kv_kernel, of_keys, True, grid, out_specs=(of_keys.keys, of_keys.keys), out_shape=(x.k, x.v))
+    return (Operands(d_q, *d_kv),)
 
 
 _flash.defvjp(_forward, _backward)
 
 
-def _block(length: int) -> int:
-    return 2 * SMALLEST if length % (2 * SMALLEST) == 0 else SMALLEST
-
-
 def ranges(x: Operands, how: How, rows: int, keys: int, of_keys: bool = False) -> tuple[jax.Array, jax.Array]:
-    """The first block of keys that each block of `rows` queries visits, and the one after the last: [B, T / rows].
-
-    With `of_keys` the blocks of queries that each block of keys visits, [B, S / keys].
-    """
+    """The first block of keys that each block of `rows` queries visits, and the one after the last: [B, T / rows]. With
+    `of_keys` the blocks of queries that each block of keys visits, [B, S / keys]."""
     first_q = jnp.arange(0, x.q.shape[2], rows)[:, None]
     first_k = jnp.arange(0, x.k.shape[2], keys)[None, :]
     visit = jnp.ones((1, first_q.shape[0], first_k.shape[1]), bool)

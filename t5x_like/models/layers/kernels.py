@@ -78,11 +78,8 @@ def splash(
         ids = SegmentIds(*(x.astype(jnp.int32) for x in segments)) if segments else None
         return jax.vmap(kernel)(q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), ids)
 
-    names = ["batch length heads head_dim", *["batch kv_length kv_heads head_dim"] * 2]
-    names += ["batch length", "batch kv_length"] if segments else []
-    if layout is not None:
-        on_one_device = layout.on_every_device(on_one_device, names, "batch heads length head_dim")
-    out = on_one_device(_scaled(q), k, v, *(segments or ()))
+    function = _on_every_device(on_one_device, layout, bool(segments), [], "batch heads length head_dim")
+    out = function(_scaled(q), k, v, *(segments or ()))
     if may_leave_a_query_alone(mask, q.shape[1], k.shape[1]):
         out = zero_where_alone(out, for_groups(dense_mask(mask, q.shape[1], k.shape[1]), 1))
     return out.transpose(0, 2, 1, 3)
@@ -134,10 +131,8 @@ def cudnn_cannot(
 def cudnn(
     q: jax.Array, k: jax.Array, v: jax.Array, *, mask: MaskSpec, implementation: Literal["cudnn", "xla"] = "cudnn"
 ) -> jax.Array:
-    """`attend` by cuDNN's fused attention; cut over batch and heads by JAX's own rules.
-
-    The implementation "xla" asks the same of the compiler, to check the arguments where there is no GPU.
-    """
+    """`attend` by cuDNN's fused attention; cut over batch and heads by JAX's own rules. The implementation "xla" asks
+    the same of the compiler, to check the arguments where there is no GPU."""
     window = None if mask.window is None else (mask.window - 1, 0)
     return jax.nn.dot_product_attention(
         q, k, v, is_causal=mask.causal, local_window_size=window, implementation=implementation
@@ -181,12 +176,16 @@ def triton(
             x = x._replace(slopes=more[-1].astype(jnp.float32))
         return flash(x, how).transpose(0, 2, 1, 3)
 
+    slopes = [] if bias is None else ["heads"]
+    function = _on_every_device(on_one_device, layout, bool(segments), slopes, "batch length heads head_dim")
+    return function(_scaled(q), k, v, *more)
+
+
+def _on_every_device(function: Any, layout: Layout | None, segments: bool, more: list[str], out: str) -> Any:
+    """A function of q, k, v, maybe of both segment ids, and of `more`, on every device's own rows and heads."""
     names = ["batch length heads head_dim", *["batch kv_length kv_heads head_dim"] * 2]
-    names += ["batch length", "batch kv_length"] if segments else []
-    names += [] if bias is None else ["heads"]
-    if layout is not None:
-        on_one_device = layout.on_every_device(on_one_device, names, "batch length heads head_dim")
-    return on_one_device(_scaled(q), k, v, *more)
+    names += (["batch length", "batch kv_length"] if segments else []) + more
+    return function if layout is None else layout.on_every_device(function, names, out)
 
 
 def _scaled(q: jax.Array) -> jax.Array:

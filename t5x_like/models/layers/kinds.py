@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kinds of attention: where the layer of each is, and what all layers of a stack share. A kind's file has
 
-layer(kind) -> its subclass of Attention
+its subclass of Attention, called as its config is, without "Config" at the end
 shared(kind, config) -> {name: ParamSpec} of what one stack has once, where there is any; see `Context.shared`
 """
 
@@ -15,7 +15,7 @@ from t5x_like.models.layers.parameters import Params
 
 
 def layer_of(kind: AttentionConfig | None) -> type[Attention]:
-    return Attention if kind is None else _file(kind).layer(kind)
+    return Attention if kind is None else getattr(_file(kind), type(kind).__name__.removesuffix("Config"))
 
 
 def shared_specs(kind: AttentionConfig | None, config: TransformerConfig) -> Params:

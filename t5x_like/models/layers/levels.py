@@ -2,7 +2,7 @@
 """Numbers as codes: the nearest of a few levels, or of the 256 of the dynamic data type of eight bits (Dettmers et
 al. 2022, 8-bit Optimizers via Block-wise Quantization, section 1.3).
 
-Everything is arithmetic, which fuses with what it is used in: a lookup in a table would not.
+Everything is arithmetic, which fuses with what it is used in: after a lookup it would lie in memory in float32.
 """
 
 from functools import reduce
@@ -38,10 +38,7 @@ def _decades(signed: bool) -> list[tuple[int, float, float]]:
 
 
 def _number(count: jax.Array, signed: bool) -> jax.Array:
-    """The numbers from 0 to 1 by their counts.
-
-    Arithmetic, which fuses: with a lookup the moments lie in memory in float32 after all where a program uses them.
-    """
+    """The numbers from 0 to 1 by their counts."""
     number = jnp.zeros_like(count)
     for first, low, part in _decades(signed):
         number = jnp.where(count >= first, low + part * (count - first + 0.5), number)

@@ -3,11 +3,12 @@
 
 import math
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -23,13 +24,10 @@ from t5x_like.models.layers.watched import Watched, watched
 from t5x_like.models.remat import product
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Turned:
     """A kernel whose produced dimensions lead: what makes up one output lies side by side, as `layers/cpu.py` wants it.
-
-    It may stand for the kernel of any `Linear`, whose pattern goes on naming the dimensions in their usual order.
-    """
+    It may stand for the kernel of any `Linear`, whose pattern goes on naming the dimensions in their usual order."""
 
     kernel: jax.Array
 
@@ -63,12 +61,10 @@ def project(
 ) -> jax.Array:
     """Multiplies activations by a weight: an einsum such as "BTD,DHC->BTHC", in the activations' dtype.
 
-    The kernel is an array, `Turned`, or what `layers/tuned.py` and `layers/quantised.py` name.
-
-    With `dtype` the operands stay as narrow as they are but the result is not rounded to them: bfloat16 logits would
-    have two or three digits. With `one_cpu` the same product is written as a single CPU device wants it. With
-    `eight_bits` operands are rounded to as many, see `layers/fp8.py`. `dropped` is what the update of a `LowRank` sees
-    of x; None: all of it.
+    The kernel is an array, `Turned`, or what `layers/tuned.py` and `layers/quantised.py` name. With `dtype` operands
+    stay as narrow as they are but the result is not rounded to them: bfloat16 logits would have two or three digits.
+    With `one_cpu` the product is written as a single CPU device wants it. With `eight_bits` operands are rounded to as
+    many, see `layers/fp8.py`. `dropped` is what the update of a `LowRank` sees of x; None: all of it.
     """
     if isinstance(kernel, Scaled | Followed | Prefixed):
         x, kernel = entering(x, kernel), kernel.kernel
@@ -106,11 +102,8 @@ def whole(kernel: Any, pattern: str, dtype: DTypeLike) -> jax.Array:
 
 
 def project_groups(x: jax.Array, kernel: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Multiplies the first `sizes[0]` rows of x by the first matrix, the next by the second, and so on.
-
-    x is [N, D], `kernel` [E, D, M], `sizes` int32 [E]; what rows past their sum come to is not defined. Returns [N, M],
-    in x's dtype.
-    """
+    """Multiplies the first `sizes[0]` rows of x [N, D] by the first matrix of the kernel [E, D, M], the next by the
+    second, and so on: [N, M], in x's dtype; what rows past the sum of `sizes`, int32 [E], come to is not defined."""
     return jax.lax.ragged_dot(x, kernel.astype(x.dtype), sizes)
 
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from t5x_like.config.attention import AttentionConfig, LinearAttentionConfig
 from t5x_like.models.context import Context, MaskSpec
-from t5x_like.models.layers.attention import Attention
+from t5x_like.models.layers.attention import Attended, Attention
 from t5x_like.models.layers.cached_attention import Cache, CacheSizes
-from t5x_like.models.layers.parts import NOBODY
+from t5x_like.models.layers.parts import NOBODY, in_blocks
 
 CHUNK = 128  # tokens; the matrix of a chunk costs as much as its sums where a head has so many features
 
@@ -45,9 +45,7 @@ class LinearAttention(Attention):
         del features
         return jnp.zeros((*x.shape[:-1], 1), x.dtype), jax.nn.elu(x) + 1
 
-    def _to_self(
-        self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
+    def _to_self(self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None) -> Attended:
         q, k, v = self._made(x, mask, ctx)
         wide, features = ctx.policy.softmax, self._features(ctx)
         (_, q_f), (k_log, k_f) = (self._mapped(y.astype(wide), features) for y in (self._scaled(q), k))
@@ -74,34 +72,23 @@ def _factor(log: jax.Array, largest: jax.Array) -> jax.Array:
 def attended(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, causal: bool, start: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums over the keys of a query's own segment of (q k) v, and the sum of k v^T over those of the last segment.
+    """Sums over the keys of a query's own segment of (q k) v, [B, T, H, C], and the sum of k v^T over those of the last
+    segment, [B, K, F, C].
 
     Args:
-      q: [B, T, H, F].
-      k, v: [B, T, K, F] and [B, T, K, C].
+      q, k, v: [B, T, H, F], [B, T, K, F] and [B, T, K, C].
       segments: int [B, T], those of a segment side by side; 0 is nobody's key.
       causal: whether keys after a query are left out.
       start: [B, K, F, C], of earlier keys, which are of the first segment.
-
-    Returns:
-      [B, T, H, C] and [B, K, F, C].
     """
     batch, length, heads, features = q.shape
     kv_heads = k.shape[2]
     size = min(CHUNK, length)
-    missing = -length % size
-
-    def chunks(x: jax.Array, fill: int = 0) -> jax.Array:
-        """[B, T, ...] to [N, B, chunk, ...]."""
-        x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
-        return jnp.moveaxis(x.reshape(batch, -1, size, *x.shape[2:]), 1, 0)
-
     q = q.reshape(batch, length, kv_heads, heads // kv_heads, features)
     state = jnp.zeros((batch, kv_heads, features, v.shape[-1]), q.dtype) if start is None else start
-    past = jnp.full((batch,), NOBODY, jnp.int32)
-    if start is not None:  # of whatever segment the first real token is
-        past = jnp.max(segments, axis=1)
-    xs = chunks(q), chunks(k), chunks(v), chunks(segments)
+    nobody = jnp.full((batch,), NOBODY, jnp.int32)
+    past = nobody if start is None else jnp.max(segments, axis=1)  # of whatever segment the first real token is
+    xs = tuple(jnp.moveaxis(in_blocks(x, size), 1, 0) for x in (q, k, v, segments))  # [N, B, chunk, ...]
 
     def forward(carry: Any, chunk: Any) -> tuple[Any, jax.Array]:
         return _chunk(carry, chunk, jnp.tril(jnp.ones((size, size), bool)) if causal else None)
@@ -112,8 +99,7 @@ def attended(
 
     (past, state), out = jax.lax.scan(forward, (past, state), xs)
     if not causal:
-        nothing = jnp.full((batch,), NOBODY, jnp.int32), jnp.zeros_like(state)
-        out += jax.lax.scan(backward, nothing, xs, reverse=True)[1]
+        out += jax.lax.scan(backward, (nobody, jnp.zeros_like(state)), xs, reverse=True)[1]
     out = jnp.moveaxis(out, 0, 1).reshape(batch, -1, heads, v.shape[-1])
     return out[:, :length], state
 
@@ -121,10 +107,8 @@ def attended(
 def _chunk(
     carry: tuple[jax.Array, jax.Array], chunk: Any, allowed: jax.Array | None, own: bool = True, first: bool = False
 ) -> tuple[Any, jax.Array]:
-    """One chunk with the sum of what went before it, which is of the segment `past`, and with itself if `own`.
-
-    The sum goes on with the chunk's last segment, or, the other way round, with its `first`.
-    """
+    """One chunk with the sum of what went before it, which is of the segment `past`, and with itself if `own`. The sum
+    goes on with the chunk's last segment, or, the other way round, with its `first`."""
     past, state = carry
     q, k, v, segments = chunk
     seen = (segments == past[:, None]).astype(q.dtype)
@@ -147,9 +131,3 @@ def _edge(segments: jax.Array, first: bool, otherwise: jax.Array) -> jax.Array:
     real = segments > 0
     at = jnp.argmax(real, axis=1) if first else jnp.argmax(jnp.where(real, places, -1), axis=1)
     return jnp.where(real.any(axis=1), jnp.take_along_axis(segments, at[:, None], axis=1)[:, 0], otherwise)
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return LinearAttention

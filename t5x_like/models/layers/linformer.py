@@ -33,7 +33,7 @@ class LinformerAttention(Attention):
     """Self-attention of that kind."""
 
     def _mix(self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
-        assert isinstance(self.kind, LinformerAttentionConfig) and self.max_length
+        assert self.max_length
         if self.kind.shared == "layers":
             if self.is_initializing():  # the stack declares it
                 return q
@@ -60,9 +60,3 @@ def shared(kind: AttentionConfig, config: TransformerConfig) -> Params:
     """The map that all layers share, where they do."""
     assert isinstance(kind, LinformerAttentionConfig) and config.max_length and config.num_kv_heads
     return {"length": maps(kind, config.max_length, config.num_kv_heads)} if kind.shared == "layers" else {}
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return LinformerAttention

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from t5x_like.config import TransformerConfig
-from t5x_like.config.attention import AttentionConfig, LocalAttentionConfig, TransientGlobalAttentionConfig
+from t5x_like.config.attention import AttentionConfig, TransientGlobalAttentionConfig
 from t5x_like.models.context import Context, Marks, MaskSpec
-from t5x_like.models.layers.attention import Attention
+from t5x_like.models.layers.attention import Attended, Attention
 from t5x_like.models.layers.biases import Bias
 from t5x_like.models.layers.cached_attention import Cache
 from t5x_like.models.layers.norms import Norm
@@ -32,7 +32,6 @@ class LocalAttention(Attention):
         return self._attend(q, k, v, self._within(mask), ctx.bias, ctx)
 
     def _within(self, mask: MaskSpec) -> MaskSpec:
-        assert isinstance(self.kind, LocalAttentionConfig)
         return mask.replace(window=self.kind.radius + 1)
 
 
@@ -41,10 +40,8 @@ class TransientGlobalAttention(LocalAttention):
 
     epsilon: float = 1e-6  # of that norm
 
-    def _to_self(
-        self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
-        assert cache is None and isinstance(self.kind, TransientGlobalAttentionConfig)
+    def _to_self(self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None) -> Attended:
+        assert cache is None
         blocks, of_queries, of_blocks = blocks_of(x, ctx, mask.q.segments, self.kind.block_size)
         blocks = Norm("rmsnorm", self.epsilon, False, name="global_norm")(blocks).astype(x.dtype)
         q, k, v = self._made(x, mask, ctx, jnp.concatenate([x, blocks], axis=1))
@@ -59,11 +56,7 @@ class TransientGlobalAttention(LocalAttention):
         return merged([near, far], v.dtype), None
 
     def _bias(self, ctx: Context) -> Bias | None:
-        return (
-            None
-            if ctx.shared is None or BIAS not in ctx.shared
-            else ctx.bias.replace(weights=ctx.shared[BIAS]["table"])
-        )
+        return ctx.bias.replace(weights=ctx.shared[BIAS]["table"]) if ctx.shared and BIAS in ctx.shared else None
 
 
 def blocks_of(
@@ -99,8 +92,3 @@ def shared(kind: AttentionConfig, config: TransformerConfig) -> Params:
     return {
         BIAS: {"table": ParamSpec(shape, axes, ("buckets",), ("heads",), Normal(config.d_model**-0.5), lookup=True)}
     }
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    return TransientGlobalAttention if isinstance(kind, TransientGlobalAttentionConfig) else LocalAttention

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5x_like.config.attention import AttentionConfig, LongformerAttentionConfig
 from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.attention import Attention
-from t5x_like.models.layers.parts import NOBODY, Part, at_stride, merged, part, with_segments
+from t5x_like.models.layers.parts import NOBODY, Part, apart, merged, part, with_segments
 
 
 class Far(NamedTuple):
@@ -29,7 +28,7 @@ class LongformerAttention(Attention):
     """Self-attention of that kind. Its further parameters are global_query, global_key and global_value."""
 
     def _mix(self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
-        rules, dtype = self._rules(), v.dtype
+        rules, dtype = self.kind, v.dtype
         mask = mask.replace(window=rules.reach)
         q, far = self._scaled(q), self._far(x, mask, ctx)
         marks = mask.kv
@@ -53,12 +52,8 @@ class LongformerAttention(Attention):
         of_far = self._of_global(x, x[of_row, far.at], everything, ctx)
         return y.at[of_row, jnp.where(far.there, far.at, x.shape[1])].set(of_far.astype(dtype), mode="drop")
 
-    def _rules(self) -> LongformerAttentionConfig:
-        assert isinstance(self.kind, LongformerAttentionConfig)
-        return self.kind
-
     def _far(self, x: jax.Array, mask: MaskSpec, ctx: Context) -> Far | None:
-        rules, marks = self._rules(), mask.q
+        rules, marks = self.kind, mask.q
         everywhere = marks.everywhere
         if everywhere is None and rules.global_tokens:
             assert ctx.positions is not None
@@ -73,7 +68,7 @@ class LongformerAttention(Attention):
         return Far(at, there > 0)
 
     def _window(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> Part:
-        rules = self._rules()
+        rules = self.kind
 
         def near(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec) -> Part:
             return part(q, k, v, mask, ctx, ctx.bias, self.soft_cap)
@@ -84,35 +79,29 @@ class LongformerAttention(Attention):
         plain = q.shape[2] - rules.dilated_heads
         (q, q_2), (k, k_2), (v, v_2) = (jnp.split(y, [plain], axis=2) for y in (q, k, v))
         parts = [near(q, k, v, mask)] if plain else []
-        parts.append(at_stride(dilation, near, q_2, k_2, v_2, mask))
+        parts.append(apart(dilation, near, q_2, k_2, v_2, mask, stride=True))
         return Part(*(jnp.concatenate(both, axis=2) for both in zip(*parts, strict=True)))
 
     def _of_global(self, x: jax.Array, far: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
         """Values for the global tokens [B, G, D], which look at all of x."""
         q = self._heads("global_query", "BTD,DHC->BTHC", (self.num_heads,), ("heads",), met=0.0)(far, ctx)
-        met = 1.0 if self._rules().global_tokens else 0.0
+        met = 1.0 if self.kind.global_tokens else 0.0
         k, v = (self._heads(f"global_{name}", met=met)(x, ctx) for name in ("key", "value"))
         k, v = (ctx.constrain(y, "batch length kv_heads head_dim") for y in (k, v))
         return self._attend(q, k, v, mask, None, ctx)
 
     def _near(self, mask: MaskSpec, queries: jax.Array | None, keys: jax.Array | None) -> jax.Array | None:
         assert queries is not None and keys is not None
-        rules, behind = self._rules(), queries[:, :, None] - keys[:, None, :]
+        rules, behind = self.kind, queries[:, :, None] - keys[:, None, :]
         dilation = 1 if rules.dilations is None else rules.dilations[0]
         plain = behind < rules.reach
         if dilation == 1:
             return plain
-        apart = (behind < rules.reach * dilation) & (behind % dilation == 0)
+        dilated = (behind < rules.reach * dilation) & (behind % dilation == 0)
         number = self.num_heads - rules.dilated_heads
-        return jnp.stack([plain] * number + [apart] * rules.dilated_heads, axis=1)
+        return jnp.stack([plain] * number + [dilated] * rules.dilated_heads, axis=1)
 
 
 def _without_far(mask: MaskSpec) -> MaskSpec:
     """Marks of global tokens mean nothing to a causal stack."""
     return mask.replace(q=mask.q.replace(everywhere=None), kv=mask.kv.replace(everywhere=None))
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return LongformerAttention

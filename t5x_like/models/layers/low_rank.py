@@ -10,9 +10,9 @@ so that it starts at 1 whatever W is.
 Differs from the paper: DoRA trains m itself; over |W| an optimizer's step is the same share of every column.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -21,26 +21,17 @@ from t5x_like.models.layers.quantised import as_array
 RANK = "r"  # its letter in a pattern
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class LowRank:
-    """Stands for a kernel in `project`, whose pattern goes on naming the dimensions of the kernel alone.
+    """Stands for a kernel in `project`, whose pattern goes on naming the dimensions of the kernel alone. In A and B
+    those come first that both the input and the output have, of experts say."""
 
-    Attributes:
-      kernel: W, with the dimensions that the pattern names: those contracted before those produced.
-      a, b: A and B: the contracted dimensions and the rank, the rank and the produced ones; those that both the input
-        and the output have, of experts say, come first in either.
-      magnitude: m / |W|, the produced dimensions; None: no DoRA.
-      scale: s.
-      dropout_rate: of what A is multiplied by.
-    """
-
-    kernel: Any
-    a: jax.Array
-    b: jax.Array
-    magnitude: jax.Array | None
-    scale: float = field(metadata={"static": True})
-    dropout_rate: float = field(metadata={"static": True}, default=0.0)
+    kernel: Any  # W, the dimensions contracted before those produced
+    a: jax.Array  # A: the contracted dimensions and the rank
+    b: jax.Array  # B: the rank and the produced ones
+    magnitude: jax.Array | None  # m / |W|, the produced dimensions; None: no DoRA
+    scale: float = flax.struct.field(pytree_node=False)  # s
+    dropout_rate: float = flax.struct.field(pytree_node=False, default=0.0)  # of what A is multiplied by
 
 
 def patterns(pattern: str) -> tuple[str, str, str]:
@@ -78,7 +69,6 @@ def _moved(low: LowRank, pattern: str) -> jax.Array:
 
 
 def _contracted(pattern: str) -> tuple[int, ...]:
-    """Which dimensions of a kernel a product contracts."""
     x, kernel, out = pattern.replace("->", ",").split(",")
     return tuple(i for i, dim in enumerate(kernel) if dim in x and dim not in out)
 

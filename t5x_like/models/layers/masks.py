@@ -10,11 +10,8 @@ MASKED = -1e30  # a logit that is masked out; finite, so that no difference of t
 
 
 def conditions(mask: MaskSpec, q_index: jax.Array, k_index: jax.Array, q: Marks, kv: Marks) -> jax.Array | None:
-    """Who of some queries may look at which of some keys: bool [B or 1, T, S]; None when everyone may everywhere.
-
-    Of `mask` causality and window are read; indices, int [T] and [S], count among all keys, but where the marks have
-    others.
-    """
+    """Who of some queries may look at which of some keys, by a mask's causality and window: bool [B or 1, T, S]; None:
+    all. Indices, int [T] and [S], count among all keys, but where the marks have others."""
     behind = -distance(q_index, k_index, q, kv)
     allowed = None
     if mask.causal:
@@ -38,8 +35,8 @@ def conditions(mask: MaskSpec, q_index: jax.Array, k_index: jax.Array, q: Marks,
 
 def distance(q_index: jax.Array, k_index: jax.Array, q: Marks, kv: Marks) -> jax.Array:
     """How far keys stand behind the queries, below 0 where before: int [B or 1, T, S]."""
-    places = (index[None] if marks.index is None else marks.index for index, marks in ((q_index, q), (k_index, kv)))
-    queries, keys = places
+    queries = q_index[None] if q.index is None else q.index
+    keys = k_index[None] if kv.index is None else kv.index
     return keys[:, None, :] - queries[:, :, None]
 
 
@@ -84,10 +81,7 @@ def both(one: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def for_groups(allowed: jax.Array | None, groups: int) -> jax.Array | None:
-    """[B or 1, T, S], or [B or 1, H, T, S], for the G * T rows that share a key/value head: [B or 1, 1 or K, X, S].
-
-    X runs over T within G.
-    """
+    """[B or 1, T, S] or [B or 1, H, T, S] to [B or 1, 1 or K, X, S], X running over T within the G that share keys."""
     if allowed is None:
         return None
     if allowed.ndim == 4:

@@ -12,10 +12,8 @@ from t5x_like.models.remat import from_inputs
 
 
 class Norm(nn.Module):
-    """Normalises the last dimension; statistics in float32, the result in the input's dtype.
-
-    "layernorm" subtracts the mean and divides by the standard deviation; "rmsnorm" divides by the root mean square.
-    """
+    """Normalises the last dimension; statistics in float32, the result in the input's dtype. "layernorm" subtracts the
+    mean and divides by the standard deviation; "rmsnorm" divides by the root mean square."""
 
     kind: str
     epsilon: float

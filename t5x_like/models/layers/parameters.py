@@ -53,11 +53,7 @@ class Attends:
 
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
-    """What a parameter is.
-
-    "own" stands for the stream that a stack runs and "memory" for the one that it looks at, until `on_streams` names
-    them.
-    """
+    """What a parameter is. Streams are "own", that a stack runs, and "memory", that it looks at, until `on_streams`."""
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]  # logical names of its dimensions, one each
@@ -65,9 +61,7 @@ class ParamSpec:
     out_axes: tuple[str, ...] = ()  # of those that it produces
     init: Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array] = Constant(0.0)  # draws the initial value
     stream: str = "own"  # whose tokens meet it
-    met: float = (
-        1.0  # how much of it such a token meets: k / E of E experts' when it is sent to k, L if L layers share it
-    )
+    met: float = 1.0  # how much of it a token meets: k / E of E experts' if sent to k, L if L layers share it
     lookup: bool = False  # whether a token takes a row of it, and nothing is multiplied
     attends: Attends | None = None  # of a kernel that makes queries
     dtype: DTypeLike | None = None  # in which it is kept; None: the policy's
@@ -149,11 +143,8 @@ def named_specs(specs: Params) -> dict[str, ParamSpec]:
 
 
 def initialise(specs: Params, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Params:
-    """Draws every parameter from a key folded from its own path.
-
-    So the value of a parameter depends on the seed and its name alone: not on the mesh, and not on which other
-    parameters there are. Stacked layers are drawn in one piece.
-    """
+    """Draws every parameter from a key folded from its own path: its value depends on the seed and its name alone, not
+    on the mesh or on other parameters. Stacked layers are drawn in one piece."""
 
     def draw(path: tuple[Any, ...], spec: ParamSpec) -> jax.Array:
         name = "/".join(str(entry.key) for entry in path)

@@ -54,9 +54,7 @@ def merged(parts: Sequence[Part], dtype: DTypeLike) -> jax.Array:
 
 def with_segments(marks: Marks, like: jax.Array) -> Marks:
     """The same, its segments spelt out; `like` is [B, T, ...]."""
-    if marks.segments is not None:
-        return marks
-    return marks.replace(segments=jnp.ones(like.shape[:2], jnp.int32))
+    return marks if marks.segments is not None else marks.replace(segments=jnp.ones(like.shape[:2], jnp.int32))
 
 
 def in_blocks(x: jax.Array, size: int, fill: int = 0) -> jax.Array:
@@ -66,25 +64,26 @@ def in_blocks(x: jax.Array, size: int, fill: int = 0) -> jax.Array:
     return x.reshape(x.shape[0], -1, size, *x.shape[2:])
 
 
-def at_stride(
-    stride: int, function: Callable[..., Any], q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec
+def apart(
+    size: int, function: Callable[..., Any], q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, *, stride: bool
 ) -> Any:
-    """`function(q, k, v, mask)` of every sequence of tokens that lie `stride` apart, its results in the tokens' order.
-
-    A key so many places behind its query there is `stride` times as many behind it here.
-    """
-    length = q.shape[1]
-    if length % stride:
+    """`function(q, k, v, mask)` of every `size` tokens side by side, its results in the tokens' order. By `stride`, of
+    every sequence of tokens that lie so far apart, where keys are as many times nearer to a query."""
+    batch, length = q.shape[:2]
+    if length % size:
         mask = mask.replace(q=with_segments(mask.q, q), kv=with_segments(mask.kv, k))
 
+    def turned(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x, 1, 2) if stride else x
+
     def out(x: jax.Array, fill: int = 0) -> jax.Array:
-        """[B, T, ...] to [B stride, T / stride, ...]."""
-        x = jnp.swapaxes(in_blocks(x, stride, fill), 1, 2)
+        """[B, T, ...] to [B N, T / N, ...], N being the number of sequences of a row."""
+        x = turned(in_blocks(x, size, fill))
         return x.reshape(-1, *x.shape[2:])
 
     def back(x: jax.Array) -> jax.Array:
-        x = jnp.swapaxes(x.reshape(-1, stride, *x.shape[1:]), 1, 2)
-        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+        x = turned(x.reshape(batch, -1, *x.shape[1:]))
+        return x.reshape(batch, -1, *x.shape[3:])[:, :length]
 
     q_marks, kv_marks = jax.tree.map(lambda x: out(x, NOBODY), (mask.q, mask.kv))
     return jax.tree.map(back, function(out(q), out(k), out(v), mask.replace(q=q_marks, kv=kv_marks)))

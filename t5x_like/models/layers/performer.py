@@ -14,9 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from t5x_like.config.attention import AttentionConfig, PerformerAttentionConfig
 from t5x_like.models.context import Context
-from t5x_like.models.layers.attention import Attention
 from t5x_like.models.layers.linear_attention import LinearAttention
 from t5x_like.models.layers.parameters import ParamSpec, parameter
 
@@ -43,7 +41,6 @@ class PerformerAttention(LinearAttention):
 
     def _features(self, ctx: Context) -> jax.Array:
         """[F, C]; [B, F, C] where each row draws its own."""
-        assert isinstance(self.kind, PerformerAttentionConfig)
         draw, shape = Orthogonal(), (self.kind.features, self.head_dim)
         fixed = parameter(self, "features", ParamSpec(shape, ("features", "head_dim"), init=draw))
         key = ctx.folded(_KEY)
@@ -58,9 +55,3 @@ class PerformerAttention(LinearAttention):
         exponents -= jnp.sum(jnp.square(x), axis=-1, keepdims=True) / 2
         largest = jax.lax.stop_gradient(exponents.max(axis=-1, keepdims=True))
         return largest, jnp.exp(exponents - largest) / math.sqrt(exponents.shape[-1])
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return PerformerAttention

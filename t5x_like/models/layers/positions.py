@@ -25,10 +25,8 @@ class Rotary:
     neighbours: bool = False
 
     def turned(self, x: jax.Array, positions: jax.Array, again: bool = False) -> jax.Array:
-        """Turns pair i of heads [B, T, heads, C] by the angle position * theta^(-2i/dim).
-
-        `again`: heads that have been turned before, by so many positions more.
-        """
+        """Turns pair i of heads [B, T, heads, C] by the angle position * theta^(-2i/dim). `again`: heads that have been
+        turned before, by so many positions more."""
         dim = self.dim or x.shape[-1]
         frequencies, size = rotary_frequencies(dim // 2, self.theta, self.scaling)
         size = 1.0 if again else size

@@ -14,10 +14,10 @@ eight bits themselves, in blocks of 256 (the same): 4.127 bits a parameter in al
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,37 +40,25 @@ SMALLEST_BLOCK = 16
 FEATURE = "f"  # its letter in a pattern
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Quantised:
-    """Stands for a kernel whose dimensions are those beside a product, those contracted, those produced.
+    """Stands for a kernel whose dimensions are those beside a product, those contracted, those produced."""
 
-    Attributes:
-      codes: [side..., inputs, produced...], inputs being all contracted dimensions; four-bit ones [side..., inputs / 2,
-        produced...].
-      scales: [side..., groups, produced...], float32, or uint8 where they are coded by `second` [side..., blocks] and
-        `offset` [side...], float32.
-      how: the format.
-      into: sizes of the contracted dimensions.
-      produced: how many dimensions are produced.
-    """
-
-    codes: jax.Array
-    scales: jax.Array
-    second: jax.Array | None = None
-    offset: jax.Array | None = None
-    how: QuantisationConfig = field(metadata={"static": True}, default=NF4Config())
-    into: tuple[int, ...] = field(metadata={"static": True}, default=())
-    produced: int = field(metadata={"static": True}, default=1)
+    codes: jax.Array  # [side..., inputs, produced...]: all contracted dimensions as one, half as long of four-bit codes
+    scales: jax.Array  # [side..., groups, produced...], float32, or uint8 where the next two, float32, code them
+    second: jax.Array | None = None  # [side..., blocks]
+    offset: jax.Array | None = None  # [side...]
+    how: QuantisationConfig = flax.struct.field(pytree_node=False, default=NF4Config())
+    into: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())  # sizes of the contracted dimensions
+    produced: int = flax.struct.field(pytree_node=False, default=1)  # how many dimensions are
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Rounded:
     """Stands for a kernel that is trained through what the format makes of it."""
 
     kernel: Any
-    how: QuantisationConfig = field(metadata={"static": True})
+    how: QuantisationConfig = flax.struct.field(pytree_node=False)
 
 
 def group_of(how: QuantisationConfig, inputs: int) -> int | None:
@@ -100,7 +88,8 @@ def value(codes: jax.Array, how: QuantisationConfig) -> jax.Array:
 
 def encode(kernel: jax.Array, how: QuantisationConfig, into: Sequence[int], produced: int) -> Quantised:
     """Rounds every number of a kernel [side..., into..., produced...] to the nearest of its group's."""
-    flat = _flat(kernel.astype(jnp.float32), into, produced)
+    side = kernel.ndim - len(into) - produced
+    flat = kernel.astype(jnp.float32).reshape(*kernel.shape[:side], -1, *kernel.shape[side + len(into) :])
     scales = group_scales(flat, how, produced)
     at = _inputs(flat, produced)
     spread = jnp.repeat(scales, flat.shape[at] // scales.shape[at], axis=at)
@@ -129,7 +118,8 @@ def packed(
         return Quantised(codes, scales, **more)
     side = scales.shape[:at]
     offset = scales.mean(tuple(range(at, scales.ndim)))
-    coded, second = coded_blocks(_in_order(scales, at) - offset[..., None], signed=True)
+    in_order = jnp.moveaxis(scales, at, -1).reshape(*side, -1)  # those of an output one after the other
+    coded, second = coded_blocks(in_order - offset[..., None], signed=True)
     last = jnp.moveaxis(coded.reshape(*side, *scales.shape[at + 1 :], -1), -1, at)
     return Quantised(codes, last, second, offset, **more)
 
@@ -159,7 +149,8 @@ def decoded_scales(kernel: Quantised) -> jax.Array:
 def product(x: jax.Array, kernel: Quantised, pattern: str) -> jax.Array:
     """x W in x's dtype for a format with one group: the scales multiply what is produced."""
     side, _, produced = _sides(pattern)
-    codes = kernel.codes.reshape(*kernel.codes.shape[: len(side)], *kernel.into, *_tail(kernel))
+    shape = kernel.codes.shape
+    codes = kernel.codes.reshape(*shape[: len(side)], *kernel.into, *shape[len(side) + 1 :])
     scales = kernel.scales.squeeze(len(side)) / LARGEST[kernel.how.kind]
     if isinstance(kernel.how, Int8Config) and kernel.how.activations:
         return _integers(pattern, kernel.how, x, codes, scales)
@@ -270,24 +261,8 @@ def _sides(pattern: str) -> tuple[str, str, str]:
     return side, "".join(d for d in kernel if d in x and d not in out), "".join(d for d in kernel if d not in x)
 
 
-def _tail(kernel: Quantised) -> tuple[int, ...]:
-    """Sizes of the dimensions produced."""
-    return kernel.codes.shape[kernel.codes.ndim - kernel.produced :]
-
-
 def _inputs(flat: jax.Array, produced: int) -> int:
-    """Which dimension the inputs are."""
     return flat.ndim - produced - 1
-
-
-def _flat(kernel: jax.Array, into: Sequence[int], produced: int) -> jax.Array:
-    side = kernel.ndim - len(into) - produced
-    return kernel.reshape(*kernel.shape[:side], -1, *kernel.shape[side + len(into) :])
-
-
-def _in_order(scales: jax.Array, at: int) -> jax.Array:
-    """Scales [side..., groups, produced...] as [side..., n], those of an output one after the other."""
-    return jnp.moveaxis(scales, at, -1).reshape(*scales.shape[:at], -1)
 
 
 def bits_of(params: Params) -> float:

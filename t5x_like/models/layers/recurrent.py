@@ -23,7 +23,6 @@ GATES = {"lstm": 4, "gru": 3}
 
 
 def empty_state(kind: str, batch_size: int, width: int) -> State:
-    """The state before the first token."""
     return tuple(jnp.zeros((batch_size, width), jnp.float32) for _ in range(2 if kind == "lstm" else 1))
 
 

@@ -43,9 +43,8 @@ def capacity(
 def choose(probabilities: jax.Array, number: int, normalise: bool) -> tuple[jax.Array, jax.Array]:
     """The k likeliest experts of every token by `probabilities`, float32 [B, T, E]; of equal ones that of lower number.
 
-    Returns:
-      experts int32 [B, T, k], the likeliest first, and their weights float32 [B, T, k], which carry the router's
-      gradient; with `normalise` a token's are divided by their sum, as in GShard and Mixtral.
+    Returns int32 [B, T, k], the likeliest first, and their weights, float32, which carry the router's gradient; with
+    `normalise` a token's are divided by their sum, as in GShard and Mixtral.
     """
     # Not lax.top_k: the compiler gathers its operand from all devices. k is small.
     left, experts, weights = probabilities, [], []
@@ -92,11 +91,8 @@ def assign(experts: jax.Array, num_experts: int, slots: int) -> Slots:
 def sort_by_expert(experts: jax.Array, num_experts: int) -> tuple[Slots, jax.Array, jax.Array]:
     """A slot for every choice, those of one expert side by side: routing without a bound.
 
-    Of `experts`, int [B, T, k], what is not in [0, num_experts) asks for none of these, and comes last.
-
-    Returns:
-      slots of one row, for B T tokens; int32 [E], how many belong to each expert; and int32 [k B T], whose slot it is,
-      `num_experts` where nobody's.
+    Of `experts`, int [B, T, k], what is not in [0, num_experts) asks for none of these, and comes last. Returns slots
+    of one row, for B T tokens; int32 [E], how many each expert has; int32 [k B T], whose they are, E where nobody's.
     """
     choices = experts.shape[-1]
     wanted = experts.reshape(-1, choices).T.reshape(1, -1)
@@ -173,12 +169,12 @@ def add_to_tokens(y: jax.Array, tokens: jax.Array, weights: jax.Array, length: i
 def load_balance_loss(probabilities: jax.Array, load: jax.Array, real: jax.Array) -> jax.Array:
     """E sum_i f_i P_i: f_i is expert i's share of all choices, P_i the mean probability that the router gives it.
 
-    It is 1 when both are even and E when one expert gets everything, for any number of choices. With one choice this is
-    Fedus et al. 2022, equations 4 to 6, without the coefficient. With k choices the implementations of Mixtral count k
-    times as much (their f adds up to k); GShard counts first choices only.
+    It is 1 when both are even and E when one expert gets everything. With one choice this is Fedus et al. 2022,
+    equations 4 to 6, without the coefficient. With k choices implementations of Mixtral count k times as much (their f
+    adds up to k); GShard counts first choices only.
 
-    `probabilities` are float32 [B, T, E]; `load` [B, E] counts choices that ask for each expert, granted or not, and
-    carries no gradient; `real`, float32 [B, T], is 0 for padding.
+    `probabilities` are float32 [B, T, E]; `load` [B, E] counts choices, granted or not, without a gradient; `real`,
+    float32 [B, T], is 0 for padding.
     """
     share = load.sum(0) / jnp.maximum(load.sum(), 1)
     mean = (probabilities * real[..., None]).sum((0, 1)) / jnp.maximum(real.sum(), 1.0)

@@ -13,70 +13,55 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from t5x_like.config.attention import AttentionConfig, SparseTransformerAttentionConfig
 from t5x_like.models.context import Context, Marks, MaskSpec
 from t5x_like.models.layers.attention import Attention
 from t5x_like.models.layers.blockwise import NO_KEYS
-from t5x_like.models.layers.parts import NOBODY, Part, at_stride, in_blocks, merged, part, with_segments
+from t5x_like.models.layers.parts import Part, apart, merged, part
 
 
 class SparseTransformerAttention(Attention):
-    """Self-attention of that kind. Indices count within a row: documents that share one share its blocks and columns.
-
-    A prompt that fills a cache is masked instead, since padding in front of it would shift them.
-    """
+    """Self-attention of that kind. Indices count within a row: documents that share one share its blocks and columns. A
+    prompt that fills a cache is masked instead, since padding in front of it would shift them."""
 
     by_position: ClassVar[bool] = True
 
     def _mix(self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
-        rules = self._rules()
+        rules = self.kind
         q, dtype = self._scaled(q), v.dtype
         if rules.combine == "merged":
-            return merged([self._first(q, k, v, mask, ctx), self._second(q, k, v, mask, ctx, apart=True)], dtype)
+            return merged([self._first(q, k, v, mask, ctx), self._second(q, k, v, mask, ctx, without=True)], dtype)
         if rules.half is not None:
             return merged([(self._first if rules.half == "first" else self._second)(q, k, v, mask, ctx)], dtype)
         (q, q_2), (k, k_2), (v, v_2) = (jnp.split(y, 2, axis=2) for y in (q, k, v))
         parts = self._first(q, k, v, mask, ctx), self._second(q_2, k_2, v_2, mask, ctx)
         return jnp.concatenate([each.out for each in parts], axis=2).astype(dtype)
 
-    def _rules(self) -> SparseTransformerAttentionConfig:
-        assert isinstance(self.kind, SparseTransformerAttentionConfig)
-        return self.kind
-
     def _first(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> Part:
-        rules = self._rules()
+        rules = self.kind
         if rules.pattern == "strided":
             return part(q, k, v, mask.replace(window=rules.stride), ctx, soft_cap=self.soft_cap)
-        length = q.shape[1]
-        if length % rules.stride:
-            mask = mask.replace(q=with_segments(mask.q, q), kv=with_segments(mask.kv, k))
 
-        def cut(y: jax.Array, fill: int = 0) -> jax.Array:
-            return in_blocks(y, rules.stride, fill).reshape(-1, rules.stride, *y.shape[2:])
+        def block(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec) -> Part:
+            return part(q, k, v, mask, ctx, soft_cap=self.soft_cap)
 
-        def back(y: jax.Array) -> jax.Array:
-            return y.reshape(q.shape[0], -1, *y.shape[2:])[:, :length]
-
-        q_marks, kv_marks = jax.tree.map(lambda y: cut(y, NOBODY), (mask.q, mask.kv))
-        within = mask.replace(q=q_marks, kv=kv_marks)
-        return jax.tree.map(back, part(cut(q), cut(k), cut(v), within, ctx, soft_cap=self.soft_cap))
+        return apart(rules.stride, block, q, k, v, mask, stride=False)
 
     def _second(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context, apart: bool = False
+        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context, without: bool = False
     ) -> Part:
-        """`apart` leaves out what the first half has."""
-        rules = self._rules()
+        """`without` leaves out what the first half has."""
+        rules = self.kind
         if rules.pattern == "strided":
 
             def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec) -> Part:
-                return part(q, k, v, mask.replace(offset=-1 if apart else 0), ctx, soft_cap=self.soft_cap)
+                return part(q, k, v, mask.replace(offset=-1 if without else 0), ctx, soft_cap=self.soft_cap)
 
-            return at_stride(rules.stride, dense, q, k, v, mask)
+            return apart(rules.stride, dense, q, k, v, mask, stride=True)
         places = jnp.arange(q.shape[1])
         columns = [i for i in range(k.shape[1]) if i % rules.stride >= rules.stride - rules.columns]
         if not columns:
             return Part(jnp.zeros(q.shape, ctx.policy.softmax), jnp.full(q.shape[:3], NO_KEYS, ctx.policy.softmax))
-        if apart:  # the last key before a query's own block
+        if without:  # the last key before a query's own block
             places = places // rules.stride * rules.stride - 1
         at = jnp.asarray(columns)
         k, v = k[:, at], v[:, at]
@@ -88,7 +73,7 @@ class SparseTransformerAttention(Attention):
     def _near(self, mask: MaskSpec, queries: jax.Array | None, keys: jax.Array | None) -> jax.Array | None:
         del mask
         assert queries is not None and keys is not None
-        rules, i, j = self._rules(), queries[:, :, None], keys[:, None, :]
+        rules, i, j = self.kind, queries[:, :, None], keys[:, None, :]
         if rules.pattern == "strided":
             first, second = i - j < rules.stride, (i - j) % rules.stride == 0
         else:
@@ -100,9 +85,3 @@ class SparseTransformerAttention(Attention):
             return first if rules.half == "first" else second
         half: Any = self.num_heads // 2
         return jnp.stack([first] * half + [second] * half, axis=1)
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return SparseTransformerAttention

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from t5x_like.config.attention import AttentionConfig, StreamingAttentionConfig
 from t5x_like.models.context import Context, MaskSpec
-from t5x_like.models.layers.attention import Attention, Logits
+from t5x_like.models.layers.attention import Attended, Attention, Logits
 from t5x_like.models.layers.cached_attention import Cache, CacheSizes
 from t5x_like.models.layers.masks import MASKED, from_the_start
 from t5x_like.models.layers.parts import Part, merged, part
@@ -36,30 +36,24 @@ class StreamingAttention(Attention):
         held = jnp.zeros((sizes.batch_size, slots, sizes.kv_heads, sizes.head_dim), sizes.dtype)
         return {"key": held, "value": held, "position": jnp.full((sizes.batch_size, slots), EMPTY, jnp.int32)}
 
-    def _rules(self) -> StreamingAttentionConfig:
-        assert isinstance(self.kind, StreamingAttentionConfig)
-        return self.kind
-
     def _mix(self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> jax.Array:
         return merged(self._own(self._scaled(q), k, v, mask, ctx), v.dtype)
 
     def _own(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> list[Part]:
-        """The tokens of one call with one another."""
-        rules = self._rules()
+        rules = self.kind
         near_mask = mask.replace(window=rules.window, kv=mask.q, offset=0)
         near = part(q, k, v, near_mask, ctx, ctx.bias, self.soft_cap)
         return [near, self._sinks(q, k, v, mask, ctx)] if rules.sinks and q.shape[1] > rules.window else [near]
 
     def _sinks(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context) -> Part:
         """Each query with the sinks of its document that its window has left behind."""
-        rules, positions = self._rules(), ctx.positions
+        rules, positions = self.kind, ctx.positions
         assert positions is not None
         sinks = jnp.arange(rules.sinks)
+        turned, counted = self._as_in_cache(q, positions), self._within_cache(positions)[..., None]
         if mask.q.segments is None and from_the_start(mask) and not mask.reordered:  # all queries have the same ones
             k, v, sinks = k[:, : rules.sinks], v[:, : rules.sinks], sinks[: k.shape[1]]
-            seen = positions[..., None] - sinks >= rules.window
-            distance = sinks - self._within_cache(positions)[..., None]
-            return self._dense(self._as_in_cache(q, positions), k, v, seen, distance, ctx)
+            return self._dense(turned, k, v, positions[..., None] - sinks >= rules.window, sinks - counted, ctx)
         first = jnp.arange(q.shape[1]) - positions  # index of the document's first token
         place = first[..., None] + sinks  # [B, T, n]; below 0 in an earlier call
         at = jnp.clip(place, 0, q.shape[1] - 1)
@@ -69,12 +63,11 @@ class StreamingAttention(Attention):
             return found.reshape(*at.shape, *y.shape[2:])
 
         seen = (positions[..., None] - sinks >= rules.window) & (place >= 0)
-        distance = sinks - self._within_cache(positions)[..., None]
-        return self._dense(self._as_in_cache(q, positions), of_sinks(k), of_sinks(v), seen, distance, ctx)
+        return self._dense(turned, of_sinks(k), of_sinks(v), seen, sinks - counted, ctx)
 
     def _within_cache(self, positions: jax.Array) -> jax.Array:
         """Positions of queries as a full cache counts them."""
-        return jnp.minimum(positions, self._rules().sinks + self._rules().window - 1)
+        return jnp.minimum(positions, self.kind.sinks + self.kind.window - 1)
 
     def _as_in_cache(self, q: jax.Array, positions: jax.Array) -> jax.Array:
         if self.rotary is None:
@@ -84,10 +77,8 @@ class StreamingAttention(Attention):
     def _dense(
         self, q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array, distance: jax.Array, ctx: Context
     ) -> Part:
-        """Each query [B, T, H, C] with keys of its own, [B, T, S, K, C], or with those of all, [B, S, K, C].
-
-        `seen` is bool [B, T, S], `distance` int [B, T, S].
-        """
+        """Each query [B, T, H, C] with keys of its own, [B, T, S, K, C], or with those of all, [B, S, K, C]. `seen` is
+        bool [B, T, S], `distance` int [B, T, S]."""
         wide, (batch, length, heads, width), kv_heads = ctx.policy.softmax, q.shape, k.shape[-2]
         keys = "BTSKC" if k.ndim == 5 else "BSKC"
         q_BTKGC = q.reshape(batch, length, kv_heads, -1, width).astype(wide)
@@ -105,9 +96,7 @@ class StreamingAttention(Attention):
         log = jnp.log(norm) + largest[..., 0].transpose(0, 3, 1, 2).reshape(total_BTH.shape)
         return Part(out / norm[..., None], jnp.where(some, log, MASKED))
 
-    def _to_self(
-        self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
+    def _to_self(self, x: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache | None) -> Attended:
         q, k, v = self._made(x, mask, ctx)
         if cache is None:
             return self._mix(x, q, k, v, mask, ctx), None
@@ -120,7 +109,7 @@ class StreamingAttention(Attention):
 
     def _held(self, q: jax.Array, ctx: Context, cache: Cache) -> list[Part]:
         """New tokens with what the cache holds."""
-        rules, now = self._rules(), ctx.positions
+        rules, now = self.kind, ctx.positions
         assert now is not None
         n, parts = rules.sinks, []
         for slots, queries, counted in (
@@ -136,7 +125,7 @@ class StreamingAttention(Attention):
 
     def _kept(self, k: jax.Array, v: jax.Array, mask: MaskSpec, ctx: Context, cache: Cache) -> Cache:
         """The cache after new tokens, whose real ones stand side by side in each row."""
-        rules, positions = self._rules(), ctx.positions
+        rules, positions = self.kind, ctx.positions
         assert positions is not None
         n, window = rules.sinks, rules.window
         real = jnp.ones_like(positions) if mask.q.segments is None else mask.q.segments
@@ -160,9 +149,3 @@ class StreamingAttention(Attention):
             "value": ctx.constrain(write(cache["value"], v), axes),
             "position": jnp.where(new, wanted, cache["position"]),
         }
-
-
-def layer(kind: AttentionConfig) -> type[Attention]:
-    """The layer of a kind of this file."""
-    del kind
-    return StreamingAttention

@@ -7,15 +7,14 @@ prefixed    y_t = r_t of the first positions t    prefix tuning, Li and Liang 20
 followed    y' = y + f(y D + d) U + u             bottleneck adapters, Houlsby et al. 2019, y = x W + b
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Scaled:
     """A kernel and the vectors that scale its input or its output with the bias; None: nothing does."""
 
@@ -24,8 +23,7 @@ class Scaled:
     out: jax.Array | None
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Followed:
     """A kernel whose output, [..., D] with the bias, passes a network of one hidden layer with a way around it."""
 
@@ -34,11 +32,10 @@ class Followed:
     down_bias: jax.Array
     up: jax.Array  # [width, D]
     up_bias: jax.Array
-    activation: str = field(metadata={"static": True})
+    activation: str = flax.struct.field(pytree_node=False)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Prefixed:
     """A kernel of keys or values; those of the first positions are `rows`, [length, K, C], instead."""
 
@@ -46,8 +43,7 @@ class Prefixed:
     rows: jax.Array
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Prompted:
     """A table of tokens [V, D]; from token V on a row of `prompt`, [length, D], is meant."""
 

@@ -5,16 +5,15 @@ A `Watched` kernel computes what the kernel does. The gradient of its `gram`, wh
 one backward pass gathers those of all layers, scanned, sharded or rematerialised as they may be.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Watched:
     """Stands for a kernel; `gram` is of zeros, float32 [side..., inputs, inputs]."""
 
