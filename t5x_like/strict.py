@@ -30,11 +30,8 @@ def convert(cls: type[T], content: Mapping[str, Any], path: str = "") -> T:
 
     Every key must be a field; a value must have the field's type (an integral float such as 1e6 counts as an int, an
     int as a float, a list as a tuple). Unions of dataclasses are told apart by their `kind: Literal[...]` field. A
-    dataclass with a classmethod `complete(mapping) -> mapping` may first carry values from one field to another.
-
-    Raises:
-      UserError: one line naming the field, the value and what is accepted.
-    """
+    dataclass with a classmethod `complete(mapping) -> mapping` may first carry values from one field to another. Raises
+    UserError: one line naming the field, the value and what is accepted."""
     complete = getattr(cls, "complete", None)
     content = content if complete is None else complete(content)
     hints = get_type_hints(cls)

@@ -56,11 +56,8 @@ class ChatTemplate:
     @classmethod
     def of(cls, folder: str | os.PathLike[str]) -> "ChatTemplate":
         """That of a Hugging Face folder or a run folder: its chat_template.jinja, else "chat_template" of its
-        tokenizer_config.json, a text or a list of named ones, else the one that is built in.
-
-        Raises:
-          UserError: a file that cannot be read, or a template that is no Jinja.
-        """
+        tokenizer_config.json, a text or a list of named ones, else the one that is built in. Raises UserError: a file
+        that cannot be read, or a template that is no Jinja."""
         path, own = Path(folder, "tokenizer_config.json"), Path(folder, "chat_template.jinja")
         said = read_json(path) if path.is_file() else {}
         found = own.read_text() if own.is_file() else said.get("chat_template") or BUILT_IN
@@ -88,11 +85,8 @@ class ChatTemplate:
         """The text of `render` in pieces, and of each whether it is an assistant's own words, to be trained on.
 
         They are what the template encloses in `{% generation %}`; without that, what it adds for each turn of the
-        assistant behind its generation prompt, up to the mark that ends the turn and with it.
-
-        Raises:
-          UserError: the turns cannot be told apart, for what the template makes of one depends on those after it.
-        """
+        assistant behind its generation prompt, up to the mark that ends the turn and with it. Raises UserError: the
+        turns cannot be told apart, for what the template makes of one depends on those after it."""
         text = self._marked(messages, tools)
         outside, *inside = (text if _OPEN in text else self._divided(text, messages, tools)).split(_OPEN)
         pieces = [(outside, False)]

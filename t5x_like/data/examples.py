@@ -67,11 +67,8 @@ def load_examples(config: TaskConfig, columns: Sequence[str]) -> Examples:
     Examples without text and second copies of a content are left out. One is held out when its digest, read as a
     fraction of the largest one, is below `held_out_fraction`: it stays on its side when others come and go. A source so
     small that one side would be empty gives that side the one example nearest to the boundary. At 1 all are held out.
-    With a `held_out` source those are held out, and what they repeat is not trained on.
-
-    Raises:
-      UserError: no example, one that cannot be read, a column that is not there, or fewer than two examples.
-    """
+    With a `held_out` source those are held out, and what they repeat is not trained on. Raises UserError: no example,
+    one that cannot be read, a column that is not there, or fewer than two examples."""
     entries, skipped = _entries(config, config.source, columns)
     name = f"data.source.kind={config.source.kind!r}"
     if config.held_out is not None:

@@ -19,11 +19,8 @@ _ROWS = 256  # at a time
 def score(program: Program, params: Params, dataset: Captions, count: int, how: dict[str, Any]) -> dict[str, float]:
     """Of up to `count` held-out pairs `recalls` `within` some numbers, and, where there are `classes`,
     "zero_shot_accuracy": how often the vector that is nearest to an image is that of its label. A class has the mean of
-    its name in each of the `templates`, where it stands for {}, of length 1.
-
-    Raises:
-      UserError: the data has no labels, or others.
-    """
+    its name in each of the `templates`, where it stands for {}, of length 1. Raises UserError: the data has no labels,
+    or others."""
     classes, templates, model = how["classes"], how["templates"], program.model
     apply = jax.jit(lambda batch, want: model.apply(params, batch, want=want, ctx=program.ctx), static_argnums=1)
     found = []

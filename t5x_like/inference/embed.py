@@ -31,11 +31,8 @@ def embed_texts(
     """Returns a float32 vector [D] for each text, whatever texts are beside it, or one for each of its tokens [T, D].
 
     Texts stand between [CLS] and [SEP], and are cut to the positions that the model has. A vector is the mean over all
-    tokens (Reimers and Gurevych 2019) or that of [CLS], `normalise`d to length 1.
-
-    Raises:
-      UserError: the model is no encoder such as BERT, or the tokenizer lacks those tokens.
-    """
+    tokens (Reimers and Gurevych 2019) or that of [CLS], `normalise`d to length 1. Raises UserError: the model is no
+    encoder such as BERT, or the tokenizer lacks those tokens."""
     if model.config.streams != ("encoder",):
         raise UserError(f"model.kind: {model.config.kind!r} is no encoder, which embeddings need; accepted: bert")
     special, most = tokenizer.needs(("cls", "sep"), "an embedding"), model.config.max_length

@@ -23,12 +23,8 @@ _MOST_IN_ONE_LOOP = 64  # new tokens; fewer are not worth compiling another loop
 def check_prompts(
     model: Decodes, prompts: Prompts, max_new_tokens: int, stop_tokens: Sequence[int], constraints: Constraints
 ) -> None:
-    """Refuses what the model cannot continue, in one line.
-
-    Raises:
-      UserError: an empty prompt, a token that the model lacks, no token to add, or more positions than a learned table
-        has.
-    """
+    """Refuses what the model cannot continue, in one line. Raises UserError: an empty prompt, a token that the model
+    lacks, no token to add, or more positions than a learned table has."""
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise UserError("prompt: is empty; expected at least one token")
     if max_new_tokens < 1:

@@ -13,11 +13,8 @@ from t5x_like.tuning import over
 
 
 def streaming(model: Model, window: int, sinks: int) -> Model:
-    """The same decoder, whose queries look back on a window and the first tokens; see `layers/streaming.py`.
-
-    Raises:
-      UserError: a model that has no such, or numbers that make no sense.
-    """
+    """The same decoder, whose queries look back on a window and the first tokens; see `layers/streaming.py`. Raises
+    UserError: a model that has no such, or numbers that make no sense."""
     config = model.config
     if not isinstance(config, TransformerConfig) or config.streams != ("decoder",) or config.attention is not None:
         raise UserError(

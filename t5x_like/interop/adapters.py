@@ -42,12 +42,9 @@ PLAIN |= dict.fromkeys(("trainable_token_indices", "target_parameters"))
 
 
 def load_adapter(path: str | Path, model: Model, params: Params) -> tuple[TunedModel, Params]:
-    """Reads an adapter for a model; the parameters come back with what it adds beside their kernels.
-
-    Raises:
-      UserError: not such a folder, another kind of adapter or an option of it without a counterpart here, or arrays
-        that are missing, unexpected, or of another shape than the model's.
-    """
+    """Reads an adapter for a model; the parameters come back with what it adds beside their kernels. Raises UserError:
+    not such a folder, another kind of adapter or an option of it without a counterpart here, or arrays that are
+    missing, unexpected, or of another shape than the model's."""
     folder = Path(path)
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: has no {CONFIG}; expected a folder that peft's save_pretrained has written")
@@ -84,11 +81,8 @@ def _with_prompt(folder: Path, model: Model, params: Params, arrays: Any) -> tup
 
 def save_adapter(path: str | Path, model: TunedModel, params: Params, base: str) -> None:
     """Writes what lies beside the kernels alone; `base` is what adapter_config.json calls the model that it belongs to.
-
-    Raises:
-      UserError: the method or the family has no counterpart there, or its arrays hold several kernels here of which
-        some have nothing beside them, or updates with other As.
-    """
+    Raises UserError: the method or the family has no counterpart there, or its arrays hold several kernels here of
+    which some have nothing beside them, or updates with other As."""
     method, specs = model.method, named_specs(model.base.specs())
     if method.config.kind == "prompt":
         prompt = np.asarray(params["token_embedding"]["prompt"]["embedding"], np.float32)

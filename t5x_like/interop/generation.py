@@ -36,11 +36,8 @@ _OFF = {
 def generation_settings(folder: Path) -> dict[str, Any]:
     """What is said, by its names there; nothing where there is no such file.
 
-    The defaults that hold there are filled in: without `do_sample` temperature is 0, with it top_k is 50.
-
-    Raises:
-      UserError: an option without a counterpart, or a value that makes no sense.
-    """
+    The defaults that hold there are filled in: without `do_sample` temperature is 0, with it top_k is 50. Raises
+    UserError: an option without a counterpart, or a value that makes no sense."""
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}

@@ -110,11 +110,8 @@ class Tower:
     ) -> tuple[jax.Array, Any, dict[str, jax.Array], dict[str, jax.Array]]:
         """Runs x through all layers and the norm after them; the rest is as `Stack.apply` has it.
 
-        The "hidden_states" that are kept have one entry more, the last after the final norm.
-
-        Raises:
-          UserError: "attentions" of a kind that has no weight for every key.
-        """
+        The "hidden_states" that are kept have one entry more, the last after the final norm. Raises UserError:
+        "attentions" of a kind that has no weight for every key."""
         if self.attention is not None and "attentions" in keep:
             raise UserError(f"attentions: model.attention.kind={self.attention.kind!r} has none; accepted: None")
         ctx = ctx.replace(bias=self._bias(params), shared=params)

@@ -30,11 +30,7 @@ class Asks(TokenCrossEntropy):
 
     def asking(self, others: Mapping[str, Model], base: tuple[Model, str] | None, ctx: Context) -> Self:
         """The same objective with the models it asks; `base` is the model that it trains without what a tuning method
-        adds, and what that is called.
-
-        Raises:
-          UserError: it needs a reference, and there is none.
-        """
+        adds, and what that is called. Raises UserError: it needs a reference, and there is none."""
         made = copy.copy(self)
         made.others, made.asks_in = dict(others), ctx.replace(pipeline=None, remat="none")
         if self.needs_reference and "reference" not in made.others:

@@ -158,11 +158,7 @@ def _mean(values: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def distilled(task: Any, student: ModelConfig, teacher: Model, taught: TeacherConfig, ctx: Context) -> Distilled:
-    """The task, with a teacher that runs in `ctx`.
-
-    Raises:
-      UserError: the teacher cannot teach this student that.
-    """
+    """The task, with a teacher that runs in `ctx`. Raises UserError: the teacher cannot teach this student that."""
     _check(student, teacher.config, taught, isinstance(task.config, LabelsConfig), ctx.pipeline is not None)
     kind = type(f"Distilled{type(task).__name__}", (Distilled, type(task)), {})
     made: Distilled = object.__new__(kind)

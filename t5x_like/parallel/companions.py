@@ -44,11 +44,7 @@ def together(hosts: Hosts | None, patience: float = PATIENCE) -> Iterator[None]:
 
     Starts `jax.distributed`, so it must come before anything that starts JAX's backend. A single process (None) pays
     nothing. In several an exception ends the process here, as `errors.exit_with` would: an ordinary exit would wait for
-    processes that wait for this one.
-
-    Raises:
-      UserError: the processes have not come together.
-    """
+    processes that wait for this one. Raises UserError: the processes have not come together."""
     if hosts is None:
         yield
         return

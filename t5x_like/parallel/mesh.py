@@ -19,12 +19,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
     The last axes lie closest together. On CPUs and GPUs devices are taken process by process, so `tensor` stays within
     a host as long as it fits, and `pipe`, then `data`, go across; on a TPU JAX lays the axes along the slice's own, and
-    of several slices `pipe`, then `data`, go across.
-
-    Raises:
-      UserError: a mesh larger than the machine, that does not divide its devices, that leaves out some of several
-        processes' devices, or whose `pipe` and `data` several slices do not divide.
-    """
+    of several slices `pipe`, then `data`, go across. Raises UserError: a mesh larger than the machine, that does not
+    divide its devices, that leaves out some of several processes' devices, or whose `pipe` and `data` several slices do
+    not divide."""
     processes = jax.process_count() if devices is None else 1  # a slice that is planned for has none yet
     if devices is None:
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))

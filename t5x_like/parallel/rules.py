@@ -254,26 +254,13 @@ class MeshLayout:
         return NamedSharding(self.mesh, PartitionSpec())
 
 
-def placement(layout: MeshLayout, specs: Params) -> str:
-    """Returns a line for each parameter: its name, its dimensions as name=size, and the mesh axes each is cut over.
-
-    decoder/layers/0/mlp/up/kernel   layers=2 embed=16 mlp=64   -, fsdp, tensor
-    """
-    rows = []
-    for name, spec, places in _placed(layout, specs):
-        sizes = " ".join(f"{axis}={size}" for axis, size in zip(spec.axes, spec.shape, strict=True))
-        cut = ["-" if place is None else place if isinstance(place, str) else "+".join(place) for place in places]
-        rows.append((name, sizes, ", ".join(cut)))
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    return "".join(f"{name:{widths[0]}}   {sizes:{widths[1]}}   {cut}\n" for name, sizes, cut in rows)
-
-
 def check_cut(layout: MeshLayout, specs: Params, most: float) -> None:
     """Refuses a mesh with fsdp or tensor that leaves more than a share `most` of the parameters' elements uncut: every
     device would hold those whole, with their moments. Raises UserError: the share, and the largest such parameter."""
     if all(layout.mesh.shape[axis] == 1 for axis in CUTTING):
         return
-    sizes = {name: (math.prod(spec.shape), any(places)) for name, spec, places in _placed(layout, specs)}
+    named = zip(named_specs(specs).items(), jax.tree.leaves(layout.parameters(specs)), strict=True)
+    sizes = {name: (math.prod(spec.shape), any(at.spec)) for (name, spec), at in named}
     whole = {name: size for name, (size, cut) in sizes.items() if not cut}
     share = sum(whole.values()) / sum(size for size, _ in sizes.values())
     if share > most:
@@ -282,8 +269,3 @@ def check_cut(layout: MeshLayout, specs: Params, most: float) -> None:
             f"mesh: {share:.1%} of the parameters are cut over no axis, most of them {largest} ({whole[largest]:,} "
             f"elements); accepted: at most mesh.max_uncut={most:g}, which can be raised for a small model"
         )
-
-
-def _placed(layout: MeshLayout, specs: Params) -> list[tuple[str, ParamSpec, tuple[Any, ...]]]:
-    shardings = jax.tree.leaves(layout.parameters(specs))
-    return [(*named, tuple(at.spec)) for named, at in zip(named_specs(specs).items(), shardings, strict=True)]

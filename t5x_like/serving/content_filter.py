@@ -23,10 +23,7 @@ class ContentFilter:
         self, model: Model, params: Params, tokenizer: Tokenizer, data: Any, refused: Mapping[int, float], ctx: Context
     ):
         """`data` is the config that the classifier was trained with, of one text a row; `refused`: {label: threshold}.
-
-        Raises:
-          UserError: it is no classifier of texts, or has no such label.
-        """
+        Raises UserError: it is no classifier of texts, or has no such label."""
         if getattr(data, "kind", "") != "classification" or len(data.columns) != 1 or data.num_labels < 2:
             raise UserError(f"filter: data.kind={getattr(data, 'kind', None)!r}: accepted: classification of one text")
         for label, threshold in refused.items():

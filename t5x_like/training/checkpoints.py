@@ -174,11 +174,8 @@ def load_trained(
     """Reads the model of a run folder, whatever mesh and attention kernel trained it.
 
     A run that averages its parameters gives the `average` or those of its last step. `mesh_for` says, by a model's
-    config, onto which mesh it is read: by default this machine's first device.
-
-    Raises:
-      UserError: the folder is no run folder, or holds no checkpoint.
-    """
+    config, onto which mesh it is read: by default this machine's first device. Raises UserError: the folder is no run
+    folder, or holds no checkpoint."""
     config = load_config(folder := Path(folder))
     config = as_trained(config, mesh_for(config.model))
     if not (folder / "checkpoints").is_dir():

@@ -162,10 +162,7 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
     """Whether a run's folder has what its parameters need; nothing is read of it but names and shapes.
 
     Returns names of parameters: those that are "found" there, "drawn", which it lacks, and "left out", without a place.
-
-    Raises:
-      UserError: a parameter that the folder lacks and `init_from.new` does not name, or one of another shape.
-    """
+    Raises UserError: a parameter that the folder lacks and `init_from.new` does not name, or one of another shape."""
     assert config.init_from is not None
     path = config.init_from.path
     theirs, ours = named_specs(_specs_of(path)), named_specs(specs)

@@ -50,10 +50,7 @@ def settle(
     """Replaces every "auto" of `execution.remat` and `training.microbatches` of a resolved run, noting what is taken.
 
     `features` are of one training row, without that dimension; `memory` is a device's bytes, as of `device_memory`.
-
-    Raises:
-      UserError: nothing fits.
-    """
+    Raises UserError: nothing fits."""
     if is_settled(config):
         return config
     least: tuple[float, str] | None = None

@@ -35,11 +35,8 @@ def build_optimizer(
     """Returns the optimizer without its learning rate: clipping, the optimizer's own scaling, decay, rules by name.
 
     Its `update` takes `step` beside gradients, state and parameters, where it thaws layers. `specs` are of what is
-    trained, `factors` their `mup.Factors`, `order` as `layer_numbers` takes it.
-
-    Raises:
-      UserError: rules that leave a parameter out, or that no parameter needs.
-    """
+    trained, `factors` their `mup.Factors`, `order` as `layer_numbers` takes it. Raises UserError: rules that leave a
+    parameter out, or that no parameter needs."""
     rates, decay = _learning_rates(config, specs), config.layer_decay
     if decay is not None:
         below = _below_the_top(specs, order)

@@ -69,10 +69,7 @@ def hold_folder(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Makes the folder and holds it for this process alone; the kernel lets go of it even when the process is killed.
 
     Another process that holds it is waited for, a while: it may be a worker that was told to stop and is still saving.
-
-    Raises:
-      UserError: the folder cannot be made, or another process still holds it.
-    """
+    Raises UserError: the folder cannot be made, or another process still holds it."""
     make_folder(folder)
     with (folder / ".lock").open("a") as file:
         patience = time.monotonic() + LOCK_PATIENCE

@@ -52,11 +52,8 @@ def score_run(
       progress: told a set's name and the share of it that is done.
 
     Returns what evaluation.json holds: the checkpoint's `step`, whose `parameters` ("average" or "last") and
-    `evaluations`, {name: {"loss", "loss_stderr", ..., "fingerprint"}}.
-
-    Raises:
-      UserError: the folder holds no checkpoint; a set is unknown, missing, or does not fit the run; its data changed.
-    """
+    `evaluations`, {name: {"loss", "loss_stderr", ..., "fingerprint"}}. Raises UserError: the folder holds no
+    checkpoint; a set is unknown, missing, or does not fit the run; its data changed."""
     theirs = is_hf(folder)
     config = _with_sets(hf_run(folder) if theirs else load_config(folder), overrides, tokens)
     names = _chosen(config, only, [] if theirs else [HELD_OUT])

@@ -30,11 +30,8 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 def configure_jax() -> None:
     """Turns JAX's persistent compilation cache on, for small programs too; a CPU keeps the memory it frees.
 
-    May start the backend: what must come before that (several hosts finding one another) must come before this.
-
-    Raises:
-      UserError: the cache's folder cannot be made.
-    """
+    May start the backend: what must come before that (several hosts finding one another) must come before this. Raises
+    UserError: the cache's folder cannot be made."""
     folder = cache_root() / "xla"
     try:
         folder.mkdir(parents=True, exist_ok=True)

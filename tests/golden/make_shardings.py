@@ -31,13 +31,31 @@ def dump(name: str) -> str:
     from t5x_like.config import MeshConfig, RunConfig
     from t5x_like.models import build_model
     from t5x_like.parallel.mesh import make_mesh
-    from t5x_like.parallel.rules import MeshLayout, placement
+    from t5x_like.parallel.rules import MeshLayout
     from t5x_like.strict import convert
 
     model, mesh = RECIPES[name]
     data = {"kind": "markov", "sequence_length": 16, "num_symbols": 64}
     config = convert(RunConfig, {"data": data, "model": model, "training": {"steps": 1}}).resolve()
     return placement(MeshLayout(make_mesh(MeshConfig(**mesh))), build_model(config.model).specs())
+
+
+def placement(layout, specs) -> str:
+    """Returns a line for each parameter: its name, its dimensions as name=size, and the mesh axes each is cut over.
+
+    decoder/layers/0/mlp/up/kernel   layers=2 embed=16 mlp=64   -, fsdp, tensor
+    """
+    import jax
+
+    from t5x_like.models.layers.parameters import named_specs
+
+    rows = []
+    for (name, spec), at in zip(named_specs(specs).items(), jax.tree.leaves(layout.parameters(specs)), strict=True):
+        sizes = " ".join(f"{axis}={size}" for axis, size in zip(spec.axes, spec.shape, strict=True))
+        cut = ["-" if place is None else place if isinstance(place, str) else "+".join(place) for place in at.spec]
+        rows.append((name, sizes, ", ".join(cut)))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return "".join(f"{name:{widths[0]}}   {sizes:{widths[1]}}   {cut}\n" for name, sizes, cut in rows)
 
 
 if __name__ == "__main__":

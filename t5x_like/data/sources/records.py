@@ -104,11 +104,8 @@ class TFDS(Source):
 def prepared_folder(config: TFDSConfig) -> Path:
     """Where a dataset lies: data_dir/name[/config]/version, the newest version unless the name says one.
 
-    Looked for on the disk before the library is asked, which would go to the network for what is not there.
-
-    Raises:
-      UserError: it is not there.
-    """
+    Looked for on the disk before the library is asked, which would go to the network for what is not there. Raises
+    UserError: it is not there."""
     root = Path(config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     name, _, version = config.name.partition(":")
     folder = root / name

@@ -38,11 +38,8 @@ def log_likelihoods(
     """ln p(text | prefix) of every text, each a document by itself, float64 [N], and how many tokens texts have, [N].
 
     Prefix and text are encoded apart, so that texts after one prefix differ in nothing before them. Of an encoder it is
-    the pseudo-log-likelihood: each token is masked in turn (Salazar et al. 2020).
-
-    Raises:
-      UserError: the model is neither a decoder nor an encoder of text, or a text is longer than its positions.
-    """
+    the pseudo-log-likelihood: each token is masked in turn (Salazar et al. 2020). Raises UserError: the model is
+    neither a decoder nor an encoder of text, or a text is longer than its positions."""
     if model.config.streams not in (("decoder",), ("encoder",)):
         raise UserError(f"model.kind: {model.config.kind!r} gives texts no probability; accepted: decoders, encoders")
     stream, most = model.config.streams[0], getattr(model.config, "max_length", None) or np.inf

@@ -27,11 +27,8 @@ def weat(
     "p_value": how many of all equal partitions of X and Y have a statistic as large. All are tried where they are no
     more than `permutations`; else so many are drawn, and the observed one counts as one of them.
 
-    Differs from the paper: the deviation is a sample's (N - 1), and a partition that ties counts, so no p is 0.
-
-    Raises:
-      UserError: X and Y differ in size, or are smaller than 2; a vector is 0.
-    """
+    Differs from the paper: the deviation is a sample's (N - 1), and a partition that ties counts, so no p is 0. Raises
+    UserError: X and Y differ in size, or are smaller than 2; a vector is 0."""
     if len(x) != len(y) or len(x) < 2 or not min(len(a), len(b)):
         raise UserError(f"x, y: {len(x)} and {len(y)} words; expected as many in both, 2 or more, and some in a and b")
     sets = [np.asarray(each, np.float64) for each in (x, y, a, b)]
