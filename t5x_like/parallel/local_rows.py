@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows of a batch this process must have, derived from where the mesh puts them.
+"""Which rows of a batch this process must have, derived from where the mesh puts them; and what all have alike.
 
 The process's number alone does not say: under `data` over two hosts each needs its own half; with `tensor`, `seq` or
 `expert` across them both need the same rows.
@@ -46,6 +46,14 @@ def whole(array: Any) -> np.ndarray:
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def as_the_first(value: Any) -> Any:
+    """Returns the first process's number or array, of at most 32 bits, in every process; waits for all of them."""
+    if jax.process_count() == 1:
+        return value
+    told = np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    return told if told.ndim else told.item()
 
 
 def put_rows(

@@ -23,10 +23,9 @@ from t5x_like.inference.generate import generate
 from t5x_like.inference.sampling import Sampling
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
-from t5x_like.parallel.local_rows import whole
+from t5x_like.parallel.local_rows import as_the_first, whole
 from t5x_like.rollouts.advantages import ALIKE, best_of_groups, generalised, of_groups, whitened
 from t5x_like.rollouts.rewards import rewards_of
-from t5x_like.training.one_writer import as_the_first
 
 Pair = tuple[list[int], list[int]]  # a prompt, the data's answer without its end
 

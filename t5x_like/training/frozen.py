@@ -8,7 +8,8 @@ import orbax.checkpoint as ocp
 
 from t5x_like.errors import UserError
 from t5x_like.models.layers.parameters import Params
-from t5x_like.training.one_writer import as_the_first, is_writer
+from t5x_like.parallel.local_rows import as_the_first
+from t5x_like.training.one_writer import is_writer
 from t5x_like.training.orbax_folder import check_item, open_manager, writing
 from t5x_like.training.seals import damage
 

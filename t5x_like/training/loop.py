@@ -25,6 +25,7 @@ from t5x_like.data.packing import COUNTED, count_targets
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
 from t5x_like.files import read_json, write_json
+from t5x_like.parallel.local_rows import as_the_first
 from t5x_like.quantisation import whole_specs
 from t5x_like.reporting.wording import in_bytes
 from t5x_like.rollouts.rollout import Rollout
@@ -36,7 +37,7 @@ from t5x_like.training.initial import begun, check_initial
 from t5x_like.training.layer_statistics import named_by_layer
 from t5x_like.training.memory_fit import check_sizes, device_memory, is_settled, settle
 from t5x_like.training.metrics import Metrics, Tally
-from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same, is_writer, wait_for
+from t5x_like.training.one_writer import AnyProcess, check_same, is_writer, wait_for
 from t5x_like.training.profile import Profile
 from t5x_like.training.program import program_for
 from t5x_like.training.progress import Reporter, Silent

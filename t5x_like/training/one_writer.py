@@ -5,7 +5,6 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,14 +19,6 @@ FILE_PATIENCE = 30.0  # seconds that a shared file system may take to show what 
 def is_writer() -> bool:
     """Whether this process writes the run folder's files: the first one does. Checkpoints are written by all."""
     return jax.process_index() == 0
-
-
-def as_the_first(value: Any) -> Any:
-    """Returns the first process's number or array, of at most 32 bits, in every process; waits for all of them."""
-    if jax.process_count() == 1:
-        return value
-    told = np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
-    return told if told.ndim else told.item()
 
 
 def check_same(texts: Mapping[str, str]) -> None:

@@ -20,11 +20,11 @@ from t5x_like.config import MeshConfig
 from t5x_like.config_files import load_run
 from t5x_like.errors import UserError
 from t5x_like.files import write_json
-from t5x_like.parallel.local_rows import Share, put_rows, share_of
+from t5x_like.parallel.local_rows import Share, as_the_first, put_rows, share_of
 from t5x_like.parallel.mesh import make_mesh
 from t5x_like.strict import to_dict
 from t5x_like.training.loop import train
-from t5x_like.training.one_writer import AnyProcess, as_the_first, check_same
+from t5x_like.training.one_writer import AnyProcess, check_same
 from t5x_like.training.progress import Silent
 
 ROOT = Path(__file__).parents[2]
