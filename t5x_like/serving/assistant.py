@@ -14,6 +14,7 @@ from t5x_like.errors import UserError
 from t5x_like.inference.sampling import Sampling
 from t5x_like.inference.text import TextStream
 from t5x_like.interop.generation import generation_settings
+from t5x_like.models.model import Encodes
 from t5x_like.serving.content_filter import ContentFilter
 from t5x_like.serving.engine import Engine, Reply, Request
 from t5x_like.serving.grammar import Grammar
@@ -68,6 +69,13 @@ class Assistant:
         if len(marks) == 1 and not tokenizer.token_bytes[marks[0]]:
             self._stops, self._end = [*self._stops, *marks], []
 
+    def prompt(self, text: str) -> list[int]:
+        """A text as the model was trained to go on with it, or to read it with its encoder."""
+        tokens, specials = [*map(int, self.tokenizer.encode(text))], self.tokenizer.specials
+        if isinstance(self.engine.model, Encodes):
+            return [*tokens, specials.get("eos", self.tokenizer.separator)]
+        return [specials.get("bos", self.tokenizer.separator), *tokens]
+
     def write(
         self, prompt: Sequence[int], new: int | None = None, grammar: Grammar | None = None, **how: Any
     ) -> Writing:
@@ -86,6 +94,8 @@ class Assistant:
     def chat(self, messages: Messages, tools: Sequence[Any] | None = None, **how: Any) -> Writing:
         """Answers a conversation; see `write`."""
         prompt = self.template.tokens(self.tokenizer, messages, tools)
+        if isinstance(self.engine.model, Encodes):
+            prompt.append(self.tokenizer.specials.get("eos", self.tokenizer.separator))
         how |= {"stop": [*self._end, *how.get("stop", ())], "asked": messages[-1].get("content")}
         return self.write(prompt, **how)
 

@@ -103,32 +103,39 @@ class _Plan:
     ctx: Context
     length: int
 
+    @property
+    def memory(self) -> int:
+        """The most tokens that an encoder reads; 0: there is none."""
+        return min(self.length, self.model.max_length or self.length) if isinstance(self.model, Encodes) else 0
+
     def empty_cache(self) -> Params:
-        return self.model.init_cache(1, self.length, self.ctx.policy.compute)
+        return self.model.init_cache(1, self.length, self.ctx.policy.compute, self.memory)
 
 
 class Engine:
     """Answers requests, up to `slots` at a time. Any thread may `submit`; one calls `run`, or `step` by itself."""
 
     def __init__(self, model: Model, params: Params, *, slots: int = 4, length: int = 1024, ctx: Context | None = None):
-        """`length` is the most tokens of a prompt, rounded up, and what follows it."""
+        """`length` is the most tokens of a prompt, rounded up, and what follows it; with an encoder of either."""
         self.model: Decodes = able(model, Decodes, "serving")
-        if isinstance(model, Encodes):
-            raise UserError(f"model.kind={model.config.kind!r}: has an encoder; accepted for serving: a decoder alone")
         ctx = (ctx or Context()).replace(train=False, key=None)
         self.params = jax.jit(partial(self.model.for_decoding, ctx=ctx))(params)
         self._plan = _Plan(self.model, ctx, length)
         self._slots = [_Slot(_knobs(Request([0], 1))) for _ in range(slots)]
         self._waiting: collections.deque[Reply] = collections.deque()
         self._reading: collections.deque[int] = collections.deque()  # slots whose prompt is not yet read
-        self._piece = PIECE if self.model.shares_cache and not hasattr(model, "in_front") else length
+        self._goes_on = self.model.shares_cache and not self._plan.memory  # from where prompts differ
+        self._piece = PIECE if self._goes_on and not hasattr(model, "in_front") else length
         self._changed, self._closed, self._clock = threading.Condition(), False, itertools.count(1)
         one = {"cache": self._plan.empty_cache(), "token": 0, "position": 0}
         self._state: Any = jax.tree.map(lambda x: jnp.zeros((slots, *jnp.shape(x)), jnp.asarray(x).dtype), one)
 
     def room(self, prompt: Sequence[int]) -> int:
         """How many tokens can follow a prompt."""
-        most, front = self.model.max_length, getattr(self.model, "in_front", list)(list(prompt))
+        most, memory = self.model.max_length, self._plan.memory
+        if memory:
+            return min(self._plan.length, most or self._plan.length) - 1 if len(prompt) <= memory else 0
+        front = getattr(self.model, "in_front", list)(list(prompt))
         room = self._plan.length - rounded_up(len(front))
         return room if most is None else min(room, most - len(prompt))
 
@@ -196,7 +203,7 @@ class Engine:
         free = {*range(len(self._slots))} - {*self._busy()}
         number = max(free, key=lambda n: (self._slots[n].common(prompt), -self._slots[n].used))
         slot = self._slots[number]
-        shared = slot.common(prompt) if self.model.shares_cache else 0
+        shared = slot.common(prompt) if self._goes_on else 0
         if shared < _WORTH or slot.places[shared - 1] + 1 + rounded_up(len(prompt) - shared) + new > self._plan.length:
             shared = 0
         slot.reply, slot.knobs = reply, _knobs(reply.request)
@@ -211,6 +218,8 @@ class Engine:
         if piece:
             start = slot.places[-1] + 1 if slot.kept else 0
             rest = left_padded([piece], rounded_up(len(piece))) if start else as_batch(self.model, [piece])
+            for name in [name for name in rest if name.startswith("encoder_")]:
+                rest[name] = jnp.pad(rest[name], ((0, 0), (0, self._plan.memory)))[:, : self._plan.memory]
             if start:
                 rest["decoder_positions"] += len(slot.kept) + slot.front
             else:

@@ -87,7 +87,7 @@ class Service:
         return body
 
     def _begun(self, body: Body, chat: bool) -> Writing:
-        stop, tokenizer = body.get("stop", []), self._assistant.tokenizer
+        stop = body.get("stop", [])
         how: Body = {name: body[name] for name in ("temperature", "top_p", "top_k", "seed") if name in body}
         how["stop"] = [stop] if isinstance(stop, str) else stop
         how["likeliest"] = body.get("top_logprobs", 0) if chat else body.get("logprobs", 0)
@@ -98,7 +98,7 @@ class Service:
             messages = [_message(each) for each in body["messages"]]
             return self._assistant.chat(messages, body.get("tools"), grammar=self._grammar(body), **how)
         if isinstance(prompt := body["prompt"], str):
-            prompt = [tokenizer.specials.get("bos", tokenizer.separator), *map(int, tokenizer.encode(prompt))]
+            prompt = self._assistant.prompt(prompt)
         if not all(type(token) is int for token in prompt):
             raise UserError("prompt: expected one text, or one list of token ids")
         return self._assistant.write(prompt, **how)

@@ -4,13 +4,17 @@
 import json
 import threading
 
+import jax
 import numpy as np
 import pytest
 
+from t5x_like.config.models.t5 import T5Config
+from t5x_like.config.models.transformer import EncoderDecoderConfig
 from t5x_like.data.tokenizers import ByteTokenizer
 from t5x_like.errors import UserError
 from t5x_like.inference.generate import generate
 from t5x_like.inference.sampling import Sampling
+from t5x_like.models import build_model
 from t5x_like.serving.engine import Engine, Request
 from t5x_like.serving.grammar import Grammar
 
@@ -107,6 +111,24 @@ def test_a_long_prompt_is_read_between_tokens_of_others(tiny, monkeypatch):
     for request, reply in ((short, replies[0]), (long, replies[1]), (again.request, again)):
         assert [token for token, _ in reply] == alone(tiny, request)[0]
     assert replies[2].reason == "cancelled" and not list(replies[2])
+
+
+@pytest.mark.parametrize("kind", ["t5", "transformer"])
+def test_texts_that_an_encoder_reads(kind):
+    """Each with a memory of its own, longer or shorter than that which was in its slot before."""
+    sizes = {"num_layers": 2, "d_model": 32, "num_heads": 4, "mlp_dim": 64, "vocab_size": VOCAB, "max_length": 48}
+    config = T5Config(**sizes) if kind == "t5" else EncoderDecoderConfig(**sizes, positions="learned")
+    model = build_model(config.filled())
+    tiny = model, jax.tree.map(lambda x: 2 * x, model.init(jax.random.key(1)))
+    draw = np.random.default_rng(3)
+    requests = [Request(draw.integers(2, VOCAB, n).tolist(), 3 + n % 5, Sampling(0.8), n) for n in (30, 4, 17, 40, 9)]
+    engine = Engine(*tiny, slots=2, length=64)
+    replies = [engine.submit(request) for request in requests]
+    while engine.step():
+        pass
+    for request, reply in zip(requests, replies, strict=True):
+        assert [token for token, _ in reply] == alone(tiny, request)[0]
+    assert engine.room([1] * 49) == (0 if kind == "transformer" else 63)
 
 
 def test_cancelled_requests_leave_their_slot(tiny):
