@@ -108,6 +108,15 @@ def flops_per_token(
     return (1 + BACKWARD) * forward - without
 
 
+def flops_per_target(config: RunConfig, **how: Any) -> float:
+    """`flops_per_token` of a resolved run, with what its rows hold beside their targets."""
+    model, data, how = config.model, config.data, {"trained": config.trains, **how}
+    pairs = (
+        n * length / data.sequence_length * flops_per_token(model, length, **how) for length, n in data.beside.items()
+    )
+    return flops_per_token(model, data.mean_lengths, **how) + sum(pairs)
+
+
 def flops_per_token_6n(config: ModelConfig) -> float:
     """The usual estimate 6 N, with N the active parameters outside the tables (Kaplan et al. 2020)."""
     counts = count_parameters(config)
@@ -117,21 +126,21 @@ def flops_per_token_6n(config: ModelConfig) -> float:
 def accounting(config: RunConfig) -> dict[str, Any]:
     """Parameters and FLOPs of a resolved run, as accounting.json holds them.
 
-    The first five fields are fixed: other programs read them. `params` and `forward_flops_per_token` break the totals
-    down by part; `params_trainable` is there where not all are trained, and `params_added` where a tuning method adds
-    some, whose few FLOPs are not counted.
+    The first five fields are fixed: other programs read them. FLOPs are exact, forward and backward, for each token
+    that is a target. `params` and `forward_flops_per_token` break the totals down by part; `params_trainable` is there
+    where not all are trained, and `params_added` where a tuning method adds some, whose few FLOPs are not counted.
     """
-    model, lengths, trained = config.model, config.data.mean_lengths, config.trains
+    model, trained = config.model, config.trains
     counts = count_parameters(model)
     content = {
         "params_total": counts.total,
         "params_nonembedding": counts.nonembedding,
         "params_active": counts.active,
-        "flops_per_token": flops_per_token(model, lengths, trained=trained),
+        "flops_per_token": flops_per_target(config),
         "flops_per_token_6n": flops_per_token_6n(model),
-        "flops_per_token_full_attention": flops_per_token(model, lengths, full_attention=True, trained=trained),
+        "flops_per_token_full_attention": flops_per_target(config, full_attention=True),
         "params": counts.by_part,
-        "forward_flops_per_token": forward_flops(model, lengths),
+        "forward_flops_per_token": forward_flops(model, config.data.mean_lengths),
     }
     specs = tuned_parameters(config)
     trainable = sum(size(spec) for name, spec in specs if trained(name))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from t5x_like.accounting.flops import flops_per_token
+from t5x_like.accounting.flops import flops_per_target, flops_per_token
 from t5x_like.accounting.parameters import count_parameters
 from t5x_like.config import RunConfig, config_hash, distinctive
 from t5x_like.config_files import load_file, set_field, with_overrides
@@ -170,8 +170,7 @@ def _cell(sweep: SweepConfig, arm: str, size: dict[str, Any], tokens: int, rate:
     config = _run(sweep, f"arms.{arm}" if arm else "base", size, tokens, rate, seed)
     counts = count_parameters(config.model)
     params = {f"params_{name}": getattr(counts, name) for name in ("total", "nonembedding", "active")}
-    per_target = flops_per_token(config.model, config.data.mean_lengths, trained=config.trains)
-    params["params_compute"] = round(per_target / 6)
+    params["params_compute"] = round(flops_per_target(config) / 6)
     assert config.training.tokens is not None
     where = f"{arm}_" * bool(arm) + f"n{_short(params[sweep.params_column])}_d{_short(config.training.tokens)}"
     name = f"{where}_lr{config.optimizer.learning_rate:.3g}_s{seed}_{config_hash(config)}"

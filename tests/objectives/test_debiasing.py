@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Equalised log-probabilities of pairs: the loss against its formula, and what it does to a planted preference."""
 
+import dataclasses
 import json
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -10,8 +11,11 @@ import numpy as np
 import optax
 import pytest
 from plant import planted
+from traced_flops import count_flops
 
+from t5x_like.accounting.flops import accounting
 from t5x_like.config import RunConfig
+from t5x_like.config.data import LanguageModelConfig
 from t5x_like.config.objectives import CausalLMConfig
 from t5x_like.config.objectives.debiasing import DebiasingConfig
 from t5x_like.data.pipeline import build_dataset
@@ -21,7 +25,7 @@ from t5x_like.models import build_model
 from t5x_like.models.context import Context
 from t5x_like.objectives import build_objective
 from t5x_like.objectives.task import objective_of
-from t5x_like.strict import convert
+from t5x_like.strict import convert, to_dict
 
 BATCH, STEPS = 16, 120
 
@@ -52,6 +56,22 @@ def made(tmp_path_factory):
     ).resolve()
     model = build_model(config.model)
     return build_dataset(config.data, 0), model, model.init(jax.random.key(0)), files["pairs"]
+
+
+def test_flops_of_pairs_are_counted(made):
+    """Both sentences of a row's pair, forward and backward, padding too: as in the program that is traced."""
+    data, model, params, _ = made
+    content = {"data": to_dict(data.config), "model": to_dict(model.config), "training": {"steps": 1}}
+    config = convert(RunConfig, content).resolve()
+    batch = data.training_batch(0, BATCH)
+
+    def gradient(params):
+        return jax.grad(lambda params: objective_of(loss_of(model, params, batch, 1.0))[0])(params)
+
+    told = accounting(config)["flops_per_token_full_attention"]
+    assert count_flops(gradient, params) / (BATCH * 64) == pytest.approx(told, rel=1e-6)
+    alone = dataclasses.replace(config, data=LanguageModelConfig(sequence_length=64))
+    assert told > 1.9 * accounting(alone)["flops_per_token_full_attention"]
 
 
 def loss_of(model, params, batch, weight):

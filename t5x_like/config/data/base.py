@@ -33,5 +33,10 @@ class DataConfig(Checked):
         return self.lengths
 
     @property
+    def beside(self) -> Mapping[int, int]:
+        """Further sequences of a row, which are no targets: how many of a length."""
+        return {}
+
+    @property
     def vocab_size(self) -> int:
         raise NotImplementedError

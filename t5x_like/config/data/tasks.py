@@ -91,12 +91,15 @@ class LanguageModelConfig(_StreamConfig):
 
 @dataclass(frozen=True)
 class DebiasingDataConfig(_StreamConfig):
-    """The same windows, each with one of the pairs of sentences that should be equally likely, whose FLOPs are not
-    counted."""
+    """The same windows, each with one of the pairs of sentences that should be equally likely."""
 
     kind: Literal["debiasing"] = "debiasing"
     pairs: AnySource = field(default_factory=lambda: sources.JsonLinesConfig(pattern="pairs.jsonl"))
     pair_length: int = 64  # tokens of a sentence, without the start; what is longer is cut
+
+    @property
+    def beside(self) -> dict[int, int]:
+        return {self.pair_length: 2}
 
 
 @dataclass(frozen=True)
