@@ -8,10 +8,15 @@ from typing import Any
 from t5x_like.config import DataConfig, ProcessConfig
 from t5x_like.data.dataset import Dataset
 from t5x_like.data.tokenizers import Tokenizer
+from t5x_like.errors import UserError
 
 
 def build_dataset(
-    config: DataConfig, seed: int, cache_dir: Path | None = None, tokenizer: Tokenizer | None = None
+    config: DataConfig,
+    seed: int,
+    cache_dir: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    field: str = "data",
 ) -> Dataset:
     """Returns the data that `config` describes: of the file that is called like its kind.
 
@@ -20,11 +25,13 @@ def build_dataset(
       cache_dir: where tokenised text and entropies that take long are kept; None: `$T5X_LIKE_CACHE`, else
         ~/.cache/t5x_like.
       tokenizer: what text is encoded with; None: the config's, trained on this data's own training documents.
-
-    Raises:
-      UserError: the source is missing, unreadable or too small, in one line.
+      field: what the config is called, in the `UserError` of a source that is missing, unreadable or too small.
     """
     is_process = isinstance(config, ProcessConfig)
     module = importlib.import_module(f"t5x_like.data.{'processes' if is_process else 'tasks'}.{config.kind}")
     more: dict[str, Any] = {} if is_process else {"tokenizer": tokenizer}
-    return module.build(config, seed, cache_dir=cache_dir, **more)
+    try:
+        return module.build(config, seed, cache_dir=cache_dir, **more)
+    except UserError as error:
+        named, text = str(error).startswith("data."), str(error).removeprefix("data")
+        raise UserError(text if field == "data" and not named else f"{field}{text if named else ': ' + text}") from None

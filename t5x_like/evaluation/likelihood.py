@@ -21,7 +21,6 @@ from t5x_like.objectives.cross_entropy import over_vocabulary
 
 Pair = tuple[list[int], list[int]]  # tokens of a context and of a target
 
-
 # Of a target: its natural log-probability, its tokens, how many of those were the likeliest, and how many of the
 # context's first tokens were cut away.
 Likelihood = namedtuple("Likelihood", "log_prob tokens likeliest cut")

@@ -23,7 +23,6 @@ Sums = dict[str, jax.Array]
 # function(params, hidden, rest, layout) -> (loss, sums)
 ChunkFunction = Callable[[Any, jax.Array, Any, Layout | None], tuple[jax.Array, Sums]]
 
-
 MOST_LOGITS = 2**25  # at once, on a device whose memory is not known: 128 MiB of float32
 _SHARE = 1 / 16  # of a device's memory that logits and their gradients may take, 8 bytes for each
 

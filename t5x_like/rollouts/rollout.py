@@ -39,7 +39,8 @@ class Rollout:
         self.config, self.program, self.dataset = config, program, dataset
         steps, size = config.execution.steps_per_call, config.training.batch_size
         self.batches, self.prompts = steps // c.passes, size // c.samples
-        self.texts = None if c.texts is None else build_dataset(c.texts, config.seed, tokenizer=dataset.tokenizer)
+        where = config.seed, None, dataset.tokenizer, "objective.texts"
+        self.texts = None if c.texts is None else build_dataset(c.texts, *where)
         self.sampling, self.ctx = Sampling(temperature=c.temperature), program.ctx.replace(remat="none")
 
     def __call__(self, params: Params, others: Params, step: int) -> Batch:

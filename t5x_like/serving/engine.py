@@ -134,7 +134,7 @@ class Engine:
         """How many tokens can follow a prompt."""
         most, memory = self.model.max_length, self._plan.memory
         if memory:
-            return min(self._plan.length, most or self._plan.length) - 1 if len(prompt) <= memory else 0
+            return memory - 1 if len(prompt) <= memory else 0
         front = getattr(self.model, "in_front", list)(list(prompt))
         room = self._plan.length - rounded_up(len(front))
         return room if most is None else min(room, most - len(prompt))

@@ -160,8 +160,8 @@ class Service:
         tokenizer = self._assistant.tokenizer
 
         def one(token: int, value: float) -> Body:
-            text, read = tokenizer.decode([token]), tokenizer.decode_bytes([token])
-            return {"token": text, "logprob": value, "bytes": [*read]}
+            read = [*tokenizer.decode_bytes([token])]
+            return {"token": tokenizer.decode([token]), "logprob": value, "bytes": read}
 
         told = [one(*each) for each in writing.tokens[first:]]
         likeliest = [[one(*each) for each in of] for of in writing.reply.likeliest[first : len(writing.tokens)]]

@@ -13,7 +13,6 @@ from t5x_like.data.dataset import Dataset
 from t5x_like.data.pipeline import build_dataset
 from t5x_like.data.tasks.captions import Captions
 from t5x_like.data.tokenizers import Tokenizer
-from t5x_like.errors import UserError
 from t5x_like.evaluation.zero_shot import score
 from t5x_like.models.layers.parameters import Params
 from t5x_like.training.program import Program
@@ -24,13 +23,8 @@ TOKENS_PER_CALL = 8192
 def build_sets(config: RunConfig, tokenizer: Tokenizer | None) -> dict[str, Dataset]:
     """Returns the further evaluation sets of a run by name; text is encoded with the run's own tokenizer. Raises
     UserError: a source is missing, unreadable or too small."""
-    sets = {}
-    for name, each in config.evaluation.items():
-        try:
-            sets[name] = build_dataset(each, config.seed, tokenizer=tokenizer)
-        except UserError as error:
-            raise UserError(f"evaluation.{name}.{str(error).removeprefix('data.')}") from None
-    return sets
+    sets, shared = config.evaluation.items(), (config.seed, None, tokenizer)
+    return {name: build_dataset(each, *shared, f"evaluation.{name}") for name, each in sets}
 
 
 def evaluate(
