@@ -6,6 +6,7 @@ as one line that starts with the dotted path of the field.
 """
 
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from t5x_like.errors import UserError, nearest
 
 T = TypeVar("T")
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 _is_dataclass: Callable[[Any], bool] = dataclasses.is_dataclass  # which would narrow types to instances
 
 
@@ -34,7 +36,7 @@ def convert(cls: type[T], content: Mapping[str, Any], path: str = "") -> T:
     UserError: one line naming the field, the value and what is accepted."""
     complete = getattr(cls, "complete", None)
     content = content if complete is None else complete(content)
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in map(str, content):
         if key not in fields:
@@ -82,7 +84,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _kind(cls: type) -> str:
-    return get_args(get_type_hints(cls)["kind"])[0]
+    return get_args(_hints(cls)["kind"])[0]
 
 
 def _describe(hint: Any) -> str:
@@ -112,7 +114,7 @@ def _refuse(hint: Any, value: Any, path: str) -> UserError:
 def _with_default_kind(default: Any, value: Any) -> Any:
     """Fields given without their kind belong to the kind that the field has by default."""
     fields = getattr(default, "__dataclass_fields__", {})
-    named = "kind" in fields and get_origin(get_type_hints(default)["kind"]) is Literal
+    named = "kind" in fields and get_origin(_hints(default)["kind"]) is Literal
     if isinstance(value, Mapping) and "kind" not in value and named:
         return {"kind": _kind(default), **value}
     return value
@@ -158,7 +160,7 @@ def _union(hint: Any, value: Any, path: str) -> Any:
     if value is None and type(None) in members:
         return None
     classes = [member for member in members if _is_dataclass(member)]
-    if len(classes) == 1 and "kind" not in get_type_hints(classes[0]):  # a part that may be absent
+    if len(classes) == 1 and "kind" not in _hints(classes[0]):  # a part that may be absent
         return _value(classes[0], value, path)
     kinds = {_kind(member): member for member in classes}
     if not kinds:

@@ -6,6 +6,7 @@ is (a stack of norms has two dimensions, and is no matrix).
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -14,6 +15,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax.typing import DTypeLike
 
 from t5x_like.config.attention import AttentionConfig
@@ -111,19 +114,20 @@ def parameter(module: nn.Module, name: str, spec: ParamSpec) -> Any:
 
 def record_specs(module: nn.Module, *args: Any) -> Params:
     """Returns the nested dict of ParamSpec that `module`, called with `args`, declares. Computes nothing."""
+    leaves, structure = jax.tree.flatten(args)
+    shapes = tuple(jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return unflatten_dict(dict(_recorded(module, structure, shapes)))
+
+
+@functools.lru_cache(maxsize=1024)  # to trace a layer takes longer than to read what it declared
+def _recorded(module: nn.Module, structure: Any, leaves: Any) -> tuple[tuple[tuple[str, ...], ParamSpec], ...]:
     record: dict[tuple[str, ...], ParamSpec] = {}
     token = _record.set(record)
     try:
-        jax.eval_shape(module.init, jax.random.key(0), *args)
+        jax.eval_shape(module.init, jax.random.key(0), *jax.tree.unflatten(structure, leaves))
     finally:
         _record.reset(token)
-    tree: Params = {}
-    for path, spec in record.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = spec
-    return tree
+    return tuple(record.items())
 
 
 def call(module: nn.Module, params: Params, *args: Any) -> Any:
