@@ -90,14 +90,6 @@ def on_links(found: Iterable[Collective]) -> list[tuple[str, tuple[str, ...], fl
     return [(kind, axes, max(both)) for (kind, axes), both in sums.items()]
 
 
-def bytes_by_axes(found: Iterable[Collective]) -> dict[tuple[str, ...], float]:
-    """Bytes that a device sends over each combination of mesh axes."""
-    sums: dict[tuple[str, ...], float] = {}
-    for one in found:
-        sums[one.axes] = sums.get(one.axes, 0.0) + one.bytes
-    return sums
-
-
 def _is_a_part(run: hlo.Run) -> bool:
     """Whether this is one of several fusions over which XLA:TPU spreads a collective: the first of them counts."""
     if "async_collective_fusion_config" not in run.instruction.attributes:

@@ -18,7 +18,6 @@ from t5x_like.config_files import load_run, with_overrides
 from t5x_like.errors import UserError
 from t5x_like.parallel.mesh import AXES
 from t5x_like.planning.closed_form import Step
-from t5x_like.planning.collectives import bytes_by_axes
 from t5x_like.planning.lower import compile_step
 from t5x_like.strict import convert
 from t5x_like.training.state import state_bytes
@@ -29,6 +28,14 @@ BASE = {
     "training": {"steps": 4, "batch_size": 16, "microbatches": 2},
     "execution": {"scan_layers": True, "remat": "full"},
 }
+
+
+def bytes_by_axes(found):
+    """Bytes that a device sends over each combination of mesh axes."""
+    sums = {}
+    for one in found:
+        sums[one.axes] = sums.get(one.axes, 0.0) + one.bytes
+    return sums
 
 
 def run(*overrides):
