@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from t5x_like.config.checks import Checked, Patterns, matches
 
-HEADS = "(head|labels|distillation_labels|next_sentence|pooler|replaced_tokens)/.*"
+HEADS = "(critic/)?(head|labels|distillation_labels|next_sentence|pooler|replaced_tokens)/.*"
 
 
 @dataclass(frozen=True)

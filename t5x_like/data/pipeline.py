@@ -33,5 +33,7 @@ def build_dataset(
     try:
         return module.build(config, seed, cache_dir=cache_dir, **more)
     except UserError as error:
-        named, text = str(error).startswith("data."), str(error).removeprefix("data")
-        raise UserError(text if field == "data" and not named else f"{field}{text if named else ': ' + text}") from None
+        text = str(error)
+        if field == "data":
+            raise
+        raise UserError(field + text[4:] if text.startswith("data.") else f"{field}: {text}") from None

@@ -69,7 +69,11 @@ def read_file(path: Path) -> Arrays:
     """Returns the arrays of one file by name. Raises UserError: it is absent or damaged."""
     try:
         with safe_open(path, "numpy") as file:
-            places = {name: Place(path, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            places = {name: Place(path, name, tuple(each.get_shape())) for name, each in found.items()}
+            for name, each in found.items():
+                if (kind := each.get_dtype()) not in _CODES.values():
+                    raise OSError(f"{name!r} is of dtype {kind}; accepted: {', '.join(_CODES.values())}")
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: no usable safetensors file ({error})") from None
     return Arrays(places)

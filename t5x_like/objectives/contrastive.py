@@ -16,7 +16,7 @@ from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.models.streams import real
-from t5x_like.objectives.task import Batch, SummedTask, Sums
+from t5x_like.objectives.task import Batch, Scale, SummedTask, Sums
 
 
 class Contrastive(SummedTask):
@@ -29,9 +29,7 @@ class Contrastive(SummedTask):
 
     separable = False
 
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         c = self.config
         if c.loss == "softmax":
             numbers = params["logit_scale"]

@@ -19,7 +19,7 @@ from t5x_like.models.layers import cpu
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import LanguageModel, Model, able
 from t5x_like.objectives.chunked import chunk_length, most_logits, parts_of, sum_over_chunks
-from t5x_like.objectives.task import Batch, SummedTask, Sums
+from t5x_like.objectives.task import Batch, Scale, SummedTask, Sums
 
 
 class TokenCrossEntropy(SummedTask):
@@ -48,9 +48,7 @@ class TokenCrossEntropy(SummedTask):
     hard = 1.0
     distils = False
 
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         language: LanguageModel = able(model, LanguageModel, f"objective.kind={self.config.kind!r}")
         pairs = "labels" in batch and getattr(model.config, "next_sentence", False)
         want = ["hidden"] + ["next_sentence"] * pairs + self._wants(batch)

@@ -11,7 +11,7 @@ from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.objectives.cross_entropy import TokenCrossEntropy, token_losses
-from t5x_like.objectives.task import Batch, Sums
+from t5x_like.objectives.task import Batch, Scale, Sums
 
 
 class Debiasing(TokenCrossEntropy):
@@ -25,9 +25,7 @@ class Debiasing(TokenCrossEntropy):
 
     distils = True  # what is minimised differs from the loss
 
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         if "pair_targets" not in batch:
             raise UserError("objective.kind: 'debiasing' needs pairs of sentences; accepted: data.kind='debiasing'")
         inputs, targets, real = (batch[f"pair_{name}"] for name in ("inputs", "targets", "real"))

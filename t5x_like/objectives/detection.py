@@ -18,13 +18,11 @@ from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.models.streams import real
-from t5x_like.objectives.task import Batch, SummedTask, Sums
+from t5x_like.objectives.task import Batch, Scale, SummedTask, Sums
 
 
 class Detection(SummedTask):
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         """Reads `boxes` float [B, M, 4], centre and size, and `box_labels` int [B, M], 0 where there is none."""
         c = self.config
         out = model.apply(params, batch, key=key, train=ctx.train, want=("logits", "boxes"), ctx=ctx)

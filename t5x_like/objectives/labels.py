@@ -12,7 +12,7 @@ from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import LanguageModel, Model, able
 from t5x_like.models.streams import real
 from t5x_like.objectives.cross_entropy import TokenCrossEntropy, of_model, over_vocabulary
-from t5x_like.objectives.task import Batch, Sums
+from t5x_like.objectives.task import Batch, Scale, Sums
 
 
 class Labels(TokenCrossEntropy):
@@ -24,9 +24,7 @@ class Labels(TokenCrossEntropy):
     text's mean over its tokens, "lm_loss", so that texts count alike. A router's losses are in it, too.
     """
 
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         kind, stream = self.config.kind, model.config.streams[-1]
         name = "encoder_target_tokens" if kind == "tagging" else "labels"
         if name not in batch or batch[name].ndim != (1 if kind == "classification" else 2):

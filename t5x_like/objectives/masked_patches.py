@@ -3,20 +3,17 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from t5x_like.models.context import Context
 from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import Model
 from t5x_like.models.streams import real
-from t5x_like.objectives.task import Batch, SummedTask, Sums
+from t5x_like.objectives.task import Batch, Scale, SummedTask, Sums
 
 
 class MaskedPatches(SummedTask):
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         want = ("pixels", "patches", "hidden_patches")
         out = model.apply(params, batch, key=key, train=ctx.train, want=want, ctx=ctx)
         hidden, weights = out["hidden_patches"], real(batch, "images").any(1).astype(jnp.float32)

@@ -20,7 +20,7 @@ from t5x_like.models.model import LanguageModel, Model, able
 from t5x_like.objectives.asks import Asks, log_probs
 from t5x_like.objectives.cross_entropy import of_model, over_vocabulary, token_losses
 from t5x_like.objectives.preference import at_end
-from t5x_like.objectives.task import Batch, Sums
+from t5x_like.objectives.task import Batch, Scale, Sums
 
 FEATURES = ("advantages", "old_logprobs", "reference_logprobs")
 
@@ -38,9 +38,7 @@ class Policy(Asks):
     def needs_reference(self) -> bool:
         return self.config.kl > 0
 
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         if "decoder_advantages" not in batch:  # data as it is
             return super()._sums(model, params, batch, key, ctx, scale)
         c = self.config

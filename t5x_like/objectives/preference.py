@@ -19,7 +19,7 @@ from t5x_like.models.layers.parameters import Params
 from t5x_like.models.model import LanguageModel, Model, able
 from t5x_like.objectives.asks import Asks, log_probs
 from t5x_like.objectives.cross_entropy import of_model, over_vocabulary, token_losses
-from t5x_like.objectives.task import Batch, SummedTask, Sums
+from t5x_like.objectives.task import Batch, Scale, SummedTask, Sums
 
 
 def dpo(c: PreferenceConfig, sums: jax.Array, counts: jax.Array, reference: jax.Array) -> jax.Array:
@@ -91,9 +91,7 @@ class Preference(Asks):
         segments, weights = batch["decoder_segment_ids"], batch["decoder_loss_weights"]
         return jnp.stack([weights * (segments == number) for number in range(1, parts + 1)])
 
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         c, masks = self.config, self._masks(batch)
         language: LanguageModel = able(model, LanguageModel, f"objective.kind={c.kind!r}")
         outputs = language.apply(params, batch, key=key, train=ctx.train, want=("hidden",), ctx=ctx)
@@ -131,9 +129,7 @@ def _by_segment(masks: jax.Array, values: jax.Array) -> jax.Array:
 class Reward(SummedTask):
     """See `RewardConfig`. "accuracy": whether the preferred answer has the larger reward; "margin": by how much."""
 
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         c: RewardConfig = self.config
         if getattr(model.config, "head", None) != "scalar":
             raise UserError("model.head: a reward is one number; accepted: 'scalar'")

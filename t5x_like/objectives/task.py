@@ -11,6 +11,8 @@ from t5x_like.models.model import Model
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, tuple[jax.Array, jax.Array]]
+Key = jax.Array | None  # None: nothing is random
+Scale = jax.Array | None  # of a loss; None: 1
 
 
 class Task(Protocol):
@@ -33,16 +35,7 @@ class Task(Protocol):
         """
         ...
 
-    def loss(
-        self,
-        model: Model,
-        params: Params,
-        batch: Batch,
-        *,
-        key: jax.Array | None,
-        ctx: Context,
-        scale: jax.Array | None = None,
-    ) -> Sums:
+    def loss(self, model: Model, params: Params, batch: Batch, *, key: Key, ctx: Context, scale: Scale = None) -> Sums:
         """Returns {name: (sum, weight)}, scalars, of a training batch.
 
         "loss" is what runs are compared by. It is also what is minimised, unless there is an "objective" (the loss
@@ -76,16 +69,7 @@ class SummedTask:
         del state, key
         return batch
 
-    def loss(
-        self,
-        model: Model,
-        params: Params,
-        batch: Batch,
-        *,
-        key: jax.Array | None,
-        ctx: Context,
-        scale: jax.Array | None = None,
-    ) -> Sums:
+    def loss(self, model: Model, params: Params, batch: Batch, *, key: Key, ctx: Context, scale: Scale = None) -> Sums:
         """See `Task.loss`."""
         sums = self._sums(model, params, batch, key, ctx.replace(train=True), scale)
         return {name: (value.sum(), weight.sum()) for name, (value, weight) in sums.items()}
@@ -94,9 +78,7 @@ class SummedTask:
         """See `Task.evaluate`."""
         return self._sums(model, params, batch, None, ctx.replace(train=False))
 
-    def _sums(
-        self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: jax.Array | None = None
-    ) -> Sums:
+    def _sums(self, model: Model, params: Params, batch: Batch, key: Any, ctx: Context, scale: Scale = None) -> Sums:
         """Sums and weights by row, [B] each; what carries a gradient in training may be a scalar."""
         raise NotImplementedError
 

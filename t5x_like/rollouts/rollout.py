@@ -5,6 +5,7 @@ Prompts are the data's, up to the last answer; they follow from (config, seed, s
 and the parameters: a run that goes on writes what an unbroken one would have.
 """
 
+import copy
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -36,11 +37,10 @@ class Rollout:
     def __init__(self, config: RunConfig, program: Any, dataset: Dataset):
         c: PolicyConfig = config.objective  # type: ignore[assignment]
         self.policy = c
-        self.config, self.program, self.dataset = config, program, dataset
+        self.config, self.program = config, program
+        self.dataset: Any = dataset
         steps, size = config.execution.steps_per_call, config.training.batch_size
         self.batches, self.prompts = steps // c.passes, size // c.samples
-        where = config.seed, None, dataset.tokenizer, "objective.texts"
-        self.texts = None if c.texts is None else build_dataset(c.texts, *where)
         self.sampling, self.ctx = Sampling(temperature=c.temperature), program.ctx.replace(remat="none")
 
     def __call__(self, params: Params, others: Params, step: int) -> Batch:
@@ -50,7 +50,7 @@ class Rollout:
         batch = self._features(rows)
         told = self._told(params, others, batch)
         rewards = told.pop("rewards", None)
-        decode = self.dataset.tokenizer.decode  # type: ignore[union-attr]
+        decode = self.dataset.tokenizer.decode
         texts = [decode(new) for group in groups for new in group]
         answers = [decode(answer) for _, answer in asked for _ in range(c.samples)]
         checked = as_the_first(np.array(rewards_of(c, texts, answers), np.float32))
@@ -60,14 +60,14 @@ class Rollout:
             batch["checked_rewards"] = checked
         batch |= {f"decoder_{name}": value for name, value in told.items()} | {"rewards": rewards}
         batch |= self._advantages(batch, rewards)
-        if c.pretraining and self.texts is None:
+        if c.pretraining and c.texts is None:
             own = [self._row(prompt, answer) for prompt, answer in asked for _ in range(c.samples)]
             batch |= {f"data_{name}": value for name, value in self._features(own).items()}
         chosen = self._chosen(rewards)
         stacked = {name: self._stacked(value[chosen]) for name, value in batch.items()}
-        if self.texts is not None:
+        if self.policy.texts is not None:
             size = self.config.training.batch_size
-            mixed = self.texts.training_batches(step, self.config.execution.steps_per_call, size)
+            mixed = self.dataset.texts.training_batches(step, self.config.execution.steps_per_call, size)
             stacked |= {f"data_{name}": value for name, value in mixed.items()}
         return self._own(stacked, 1)
 
@@ -86,7 +86,7 @@ class Rollout:
 
     def _written(self, params: Params, asked: Sequence[Pair], step: int) -> list[list[list[int]]]:
         """New tokens of every answer to each prompt, with their end where they have one."""
-        c, end = self.policy, self.dataset.end  # type: ignore[attr-defined]
+        c, end = self.policy, self.dataset.end
         prompts = [prompt[-max(1, self.dataset.sequence_length + 1 - c.max_new_tokens) :] for prompt, _ in asked]
         seed = zlib.crc32(f"{self.config.seed} {step}".encode())
         how: Any = {"max_new_tokens": c.max_new_tokens, "stop_tokens": [end], "num_samples": c.samples, "seed": seed}
@@ -149,6 +149,16 @@ class Rollout:
 
 
 _READ = ("input_tokens", "target_tokens", "loss_weights")
+
+
+def with_texts(dataset: Dataset, config: RunConfig) -> Dataset:
+    """The data with the texts that a policy mixes in, as `texts`; any others as they are."""
+    if (wanted := getattr(config.objective, "texts", None)) is None:
+        return dataset
+    made: Any = copy.copy(dataset)
+    made.texts = build_dataset(wanted, config.seed, None, dataset.tokenizer, "objective.texts")
+    made.fingerprint = f"{dataset.fingerprint}-{made.texts.fingerprint}"
+    return made
 
 
 def asked_of(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Pair:

@@ -105,8 +105,8 @@ class Assistant:
         return Grammar(json.loads(schema), self.tokenizer, before, after, within_text=within_text)
 
     def may_call(self, tools: Sequence[Mapping[str, Any]]) -> Grammar | None:
-        """Text in which every call is one of these tools; None where their schemas say what no grammar reads, unless
-        one of them is to be strict."""
+        """Text in which what stands behind `<tool_call>` calls one of these tools; None where their schemas say what no
+        grammar reads, unless one of them is to be strict."""
         try:
             return self.of_calls(tools, within_text=True)
         except UserError:

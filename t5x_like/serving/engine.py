@@ -3,7 +3,7 @@
 
 A slot has a cache of its own, with its own next place, and the step is one row's, mapped over slots; what differs
 between requests is a run-time value. A free slot keeps its cache: a prompt that begins with the same tokens, such as
-the next turn of a conversation, is read from where it differs. Between two tokens at most `PIECE` tokens of prompts are
+the next turn of a conversation, is read from where it differs. Between two tokens about `PIECE` tokens of prompts are
 read, so a long prompt does not hold the others up (Agrawal et al. 2023).
 """
 
@@ -144,7 +144,7 @@ class Engine:
         check_prompts(self.model, [request.prompt], request.max_new_tokens, request.stop_tokens, Constraints())
         request.sampling.check()
         if not 0 <= request.likeliest <= MOST_LIKELIEST:
-            raise UserError(f"logprobs: {request.likeliest} of each token; accepted: 0 to {MOST_LIKELIEST}")
+            raise UserError(f"likeliest={request.likeliest}: accepted: 0 to {MOST_LIKELIEST}")
         if (room := self.room(request.prompt)) < request.max_new_tokens:
             raise UserError(
                 f"max_tokens={request.max_new_tokens}: with a prompt of {len(request.prompt)} tokens that is more than "
@@ -177,11 +177,10 @@ class Engine:
     def step(self) -> bool:
         """Lets waiting requests in, reads of their prompts, and gives those that were read before a token; returns
         whether any goes on."""
-        going_on = [number for number in self._busy() if number not in self._reading]
         while self._waiting and len(self._busy()) < len(self._slots):
             if not (reply := self._waiting.popleft()).reason:
                 self._let_in(reply)
-        read = 0
+        read, going_on = 0, [number for number in self._busy() if number not in self._reading]
         while self._reading and read < self._piece:
             read += self._read(self._reading[0])
         if going_on:
@@ -307,8 +306,16 @@ def _step(plan: _Plan, kind: str, params: Params, state: Any, active: Any, knobs
         outputs = plan.model.apply(params, batch, cache=cache, want=("hidden",), ctx=plan.ctx)
         return outputs["hidden"][0], outputs["cache"]
 
-    hidden, cache = jax.vmap(one)(state["cache"], state["token"], state["position"])
+    def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(active.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    slots = state["cache"], state["token"], state["position"]
+    alone = getattr(plan.model.config, "experts", None) is not None  # their products cannot be mapped at once
+    hidden, cache = jax.lax.map(lambda slot: one(*slot), slots) if alone else jax.vmap(one)(*slots)
     told = _choose(plan, kind, params, hidden, knobs)
-    cache = {**cache, "index": jnp.where(active, cache["index"], state["cache"]["index"])}
+    if plan.model.shares_cache:  # what lies behind its next place is written again
+        cache = {**cache, "index": kept(cache["index"], state["cache"]["index"])}
+    else:
+        cache = jax.tree.map(kept, cache, state["cache"])
     token, position = jnp.where(active, told[0], state["token"]), state["position"] + active
     return {"cache": cache, "token": token, "position": position}, told

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from t5x_like.errors import UserError, unknown_name
 from t5x_like.serving.assistant import Assistant, Writing, calls_in
+from t5x_like.serving.engine import MOST_LIKELIEST
 from t5x_like.serving.grammar import Grammar
 
 Body = dict[str, Any]
@@ -90,7 +91,9 @@ class Service:
         stop = body.get("stop", [])
         how: Body = {name: body[name] for name in ("temperature", "top_p", "top_k", "seed") if name in body}
         how["stop"] = [stop] if isinstance(stop, str) else stop
-        how["likeliest"] = body.get("top_logprobs", 0) if chat else body.get("logprobs", 0)
+        how["likeliest"] = body.get(name := "top_logprobs" if chat else "logprobs", 0)
+        if not 0 <= how["likeliest"] <= MOST_LIKELIEST:
+            raise UserError(f"{name}={how['likeliest']}: accepted: 0 to {MOST_LIKELIEST}")
         if body.get("top_logprobs") and not body.get("logprobs"):
             raise UserError(f"top_logprobs={body['top_logprobs']}: accepted: 0, or logprobs=true")
         how["new"] = body.get("max_completion_tokens", body.get("max_tokens", None if chat else 16))

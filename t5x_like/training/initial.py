@@ -164,7 +164,7 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
     Returns names of parameters: those that are "found" there, "drawn", which it lacks, and "left out", without a place.
     Raises UserError: a parameter that the folder lacks and `init_from.new` does not name, or one of another shape."""
     assert config.init_from is not None
-    path = config.init_from.path
+    path, parts = config.init_from.path, config.init_from.parts
     theirs, ours = named_specs(_specs_of(path)), named_specs(specs)
     for name, repeats in repeats_taken(config, specs).items():
         theirs[name] = _with_repeats(theirs[name], len(repeats))
@@ -172,23 +172,28 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
         if before:
             part = {f"{before}{name}": spec for name, spec in named_specs(_specs_of(folder)).items()}
             if not part.keys() & ours.keys():
-                known = sorted({name.split("/")[0] for name in ours})
-                raise unknown_name("init_from.parts", before.rstrip("/"), known)
+                known = sorted({name.split("/")[0] for name in ours} - {before[:-1]})
+                raise unknown_name(f"init_from.parts of {folder}", before[:-1], known)
             theirs |= part
+
+    def source(name: str) -> tuple[str, str]:
+        """The field, and the folder that it names, of a parameter."""
+        part = name.split("/")[0]
+        return (f"init_from.parts.{part}", parts[part]) if part in parts else ("init_from.path", path)
+
     for name in theirs.keys() & ours.keys():
         if theirs[name].shape != ours[name].shape and (
             name != POSITIONS or theirs[name].shape[1] != ours[name].shape[1]
         ):
-            raise UserError(
-                f"init_from.path: {name!r} has shape {list(theirs[name].shape)} in {path}; this run's config asks for "
-                f"{list(ours[name].shape)}"
-            )
+            field, folder = source(name)
+            wanted = f"this run's config asks for {list(ours[name].shape)}"
+            raise UserError(f"{field}: {name!r} has shape {list(theirs[name].shape)} in {folder}; {wanted}")
     drawn = [name for name in ours if name not in theirs]
     base = build_model(config.model).specs()
     added = named_specs(tuned_specs(base, config.tuning)).keys() - named_specs(base).keys()
     if lacks := [name for name in drawn if name not in added and not config.init_from.may_lack(name)]:
         raise UserError(
-            f"init_from.path: {path} lacks {lacks[0]!r} and {len(lacks) - 1} more of this model's parameters; "
+            f"{': '.join(source(lacks[0]))} lacks {lacks[0]!r} and {len(lacks) - 1} more of this model's parameters; "
             "accepted: a folder that has them, or patterns of those to draw in init_from.new"
         )
     few_bits = config.quantisation
@@ -196,7 +201,7 @@ def check_initial(config: RunConfig, specs: Params) -> dict[str, list[str]]:
         kept = named_specs(stored_specs(specs, few_bits))
         if lacks := [name for name in drawn if name not in kept]:
             raise UserError(
-                f"init_from.path: {path} lacks {lacks[0]!r}, which is to be kept in {few_bits.kind}; accepted: "
+                f"{': '.join(source(lacks[0]))} lacks {lacks[0]!r}, which is to be kept in {few_bits.kind}; accepted: "
                 "quantisation.targets without it"
             )
     found, left = ([name for name in theirs if (name in ours) == there] for there in (True, False))
@@ -281,7 +286,7 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
         if name == POSITIONS:
             parts = ((at, np.asarray(resized(part))) for at, part in parts)
             spec = whole.get(name, spec)
-        if name in taken:
+        if name in taken and not before:
             spec, parts = _with_repeats(spec, len(taken[name])), _parts_taken(parts, taken[name])
         replace(name, parts, partial(placed, spec, parts))
 
@@ -293,7 +298,9 @@ def begun(program: Program, state: State, config: RunConfig, note: Callable[[str
         _, params = untuned(theirs.model, params, masters=True)
         for name, whole_array in flatten_dict(params, sep="/").items():
             name = before + name
-            array: Any = whole_array[jnp.asarray(taken[name])] if name in taken else whole_array  # layers come first
+            array: Any = (
+                whole_array[jnp.asarray(taken[name])] if name in taken and not before else whole_array
+            )  # layers come first
             array = resized(array) if name == POSITIONS else array
             replace(name, iter([((), array)]), partial(jax.device_put, array))
     begun_with = ", ".join(config.init_from.folders.values())

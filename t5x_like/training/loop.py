@@ -28,7 +28,7 @@ from t5x_like.files import read_json, write_json
 from t5x_like.parallel.local_rows import as_the_first
 from t5x_like.quantisation import whole_specs
 from t5x_like.reporting.wording import in_bytes
-from t5x_like.rollouts.rollout import Rollout
+from t5x_like.rollouts.rollout import Rollout, with_texts
 from t5x_like.strict import to_dict
 from t5x_like.training.checkpoints import Checkpoints
 from t5x_like.training.energy import EnergyMeter, energy_summary
@@ -127,6 +127,7 @@ def _train(
     if config.init_from is not None and not (folder / "config.json").is_file():
         check_initial(config, whole_specs(program.model))
     dataset = dataset or build_dataset(config.data, config.seed)  # data that cannot be read leave no folder behind
+    dataset, plain = with_texts(dataset, config), dataset
     with hold_folder(folder, reporter.note) if is_writer() else nullcontext():
         if is_writer():
             open_folder(folder, config)  # looked at again: another process may just have left it
@@ -139,7 +140,7 @@ def _train(
         if skipped := dataset.description.get("skipped"):
             reporter.note(f"skipped {skipped:,} examples that cannot be read; {dataset.description['first_skipped']}")
         sets = build_sets(config, dataset.tokenizer)
-        ahead = made_ahead(dataset, config.data, config.seed, config.execution.data_workers)
+        ahead = made_ahead(plain, config.data, config.seed, config.execution.data_workers)
         # Until all is on disk: a second signal does not lose what the first one saves.
         with ahead, stop_on_signals() as stop:
             loop = _Loop(config, place, dataset, sets, reporter, started, trunk)

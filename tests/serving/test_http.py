@@ -179,7 +179,7 @@ def test_calls_within_text_are_of_the_tools(assistant):
         ({"messages": [{"role": "user", "content": "a" * 11_000}]}, 413, "is longer than 10000 bytes"),
         ({"tools": [TOOL], "tool_choice": "always"}, 400, "tool_choice=always"),
         ({"top_logprobs": 2}, 400, "top_logprobs=2: accepted: 0, or logprobs=true"),
-        ({"logprobs": True, "top_logprobs": 21}, 400, "logprobs: 21 of each token; accepted: 0 to 20"),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs=21: accepted: 0 to 20"),
         ({"tools": [STRICT]}, 400, "'pattern'"),
         ({"response_format": {"type": "xml"}}, 400, "response_format.type: 'xml'"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"pattern": "a"}}}}, 400, "'pattern'"),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from t5x_like.config.checks import Coefficient, Count, Positive, Share
-from t5x_like.config.data import AnyDataConfig
+from t5x_like.config.data.conversations import ConversationsConfig
+from t5x_like.config.data.tasks import FillInTheMiddleConfig, LanguageModelConfig
 from t5x_like.config.objectives.cross_entropy import CrossEntropyConfig
 from t5x_like.errors import UserError
 from t5x_like.strict import FieldError
@@ -46,7 +47,8 @@ class PolicyConfig(CrossEntropyConfig):
     value: Coefficient = 0.1  # weight of the value head's loss
     value_clip: Coefficient = 0.2  # of the value's change
     pretraining: Coefficient = 0.0  # weight of the loss, added, of `texts` (PPO-ptx, Ouyang et al. 2022)
-    texts: AnyDataConfig | None = None  # a batch a step; None: the data's own answers
+    # A batch a step; None: the data's own answers.
+    texts: LanguageModelConfig | FillInTheMiddleConfig | ConversationsConfig | None = None
     seconds: Positive = 2.0  # that a unit test may take, with as much memory
     memory_mb: Count = 512
 
