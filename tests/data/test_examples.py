@@ -10,7 +10,9 @@ import pytest
 
 from t5x_like.config import LanguageModelConfig, TextFilesConfig
 from t5x_like.data.examples import load_examples
+from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
+from t5x_like.strict import convert
 
 
 def _bytes(examples):
@@ -104,6 +106,25 @@ def test_user_errors_name_what_was_given(tmp_path):
     message = _refused(tmp_path / "books" / "*.txt")
     assert "latin1.txt: not UTF-8" in message
     assert "0xef at offset 2" in message
+
+
+def test_who_asked_for_what_cannot_be_read_is_named(tmp_path, monkeypatch):
+    """A field that is not `data`; a path that begins with "data" stays whole."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / f"data/{name}.txt").write_bytes(f"naïve {name}".encode("latin-1"))
+
+    def told(pattern, field):
+        source = {"kind": "text_files", "pattern": pattern}
+        config = convert(LanguageModelConfig, {"source": source, "tokenizer": {"kind": "byte"}})
+        with pytest.raises(UserError) as caught:
+            build_dataset(config, 0, tmp_path / "cache", field=field)
+        return str(caught.value)
+
+    assert told("data/*.txt", "data").startswith("data/one.txt: not UTF-8")
+    assert told("data/*.txt", "evaluation.a").startswith("evaluation.a: data/one.txt: not UTF-8")
+    assert told("none/*", "evaluation.a").startswith("evaluation.a.source.pattern='none/*': no file")
 
 
 def test_a_file_that_changes_under_our_hands_is_refused(write_corpus):

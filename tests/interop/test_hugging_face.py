@@ -286,6 +286,13 @@ def test_a_header_is_checked_before_it_is_believed(tmp_path):
             read_file(path)
 
 
+def test_a_dtype_that_is_not_read_is_named(tmp_path):
+    header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(UserError, match="'w' is of dtype F8_E4M3; accepted: F64, F32"):
+        read_folder(tmp_path)
+
+
 def test_pickled_checkpoints_are_named_and_not_loaded(tmp_path):
     folder = spoiled(tmp_path)
     (folder / "model.safetensors").unlink()

@@ -14,7 +14,7 @@ from t5x_like.data.pipeline import build_dataset
 from t5x_like.errors import UserError
 from t5x_like.inference.generate import generate
 from t5x_like.inference.sampling import Sampling
-from t5x_like.rollouts.rollout import Rollout, asked_of
+from t5x_like.rollouts.rollout import Rollout, asked_of, with_texts
 from t5x_like.training.checkpoints import load_trained
 from t5x_like.training.loop import train
 from t5x_like.training.program import program_for
@@ -25,6 +25,7 @@ DATA = {
     "tokenizer": {"kind": "byte", "specials": ("mask",)}, "pack": False,
 }  # fmt: skip
 BASE = (f"data={DATA}", "model.mlp_dim=32", "training.batch_size=32", "training.eval_tokens=64", "training.log_every=1")
+OWN = {name: value for name, value in DATA.items() if name not in ("tokenizer", "sequence_length")}
 POLICY = {"kind": "policy", "samples": 4, "max_new_tokens": 2}
 
 
@@ -52,7 +53,12 @@ def lines(folder, split="train"):
 def made(config, step=0):
     program, dataset = program_for(config), build_dataset(config.data, 0)
     state = program.init(jax.random.key(0))
-    return program, dataset, program.params(state), Rollout(config, program, dataset)(program.params(state), {}, step)
+    return (
+        program,
+        dataset,
+        program.params(state),
+        Rollout(config, program, with_texts(dataset, config))(program.params(state), {}, step),
+    )
 
 
 def test_a_batch_holds_what_was_written_after_the_prompts_of_the_data(policy):
@@ -122,10 +128,7 @@ def test_everything_at_once_on_eight_devices_is_as_on_one(policy, begun, tmp_pat
 
 def test_texts_are_mixed_in(policy, begun, tmp_path):
     """A batch of them a step, the next one each time whatever the passes, and what is told is their loss."""
-    source = {"kind": "sums", "below": 4, "careless": 1.0}
-    texts = {**DATA, "source": source}
-    for name in ("tokenizer", "sequence_length"):
-        del texts[name]
+    texts = {**OWN, "source": {"kind": "sums", "below": 4, "careless": 1.0}}
     how = ("optimizer={'kind': 'sgd', 'learning_rate': 1e-9}", "execution.steps_per_call=2")
     config = policy(*how, passes=2, pretraining=0.5, texts=texts)
     assert config.objective.texts.sequence_length == 8
@@ -140,6 +143,8 @@ def test_texts_are_mixed_in(policy, begun, tmp_path):
         logits = program.model.apply(params, rows)["logits"]
         loss = -np.take_along_axis(jax.nn.log_softmax(logits), rows["decoder_target_tokens"][..., None], -1)[..., 0]
         weights = rows["decoder_loss_weights"]
+        told = json.loads((tmp_path / "run/environment.json").read_text())["data"]["fingerprint"]
+        assert told == f"{dataset.fingerprint}-{stream.fingerprint}"
         assert line["pretraining_loss"] == pytest.approx(
             float(((loss * weights).sum(1) / weights.sum(1)).mean()), rel=1e-4
         )
@@ -186,8 +191,14 @@ def test_a_critic_of_its_own(policy, make_run, begun, tmp_path):
     counts = json.loads((tmp_path / "run/accounting.json").read_text())
     alone = json.loads((begun / "accounting.json").read_text())
     assert counts["params_nonembedding"] == 2 * alone["params_nonembedding"] + 16  # the head's
+    own = {"path": str(begun), "parts": {"critic": str(begun)}}  # which lacks a head: it is drawn
+    train(policy("training.steps=2", sgd, *more[:2], f"init_from={own}", algorithm="ppo"), tmp_path / "drawn")
+    train(make_run(*BASE, "objective.kind=causal_lm", "training.steps=1", "model.mlp_dim=48"), tmp_path / "wide")
+    wide = {"path": str(begun), "parts": {"critic": str(tmp_path / "wide")}}
+    with pytest.raises(UserError, match=r"init_from\.parts\.critic: 'critic/decoder.* has shape .* in .*/wide;"):
+        train(policy(*more[:2], f"init_from={wide}", algorithm="ppo"), tmp_path / "wrong")
     begins = {"path": str(begun), "parts": {"critik": str(tmp_path / "judge")}}
-    with pytest.raises(UserError, match=r"init_from\.parts: 'critik' is not known.*did you mean 'critic'"):
+    with pytest.raises(UserError, match=r"init_from\.parts of .*judge: 'critik' is not known.*did you mean 'critic'"):
         train(policy(*more[:2], f"init_from={begins}", "model.max_length=64", algorithm="ppo"), tmp_path / "wrong")
 
 
@@ -224,6 +235,12 @@ def test_what_does_not_fit_is_one_line(policy, tmp_path):
             (),
             {"texts": {**DATA, "tokenizer": {"kind": "byte"}}, "pretraining": 1.0},
             r"^objective\.texts\.tokenizer: dif",
+        ),
+        ((), {"texts": {**DATA, "kind": "classification"}, "pretraining": 1.0}, r"^objective\.texts\.kind"),
+        (
+            (),
+            {"texts": {**OWN, "source": {"kind": "json_lines", "pattern": "none.jsonl"}}, "pretraining": 1.0},
+            r"^objective\.texts\.source\.pattern",
         ),
         ((), {"kl": 0.1}, r"^objective\.reference: '' names no model"),
     ):

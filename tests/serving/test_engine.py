@@ -8,6 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from t5x_like.config.attention import LinearAttentionConfig, StreamingAttentionConfig
+from t5x_like.config.models.decoder_only import DecoderOnlyConfig
+from t5x_like.config.models.experts import ExpertsConfig
+from t5x_like.config.models.recurrent import RecurrentConfig
 from t5x_like.config.models.t5 import T5Config
 from t5x_like.config.models.transformer import EncoderDecoderConfig
 from t5x_like.data.tokenizers import ByteTokenizer
@@ -129,6 +133,49 @@ def test_texts_that_an_encoder_reads(kind):
     for request, reply in zip(requests, replies, strict=True):
         assert [token for token, _ in reply] == alone(tiny, request)[0]
     assert engine.room([1] * 49) == (0 if kind == "transformer" else 63)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attention": LinearAttentionConfig()},
+        {"attention": StreamingAttentionConfig(window=8, sinks=2)},
+        {"experts": ExpertsConfig(num_experts=4)},
+        "recurrent",
+    ],
+)
+def test_a_slot_that_waits_keeps_its_state(fields):
+    """Of caches that are a state or have no slot for every token, and of experts: beside requests that go on."""
+    sizes = {"num_layers": 2, "d_model": 32, "vocab_size": VOCAB}
+    if fields == "recurrent":
+        model = build_model(RecurrentConfig(**sizes))
+    else:
+        sizes |= {"max_length": 64, "num_heads": 4, "mlp_dim": 64}
+        model = build_model(DecoderOnlyConfig(**sizes, **fields).filled())
+    one = model, jax.tree.map(lambda x: 2 * x, model.init(jax.random.key(1)))
+    draw = np.random.default_rng(4)
+    requests = [Request(draw.integers(2, VOCAB, n).tolist(), 9 - n % 4) for n in (5, 20, 3, 11, 6)]
+    engine = Engine(*one, slots=2, length=64)
+    replies = [engine.submit(request) for request in requests]
+    while engine.step():
+        pass
+    for request, reply in zip(requests, replies, strict=True):
+        assert [token for token, _ in reply] == alone(one, request)[0]
+
+
+def test_who_is_let_in_gets_a_slot_that_has_just_been_left(tiny, monkeypatch):
+    """While others are let in a client may leave: its slot goes to somebody whose prompt is not yet read."""
+    engine = Engine(*tiny, slots=2, length=1024)
+    first, let_in = engine.submit(Request([5, 6], 40)), Engine._let_in
+    engine.step()
+    monkeypatch.setattr(Engine, "_let_in", lambda self, reply: (let_in(self, reply), first.end()))
+    draw = np.random.default_rng(5)
+    requests = [Request(draw.integers(1, VOCAB, n).tolist(), 5) for n in (200, 600)]
+    replies = [engine.submit(request) for request in requests]
+    while engine.step():
+        pass
+    for request, reply in zip(requests, replies, strict=True):
+        assert [token for token, _ in reply] == alone(tiny, request)[0]
 
 
 def test_cancelled_requests_leave_their_slot(tiny):
