@@ -70,7 +70,7 @@ def served(*, slots: int, **shape: Any) -> tuple[Callable[[int], None], int]:
     from t5x_like.serving.engine import Engine, Request
     from t5x_like.training.program import program_for
 
-    program = program_for(run_config(batch=1, **shape))
+    program = program_for(run_config(**shape))
     params = program.params(program.init(jax.random.key(0)))
     draw = np.random.default_rng(0)
     asked = [
