@@ -110,7 +110,7 @@ def decoding(settings: Settings) -> Iterator[Row]:
 
 
 def serving(settings: Settings) -> Iterator[Row]:
-    """32 requests of 8 to 63 tokens for 8 to 95 more: continuous batching, beside batches that wait for their longest."""
+    """32 requests of 8 to 63 tokens for 8 to 95 more: continuous batching, beside batches that wait for the longest."""
     names = {"one at a time": 1, "4 slots": 4, "8 slots": 8, "batches of 8": 0}
     contenders = [
         Contender(name, f"{HERE}.decoding:served", {**SHAPES["small"], "slots": slots}) for name, slots in names.items()
