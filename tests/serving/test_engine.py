@@ -38,6 +38,15 @@ def alone(tiny, request):
     return made.tokens[0], made.log_probs[0]
 
 
+def assert_as_alone(engine, model, requests):
+    """All at once, each gets the tokens that it gets by itself."""
+    replies = [engine.submit(request) for request in requests]
+    while engine.step():
+        pass
+    for request, reply in zip(requests, replies, strict=True):
+        assert [token for token, _ in reply] == alone(model, request)[0]
+
+
 def test_requests_get_what_generate_makes_of_each_alone(tiny):
     """Seven requests of three kinds of sampling over two slots, joining and leaving at different times."""
     draw = np.random.default_rng(0)
@@ -127,11 +136,7 @@ def test_texts_that_an_encoder_reads(kind):
     draw = np.random.default_rng(3)
     requests = [Request(draw.integers(2, VOCAB, n).tolist(), 3 + n % 5, Sampling(0.8), n) for n in (30, 4, 17, 40, 9)]
     engine = Engine(*tiny, slots=2, length=64)
-    replies = [engine.submit(request) for request in requests]
-    while engine.step():
-        pass
-    for request, reply in zip(requests, replies, strict=True):
-        assert [token for token, _ in reply] == alone(tiny, request)[0]
+    assert_as_alone(engine, tiny, requests)
     assert engine.room([1] * 49) == (0 if kind == "transformer" else 63)
 
 
@@ -156,11 +161,7 @@ def test_a_slot_that_waits_keeps_its_state(fields):
     draw = np.random.default_rng(4)
     requests = [Request(draw.integers(2, VOCAB, n).tolist(), 9 - n % 4) for n in (5, 20, 3, 11, 6)]
     engine = Engine(*one, slots=2, length=64)
-    replies = [engine.submit(request) for request in requests]
-    while engine.step():
-        pass
-    for request, reply in zip(requests, replies, strict=True):
-        assert [token for token, _ in reply] == alone(one, request)[0]
+    assert_as_alone(engine, one, requests)
 
 
 def test_who_is_let_in_gets_a_slot_that_has_just_been_left(tiny, monkeypatch):
@@ -171,11 +172,7 @@ def test_who_is_let_in_gets_a_slot_that_has_just_been_left(tiny, monkeypatch):
     monkeypatch.setattr(Engine, "_let_in", lambda self, reply: (let_in(self, reply), first.end()))
     draw = np.random.default_rng(5)
     requests = [Request(draw.integers(1, VOCAB, n).tolist(), 5) for n in (200, 600)]
-    replies = [engine.submit(request) for request in requests]
-    while engine.step():
-        pass
-    for request, reply in zip(requests, replies, strict=True):
-        assert [token for token, _ in reply] == alone(tiny, request)[0]
+    assert_as_alone(engine, tiny, requests)
 
 
 def test_cancelled_requests_leave_their_slot(tiny):
